@@ -1,0 +1,104 @@
+"""The `auto` recipe: from the images and the machine to settings that train, with the reasons in words."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from mec.data import Data, Stored
+from mec.recipe import Recipe, View
+from mec.recipes import AUTO
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as most tools expect
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What training will run on."""
+
+    accelerator: str  # "cpu" or "cuda"
+    memory_gib: float  # of one accelerator, or of the machine
+    cores: int
+
+
+def this_machine(accelerator: str) -> Machine:
+    import torch
+
+    if accelerator == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(accelerator, memory / 2**30, os.cpu_count() or 1)
+
+
+def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
+    """A recipe for these images on this machine, and a line of reason for each choice."""
+    n, short = len(data.train), min(data.typical_size)
+    gpu = machine.accelerator == "cuda"
+    why = []
+
+    if short <= 40:
+        size = 32 if short > 20 else 16
+    elif gpu:
+        size = 64 if short <= 80 else 96 if short <= 120 else 160 if short <= 200 else 224
+    else:
+        size = 64
+    why.append(
+        f"image size {size} px: the images are typically {data.typical_size[1]} x {data.typical_size[0]}"
+        + ("" if gpu or size < 64 else ", and larger views would take a CPU too long")
+    )
+
+    if gpu:
+        backbone = "resnet18" if size <= 64 or n < 50_000 else "resnet50"
+    else:
+        backbone = "resnet10-tiny"
+    why.append(f"backbone {backbone}: {n:,} images on {'a GPU' if gpu else f'{machine.cores} CPU cores'}")
+
+    batch = 256
+    while batch > 16 and n < 4 * batch:
+        batch //= 2
+    batch = min(batch, max(2, n))
+    pixels = batch * 2 * size * size
+    activations = {"resnet10-tiny": 700, "resnet18": 2500, "resnet50": 5500}[backbone]  # bytes a pixel, kept for backward
+    stem = 4 if size < 64 else 1  # a small stem keeps every map at four times the side
+    if not gpu:
+        activations *= 2
+    micro = batch
+    while micro > 8 and pixels * micro / batch * activations * stem / 2**30 > 0.6 * machine.memory_gib:
+        micro //= 2
+    why.append(
+        f"batch {batch}: "
+        + ("at least four batches an epoch" if batch < 256 else "enough different images to spread out")
+        + (f", in forward passes of {micro} rows to fit {machine.memory_gib:.0f} GiB" if micro < batch else "")
+    )
+
+    goal = 4_000_000 if gpu else 200_000  # images seen
+    epochs = int(min(800, max(10 if gpu else 5, goal / n)))
+    why.append(f"{epochs} epochs: {epochs * n:,} images seen; --epochs or --time-budget changes it")
+
+    photographs = size >= 64
+    view = replace(
+        AUTO.views[0],
+        size=size,
+        mean=MEAN,
+        std=STD,
+        interpolation="bicubic" if photographs else "bilinear",
+    )
+    views: tuple[View, ...] = (replace(view, copies=2),)
+    if photographs:
+        sigma = (0.1, 2.0 * size / 224)
+        view = replace(view, saturation=0.2, blur_sigma=sigma)
+        views = (replace(view, blur=0.5, copies=2),)
+    recipe = replace(
+        AUTO,
+        views=views,
+        network=replace(AUTO.network, backbone=backbone),
+        batch_size=batch,
+        micro_batch_size=micro if micro < batch else None,
+        epochs=epochs,
+    )
+    distortion = recipe.settings.get("distortion", "as its row says")
+    why.append(f"method {recipe.method}, distortion {distortion}: best and safest in our comparisons (docs/results.md)")
+    if isinstance(data.train.images, Stored):
+        why.append("images are kept in memory")
+    return recipe, why

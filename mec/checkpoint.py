@@ -1,0 +1,240 @@
+"""Saving and resuming a run, and the encoder it leaves behind. Nothing is unpickled.
+
+A run's checkpoint is torch's format, read with weights_only=True. The encoder is safetensors with metadata that says
+what it is; `load_encoder` checks it and gives the module with its image transform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mec.encoders import build_encoder
+from mec.errors import BadInput
+from mec.version import __version__
+
+ENCODER = "encoder.safetensors"
+KEPT = 2  # checkpoints
+
+
+# --- a run's own checkpoints -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write to; the file takes its place whole, or (disk full, killed) the one before it stays."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as part:
+        part.write_text(text)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    found = [p for p in (out / "checkpoints").glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", p.name)]
+    return sorted(found, key=lambda p: int(p.stem.removeprefix("step-")))
+
+
+def save(out: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` steps; older ones than the last two go."""
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step}.pt"
+    with atomic(path) as part:
+        torch.save({**state, "step": step}, part)
+    for old in checkpoints(out)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest(out: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """The newest state that can be read, and words about newer ones that could not; None where there is none.
+
+    Raises:
+        BadInput: there are checkpoints, but none can be read.
+    """
+    complaints = []
+    for path in reversed(checkpoints(out)):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True), complaints
+        except Exception as error:  # truncated or foreign files fail in many ways
+            complaints.append(f"{path}: cannot be read ({str(error).splitlines()[0][:120]})")
+    if complaints:
+        raise BadInput("; ".join(complaints) + ". Start again with another --out.")
+    return None
+
+
+# --- the encoder -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What is known about an encoder's weights; stored with them."""
+
+    backbone: str  # timm name, one of mec.encoders.SMALL, or "custom"
+    feature_size: int
+    image_size: int  # px, square; 0 for encoders of other things than images
+    small_stem: bool
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    method: str
+    recipe: str
+    data: str
+    data_fingerprint: str
+    steps: int
+    probe: tuple[float, ...] = ()  # features of a fixed input: tells whether this code builds the same encoder
+    version: str = __version__
+
+
+def probe(encoder: nn.Module, image_size: int) -> tuple[float, ...]:
+    """The first features of a fixed image, rounded: the same wherever the same encoder is built."""
+    side = torch.linspace(-1, 1, image_size)
+    image = torch.stack([side[None].expand(image_size, -1), side[:, None].expand(-1, image_size), side[:, None] * side])
+    device = next(encoder.parameters()).device
+    training = encoder.training
+    with torch.no_grad():
+        features = encoder.eval()(image[None].to(device)).float().flatten()[:8].cpu()
+    encoder.train(training)
+    return tuple(round(v, 6) for v in features.tolist())
+
+
+def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    with atomic(path) as part:
+        safetensors.torch.save_file(tensors, part, metadata={"mec": json.dumps(asdict(info))})
+
+
+def encoder_file(run: str | Path) -> Path:
+    """The encoder's file of a run folder, or the file itself.
+
+    Raises:
+        FileNotFoundError: there is none; names what lies near.
+    """
+    path = Path(run)
+    if path.is_dir():
+        if not (path / ENCODER).exists():
+            near = sorted(p.parent.name for p in path.parent.glob(f"*/{ENCODER}")) + sorted(
+                p.parent.name for p in path.glob(f"*/{ENCODER}")
+            )
+            raise FileNotFoundError(f"{path}: no {ENCODER} in it. Runs with one near it: {', '.join(near) or 'none'}.")
+        return path / ENCODER
+    if not path.exists():
+        near = sorted(p.parent.name for p in path.parent.glob(f"*/{ENCODER}")) if path.parent.is_dir() else []
+        raise FileNotFoundError(f"{path}: no such run or file. Runs near it: {', '.join(near) or 'none'}.")
+    return path
+
+
+def read_info(run: str | Path) -> EncoderInfo:
+    """What is stored about an encoder, without loading its weights."""
+    path = encoder_file(run)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:  # safetensors' own error type, or the system's
+        hint = "It holds pickled code or is cut off; only safetensors are read here, nothing is unpickled."
+        raise BadInput(f"{path}: not a readable safetensors file ({error}). {hint}") from error
+    if "mec" not in metadata:
+        raise BadInput(f"{path}: a safetensors file, but without this project's metadata: it was not made by mec.")
+    values = json.loads(metadata["mec"])
+    names = {f.name for f in fields(EncoderInfo)}
+    if set(values) != names:
+        raise BadInput(
+            f"{path}: made by mec {values.get('version', '?')}, which stored other things than {__version__} reads "
+            f"({', '.join(sorted(names ^ set(values)))}). Use that version."
+        )
+    return EncoderInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    """An encoder in evaluation mode, and the transform that turns a PIL image into its input [3, s, s].
+
+    Args:
+        run: a run folder, or an `encoder.safetensors`.
+        module: for an encoder that was not built by name: the module to load the weights into.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        BadInput: unreadable, of another backbone, of other code, or carrying pickled code.
+    """
+    path, info = encoder_file(run), read_info(run)
+    if module is None:
+        if info.backbone == "custom":
+            raise BadInput(f"{path}: holds a module of your own; pass it: mec.load_encoder({str(run)!r}, module=...).")
+        module = build_encoder(info.backbone, info.image_size, info.small_stem)
+    weights = safetensors.torch.load_file(path)
+    check_weights(path, module, weights)
+    module.load_state_dict(weights)
+    module.eval()
+    if info.probe:
+        found = probe(module, info.image_size)
+        scale = max(1e-3, *(abs(v) for v in info.probe))
+        if any(abs(a - b) > 1e-3 * scale for a, b in zip(found, info.probe)):
+            raise BadInput(
+                f"{path}: {info.backbone} built here gives other features than when it was saved (a fixed image: "
+                f"{found[:3]} against {info.probe[:3]}): another version of the backbone's code. Saved by mec "
+                f"{info.version}."
+            )
+    return module, image_transform(info)
+
+
+def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Every tensor of the module is there, in its shape, and no other."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in weights.items()}
+    if wanted != found:
+        wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+        examples = "; ".join(f"{n}: file {found.get(n, 'has none')}, module {wanted.get(n, 'has none')}" for n in wrong[:3])
+        raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
+
+
+def image_transform(info: EncoderInfo) -> Callable[[Any], Tensor]:
+    """PIL image (or uint8 tensor) -> normalised [3, s, s]: small images resized whole, others resized and cropped."""
+    from torchvision.transforms import v2
+
+    modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+    if info.image_size < 64:
+        resize = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
+    else:
+        side = round(info.image_size * 256 / 224)
+        resize = [v2.Resize(side, modes[info.interpolation], antialias=True), v2.CenterCrop(info.image_size)]
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RGB(),
+            *resize,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(info.mean), list(info.std)),
+        ]
+    )
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            state.update(block)
+    return state.hexdigest()[:16]

@@ -1,0 +1,175 @@
+"""The only file that calls torch.distributed: what ranks exchange, with the gradient that makes W ranks equal one.
+
+Convention: every rank computes the same global loss from gathered rows; the backward of a gather or a sum adds up what
+all ranks ask of it; the gradients of the ranks are then averaged (by DDP, or by `average_gradients`). The mean of W
+copies of the same loss is that loss, so loss, gradient and state are those of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share a batch. `ALONE` is the single process; `current()` the group that was started."""
+
+    rank: int = 0
+    size: int = 1
+
+    def gather(self, x: Tensor, dim: int = 0) -> Tensor:
+        """Rows of all ranks along dim, in rank order, with gradient to the rows of each. Counts may differ."""
+        if self.size == 1:
+            return x
+        return _Gather.apply(x.movedim(dim, 0).contiguous(), self).movedim(0, dim)  # pyright: ignore
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over ranks, with gradient."""
+        return x if self.size == 1 else _Sum.apply(x)  # pyright: ignore[reportReturnType]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over ranks, with gradient."""
+        return self.sum(x) / self.size
+
+    def share(self, n: int) -> slice:
+        """This rank's part of n rows. n is a multiple of the number of ranks."""
+        each = n // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank; the same answer on all."""
+        if self.size == 1:
+            return flag
+        gathered: list[bool] = [False] * self.size
+        dist.all_gather_object(gathered, flag)
+        return any(gathered)
+
+    def from_first(self, value):
+        """The first rank's value, on every rank. Plain numbers, strings, lists and dicts only."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Ranks()
+
+
+def current() -> Ranks:
+    """The group that torchrun, SLURM or a test started; `ALONE` if there is none."""
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size())
+    return ALONE
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """Mean over ranks of each gradient, in place; for parameters that DDP does not wrap (an objective's own)."""
+    if ranks.size == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= ranks.size
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, ranks: Ranks) -> Tensor:
+        counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(ranks.size)]
+        dist.all_gather(counts, torch.tensor([x.shape[0]], device=x.device))
+        rows = [int(c) for c in counts]
+        # Padded to the longest: gloo gathers equal shapes only.
+        padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(rows) - x.shape[0]))
+        parts = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(parts, padded)
+        start = sum(rows[: ranks.rank])
+        ctx.mine = slice(start, start + rows[ranks.rank])
+        return torch.cat([part[:n] for part, n in zip(parts, rows)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.mine], None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation by the statistics of the whole batch, on gloo and NCCL alike (torch's own refuses CPUs).
+
+    Mean and squared deviations are summed over ranks in two passes, which loses no digits to cancellation.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"input is {[*input.shape]}: it has rows and channels at least.")
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = self._normalise(input) if self.training else super().forward(input)
+        return self.act(self.drop(out)) if hasattr(self, "act") else out
+
+    def _normalise(self, input: Tensor) -> Tensor:
+        ranks = current()
+        x = input if input.dtype == torch.float64 else input.float()
+        axes = [0, *range(2, x.ndim)]
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        total = x.sum(axes)
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        summed = ranks.sum(torch.cat([total, count]))
+        total, n = summed[:-1], summed[-1].detach()
+        mean = total / n
+        centred = x - mean.view(shape)
+        var = ranks.sum(centred.square().sum(axes)) / n
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), momentum)
+        out = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """The module with every batch norm inside it replaced by `SyncBatchNorm`, in place; names and values are kept."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
+            new = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            new.load_state_dict(child.state_dict(), strict=False)
+            if hasattr(child, "act"):  # timm's BatchNormAct2d: norm, dropout and activation in one module
+                new.drop, new.act = child.drop, child.act
+            setattr(module, name, new.train(child.training))
+        else:
+            synchronise_batch_norm(child)
+    return module

@@ -1,0 +1,8 @@
+"""What a frozen backbone is worth: one file a protocol, each taking features and returning results."""
+
+from mec.evaluate.features import Features, extract
+from mec.evaluate.fewshot import fewshot
+from mec.evaluate.knn import knn
+from mec.evaluate.linear import linear
+
+__all__ = ["Features", "extract", "fewshot", "knn", "linear"]

@@ -1,0 +1,69 @@
+"""What a person sees while training runs: a bar with time left, and figures as they come."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY = 15.0  # seconds, where the output is not a terminal
+
+
+class TrainingProgress:
+    """A live bar in a terminal, a line now and then elsewhere, nothing when quiet."""
+
+    def __init__(self, console: Console, steps: int, start: int):
+        self.console, self.steps, self.start = console, steps, start
+        self.began = self.last_line = time.monotonic()
+        self.live = console.is_terminal and not console.quiet
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("training", total=steps, completed=start, figures="")
+
+    def __enter__(self) -> TrainingProgress:
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def step(self, done: int, figures: str = "") -> None:
+        """After `done` steps; figures are shown beside the bar where given."""
+        if self.live:
+            self.bar.update(self.task, completed=done, **({"figures": figures} if figures else {}))
+        elif figures and time.monotonic() - self.last_line > LINE_EVERY:
+            self.last_line = time.monotonic()
+            self.console.print(f"step {done}/{self.steps}, {self._left(done)} left, {escape(figures)}")
+
+    def say(self, words: str) -> None:
+        """A line that stays."""
+        (self.bar.console if self.live else self.console).print(words, highlight=False)
+
+    def _left(self, done: int) -> str:
+        each = (time.monotonic() - self.began) / max(1, done - self.start)
+        return duration(each * (self.steps - done))
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(75), duration(4000)
+    ('1:15', '1:06:40')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
