@@ -330,7 +330,7 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
         test_root = None
     train_paths = list_images(train_root)
     if not train_paths:
-        raise BadInput(_nothing_in(train_root))
+        raise BadInput(nothing_in(train_root))
     train_labels = test_labels = None
     classes: tuple[str, ...] = ()
     test_paths: list[str] = []
@@ -392,7 +392,7 @@ def list_images(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _nothing_in(root: Path) -> str:
+def nothing_in(root: Path) -> str:
     others = sorted({os.path.splitext(name)[1].lower() or name for _, _, files in os.walk(root) for name in files})
     inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
     return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."

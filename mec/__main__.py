@@ -1,0 +1,7 @@
+"""`python -m mec`, for torchrun."""
+
+import sys
+
+from mec.cli import main
+
+sys.exit(main())

@@ -1,0 +1,375 @@
+"""The command line: parse, look up, call one function. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
+
+from mec.errors import BadInput, TrainingStopped
+from mec.version import __version__
+
+Append = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train an encoder on images, without labels."""
+
+    more: ClassVar[str] = """\
+  mec pretrain digits                                  small and real: two minutes on a CPU
+  mec pretrain photos/                                 your own folder, nested in any way
+  mec pretrain photos/ --time-budget 30                as well as it goes in 30 minutes
+  mec pretrain cifar10 --data-root data --download     a torchvision data set
+  mec pretrain photos/ --resume                        go on after a stop, from the very step
+  torchrun --nproc-per-node 2 -m mec pretrain photos/  on several processes or GPUs
+
+The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
+skipped.jsonl, TensorBoard events, checkpoints and encoder.safetensors.
+Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only used to measure.
+--set changes any value that `mec recipes NAME` shows, for example
+  --set optimizer.base_lr=0.3 views.flip=0 settings.distortion=0.06
+--set micro_batch_size=64 saves memory: loss and gradient stay those of the whole batch, but batch norm then
+sees the statistics of 64 images."""
+
+    data: Positional[str]
+    """digits, a data set's name (cifar10, stl10, imagenet, ...), or a folder of images."""
+    recipe: str | None = None
+    """A name that `mec recipes` lists. Default: digits for digits, else auto (chosen from images and machine)."""
+    method: str | None = None
+    """mec (the paper's form), mec-exact or mec-joint, in place of the recipe's."""
+    out: Path | None = None
+    """Run folder. Default: runs/DATA-RECIPE."""
+    epochs: int | None = None
+    """Passes over the images."""
+    time_budget: Annotated[float | None, arg(metavar="MIN")] = None
+    """Minutes to train; turned into a number of steps after a short timing, and stored."""
+    limit: int | None = None
+    """Use this many training images, stratified where there are labels."""
+    batch_size: int | None = None
+    """Images a step, over all processes."""
+    backbone: str | None = None
+    """A timm name, or resnet10-tiny, resnet10-half, resnet10."""
+    seed: int = 0
+    """Of weights, order and views."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    resume: bool = False
+    """Go on with the run in the run folder from its last checkpoint."""
+    set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
+    """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
+    data_root: Path | None = None
+    """Where a torchvision data set's files are."""
+    download: bool = False
+    """Fetch a torchvision data set from its own home."""
+    workers: int | None = None
+    """Processes that decode images. Default: one a core, at most 8."""
+
+    def run(self) -> None:
+        from mec.pretrain import pretrain
+
+        pretrain(
+            self.data,
+            recipe=self.recipe,
+            method=self.method,
+            out=self.out,
+            epochs=self.epochs,
+            time_budget=self.time_budget,
+            limit=self.limit,
+            batch_size=self.batch_size,
+            backbone=self.backbone,
+            seed=self.seed,
+            device=self.device,
+            resume=self.resume,
+            settings=[text for group in self.set for text in group],
+            data_root=self.data_root,
+            download=self.download,
+            workers=self.workers,
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What every protocol takes."""
+
+    data: Positional[str]
+    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    data_root: Path | None = None
+    """Where a torchvision data set's files are."""
+    limit: int | None = None
+    """Use this many training images, for a quick look."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder runs."""
+    workers: int = 0
+    """Processes that decode images."""
+
+
+@dataclass(frozen=True)
+class FewShot(Measured):
+    """Logistic regression on a few labels a class, over seeded draws: mean and spread."""
+
+    labels_per_class: str = "1,5"
+    """Numbers of labels, with commas."""
+    draws: int = 20
+    """Random draws of the labelled images."""
+    seed: int = 0
+    """Of the draws."""
+
+
+@dataclass(frozen=True)
+class Knn(Measured):
+    """The cosine-weighted vote of the k nearest training images."""
+
+    k: int = 20
+    """Neighbours."""
+    temperature: float = 0.07
+    """A neighbour weighs exp(cosine / temperature)."""
+
+
+@dataclass(frozen=True)
+class Linear(Measured):
+    """Logistic regression on frozen features, without augmentation; the penalty chosen on held-out training images."""
+
+    seed: int = 0
+    """Of the held-out part."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a pretrained encoder with labels; results are added to the run's results.jsonl."""
+
+    more: ClassVar[str] = """\
+  mec evaluate runs/digits-digits knn digits
+  mec evaluate runs/photos-auto fewshot labelled/ --labels-per-class 1,5,20
+  mec evaluate runs/photos-auto linear labelled/
+
+A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or an encoder.safetensors."""
+    protocol: (
+        Annotated[FewShot, subcommand("fewshot")] | Annotated[Knn, subcommand("knn")] | Annotated[Linear, subcommand("linear")]
+    )
+
+    def run(self) -> None:
+        import torch
+
+        from mec import evaluate
+        from mec.checkpoint import encoder_file, file_hash, load_encoder, read_info
+        from mec.data import open_data
+        from mec.results import labelled, record
+
+        chosen = self.protocol
+        numbers = whole_numbers(chosen.labels_per_class, "--labels-per-class") if isinstance(chosen, FewShot) else []
+        file, info = encoder_file(self.run_folder), read_info(self.run_folder)
+        encoder, transform = load_encoder(file)
+        data = open_data(chosen.data, root=chosen.data_root, limit=chosen.limit)
+        if not data.can_be_measured:
+            raise BadInput(
+                f"{chosen.data} has no labels to measure with: it needs train/CLASS/ and val/CLASS/ or test/CLASS/ folders."
+            )
+        assert data.test is not None
+        device = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        encoder.to(device)
+        train, test = (
+            evaluate.extract(encoder, split.labelled(), transform, device=device, workers=chosen.workers)
+            for split in (data.train, data.test)
+        )
+        if isinstance(chosen, FewShot):
+            results = evaluate.fewshot(train, test, labels_per_class=numbers, draws=chosen.draws, seed=chosen.seed)
+        elif isinstance(chosen, Knn):
+            results = evaluate.knn(train, test, k=chosen.k, temperature=chosen.temperature)
+        else:
+            results = evaluate.linear(train, test, seed=chosen.seed)
+        results = labelled(
+            results,
+            data=data.name,
+            encoder=info.method,
+            checkpoint=file_hash(file),
+            data_fingerprint=data.fingerprint,
+        )
+        for result in results:
+            count = result.settings.get("labels_per_class")
+            print(f"{result}" + (f", {count} labels a class, {result.n} draws" if count else ""))
+        record(file.parent, results)
+        print(f"Added to {file.parent / 'results.jsonl'}")
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes: method, backbone, batch, epochs, expected figures, source."""
+
+    more: ClassVar[str] = """\
+  mec recipes                  all, a few lines each
+  mec recipes imagenet-100ep   one in full; its keys are those that --set takes"""
+
+    name: Positional[str | None] = None
+    """One recipe to show in full, as JSON whose keys --set takes."""
+
+    def run(self) -> None:
+        import json
+        from dataclasses import asdict
+
+        from mec.recipes import RECIPES, recipe_named
+
+        if self.name is not None:
+            print(json.dumps(asdict(recipe_named(self.name)), indent=1, ensure_ascii=False))
+            return
+        for name, recipe in RECIPES.items():
+            network = recipe.network
+            shape = f"{network.backbone}, batch {recipe.batch_size}, {recipe.epochs} epochs"
+            print(f"{name}\n  {recipe.method}, {'sizes by data and machine' if name == 'auto' else shape}")
+            if recipe.expects:
+                print("  expects " + ", ".join(f"{k} {v:g}" for k, v in recipe.expects.items()))
+            print(f"  source: {recipe.source}")
+
+
+@dataclass(frozen=True)
+class Health:
+    """Say in plain words whether a run trained well, with its figures over time."""
+
+    more: ClassVar[str] = """\
+  mec health runs/photos-auto
+
+agreement      mean cosine of two views of one image; near 1 is good
+similarity     mean cosine of different images; near 0 is good, near 1 is collapse
+effective_rank how many directions the embeddings use (RankMe)
+coding_ratio   coding length over the most that is possible
+norm_c         spectral norm of the cross matrix; a series converges surely below 1"""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder."""
+
+    def run(self) -> None:
+        from mec import health
+        from mec.pretrain import judged_settings
+        from mec.run import read_settings
+
+        if not self.run_folder.exists():
+            raise FileNotFoundError(f"{self.run_folder}: no such run folder.")
+        settings, lines = read_settings(self.run_folder), health.read_metrics(self.run_folder)
+        for name in ("loss", "agreement", "similarity", "effective_rank", "coding_ratio", "norm_c", "gradient_norm", "knn"):
+            values = [line[name] for line in lines if name in line]
+            if values:
+                print(f"{name:15} {values[0]:10.4g} -> {values[-1]:<10.4g} {health.sparkline(values)}")
+        verdict = health.judge(lines, judged_settings(settings))
+        print(f"Training was {verdict}")
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Turn a folder of images into features: an .npz with `paths` and `features`."""
+
+    more: ClassVar[str] = """\
+  mec embed runs/photos-auto photos/ --out features.npz"""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or an encoder.safetensors."""
+    folder: Positional[Path]
+    """Images, nested in any way."""
+    out: Path
+    """The .npz to write. Read it with numpy.load(FILE): data["features"][i] belongs to data["paths"][i]."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder runs."""
+    workers: int = 0
+    """Processes that decode images."""
+
+    def run(self) -> None:
+        from mec.embed import embed
+
+        embed(self.run_folder, self.folder, self.out, device=self.device, workers=self.workers)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the encoder's weights for other tools; outputs are compared before it says done."""
+
+    more: ClassVar[str] = """\
+  mec export runs/photos-auto --to timm
+  mec export runs/photos-auto --to torchvision
+
+Prints the lines of Python that load the file."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or an encoder.safetensors."""
+    to: Literal["torchvision", "timm"]
+    """The names and layout to write."""
+    out: Path | None = None
+    """Default: RUN/encoder-torchvision.pth or RUN/encoder-timm.safetensors."""
+
+    def run(self) -> None:
+        from mec.export import export
+
+        export(self.run_folder, self.to, self.out)
+
+
+COMMANDS = {
+    "pretrain": Pretrain,
+    "evaluate": Evaluate,
+    "recipes": Recipes,
+    "health": Health,
+    "embed": Embed,
+    "export": Export,
+}
+
+DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
+
+Start here:
+  mec pretrain digits            train on real images that come with the package, and see what was learned
+  mec pretrain FOLDER            train on your own images; no labels needed
+  mec COMMAND --help             what a command takes, with examples
+
+Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose.
+"""
+
+
+def whole_numbers(text: str, flag: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{flag} is {text!r}: whole numbers with commas between, for example 1,5.") from None
+
+
+def parsed(arguments: list[str]):
+    """The command and its flags; bad ones exit with 2, --help with 0."""
+    config = (tyro.conf.OmitSubcommandPrefixes,)
+    if arguments and arguments[0] in COMMANDS:
+        kind = COMMANDS[arguments[0]]
+        text = f"{kind.__doc__}\n\n{kind.more}"
+        return tyro.cli(kind, args=arguments[1:], prog=f"mec {arguments[0]}", description=text, config=config)
+    if arguments and arguments[0] == "--version":
+        print(__version__)
+        sys.exit(0)
+    choices = tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())
+    union = functools.reduce(operator.or_, choices)
+    return tyro.cli(union, args=arguments, prog="mec", description=DESCRIPTION, config=config)  # pyright: ignore
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 1 failed, 2 bad use."""
+    command = parsed(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command.run()
+    except (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        return _told(error, 2)
+    except (TrainingStopped, OSError) as error:
+        return _told(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _told(error: BaseException, code: int) -> int:
+    if os.environ.get("MEC_TRACEBACK"):
+        traceback.print_exc()
+    print(f"mec: {error}", file=sys.stderr)
+    return code
