@@ -59,7 +59,9 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         batch //= 2
     batch = min(batch, max(2, n))
     pixels = batch * 2 * size * size
-    activations = {"resnet10-tiny": 700, "resnet18": 2500, "resnet50": 5500}[backbone]  # bytes a pixel, kept for backward
+    activations = {"resnet10-tiny": 700, "resnet18": 2500, "resnet50": 5500}[
+        backbone
+    ]  # bytes a pixel, kept for backward
     stem = 4 if size < 64 else 1  # a small stem keeps every map at four times the side
     if not gpu:
         activations *= 2

@@ -75,7 +75,7 @@ def newest(out: Path) -> tuple[dict[str, Any], list[str]] | None:
     Raises:
         BadInput: there are checkpoints, but none can be read.
     """
-    complaints = []
+    complaints: list[str] = []
     for path in reversed(checkpoints(out)):
         try:
             return torch.load(path, map_location="cpu", weights_only=True), complaints
@@ -165,7 +165,8 @@ def read_info(run: str | Path) -> EncoderInfo:
             f"{path}: made by mec {values.get('version', '?')}, which stored other things than {__version__} reads "
             f"({', '.join(sorted(names ^ set(values)))}). Use that version."
         )
-    return EncoderInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return EncoderInfo(**typed)
 
 
 def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
@@ -206,7 +207,9 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
     found = {name: tuple(t.shape) for name, t in weights.items()}
     if wanted != found:
         wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-        examples = "; ".join(f"{n}: file {found.get(n, 'has none')}, module {wanted.get(n, 'has none')}" for n in wrong[:3])
+        examples = "; ".join(
+            f"{n}: file {found.get(n, 'has none')}, module {wanted.get(n, 'has none')}" for n in wrong[:3]
+        )
         raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
 
 

@@ -9,7 +9,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
@@ -156,7 +156,9 @@ A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder, or an encoder.safetensors."""
     protocol: (
-        Annotated[FewShot, subcommand("fewshot")] | Annotated[Knn, subcommand("knn")] | Annotated[Linear, subcommand("linear")]
+        Annotated[FewShot, subcommand("fewshot")]
+        | Annotated[Knn, subcommand("knn")]
+        | Annotated[Linear, subcommand("linear")]
     )
 
     def run(self) -> None:
@@ -174,7 +176,8 @@ A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
         data = open_data(chosen.data, root=chosen.data_root, limit=chosen.limit)
         if not data.can_be_measured:
             raise BadInput(
-                f"{chosen.data} has no labels to measure with: it needs train/CLASS/ and val/CLASS/ or test/CLASS/ folders."
+                f"{chosen.data} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
+                "test/CLASS/."
             )
         assert data.test is not None
         device = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -250,13 +253,22 @@ norm_c         spectral norm of the cross matrix; a series converges surely belo
 
     def run(self) -> None:
         from mec import health
-        from mec.pretrain import judged_settings
+        from mec.closing import judged_settings
         from mec.run import read_settings
 
         if not self.run_folder.exists():
             raise FileNotFoundError(f"{self.run_folder}: no such run folder.")
         settings, lines = read_settings(self.run_folder), health.read_metrics(self.run_folder)
-        for name in ("loss", "agreement", "similarity", "effective_rank", "coding_ratio", "norm_c", "gradient_norm", "knn"):
+        for name in (
+            "loss",
+            "agreement",
+            "similarity",
+            "effective_rank",
+            "coding_ratio",
+            "norm_c",
+            "gradient_norm",
+            "knn",
+        ):
             values = [line[name] for line in lines if name in line]
             if values:
                 print(f"{name:15} {values[0]:10.4g} -> {values[-1]:<10.4g} {health.sparkline(values)}")
@@ -340,17 +352,17 @@ def whole_numbers(text: str, flag: str) -> list[int]:
 
 def parsed(arguments: list[str]):
     """The command and its flags; bad ones exit with 2, --help with 0."""
-    config = (tyro.conf.OmitSubcommandPrefixes,)
+    config: Any = (tyro.conf.OmitSubcommandPrefixes,)
     if arguments and arguments[0] in COMMANDS:
-        kind = COMMANDS[arguments[0]]
+        kind: Any = COMMANDS[arguments[0]]
         text = f"{kind.__doc__}\n\n{kind.more}"
         return tyro.cli(kind, args=arguments[1:], prog=f"mec {arguments[0]}", description=text, config=config)
     if arguments and arguments[0] == "--version":
         print(__version__)
         sys.exit(0)
-    choices = tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())
-    union = functools.reduce(operator.or_, choices)
-    return tyro.cli(union, args=arguments, prog="mec", description=DESCRIPTION, config=config)  # pyright: ignore
+    choices = [Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()]
+    union: Any = functools.reduce(operator.or_, choices)
+    return tyro.cli(union, args=arguments, prog="mec", description=DESCRIPTION, config=config)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,6 @@ raises. Reduced precision is lifted to float32; float64 stays.
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mec.errors import BadInput
 
@@ -44,12 +43,14 @@ def coding_length(z: Tensor, distortion: float, order: int | None = None) -> Ten
 
 def log_det_symmetric(rows: Tensor, lam: float) -> Tensor:
     """log det(I + λ rows rowsᵀ) of rows [m, d], by one Cholesky factorisation of the smaller side."""
-    return _LogDetSymmetric.apply(rows, lam)  # pyright: ignore[reportReturnType]
+    with full_precision(rows):
+        return _LogDetSymmetric.apply(rows, lam)
 
 
 def log_det_cross(online: Tensor, target: Tensor, lam: float, order: int | None) -> Tensor:
     """log abs det(I + C) with C = λ online targetᵀ, both [m, d]; or the first `order` terms of its series."""
-    return _LogDetCross.apply(online, target, lam, order)  # pyright: ignore[reportReturnType]
+    with full_precision(online):
+        return _LogDetCross.apply(online, target, lam, order)
 
 
 def largest_coding_length(m: int, d: int, distortion: float) -> float:
@@ -71,14 +72,15 @@ class _LogDetSymmetric(torch.autograd.Function):
         return 2 * factor.diagonal().log().sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         rows, factor = ctx.saved_tensors
-        if ctx.batch_wise:
-            solved = torch.cholesky_solve(rows, factor)  # (I + λ R Rᵀ)⁻¹ R
-        else:
-            solved = torch.cholesky_solve(rows.T, factor).T  # R (I + λ Rᵀ R)⁻¹, the same matrix
-        return 2 * ctx.lam * grad * solved, None
+        with torch.no_grad():
+            if ctx.batch_wise:
+                solved = torch.cholesky_solve(rows, factor)  # (I + λ R Rᵀ)⁻¹ R
+            else:
+                solved = torch.cholesky_solve(rows.T, factor).T  # R (I + λ Rᵀ R)⁻¹, the same matrix
+            to_rows = 2 * ctx.lam * grad * solved
+        return _Once.apply(to_rows, grad, rows), None
 
 
 class _LogDetCross(torch.autograd.Function):
@@ -97,16 +99,32 @@ class _LogDetCross(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         online, target, slope = ctx.saved_tensors
         scale = ctx.lam * grad
         to_online = to_target = None
-        if ctx.needs_input_grad[0]:
-            to_online = scale * (slope.T @ target if ctx.batch_wise else target @ slope.T)
-        if ctx.needs_input_grad[1]:
-            to_target = scale * (slope @ online if ctx.batch_wise else online @ slope)
-        return to_online, to_target, None, None
+        with torch.no_grad(), full_precision(slope):  # backward() may be called inside an autocast, too
+            if ctx.needs_input_grad[0]:
+                to_online = scale * (slope.T @ target if ctx.batch_wise else target @ slope.T)
+            if ctx.needs_input_grad[1]:
+                to_target = scale * (slope @ online if ctx.batch_wise else online @ slope)
+        return (
+            *(None if to is None else _Once.apply(to, grad, online, target) for to in (to_online, to_target)),
+            None,
+            None,
+        )
+
+
+class _Once(torch.autograd.Function):
+    """Hands a gradient on; differentiating it again raises. (torch's once_differentiable may give zero instead.)"""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor, *depends_on: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("coding lengths differentiate once: no second derivative (create_graph) is implemented.")
 
 
 def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
@@ -138,6 +156,11 @@ def exact_value_and_slope(cross: Tensor) -> tuple[Tensor, Tensor]:
 
 def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def full_precision(x: Tensor):
+    """Log-determinants need float32: out of any autocast."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def check_matrix(name: str, x: Tensor) -> None:

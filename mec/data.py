@@ -1,4 +1,4 @@
-"""Images on disk or in memory: data sets by name or folder, splits, what cannot be read, and batches for pretraining."""
+"""Images on disk or in memory: data sets by name or folder, splits, what cannot be read, batches of views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,27 @@ from mec.errors import BadInput, nearest
 from mec.recipe import View
 from mec.views import Draw, crop_file_image, crop_stored_images, finish, numbered, uniforms
 
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split())
+SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tga",
+        ".jp2",
+        ".avif",
+    ]
+)
 MOST_UNREADABLE = 0.2  # of a folder's images; above it training does not start, or stops
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
 MOST_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
@@ -201,6 +221,8 @@ def open_data(
     """
     if limit is not None and limit < 1:
         raise BadInput(f"--limit is {limit}: it is a number of images, at least 1.")
+    if seed < 0:
+        raise BadInput(f"--seed is {seed}: a whole number, 0 or above.")
     if name == "digits":
         data = digits()
         data = replace(data, train=limited(data.train, limit, seed))
@@ -274,7 +296,9 @@ TORCHVISION: dict[str, TorchvisionSet] = {
     "flowers102": TorchvisionSet("Flowers102", *_SPLITS, "no licence stated; images from the web"),
     "dtd": TorchvisionSet("DTD", {"split": "train"}, {"split": "test"}, "research use only"),
     "pets": TorchvisionSet("OxfordIIITPet", {"split": "trainval"}, {"split": "test"}, "CC BY-SA 4.0"),
-    "aircraft": TorchvisionSet("FGVCAircraft", {"split": "trainval"}, {"split": "test"}, "non-commercial research only"),
+    "aircraft": TorchvisionSet(
+        "FGVCAircraft", {"split": "trainval"}, {"split": "test"}, "non-commercial research only"
+    ),
     "gtsrb": TorchvisionSet("GTSRB", *_SPLITS, "CC0"),
     "mnist": TorchvisionSet("MNIST", {"train": True}, {"train": False}, "CC BY-SA 3.0"),
     "fashion-mnist": TorchvisionSet("FashionMNIST", {"train": True}, {"train": False}, "MIT licence"),
@@ -297,10 +321,12 @@ def from_torchvision(name: str, root: str | Path | None, download: bool) -> Data
         except (RuntimeError, FileNotFoundError) as error:
             hint = "" if download else " Add --download to fetch it from its own home."
             raise BadInput(f"{name} is not in {root}: {str(error).splitlines()[0]}{hint}") from error
-        found = next(getattr(items, a) for a in LABELS if hasattr(items, a))
+        found = next((getattr(items, a) for a in LABELS if hasattr(items, a)), None)
+        if found is None:  # GTSRB keeps (path, label) only
+            found = [label for _, label in items._samples]
         splits.append(Split(_stored_or_wrapped(items), np.asarray(found, dtype=np.int64)))
     train, test = splits
-    classes = tuple(str(c) for c in getattr(items, "classes", ())) or tuple(map(str, range(int(test.labels.max()) + 1)))
+    classes = tuple(str(c) for c in getattr(items, "classes", ())) or tuple(map(str, np.unique(np.asarray(found))))
     return Data(name, train, test, classes, typical_size=_typical_size(train.images))
 
 
@@ -337,10 +363,10 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
     if test_root is not None:
         test_paths = list_images(test_root)
         classes = tuple(sorted({c for p in train_paths if (c := class_of(p, train_root)) is not None}))
-        known = {name: i for i, name in enumerate(classes)}
-        train_labels = np.array([known.get(class_of(p, train_root) or "", -1) for p in train_paths])
-        test_labels = np.array([known.get(class_of(p, test_root) or "", -1) for p in test_paths])
-        if not len(classes) or (train_labels < 0).all() or not len(test_paths) or (test_labels < 0).all():
+        number = {name: i for i, name in enumerate(classes)}
+        train_labels = np.array([number.get(class_of(p, train_root) or "", -1) for p in train_paths])
+        test_labels = np.array([number.get(class_of(p, test_root) or "", -1) for p in test_paths])
+        if len(classes) < 2 or (test_labels < 0).all():  # one folder in train/ names no classes
             train_labels = test_labels = None
     if limit is not None and limit < len(train_paths):
         kept = stratified(train_labels, len(train_paths), limit, seed)
@@ -490,7 +516,14 @@ class ViewBatches:
     """Batches of a run by step: `batches(start)` yields steps start, start + 1, ... as functions of the seed alone."""
 
     def __init__(
-        self, split: Split, views: Sequence[View], batch_size: int, *, seed: int, device: torch.device, workers: int | None
+        self,
+        split: Split,
+        views: Sequence[View],
+        batch_size: int,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int | None,
     ):
         if len(split) < batch_size:
             raise BadInput(
@@ -501,12 +534,15 @@ class ViewBatches:
         self.views = numbered(views)
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
         self.steps_per_epoch = len(split) // batch_size  # the last incomplete batch is dropped
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the epoch asked for last
 
     def indices(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and the images of its global batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.split))
-        return epoch, order[position * self.batch_size : (position + 1) * self.batch_size]
+        if self._order[0] != epoch:
+            order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.split))
+            self._order = (epoch, order)
+        return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
         """Steps start to stop - 1; `share` says which rows of a global batch are this rank's."""
@@ -523,16 +559,17 @@ class ViewBatches:
                     made.append(finish(crop_stored_images(images, draw), draw))
                 yield Batch(made, self._labels(indices))
             return
-        plan = [(epoch, indices[rows]) for epoch, indices in map(self.indices, range(start, stop))]
+        plan = _Plan(self, range(start, stop), rows)
         loader = torch.utils.data.DataLoader(
             _Crops(self.split.images, self.views, self.seed),
-            batch_sampler=_Plan(plan),
+            batch_sampler=plan,
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context="forkserver" if self.workers else None,
         )
-        for (epoch, indices), (crops, skipped) in zip(plan, loader):
+        for step, (crops, skipped) in zip(range(start, stop), loader):
+            epoch, indices = plan.of(step)
             made = []
             for (number, view), crop in zip(self.views, crops):
                 draw = Draw(view, number, self.seed, epoch, indices)
@@ -544,16 +581,20 @@ class ViewBatches:
 
 
 class _Plan(torch.utils.data.Sampler):
-    """What each batch is made of, for workers: a list of (epoch, image index)."""
+    """What each batch is made of, for workers: a list of (epoch, image index), made when it is asked for."""
 
-    def __init__(self, plan: list[tuple[int, np.ndarray]]):
-        self.plan = plan
+    def __init__(self, batches: ViewBatches, steps: range, rows: slice):
+        self.of_batch, self.steps, self.rows = batches.indices, steps, rows
+
+    def of(self, step: int) -> tuple[int, np.ndarray]:
+        epoch, indices = self.of_batch(step)
+        return epoch, indices[self.rows]
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.steps)
 
     def __iter__(self):
-        for epoch, indices in self.plan:
+        for epoch, indices in map(self.of, self.steps):
             yield [(epoch, int(i)) for i in indices]
 
 

@@ -28,11 +28,11 @@ class Ranks:
         """Rows of all ranks along dim, in rank order, with gradient to the rows of each. Counts may differ."""
         if self.size == 1:
             return x
-        return _Gather.apply(x.movedim(dim, 0).contiguous(), self).movedim(0, dim)  # pyright: ignore
+        return _Gather.apply(x.movedim(dim, 0).contiguous(), self).movedim(0, dim)
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum over ranks, with gradient."""
-        return x if self.size == 1 else _Sum.apply(x)  # pyright: ignore[reportReturnType]
+        return x if self.size == 1 else _Sum.apply(x)
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over ranks, with gradient."""
@@ -134,7 +134,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         out = self._normalise(input) if self.training else super().forward(input)
-        return self.act(self.drop(out)) if hasattr(self, "act") else out
+        for name in ("drop", "act"):  # of timm's BatchNormAct2d
+            out = self._modules[name](out) if name in self._modules else out  # type: ignore[misc]
+        return out
 
     def _normalise(self, input: Tensor) -> Tensor:
         ranks = current()
@@ -166,7 +168,8 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
             new = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
-            new.load_state_dict(child.state_dict(), strict=False)
+            # The very tensors: their device, precision and frozenness (the target network's) come along.
+            new._parameters, new._buffers = child._parameters, child._buffers
             if hasattr(child, "act"):  # timm's BatchNormAct2d: norm, dropout and activation in one module
                 new.drop, new.act = child.drop, child.act
             setattr(module, name, new.train(child.training))

@@ -37,7 +37,8 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
     if not timm.is_model(model):
         raise BadInput(f"no backbone is called {name!r}. {nearest(name, [*SMALL, *timm.list_models()])[:200]}")
     # Vision transformers fix their grid when they are made; convolutional networks take any size and have no img_size.
-    for extra in ({"img_size": image_size, **({"patch_size": 4} if small else {})}, {}):
+    grid: dict[str, Any] = {"img_size": image_size, **({"patch_size": 4} if small else {})}
+    for extra in (grid, {}):
         try:
             encoder = timm.create_model(model, pretrained=False, num_classes=0, **arguments, **extra)
         except TypeError:

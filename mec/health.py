@@ -29,29 +29,33 @@ def measure(online: Tensor, target: Tensor | None, distortion: float = 0.06) -> 
         coding_ratio_if_collapsed: what it would be if all images looked alike and views agreed.
         effective_rank: exp of the entropy of the singular values (RankMe) of the unit embeddings of one view.
         effective_rank_limit: the largest it can be, min(m, d).
-        embedding_std: mean over dimensions of the standard deviation of unit rows, times sqrt(d): 1 = spread, 0 = alike.
+        embedding_std: mean over dimensions of the standard deviation of unit rows, times sqrt(d): 1 spread, 0 alike.
         agreement: mean cosine of two views of an image.
         similarity: mean cosine of two different images.
         norm_c: the spectral norm of C = λ online targetᵀ, which a series needs below 1 to surely converge.
+    All but the limits are NaN where an embedding is not finite: the loss has the word then, not an eigenvalue solver.
     """
     z = unit_rows(online)
     other = z[1] if target is None else unit_rows(target)[min(1, len(target) - 1)]
     first = z[0]
     m, d = first.shape
+    r = min(m, d)
+    limit = r * math.log1p(1 / (r * distortion))
+    limits = {"coding_ratio_if_collapsed": math.log1p(1 / distortion) / limit, "effective_rank_limit": float(r)}
+    if not (first.isfinite().all() and other.isfinite().all()):
+        names = ("coding_ratio", "effective_rank", "embedding_std", "agreement", "similarity", "norm_c")
+        return {**limits, **dict.fromkeys(names, math.nan)}
     average = (first + other) / 2
     side = average @ average.T if m <= d else average.T @ average
     lam = 1 / (m * distortion)
     spectrum = torch.linalg.eigvalsh(side.double()).clamp_min(0)
-    r = min(m, d)
-    limit = r * math.log1p(1 / (r * distortion))
     singular = torch.linalg.svdvals(first)
     shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
     mean = first.mean(0)
     return {
+        **limits,
         "coding_ratio": float(torch.log1p(lam * spectrum).sum()) / limit,
-        "coding_ratio_if_collapsed": math.log1p(1 / distortion) / limit,
         "effective_rank": float(torch.exp(-(shares * shares.log()).sum())),
-        "effective_rank_limit": float(r),
         "embedding_std": float(first.std(0, unbiased=False).mean()) * math.sqrt(d),
         "agreement": float((first * other).sum(1).mean()),
         "similarity": float((m * mean.square().sum() - 1) / (m - 1)) if m > 1 else 1.0,
@@ -61,7 +65,9 @@ def measure(online: Tensor, target: Tensor | None, distortion: float = 0.06) -> 
 
 def spectral_norm(online: Tensor, target: Tensor, iterations: int = 8) -> float:
     """‖online targetᵀ‖₂ by power iterations that never form the product; from below, from a fixed start."""
-    vector = torch.ones(target.shape[0], dtype=target.dtype, device=target.device)
+    # Not ones: embeddings are centred by the projector's last BN, so ones lie in the null space of online targetᵀ.
+    start = torch.randn(target.shape[0], generator=torch.Generator().manual_seed(0), dtype=target.dtype)
+    vector = start.to(target.device)
     norm = torch.zeros((), dtype=target.dtype, device=target.device)
     for _ in range(iterations):
         image = online @ (target.T @ vector)
@@ -101,9 +107,9 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     if series and bound is not None and last["loss"] < bound * (1 + 1e-3):
         return Verdict(
             False,
-            f"diverged: the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length allows, "
-            f"since step {since(lines, lambda x: x['loss'] < x['loss_bound'])}; ‖C‖ is {last['norm_c']:.1f}, and "
-            "the series converges surely below 1: what is being maximised is its truncation error.",
+            f"diverged: the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length "
+            f"allows, since step {since(lines, lambda x: x['loss'] < x['loss_bound'])}; ‖C‖ is {last['norm_c']:.1f}, "
+            "and the series surely converges only below 1: what is being maximised is its truncation error.",
             "Use --method mec-joint (no series), or a larger --set settings.distortion, or a lower learning rate.",
         )
     share = last["effective_rank"] / last["effective_rank_limit"]
@@ -121,8 +127,9 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
         )
     words = (
         f"healthy: views agree (cosine {last['agreement']:.2f}), different images differ "
-        f"({last['similarity']:.2f}), effective rank {last['effective_rank']:.0f} of {last['effective_rank_limit']:.0f}, "
-        f"coding ratio {last['coding_ratio']:.2f} (collapse would be {last['coding_ratio_if_collapsed']:.2f})."
+        f"({last['similarity']:.2f}), effective rank {last['effective_rank']:.0f} of "
+        f"{last['effective_rank_limit']:.0f}, coding ratio {last['coding_ratio']:.2f} "
+        f"(collapse would be {last['coding_ratio_if_collapsed']:.2f})."
     )
     if share < NARROW_SHARE:
         return Verdict(
@@ -141,7 +148,9 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     return Verdict(True, words)
 
 
-DIVERGED = "Resume from the last good checkpoint with a lower learning rate: --set optimizer.base_lr=... and a new --out."
+DIVERGED = (
+    "Resume from the last good checkpoint with a lower learning rate: --set optimizer.base_lr=... and a new --out."
+)
 
 
 def since(lines: Sequence[Mapping[str, Any]], is_bad) -> int:
@@ -187,4 +196,3 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     picked = [finite[round(i * (len(finite) - 1) / max(1, width - 1))] for i in range(min(width, len(finite)))]
     low, high = min(picked), max(picked)
     return "".join("▁▂▃▄▅▆▇█"[round((v - low) / (high - low or 1) * 7)] for v in picked)
-

@@ -9,6 +9,7 @@ with this rank's rows; target views are the first T online views. `over_pairs` l
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mec.coding import at_least_float32, check_settings, log_det_cross, log_det_symmetric
+from mec.coding import at_least_float32, check_settings, full_precision, log_det_cross, log_det_symmetric
 from mec.distributed import ALONE, Ranks
 from mec.errors import BadInput, nearest
 from mec.recipe import Linear
@@ -85,9 +86,7 @@ def joint_coding(views: Tensor, *, distortion: float = 0.06, weights: Tensor | N
     check_stack(views)
     check_settings(distortion)
     if weights is not None and (weights.shape != views.shape[:1] or abs(weights.sum().item() - 1) > 1e-4):
-        raise BadInput(
-            f"weights are {weights.tolist()} for {views.shape[0]} views: one number a view, adding up to 1."
-        )
+        raise BadInput(f"weights are {weights.tolist()} for {views.shape[0]} views: one number a view, adding up to 1.")
     lam = 1 / (views.shape[1] * distortion)
     with full_precision(views):
         units = unit_rows(views)
@@ -103,11 +102,6 @@ def lower_bound(m: int, d: int, distortion: float) -> float:
 
 def unit_rows(x: Tensor) -> Tensor:
     return F.normalize(at_least_float32(x), dim=-1)
-
-
-def full_precision(x: Tensor):
-    """Log-determinants need float32: out of any autocast."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def check_pair(online: Tensor, target: Tensor) -> None:
@@ -126,6 +120,7 @@ def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     With a target: all (v, t), v != t, gradient as the target allows. Without: all v < t, gradient to both.
     """
 
+    @functools.wraps(formula)  # so that its settings can be read off its signature
     def objective(online: Tensor, target: Tensor | None, *, labels=None, ranks: Ranks = ALONE, **settings) -> Tensor:
         check_stack(online)
         online = ranks.gather(online, dim=1)
@@ -137,7 +132,6 @@ def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
             losses = [formula(online[v], target[t], **settings) for v, t in pairs(len(online), len(target))]
         return torch.stack(losses).mean()
 
-    objective.settings = setting_names(formula)  # pyright: ignore[reportFunctionMemberAccess]
     return objective
 
 
@@ -168,8 +162,6 @@ def setting_names(function: Callable) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY) - {"labels", "ranks", "weights"}
 
 
-joint_objective.settings = setting_names(joint_objective)  # pyright: ignore[reportFunctionMemberAccess]
-
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "maximum_entropy_coding": over_pairs(maximum_entropy_coding),
     "joint_coding": joint_objective,
@@ -181,7 +173,7 @@ class Method:
     """A row of data: which objective, on which network, with which settings."""
 
     objective: str
-    settings: Mapping[str, int | float | None | Linear] = field(default_factory=dict)
+    settings: Mapping[str, int | float | Linear | None] = field(default_factory=dict)
     predictor: bool = False
     target: Literal["momentum", "stop-gradient"] | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -45,7 +46,8 @@ class TrainingProgress:
     def step(self, done: int, figures: str = "") -> None:
         """After `done` steps; figures are shown beside the bar where given."""
         if self.live:
-            self.bar.update(self.task, completed=done, **({"figures": figures} if figures else {}))
+            shown: dict[str, Any] = {"figures": figures} if figures else {}
+            self.bar.update(self.task, completed=done, **shown)
         elif figures and time.monotonic() - self.last_line > LINE_EVERY:
             self.last_line = time.monotonic()
             self.console.print(f"step {done}/{self.steps}, {self._left(done)} left, {escape(figures)}")

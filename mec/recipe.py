@@ -88,7 +88,7 @@ class Recipe:
 
     source: str
     method: str = "mec-joint"
-    settings: Mapping[str, int | float | None | Linear] = field(default_factory=dict)  # over those of the method
+    settings: Mapping[str, int | float | Linear | None] = field(default_factory=dict)  # over those of the method
     views: tuple[View, ...] = (View(blur=1.0), View(blur=0.1, solarize=0.2))
     network: Network = Network()
     optimizer: Optimizer = Optimizer()
@@ -135,13 +135,19 @@ def changed(recipe: Recipe, settings: list[str] | tuple[str, ...]) -> Recipe:
 
 
 def _replaced(node: Any, path: list[str], value: Any, key: str) -> Any:
+    if not path:  # the caller, who knows the type hint, checks the value
+        return value
     name, rest = path[0], path[1:]
     if isinstance(node, tuple):  # views: one by number, or all
         if name.isdigit() and int(name) < len(node):
             return tuple(_replaced(v, rest, value, key) if i == int(name) else v for i, v in enumerate(node))
         return tuple(_replaced(v, path, value, key) for v in node)
     if isinstance(node, Mapping):
-        return {**node, name: value}
+        if rest and not dataclasses.is_dataclass(node.get(name)):
+            raise BadInput(f"a recipe has no {key!r}: {name} is a single value.")
+        return {**node, name: _replaced(node.get(name), rest, value, key)}
+    if not dataclasses.is_dataclass(node):
+        raise BadInput(f"a recipe has no {key!r}: {node!r} is a single value.")
     names = [f.name for f in dataclasses.fields(node)]
     if name not in names:
         prefix = key[: len(key) - len(".".join(path))]
@@ -150,13 +156,14 @@ def _replaced(node: Any, path: list[str], value: Any, key: str) -> Any:
         inner = getattr(node, name)
         if not dataclasses.is_dataclass(inner) and not isinstance(inner, (tuple, Mapping)):
             raise BadInput(f"a recipe has no {key!r}: {name} is a single value.")
-        return dataclasses.replace(node, **{name: _replaced(inner, rest, value, key)})
+        value, key = _replaced(inner, rest, value, key), key[: -len(".".join(rest)) - 1]
     hint = get_type_hints(type(node))[name]
-    return dataclasses.replace(node, **{name: fitted(value, hint, key)})
+    whole: Any = node
+    return dataclasses.replace(whole, **{name: fitted(value, hint, key)})
 
 
 def fitted(value: Any, hint: Any, key: str) -> Any:
-    """The value as the type hint wants it (a list as a tuple, a dict as a dataclass), or an error that names the key."""
+    """The value as the type hint wants it (a list as a tuple, a dict as a dataclass), or an error naming the key."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         for option in arguments:
@@ -177,10 +184,11 @@ def fitted(value: Any, hint: Any, key: str) -> Any:
         if isinstance(value, Mapping):
             return {k: fitted(v, arguments[1], f"{key}.{k}") for k, v in value.items()}
     elif dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # pyright: ignore[reportArgumentType]
+        kind_of: Any = hint
+        if isinstance(value, kind_of):
             return value
         if isinstance(value, Mapping):
-            return from_dict(hint, value, key)  # pyright: ignore[reportArgumentType]
+            return from_dict(kind_of, value, key)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)

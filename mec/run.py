@@ -71,3 +71,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
             f"{out} was started with other settings ({'; '.join(differing)}). Leave them out to resume it as it was, "
             "or start a new run with another --out."
         )
+
+
+def resume_command(data: Any, out: Path) -> str:
+    return f"mec pretrain {data if isinstance(data, (str, Path)) else 'DATA'} --out {out} --resume"

@@ -26,7 +26,7 @@ def learning_rate(optimizer: Optimizer, batch_size: int, step: int, steps: int, 
     return cosine(optimizer.base_lr * scale, optimizer.end_lr * scale, (step - warmup) / max(1.0, steps - warmup))
 
 
-def setting(value: int | float | None | Linear, epoch: float) -> int | float | None:
+def setting(value: int | float | Linear | None, epoch: float) -> int | float | None:
     """What an objective's setting is at an epoch (a fraction of one counts)."""
     if not isinstance(value, Linear):
         return value

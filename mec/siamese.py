@@ -55,7 +55,8 @@ class Siamese(nn.Module):
             return online, None
         if self.target == "stop-gradient":
             return online, torch.stack(projected[: self.target_views]).detach()
-        assert self.target_encoder is not None and self.target_projector is not None
+        assert self.target_encoder is not None
+        assert self.target_projector is not None
         with torch.no_grad():
             target = [self.target_projector(self.target_encoder(view)) for view in views[: self.target_views]]
         return online, torch.stack(target)
@@ -67,7 +68,7 @@ class Siamese(nn.Module):
             return
         slow = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
         fast = [*self.encoder.parameters(), *self.projector.parameters()]
-        torch._foreach_lerp_(slow, [p.detach() for p in fast], 1 - momentum)
+        torch._foreach_lerp_([p.data for p in slow], [p.data for p in fast], 1 - momentum)
 
 
 def build_siamese(network: Network, encoder: nn.Module, features: int) -> Siamese:

@@ -124,8 +124,8 @@ def crop_stored_images(images: Tensor, draw: Draw) -> Tensor:
     rows = resampling(boxes[:, 0], boxes[:, 2], height, size, kind)
     columns = resampling(boxes[:, 1], boxes[:, 3], width, size, kind)
     columns[flip] = columns[flip, ::-1]
-    rows, columns = (torch.from_numpy(x).to(images.device, torch.float32) for x in (rows, columns))
-    out = rows[:, None] @ (images.float() / 255) @ columns[:, None].mT
+    down, across = (torch.from_numpy(x).to(images.device, torch.float32) for x in (rows, columns))
+    out = down[:, None] @ (images.float() / 255) @ across[:, None].mT
     return out.clamp_(0, 1)  # a bicubic filter overshoots
 
 

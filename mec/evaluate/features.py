@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mec.data import Images, Split, Stored
+from mec.data import Data, Images, Split, Stored, stratified
 from mec.errors import BadInput
 
 
@@ -85,3 +85,12 @@ class _Transformed(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.transform(self.images.read(index))
+
+
+def measured_parts(images: Data, bank: int, test: int) -> tuple[Split, Split]:
+    """Labelled training images and test images, at most so many (seeded, stratified)."""
+    assert images.test is not None
+    parts = []
+    for split, most in ((images.train.labelled(), bank), (images.test.labelled(), test)):
+        parts.append(split if len(split) <= most else split.take(stratified(split.labels, len(split), most, seed=0)))
+    return parts[0], parts[1]

@@ -1,0 +1,143 @@
+"""The end of a run: accuracy beside raw pixels and the untrained encoder, a picture, the verdict, what to do next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from mec import checkpoint, health
+from mec.checkpoint import EncoderInfo
+from mec.data import Data, Stored
+from mec.evaluate import Features, extract, fewshot, knn, linear
+from mec.evaluate.features import measured_parts, pixels
+from mec.figures import embedding_map
+from mec.objectives import method_named
+from mec.results import Result, labelled, record
+from mec.run import RunSettings
+from mec.siamese import Siamese
+
+MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
+
+
+def finish_run(
+    out: Path,
+    run: RunSettings,
+    info: EncoderInfo,
+    network: Siamese,
+    untrained: Mapping[str, Tensor],
+    images: Data | None,
+    device: torch.device,
+    console: Console,
+) -> None:
+    """The closing table, the verdict on health, and what to do next."""
+    if images is not None and images.can_be_measured:
+        with console.status("measuring"):
+            rows = closing_features(run, info, network.encoder, untrained, images, device)
+            results = closing_results(out, run, rows, images)
+            draw_map(out, rows, images)
+        record(out, results)
+        console.print(closing_table(results, images))
+    verdict = health.judge(health.read_metrics(out), judged_settings(run))
+    checkpoint.write_text(out / "health.json", json.dumps(asdict(verdict), indent=1, ensure_ascii=False) + "\n")
+    console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", highlight=False)
+    picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
+    console.print(f"Encoder: {out / checkpoint.ENCODER}{picture}", highlight=False)
+    if images is not None:
+        subject = run.asked.get("data") or images.name
+        console.print(
+            f"Next:  mec embed {out} FOLDER --out features.npz   (features of your images)\n"
+            + (
+                f"       mec evaluate {out} knn {subject}"
+                if images.can_be_measured
+                else f"       mec export {out} --to timm   (weights for other tools)"
+            ),
+            highlight=False,
+        )
+
+
+def judged_settings(run: RunSettings) -> dict[str, Any]:
+    return {"method": run.recipe.method, **method_named(run.recipe.method).settings, **run.recipe.settings}
+
+
+def closing_features(
+    run: RunSettings,
+    info: EncoderInfo,
+    encoder: nn.Module,
+    untrained: Mapping[str, Tensor],
+    images: Data,
+    device: torch.device,
+) -> dict[str, tuple[Features, Features]]:
+    """Training and test features of raw pixels, of the encoder before training, and after."""
+    bank, test = measured_parts(images, MEASURE_BANK, MEASURE_TEST)
+    transform = checkpoint.image_transform(info)
+    trained = {k: v.clone() for k, v in encoder.state_dict().items()}
+    rows: dict[str, tuple[Features, Features]] = {}
+    if isinstance(bank.images, Stored):
+        rows["pixels"] = pixels(bank), pixels(test)
+    for name, weights in (("untrained", untrained), (run.recipe.method, trained)):
+        encoder.load_state_dict(weights)
+        train, held_out = (extract(encoder, part, transform, device=device) for part in (bank, test))
+        rows[name] = train, held_out
+    return rows
+
+
+def closing_results(
+    out: Path, run: RunSettings, rows: Mapping[str, tuple[Features, Features]], images: Data
+) -> list[Result]:
+    """Few labels, k-NN and linear probe of each row."""
+    counts = np.bincount(next(iter(rows.values()))[0].y.numpy())
+    few = [n for n in (1, 5) if n <= counts[counts > 0].min()]
+    results = []
+    for name, (train, test) in rows.items():
+        found = [*fewshot(train, test, labels_per_class=few), *knn(train, test), *linear(train, test)]
+        results += labelled(
+            found,
+            encoder=name,
+            data=images.name,
+            data_fingerprint=images.fingerprint,
+            checkpoint=checkpoint.file_hash(out / checkpoint.ENCODER) if name == run.recipe.method else "",
+        )
+    return results
+
+
+def draw_map(out: Path, rows: Mapping[str, tuple[Features, Features]], images: Data, most: int = 1000) -> None:
+    """embedding.png: a map of test images before and after training."""
+    shown = {}
+    for name, (_, test) in rows.items():
+        step = -(-len(test.x) // most)
+        if name != "pixels":
+            title = "before training" if name == "untrained" else f"after training ({name})"
+            shown[title] = Features(test.x[::step], test.y[::step])
+    embedding_map(shown, images.classes, out / "embedding.png")
+
+
+def closing_table(results: Sequence[Result], images: Data) -> Any:
+
+    assert images.test is not None
+    top1 = [r for r in results if r.metric == "top-1"]
+    table = Table(title=f"{images.name}: accuracy on held-out images, %")
+    table.add_column("features")
+    columns = list(dict.fromkeys(column_of(r) for r in top1))
+    for column in columns:
+        table.add_column(column, justify="right")
+    for encoder in dict.fromkeys(r.encoder for r in top1):
+        row = {column_of(r): r for r in top1 if r.encoder == encoder}
+        cells = [f"{r.value:.1f}" + (f" ± {r.spread:.1f}" if r.spread else "") for r in (row[c] for c in columns)]
+        table.add_row({"pixels": "raw pixels", "untrained": "untrained encoder"}.get(encoder, encoder), *cells)
+    return table
+
+
+def column_of(result: Result) -> str:
+    if result.protocol == "fewshot":
+        count = result.settings["labels_per_class"]
+        return f"{count} label{'s' * (count > 1)} a class"
+    return {"knn": f"k-NN ({result.settings.get('k')})", "linear": "linear probe"}[result.protocol]

@@ -1,0 +1,124 @@
+"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, skipped.jsonl, and the accuracy it watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from mec import checkpoint, health
+from mec.checkpoint import EncoderInfo
+from mec.data import MOST_UNREADABLE, Data, Skipped, too_many
+from mec.distributed import Ranks
+from mec.errors import TrainingStopped
+from mec.evaluate import extract, knn
+from mec.evaluate.features import measured_parts
+from mec.progress import TrainingProgress
+from mec.run import RunSettings
+
+WATCH_BANK, WATCH_TEST = 5_000, 2_000  # most images in the k-NN figure during training
+
+
+class Log:
+    """metrics.jsonl, TensorBoard events and skipped.jsonl of a run, written by the first rank."""
+
+    def __init__(self, out: Path, start: int, first: bool):
+        self.out, self.first = out, first
+        self.known: set[str] = set()
+        self.unreadable: set[str] = set()
+        if not first:
+            return
+        if start:  # what was logged after the checkpoint will come again
+            kept = [line for line in health.read_metrics(out) if line["step"] <= start]
+            checkpoint.write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        if (out / "skipped.jsonl").exists():
+            self.known = {json.loads(line)["path"] for line in (out / "skipped.jsonl").read_text().splitlines()}
+
+    def __enter__(self) -> Log:
+        self.last = time.monotonic()
+        self.last_step: int | None = None
+        if self.first:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tensorboard's own imports
+                from torch.utils.tensorboard import SummaryWriter
+            self.events = SummaryWriter(str(self.out / "tensorboard"))
+            self.file = open(self.out / "metrics.jsonl", "a", buffering=1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.first:
+            self.file.close()
+            self.events.close()
+
+    def line(self, figures: dict[str, Any], waited: float, batch_size: int) -> str:
+        """Write a line with the pace since the last one; returns it in a few words."""
+        now = time.monotonic()
+        steps = figures["step"] - (self.last_step or figures["step"] - 1)
+        wait = waited / max(now - self.last, 1e-9)
+        figures = {**figures, "data_wait": wait, "images_per_second": batch_size * steps / max(now - self.last, 1e-9)}
+        self.last, self.last_step = now, figures["step"]
+        self.write(figures)
+        return f"loss {figures['loss']:.3f}, rank {figures['effective_rank']:.0f}, data wait {wait:.0%}"
+
+    def write(self, figures: Mapping[str, Any]) -> None:
+        if not self.first:
+            return
+        self.file.write(json.dumps(figures) + "\n")
+        for name, value in figures.items():
+            if name not in ("step", "epoch") and math.isfinite(value):
+                self.events.add_scalar(name, value, figures["step"])
+
+    def skip(self, ranks: Ranks, skipped: Sequence[Skipped], step: int, images: int, from_files: bool) -> None:
+        """Note images that turned out unreadable while training; stop when there are too many."""
+        new = [s for s in skipped if s.path not in self.known]
+        if not new:
+            return
+        self.known.update(s.path for s in new)
+        with open(self.out / "skipped.jsonl", "a") as file:  # appends of a line are whole, whichever rank writes
+            file.writelines(json.dumps(asdict(s)) + "\n" for s in new)
+        self.unreadable.update(s.path for s in new)
+        if len(self.unreadable) * ranks.size > MOST_UNREADABLE * images:
+            raise TrainingStopped(too_many(new, images, self.out / "skipped.jsonl"))
+
+
+@dataclass
+class Watch:
+    """The k-NN accuracy of held-out images while training, where there are labels."""
+
+    out: Path
+    images: Data | None
+    info: EncoderInfo
+    device: torch.device
+    console: Console
+    accuracy: float | None = None
+
+    def progress(self, steps: int, start: int) -> TrainingProgress:
+        self.bar = TrainingProgress(self.console, steps, start)
+        return self.bar
+
+    def is_due(self, done: int, run: RunSettings, each: int) -> bool:
+        """After the first epoch (or fiftieth step), then ten times in a run."""
+        if self.images is None or not self.images.can_be_measured:
+            return False
+        return done == min(each, 50) or done % max(each, run.steps // 10) == 0
+
+    def measure(self, encoder: nn.Module, done: int, progress: TrainingProgress) -> float:
+        assert self.images is not None
+        bank, test = measured_parts(self.images, WATCH_BANK, WATCH_TEST)
+        transform = checkpoint.image_transform(self.info)
+        features = [extract(encoder, part, transform, device=self.device) for part in (bank, test)]
+        self.accuracy = knn(*features)[0].value
+        progress.say(f"step {done:,}: k-NN accuracy on {len(test):,} held-out images {self.accuracy:.1f} %")
+        return self.accuracy
+
+    def with_accuracy(self, text: str) -> str:
+        return text if self.accuracy is None else f"k-NN {self.accuracy:.1f} %, {text}"

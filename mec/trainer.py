@@ -1,0 +1,336 @@
+"""The loop: views -> embeddings -> objective -> step -> checkpoint, read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from mec import checkpoint, health, schedules
+from mec.batches import Batch, IterableBatches, ViewBatches
+from mec.checkpoint import EncoderInfo
+from mec.distributed import Ranks, average_gradients
+from mec.errors import BadInput, TrainingStopped
+from mec.objectives import method_named
+from mec.recipe import Recipe
+from mec.run import RunSettings, resume_command
+from mec.runlog import Log, Watch
+from mec.siamese import Siamese
+
+LOG_EVERY = 10  # steps
+HEALTH_ROWS = 512  # of a batch, for the figures that need a decomposition
+SAVE_APART = 10.0  # seconds, at least, between the checkpoints at ends of epochs
+RUNAWAY = 50  # a loss this many times below the exact bound: the series has run away
+
+
+class Trainer:
+    """The parts of a run that change as it goes, and the loop over its steps."""
+
+    def __init__(
+        self,
+        fabric: Any,
+        ranks: Ranks,
+        recipe: Recipe,
+        network: Siamese,
+        objective: Callable[..., Tensor],
+        settings: Mapping[str, Any],
+        optimizer: torch.optim.Optimizer,
+        batches: ViewBatches | IterableBatches,
+        seed: int,
+    ):
+        self.fabric, self.ranks, self.recipe, self.batches, self.seed = fabric, ranks, recipe, batches, seed
+        self.network, self.objective, self.settings = network, objective, settings
+        self.images = isinstance(batches, ViewBatches)
+        self.bf16 = uses_bf16(recipe, fabric.device)
+        if self.images:
+            network.to(memory_format=torch.channels_last)
+        self.wrapped, self.optimizer = fabric.setup(network, optimizer)
+        if isinstance(objective, nn.Module):
+            objective.to(fabric.device)
+
+    def run(
+        self, out: Path, run: RunSettings, info: EncoderInfo, start: int, watch: Watch, save_minutes: float
+    ) -> None:
+        """Steps start to run.steps - 1."""
+        first = self.ranks.rank == 0
+        saved = time.monotonic()
+        step, waited = start, 0.0
+        with signals() as stop, Log(out, start, first) as log, watch.progress(run.steps, start) as progress:
+            before = time.monotonic()
+            source = self.batches.batches(start, run.steps, self.ranks.share)
+            for step in range(start, run.steps):
+                batch = next(source)
+                waited += time.monotonic() - before
+                log.skip(self.ranks, batch.skipped, step, run.images, self.images)
+
+                now = self.at(step, run)
+                self.set_lr(now["lr"])
+                loss, online, target = self.loss_and_gradient(batch, step, now["settings"])
+                due = (step + 1) % LOG_EVERY == 0 or step + 1 == run.steps or step == 0
+                figures = self.figures(loss, online, target, now) if due else {}
+                if due or self.fabric.device.type == "cpu":
+                    self.check(out, loss, figures, step, now)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.network.update_target(now["target_momentum"])
+
+                done = step + 1
+                epoch_ended = done % self.batches.steps_per_epoch == 0
+                if due:
+                    line = {"step": done, "epoch": done / self.batches.steps_per_epoch, **figures}
+                    text = log.line(line, waited, self.recipe.batch_size)
+                    waited = 0.0
+                    progress.step(done, watch.with_accuracy(text))
+                else:
+                    progress.step(done)
+                if watch.is_due(done, run, self.batches.steps_per_epoch) and first:
+                    accuracy = watch.measure(self.network.encoder, done, progress)
+                    log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
+                stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
+                since = time.monotonic() - saved
+                save_now = (epoch_ended and since > SAVE_APART) or since > 60 * save_minutes
+                if self.ranks.size > 1:
+                    save_now = (due and self.ranks.from_first(since > 60 * save_minutes)) or epoch_ended
+                if save_now or stopping or done == run.steps:
+                    if not due and self.fabric.device.type != "cpu":
+                        self.check(out, loss, figures, step, now)
+                    if first:
+                        self.save(out, done, info)
+                    saved = time.monotonic()
+                if stopping and done < run.steps:
+                    raise TrainingStopped(
+                        f"stopped by a signal after step {done} of {run.steps}; it is saved. Go on with: "
+                        f"{resume_command(run.asked.get('data'), out)}"
+                    )
+                before = time.monotonic()
+
+    def loss_and_gradient(
+        self, batch: Batch, step: int, settings: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss, embeddings; gradients are in the parameters.
+
+        With micro-batches the gradient is still that of the whole batch: all embeddings first, without a graph; the
+        objective once; then each micro-batch again, backward from its rows of the gradient. Only BN sees less.
+        """
+        views = [v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for v in batch.views]
+        call = {"labels": batch.labels, "ranks": self.ranks, **settings}
+        m, micro = len(views[0]), self.recipe.micro_batch_size
+        self.reseed(step, 0)
+        if micro is None or micro >= m:
+            online, target = self.embed(views)
+            loss = self.objective(online, target, **call)
+            self.fabric.backward(loss)
+            average_gradients(parameters_of(self.objective), self.ranks)
+            return loss.detach(), online.detach(), target
+        parts = [slice(i, i + micro) for i in range(0, m, micro)]
+        with torch.no_grad(), statistics_kept(self.network.encoder, self.network.projector, self.network.predictor):
+            pieces = []
+            for number, part in enumerate(parts):
+                self.reseed(step, number)
+                pieces.append(self.embed([v[part] for v in views]))
+        online = torch.cat([o for o, _ in pieces], 1).requires_grad_()
+        target = None if pieces[0][1] is None else torch.cat([t for _, t in pieces if t is not None], 1)
+        loss = self.objective(online, target, **call)
+        loss.backward()
+        average_gradients(parameters_of(self.objective), self.ranks)
+        assert online.grad is not None
+        for number, part in enumerate(parts):
+            self.reseed(step, number)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(parts)):
+                again, _ = self.embed([v[part] for v in views], with_target=False)
+                self.fabric.backward(again, online.grad[:, part])
+        return loss.detach(), online.detach(), target
+
+    def embed(self, views: list[Tensor], *, with_target: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Embeddings in float32, by bf16 arithmetic where the recipe and the device allow it."""
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bf16):
+            online, target = self.wrapped(views, with_target=with_target)
+        return online.float(), None if target is None else target.float()
+
+    def reseed(self, step: int, part: int) -> None:
+        """Dropout and the like draw from a function of seed, step and rank, so that resuming repeats it."""
+        torch.manual_seed(hash((self.seed, step, self.ranks.rank, part)) % 2**63)
+
+    def at(self, step: int, run: RunSettings) -> dict[str, Any]:
+        """Every scheduled number of a step, as a number."""
+        each, network = self.batches.steps_per_epoch, self.recipe.network
+        return {
+            "lr": schedules.learning_rate(self.recipe.optimizer, self.recipe.batch_size, step, run.steps, each),
+            "target_momentum": schedules.cosine(network.target_momentum, network.target_momentum_end, step / run.steps),
+            "settings": {k: schedules.setting(v, step / each) for k, v in self.settings.items()},
+        }
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def figures(self, loss: Tensor, online: Tensor, target: Tensor | None, now: Mapping[str, Any]) -> dict[str, float]:
+        """What is logged: loss, its exact bound, learning rate, gradient norm, and the health of the embeddings."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        everyone = self.ranks.gather(online, 1)
+        them = None if target is None else self.ranks.gather(target, 1)
+        found = health.measure(
+            everyone[:, :HEALTH_ROWS],
+            None if them is None else them[:, :HEALTH_ROWS],
+            now["settings"].get("distortion", 0.06),
+        )
+        m, d = everyone.shape[1:]
+        bound = health.exact_loss_bound(method_named(self.recipe.method).objective, now["settings"], m, d)
+        return {
+            "loss": float(loss),
+            **({} if bound is None else {"loss_bound": bound}),
+            "lr": now["lr"],
+            "gradient_norm": float(torch.stack(torch._foreach_norm(gradients)).norm()),
+            **found,
+        }
+
+    def check(self, out: Path, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
+        """Stop before a step that would spoil the weights; the last checkpoint stays."""
+        value = float(loss)
+        gradient = figures.get("gradient_norm", 0.0)
+        bound = figures.get("loss_bound")
+        ran_away = bound is not None and value < RUNAWAY * bound
+        if math.isfinite(value) and math.isfinite(gradient) and not ran_away:
+            return
+        kept = checkpoint.checkpoints(out)
+        what = f"loss {value:.4g}, gradient norm {gradient:.4g}" + (
+            f", which no exact coding length reaches (bound {bound:.3g})" if ran_away and bound is not None else ""
+        )
+        raise TrainingStopped(
+            f"diverged at step {step + 1}: {what}, at learning rate {now['lr']:.3g}. "
+            + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
+            + f"Start again with a lower rate, --set optimizer.base_lr={self.recipe.optimizer.base_lr / 3:.2g}"
+            + ("." if self.recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series.")
+        )
+
+    def save(self, out: Path, done: int, info: EncoderInfo) -> None:
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if isinstance(self.objective, nn.Module):
+            state["objective"] = self.objective.state_dict()
+        checkpoint.save(out, done, state)
+        encoder = self.network.encoder
+        probed = checkpoint.probe(encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
+        checkpoint.save_encoder(out / checkpoint.ENCODER, encoder, replace(info, steps=done, probe=probed))
+
+    def restore(self, out: Path, console: Console) -> int:
+        """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
+        found = checkpoint.newest(out)
+        if found is None:
+            return 0
+        state, complaints = found
+        for words in complaints:
+            console.print(f"{words}; the one before it is used.", highlight=False)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.objective, nn.Module):
+            self.objective.load_state_dict(state["objective"])
+        return state["step"]
+
+
+def parameters_of(objective: Any) -> list[nn.Parameter]:
+    return list(objective.parameters()) if isinstance(objective, nn.Module) else []
+
+
+def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether to autocast to bf16: only where the device has units for it; elsewhere it is hundreds of times slower."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
+
+
+@contextlib.contextmanager
+def statistics_kept(*modules: nn.Module) -> Iterator[None]:
+    """Batch norms use the batch's statistics and leave their running ones alone."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracking = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, kept in zip(norms, tracking):
+            norm.track_running_stats = kept
+
+
+def steps_within(minutes: float, trainer: Trainer, seconds: float = 6.0) -> tuple[int, str]:
+    """How many steps fit a time budget, from a few steps on the real data; weights and state are put back."""
+    if not minutes > 0:
+        raise BadInput(f"--time-budget is {minutes}: minutes, above 0.")
+    network = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    optimizer = cloned(trainer.optimizer.state_dict())
+    objective = (
+        {k: v.clone() for k, v in trainer.objective.state_dict().items()}
+        if isinstance(trainer.objective, nn.Module)
+        else None
+    )
+    recipe = trainer.recipe
+    run = RunSettings("", recipe, "", "", 0, 0, steps=1000, steps_per_epoch=trainer.batches.steps_per_epoch)
+    trainer.set_lr(0.0)
+    times, began = [], time.monotonic()
+    before = began
+    for step, batch in enumerate(trainer.batches.batches(0, 50, trainer.ranks.share)):
+        trainer.loss_and_gradient(batch, step, trainer.at(step, run)["settings"])
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        if trainer.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.monotonic()
+        times.append(now - before)
+        before = now
+        if trainer.ranks.any(now - began > seconds) and step >= 3:
+            break
+    each = float(np.median(times[1:]))
+    trainer.network.load_state_dict(network)
+    trainer.optimizer.load_state_dict(optimizer)
+    if objective is not None and isinstance(trainer.objective, nn.Module):
+        trainer.objective.load_state_dict(objective)
+    # A twentieth is left for checkpoints and for the accuracy shown on the way.
+    steps = trainer.ranks.from_first(max(1, int(0.95 * (60 * minutes - (time.monotonic() - began)) / each)))
+    epochs = steps / trainer.batches.steps_per_epoch
+    return steps, f"{steps:,} steps ({epochs:.1f} epochs): {each:.3f} s a step, {minutes:g} minutes"
+
+
+def cloned(state: Any) -> Any:
+    """A state dict with its tensors cloned."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {k: cloned(v) for k, v in state.items()}
+    if isinstance(state, list):
+        return [cloned(v) for v in state]
+    return state
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,48 @@
+"""Fixtures: real photographs, small image folders, a finished tiny run, and the sample data beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import digit_images, tiny_run
+from PIL import Image
+
+torch.set_num_threads(1)  # small matrices; and one number of threads here and in the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The sample data (design.md section 5): $MEC_SAMPLES, or ../shared/data beside the checkout."""
+    place = os.environ.get("MEC_SAMPLES")
+    folder = Path(place) if place else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no sample data at {folder}; MEC_SAMPLES names their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image.Image]:
+    """Two real photographs of 640x427 px that scikit-learn ships."""
+    from sklearn.datasets import load_sample_images
+
+    return [Image.fromarray(pixels) for pixels in load_sample_images().images]
+
+
+@pytest.fixture
+def digit_folder(tmp_path: Path) -> Path:
+    """256 digits as PNG files in one folder: images without labels."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i, image in enumerate(digit_images(256)):
+        image.save(folder / f"{i:04}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on digits that went to its end; read it, do not change it."""
+    return tiny_run(tmp_path_factory.mktemp("runs") / "finished")
+

@@ -1,0 +1,84 @@
+"""What several tests need: small image folders, tiny runs, and commands in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+TINY = ("views.size=8", "network.projector=[32,16]")  # digits as they are, small heads
+
+
+def tiny_run(out: Path, data="digits", **changes) -> Path:
+    """Six steps in two epochs on 192 digits, in this process, measured by nothing."""
+    from mec.pretrain import pretrain
+
+    options = {"limit": 192, "batch_size": 64, "epochs": 2, "settings": TINY} | changes
+    return pretrain(data, out=out, evaluate=options.pop("evaluate", False), quiet=True, device="cpu", **options)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "encoder.safetensors")
+
+
+def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def noise_image(seed: int, width: int = 8, height: int = 8) -> Image.Image:
+    """Pixels of many colours, different for each seed."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def digit_images(count: int) -> list[Image.Image]:
+    """The first of scikit-learn's digits, 8x8 px."""
+    from sklearn.datasets import load_digits
+
+    return [Image.fromarray((x * (255 / 16)).astype(np.uint8)) for x in load_digits().images[:count]]
+
+
+def write_images(folder: Path, count: int, suffix: str = ".png", seed: int = 0, **size) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:04}{suffix}" for i in range(count)]
+    for i, path in enumerate(paths):
+        noise_image(1000 * seed + i, **size).save(path)
+    return paths
+
+
+def labelled_folder(root: Path, train: int = 12, test: int = 6, classes: str = "abc", test_name: str = "val", **size) -> Path:
+    """train/CLASS/ and val/CLASS/, each class with so many images."""
+    for c, name in enumerate(classes):
+        write_images(root / "train" / name, train, seed=c, **size)
+        write_images(root / test_name / name, test, seed=c + 50, **size)
+    return root
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
+
+
+def command(*words: str | Path, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def started(*words: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """`python WORDS` in a process of its own, going on."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip

@@ -1,0 +1,165 @@
+"""Judges: Eqn 1 and 2 as printed (reference.py), gradcheck, and what the mathematics promises."""
+
+import math
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from mec.coding import coding_length, largest_coding_length, log_det_cross
+from mec.errors import BadInput
+
+SIDES = [(7, 12), (9, 9), (12, 7)]  # batch-wise, square, feature-wise
+
+
+def units(m, d, seed=0):
+    return F.normalize(torch.randn(m, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def value_and_gradient(function, *tensors):
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    value = function(*leaves)
+    return value.detach(), *torch.autograd.grad(value, leaves)
+
+
+def assert_same(found, expected, relative=1e-10):
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, rtol=relative, atol=relative * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(("m", "d"), SIDES)
+@pytest.mark.parametrize("distortion", [0.01, 0.06, 2.0])
+def test_coding_length_is_equation_1_value_and_gradient(m, d, distortion):
+    z = units(m, d)
+    found = value_and_gradient(lambda z: coding_length(z, distortion), z)
+    assert_same(found, value_and_gradient(lambda z: reference.coding_length(z, distortion), z))
+
+
+@pytest.mark.parametrize(("m", "d"), SIDES)
+@pytest.mark.parametrize("order", range(1, 9))
+def test_series_is_equation_2_value_and_gradient_at_every_order(m, d, order):
+    z = units(m, d)
+    for distortion in (0.06, 2.0):  # where the series diverges, and where it converges
+        found = value_and_gradient(lambda z, eps=distortion: coding_length(z, eps, order), z)
+        assert_same(
+            found, value_and_gradient(lambda z, eps=distortion: reference.coding_length_series(z, eps, order), z)
+        )
+
+
+@pytest.mark.parametrize(("m", "d"), SIDES)
+@pytest.mark.parametrize("order", [None, 1, 2, 5])
+def test_gradient_of_coding_length_passes_gradcheck_on_rows_of_any_length(m, d, order):
+    z = (1.7 * units(m, d)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: coding_length(z, 0.3, order), z)
+
+
+@pytest.mark.parametrize(("m", "d"), SIDES)
+def test_series_approaches_the_log_determinant_as_fast_as_its_tail_allows(m, d):
+    z = units(m, d)
+    mu, lam = reference.constants(m, d, 1.5)
+    q = float(torch.linalg.matrix_norm(lam * z @ z.T, ord=2))
+    assert q < 1
+    for order in range(1, 30):
+        tail = mu * min(m, d) * q ** (order + 1) / ((order + 1) * (1 - q))
+        assert abs(coding_length(z, 1.5, order) - coding_length(z, 1.5)) <= tail + 1e-12
+
+
+def test_coding_length_ignores_the_order_of_images_and_the_choice_of_axes():
+    z = units(8, 5)
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    assert_close(coding_length(z[torch.randperm(8)] @ rotation, 0.06), coding_length(z, 0.06))
+
+
+@pytest.mark.parametrize(("m", "d"), [(4, 9), (6, 6), (12, 4), (9, 4)])
+def test_evenly_spread_rows_reach_the_largest_coding_length(m, d):
+    r = min(m, d)
+    expected = (m + d) / 2 * r * math.log(1 + 1 / (r * 0.06))  # μ r log(1 + λ m / r)
+    assert largest_coding_length(m, d, 0.06) == pytest.approx(expected, rel=1e-14)
+    assert coding_length(reference.even_spread(m, d), 0.06).item() == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(1, 4), (4, 9), (6, 6), (12, 4), (9, 4)]),
+    distortion=st.floats(1e-4, 10),
+    noise=st.floats(0, 2),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_unit_rows_exceed_the_largest_coding_length(shape, distortion, noise, seed):
+    torch.manual_seed(seed)
+    z = F.normalize(reference.even_spread(*shape) + noise * torch.randn(*shape, dtype=torch.float64), dim=1)
+    assert 0 < coding_length(z, distortion) <= largest_coding_length(*shape, distortion) * (1 + 1e-12)
+
+
+def test_images_that_all_look_alike_have_the_coding_length_of_one_direction():
+    z = units(1, 5).expand(8, 5)
+    assert coding_length(z, 0.06).item() == pytest.approx(13 / 2 * math.log(1 + 1 / 0.06), rel=1e-12)
+
+
+def test_swapped_sides_give_the_swapped_gradients():
+    # Tr((ABᵀ)ᵏ) = Tr((BAᵀ)ᵏ): the kernel may not tell online from target.
+    a, b = units(6, 9, 1), units(6, 9, 2)
+    for order in (None, 4):
+        value, to_a, to_b = value_and_gradient(lambda a, b, n=order: log_det_cross(a, b, 0.5, n), a, b)
+        assert_same(value_and_gradient(lambda b, a, n=order: log_det_cross(b, a, 0.5, n), b, a), (value, to_b, to_a))
+
+
+@pytest.mark.parametrize("order", [None, 4])
+def test_a_second_derivative_is_refused_not_returned_as_zero(order):
+    z = units(5, 4).requires_grad_()
+    (gradient,) = torch.autograd.grad(coding_length(z, 0.06, order), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="coding lengths differentiate once"):
+        torch.autograd.grad(gradient.sum(), z)
+
+
+@pytest.mark.parametrize(("m", "d"), [(48, 96), (96, 48)])
+@pytest.mark.parametrize("order", [None, 4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_reduced_precision_and_autocast_change_neither_value_nor_gradient(m, d, order, dtype):
+    z = units(m, d).to(dtype)
+    expected = value_and_gradient(lambda z: coding_length(z, 0.06, order), z.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, gradient = value_and_gradient(lambda z: coding_length(z, 0.06, order), z)  # backward inside, too
+    assert value.dtype == torch.float32
+    assert gradient.dtype == dtype
+    rounding = 2e-5 if dtype == torch.float32 else 1e-2  # the gradient is handed back in the input's precision
+    assert_same([value.double(), gradient.double()], expected, relative=rounding)
+    assert_close(value.double(), expected[0], rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize(("m", "d"), SIDES)
+@pytest.mark.parametrize("order", [None, 1, 4])
+def test_nan_in_is_nan_out_without_an_exception(m, d, order):
+    for place in ((0, 0), (m - 1, d - 1)):
+        z = units(m, d)
+        z[place] = math.nan
+        value, _ = value_and_gradient(lambda z: coding_length(z, 0.06, order), z)
+        assert value.isnan()
+
+
+@pytest.mark.parametrize(
+    ("shape", "distortion", "order", "text"),
+    [
+        ((4,), 0.06, None, "z is [4]: it is [m, d], one embedding a row, at least one of each."),
+        ((2, 4, 3), 0.06, None, "z is [2, 4, 3]: it is [m, d], one embedding a row, at least one of each."),
+        ((0, 3), 0.06, None, "z is [0, 3]: it is [m, d], one embedding a row, at least one of each."),
+        ((4, 3), 0.0, None, "distortion is 0.0: ε_d² is above 0; the paper trains with 0.06."),
+        ((4, 3), -1, None, "distortion is -1: ε_d² is above 0; the paper trains with 0.06."),
+        ((4, 3), math.nan, None, "distortion is nan: ε_d² is above 0; the paper trains with 0.06."),
+        ((4, 3), 0.06, 0, "order is 0: it is a whole number of at least 1, or None for the log-determinant itself."),
+        (
+            (4, 3),
+            0.06,
+            2.5,
+            "order is 2.5: it is a whole number of at least 1, or None for the log-determinant itself.",
+        ),
+    ],
+)
+def test_errors_repeat_what_came_and_say_what_fits(shape, distortion, order, text):
+    with pytest.raises(BadInput) as caught:
+        coding_length(torch.ones(shape), distortion, order)
+    assert str(caught.value) == text

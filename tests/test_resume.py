@@ -1,0 +1,273 @@
+"""A run that stops and goes on ends where a run that never stopped does: bit for bit, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, command, identical, lines, noise_image, started, tiny_run, weights, write_images
+
+from mec import pretrain as _  # noqa: F401
+from mec.checkpoint import checkpoints
+from mec.cli import main
+from mec.errors import BadInput, TrainingStopped
+from mec.pretrain import Trainer
+
+
+class Crash(Exception):
+    """Power went off."""
+
+
+def at_step(monkeypatch, number: int, act) -> None:
+    """Call `act` as step `number` (1, 2, ...) begins."""
+    set_lr, seen = Trainer.set_lr, []
+
+    def counted(self, lr):
+        seen.append(lr)
+        if len(seen) == number:
+            act()
+        set_lr(self, lr)
+
+    monkeypatch.setattr(Trainer, "set_lr", counted)
+
+
+def crash():
+    raise Crash
+
+
+METHODS = [None, "mec"]  # the recipe's mec-joint, and the paper's form with predictor and target network
+
+
+@pytest.fixture(scope="module", params=METHODS, ids=["mec-joint", "mec"])
+def uninterrupted(request, tmp_path_factory) -> tuple[str | None, Path]:
+    return request.param, tiny_run(tmp_path_factory.mktemp("whole") / "run", method=request.param)
+
+
+@pytest.mark.parametrize("step", [2, 5], ids=["first epoch", "second epoch"])  # three steps an epoch
+def test_a_run_cut_off_in_mid_epoch_and_resumed_ends_bit_identical(uninterrupted, step, tmp_path, monkeypatch):
+    method, whole = uninterrupted
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, step, crash)
+        tiny_run(tmp_path / "run", method=method, save_minutes=0)  # a checkpoint after each step
+    assert [p.stem for p in checkpoints(tmp_path / "run")][-1] == f"step-{step - 1}"
+    assert not identical(weights(tmp_path / "run"), weights(whole))
+    tiny_run(tmp_path / "run", method=method, resume=True)
+    assert identical(weights(tmp_path / "run"), weights(whole))
+
+
+def everything(run: Path) -> dict:
+    return torch.load(checkpoints(run)[-1], weights_only=True)
+
+
+def test_a_resumed_run_also_has_the_target_network_and_optimizer_of_one_never_stopped(tmp_path, monkeypatch):
+    whole = everything(tiny_run(tmp_path / "whole", method="mec"))
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 4, crash)
+        tiny_run(tmp_path / "run", method="mec", save_minutes=0)
+    resumed = everything(tiny_run(tmp_path / "run", method="mec", resume=True))
+    assert identical(resumed["network"], whole["network"])
+    assert any(name.startswith("target_encoder") for name in whole["network"])
+    buffers = [state["optimizer"]["state"] for state in (resumed, whole)]
+    assert buffers[0].keys() == buffers[1].keys()
+    assert all(torch.equal(buffers[0][i]["momentum_buffer"], buffers[1][i]["momentum_buffer"]) for i in buffers[0])
+
+
+def test_files_read_by_workers_resume_bit_identical(tmp_path, monkeypatch):
+    write_images(tmp_path / "photos", 24, width=80, height=70)
+    tiny = {"recipe": "digits", "batch_size": 8, "limit": None, "workers": 0}
+    whole = tiny_run(tmp_path / "whole", tmp_path / "photos", **tiny)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 5, crash)
+        tiny_run(tmp_path / "run", tmp_path / "photos", **tiny, save_minutes=0)
+    tiny_run(tmp_path / "run", tmp_path / "photos", **tiny, resume=True)
+    assert identical(weights(tmp_path / "run"), weights(whole))
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(uninterrupted, tmp_path, monkeypatch):
+    method, whole = uninterrupted
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 5, crash)
+        tiny_run(tmp_path / "run", method=method, save_minutes=0)
+    before, last = checkpoints(tmp_path / "run")
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    tiny_run(tmp_path / "run", method=method, resume=True)
+    assert before.name == "step-3.pt"
+    assert identical(weights(tmp_path / "run"), weights(whole))
+
+
+def test_resuming_where_nothing_was_saved_yet_starts_at_the_first_step(tmp_path, monkeypatch, uninterrupted):
+    method, whole = uninterrupted
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 3, crash)
+        tiny_run(tmp_path / "run", method=method)  # five minutes between checkpoints
+    assert not checkpoints(tmp_path / "run")
+    tiny_run(tmp_path / "run", method=method, resume=True)
+    assert identical(weights(tmp_path / "run"), weights(whole))
+
+
+def test_metrics_of_a_resumed_run_are_those_of_one_never_stopped(uninterrupted, tmp_path, monkeypatch):
+    method, whole = uninterrupted
+    for saved in (0, 5):  # minutes: with a checkpoint to go on from, and without
+        out = tmp_path / f"run-{saved}"
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            at_step(patch, 5, crash)
+            tiny_run(out, method=method, save_minutes=saved)
+        tiny_run(out, method=method, resume=True)
+        figures = [[(m["step"], m["loss"], m["effective_rank"]) for m in lines(r / "metrics.jsonl")] for r in (out, whole)]
+        assert figures[0] == figures[1]
+
+
+def test_resuming_with_other_settings_is_refused_and_names_them(finished):
+    before = weights(finished)
+    with pytest.raises(BadInput) as told:
+        tiny_run(finished, resume=True, seed=1, batch_size=32, settings=[*TINY, "optimizer.base_lr=0.1"])
+    for words in ("seed: 0 before, 1 now", "batch_size: 64 before, 32 now", "optimizer.base_lr=0.1", "--out"):
+        assert words in str(told.value)
+    assert identical(weights(finished), before)
+
+
+def test_resuming_on_other_images_is_refused(tmp_path):
+    folder = tmp_path / "photos"
+    write_images(folder, 16)
+    options = {"recipe": "digits", "batch_size": 8, "limit": None}
+    tiny_run(tmp_path / "run", folder, **options)
+    noise_image(99, 8, 9).save(folder / "one-more.png")
+    with pytest.raises(BadInput, match="other images"):
+        tiny_run(tmp_path / "run", folder, **options, resume=True)
+
+
+def test_resuming_for_more_epochs_goes_on(tmp_path):
+    tiny_run(tmp_path / "run", epochs=1)
+    assert [p.stem for p in checkpoints(tmp_path / "run")] == ["step-3"]
+    tiny_run(tmp_path / "run", epochs=3, resume=True)
+    steps = [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == [1, 3, 9]
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["steps"] == 9
+
+
+def test_a_folder_that_holds_something_is_refused_without_resume(finished, tmp_path):
+    before = weights(finished)
+    with pytest.raises(BadInput, match="already holds a run.*--resume"):
+        tiny_run(finished)
+    assert identical(weights(finished), before)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="already holds something.*--out"):
+        tiny_run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_resume_of_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(BadInput, match=r"no settings\.json"):
+        tiny_run(tmp_path, resume=True)
+
+
+# --- signals -----------------------------------------------------------------------------------------------------
+
+
+def printed_command(text: str) -> list[str]:
+    """The words after `mec` of the command that a message gives."""
+    return shlex.split(text[text.index("mec pretrain") :].splitlines()[0])[1:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_tells_the_command_that_goes_on(
+    number, uninterrupted, tmp_path, monkeypatch, capsys
+):
+    """With every flag that decides the run in the printed command: it works as it is typed."""
+    method, whole = uninterrupted
+    words = ["pretrain", "digits", "--out", str(tmp_path / "my run"), "--limit", "192", "--batch-size", "64"]
+    words += ["--epochs", "2", "--set", *TINY, *(["--method", method] if method else [])]
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, lambda: os.kill(os.getpid(), number))
+        assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "stopped by a signal after step 4 of 6" in told
+    assert [p.stem for p in checkpoints(tmp_path / "my run")] == ["step-4"]
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert main(printed_command(told)) == 0
+    assert identical(weights(tmp_path / "my run"), weights(whole))
+
+
+def test_the_command_that_goes_on_has_the_seed_and_backbone_too(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(TrainingStopped) as told:
+        at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny_run(tmp_path / "run", seed=3, backbone="resnet10-tiny", settings=[*TINY, "views.scale=[0.5, 1]"])
+    given = printed_command(str(told.value))
+    assert given[given.index("--seed") + 1] == "3"
+    assert given[given.index("--backbone") + 1] == "resnet10-tiny"
+    assert "views.scale=[0.5, 1]" in given
+    assert "--resume" in given
+
+
+def wait_for(condition, process, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_sigterm_to_the_command_saves_exits_with_1_and_the_printed_command_finishes(digit_folder, tmp_path):
+    out = tmp_path / "run"
+    process = started("-m", "mec", "pretrain", digit_folder, "--out", out, "--epochs", "20")
+    wait_for(lambda: (out / "metrics.jsonl").exists() and lines(out / "metrics.jsonl"), process)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1, told
+    assert "Traceback" not in told
+    assert "stopped by a signal" in told
+    assert checkpoints(out)
+    assert main(printed_command(told)) == 0
+    assert checkpoints(out)[-1].stem == "step-80"
+    steps = [m["step"] for m in lines(out / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+# --- kill -9 -----------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(1)
+from helpers import tiny_run
+tiny_run({out!r}, method={method!r}, epochs={epochs}, resume=True, save_minutes=0)
+"""
+
+
+def killed_and_resumed(out: Path, method: str | None, epochs: int, moments: list[float]) -> None:
+    """A run killed so many seconds after its first checkpoint (of each attempt), then resumed to its end."""
+    script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out), method=method, epochs=epochs)
+    for moment in moments:
+        process = started("-c", script)
+        seen = checkpoints(out)
+        wait_for(lambda seen=seen: checkpoints(out) != seen or process.poll() == 0, process)
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+    tiny_run(out, method=method, epochs=epochs, resume=True)
+
+
+def test_kill_9_at_a_random_moment_and_resume_end_bit_identical(tmp_path):
+    moment = float(np.random.default_rng().uniform(0, 0.5))
+    whole = tiny_run(tmp_path / "whole", epochs=20)
+    killed_and_resumed(tmp_path / "run", None, 20, [moment])
+    assert identical(weights(tmp_path / "run"), weights(whole)), f"killed after {moment} s"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_kill_9_at_ten_random_moments_and_resume_each_time_end_bit_identical(tmp_path, method):
+    moments = np.random.default_rng().uniform(0, 1.5, 10).tolist()
+    whole = tiny_run(tmp_path / "whole", method=method, epochs=150)
+    killed_and_resumed(tmp_path / "run", method, 150, moments)
+    assert identical(weights(tmp_path / "run"), weights(whole)), f"killed after {moments} s"
+    steps = [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
