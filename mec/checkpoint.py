@@ -41,8 +41,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        # torch and safetensors report a full disk as an error of their own kind.
+        if isinstance(error, (RuntimeError, safetensors.SafetensorError)):
+            raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
         raise
 
 
@@ -158,7 +161,10 @@ def read_info(run: str | Path) -> EncoderInfo:
         raise BadInput(f"{path}: not a readable safetensors file ({error}). {hint}") from error
     if "mec" not in metadata:
         raise BadInput(f"{path}: a safetensors file, but without this project's metadata: it was not made by mec.")
-    values = json.loads(metadata["mec"])
+    try:
+        values = dict(json.loads(metadata["mec"]))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path}: its metadata cannot be read ({error}): it was not made by mec, or is damaged.") from error
     names = {f.name for f in fields(EncoderInfo)}
     if set(values) != names:
         raise BadInput(

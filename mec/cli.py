@@ -58,8 +58,8 @@ sees the statistics of 64 images."""
     """Images a step, over all processes."""
     backbone: str | None = None
     """A timm name, or resnet10-tiny, resnet10-half, resnet10."""
-    seed: int = 0
-    """Of weights, order and views."""
+    seed: int | None = None
+    """Of weights, order and views. Default: 0."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     resume: bool = False

@@ -25,6 +25,7 @@ from mec.results import Result, labelled, record
 from mec.run import RunSettings
 from mec.siamese import Siamese
 
+HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
 
 
@@ -47,7 +48,7 @@ def finish_run(
         record(out, results)
         console.print(closing_table(results, images))
     verdict = health.judge(health.read_metrics(out), judged_settings(run))
-    checkpoint.write_text(out / "health.json", json.dumps(asdict(verdict), indent=1, ensure_ascii=False) + "\n")
+    checkpoint.write_text(out / HEALTH, json.dumps(asdict(verdict), indent=1, ensure_ascii=False) + "\n")
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", highlight=False)
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
     console.print(f"Encoder: {out / checkpoint.ENCODER}{picture}", highlight=False)

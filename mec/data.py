@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import warnings
@@ -157,13 +158,25 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours.
     """
+    with quiet():
+        return decode(path)
+
+
+def decode(path: str | Path) -> Image.Image:
+    """`read_image` for threads, whose caller is `quiet`: filters of warnings belong to all threads at once."""
+    with Image.open(path) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels, above the limit of {MOST_PIXELS}")
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings (palettes, EXIF oddities, large images): what cannot be used is judged in `decode`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # palettes, EXIF oddities, large images: judged below
-        with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, above the limit of {MOST_PIXELS}")
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+        warnings.simplefilter("ignore")
+        yield
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -187,7 +200,7 @@ def why_unreadable(path: str) -> str | None:
     try:
         if os.path.getsize(path) == 0:
             return "empty file (0 bytes)"
-        read_image(path)
+        decode(path)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         text = str(error).replace(path, "file").strip() or type(error).__name__
         return text[:200]
@@ -430,7 +443,7 @@ def readable(paths: list[str], labels: np.ndarray | None, root: Path) -> tuple[S
     Above `CHECK_ALL_BELOW` images a spread sample is checked here, and the rest when training reads it.
     """
     step = max(1, -(-len(paths) // CHECK_ALL_BELOW))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         reasons = dict(zip(paths[::step], pool.map(why_unreadable, paths[::step])))
     skipped = [Skipped(path, reason) for path, reason in reasons.items() if reason]
     if len(skipped) > MOST_UNREADABLE * len(reasons):
@@ -457,10 +470,8 @@ def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:
     sizes = []
     for i in chosen:
         if isinstance(images, Files):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(images.paths[i]) as image:
-                    sizes.append((image.height, image.width))
+            with quiet(), Image.open(images.paths[i]) as image:
+                sizes.append((image.height, image.width))
         else:
             image = images.read(int(i))
             sizes.append((image.height, image.width))
@@ -475,13 +486,16 @@ def _typical_size(images: Images) -> tuple[int, int]:
 def _in_memory(split: Split, size: tuple[int, int]) -> Split:
     """Small images, decoded once. A stray image of another size is resized (bicubic)."""
 
+    assert isinstance(split.images, Files)
+    paths = split.images.paths
+
     def pixels(index: int) -> np.ndarray:
-        image = split.images.read(index)
+        image = decode(paths[index])
         if image.size != size[::-1]:
             image = image.resize(size[::-1], Image.Resampling.BICUBIC)
         return np.asarray(image)
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         array = np.stack(list(pool.map(pixels, range(len(split)), chunksize=256)))
     return Split(Stored(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()), split.labels)
 

@@ -47,17 +47,17 @@ class Ranks:
         """Whether the flag is up on any rank; the same answer on all."""
         if self.size == 1:
             return flag
-        gathered: list[bool] = [False] * self.size
-        dist.all_gather_object(gathered, flag)
-        return any(gathered)
+        raised = torch.tensor(float(flag), device=_device())
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return bool(raised)
 
-    def from_first(self, value):
-        """The first rank's value, on every rank. Plain numbers, strings, lists and dicts only."""
+    def from_first(self, number: float) -> float:
+        """The first rank's number, on every rank."""
         if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+            return number
+        box = torch.tensor(float(number), dtype=torch.float64, device=_device())
+        dist.broadcast(box, src=0)
+        return float(box)
 
     def wait(self) -> None:
         """Until all ranks are here."""
@@ -73,6 +73,11 @@ def current() -> Ranks:
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
     return ALONE
+
+
+def _device() -> torch.device:
+    """Where tensors of the group live: NCCL takes none from the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from mec import checkpoint
 from mec.batches import IterableBatches, ViewBatches
 from mec.checkpoint import EncoderInfo
-from mec.closing import finish_run
+from mec.closing import HEALTH, finish_run
 from mec.data import Data, open_data
 from mec.distributed import Ranks, current, synchronise_batch_norm
 from mec.encoders import SMALL_STEM_BELOW, build_encoder, feature_size
@@ -43,7 +43,7 @@ def pretrain(
     limit: int | None = None,
     batch_size: int | None = None,
     backbone: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     resume: bool = False,
     settings: Sequence[str] = (),
@@ -70,7 +70,7 @@ def pretrain(
         limit: use this many training images, stratified where labels exist.
         batch_size: images a step, over all ranks.
         backbone: a timm name, in place of the recipe's.
-        seed: of weights, data order and views.
+        seed: of weights, data order and views; default 0.
         device: "auto", "cpu" or "cuda".
         resume: go on with the run in `out` from its last checkpoint.
         settings: KEY=VALUE changes to the recipe.
@@ -87,12 +87,7 @@ def pretrain(
     fabric = start_fabric(device)
     ranks = current()
     console = Console(quiet=quiet or ranks.rank > 0)
-    images = as_data(data, root=data_root, download=download, limit=limit, seed=seed)
-    name = recipe if isinstance(recipe, str) else None if recipe is None else "custom"
-    name = name or ("digits" if images is not None and images.name == "digits" else "auto")
-    out = Path(out) if out else default_out(images, name, method)
     asked = {
-        "data": str(data) if isinstance(data, (str, Path)) else None,
         "recipe": recipe if isinstance(recipe, str) else None,
         "method": method,
         "limit": limit,
@@ -103,9 +98,15 @@ def pretrain(
         "time_budget": time_budget,
         "set": list(settings),
     }
+    name = recipe_name(recipe, data)
+    out = Path(out) if out else default_out(data, name, method)
 
     # What to do: from the run folder when resuming, else from the recipe and what was asked.
-    stored = resumable(out, asked, images) if resume else None
+    stored = resumable(out, asked) if resume else None
+    before = stored.asked if stored else {}
+    seed = before.get("seed") or 0 if seed is None else seed
+    limit = before.get("limit") if limit is None else limit
+    images = as_data(data, root=data_root, download=download, limit=limit, seed=seed)
     if stored is None:
         if ranks.rank == 0:
             check_free(out)
@@ -113,7 +114,9 @@ def pretrain(
         chosen, why = resolve(recipe if isinstance(recipe, Recipe) else name, images, encoder, fabric)
         chosen = adapted(chosen, method, epochs, batch_size, backbone, settings)
     else:
-        chosen, why = stored.recipe if epochs is None else replace(stored.recipe, epochs=epochs), list(stored.why)
+        check_images(out, stored, images)
+        name, why = stored.recipe_name, list(stored.why)
+        chosen = stored.recipe if epochs is None else replace(stored.recipe, epochs=epochs)
 
     batches = make_batches(data, images, chosen, seed, fabric.device, workers, ranks)
     torch.manual_seed(seed)
@@ -140,7 +143,7 @@ def pretrain(
             steps=steps,
             steps_per_epoch=batches.steps_per_epoch,
             why=why,
-            asked=asked,
+            asked={"data": str(data) if isinstance(data, (str, Path)) else None, **asked, "seed": seed},
             version=__version__,
         )
     else:
@@ -152,6 +155,9 @@ def pretrain(
         start_folder(out, run, images)
     if stored is not None:
         start = trainer.restore(out, console)
+    if start >= run.steps and (out / HEALTH).exists():
+        console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", highlight=False)
+        return out
     describe(console, out, run, info, images, trainer, start)
     watch = Watch(out, images if evaluate else None, info, fabric.device, console)
     try:
@@ -208,23 +214,41 @@ def as_data(data: Any, **options: Any) -> Data | None:
     return None
 
 
-def default_out(images: Data | None, recipe: str, method: str | None) -> Path:
-    return Path("runs") / "-".join(filter(None, [images.name if images else "views", recipe, method]))
+def recipe_name(recipe: str | Recipe | None, data: Any) -> str:
+    """The name that a run's recipe goes by; digits have one of their own, all else is `auto` by default."""
+    if isinstance(recipe, str):
+        return recipe
+    if recipe is not None:
+        return "custom"
+    return "digits" if getattr(data, "name", data) == "digits" else "auto"
 
 
-def resumable(out: Path, asked: Mapping[str, Any], images: Data | None) -> RunSettings | None:
+def default_out(data: Any, recipe: str, method: str | None) -> Path:
+    """runs/<data>-<recipe>, and the method where it is not the recipe's own."""
+    if isinstance(data, (str, Path)):
+        name = Path(data).resolve().name
+    else:
+        name = data.name if isinstance(data, Data) else "views"
+    return Path("runs") / "-".join(filter(None, [name, recipe, method]))
+
+
+def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
     """The settings of the run to go on with; None if the folder is empty."""
     if not out.exists() or not any(out.iterdir()):
         return None
     stored = read_settings(out)
     check_same(stored.asked, asked, out)
+    return stored
+
+
+def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
+    """The images are those that the run was started on."""
     if images is not None and images.fingerprint != stored.data_fingerprint:
         raise BadInput(
             f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "
             "a new run."
         )
-    return stored
 
 
 def make_batches(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ def read_settings(out: Path) -> RunSettings:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: not valid JSON ({error}).") from error
+    missing = [f.name for f in fields(RunSettings) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in missing if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise BadInput(f"{path}: has no {missing[0]!r}, so it is not the settings of a run.")
     recipe = from_dict(Recipe, values.pop("recipe"))
     known = {name: values[name] for name in RunSettings.__dataclass_fields__ if name in values}
     return RunSettings(recipe=recipe, **known)
@@ -64,7 +69,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
     differing = [
         f"{name}: {before.get(name)!r} before, {value!r} now"
         for name, value in now.items()
-        if name != "epochs" and value not in (None, ()) and before.get(name) != value
+        if name not in ("epochs", "data_root") and value not in (None, (), []) and before.get(name) != value
     ]
     if differing:
         raise BadInput(
@@ -74,4 +79,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
 
 
 def resume_command(data: Any, out: Path) -> str:
-    return f"mec pretrain {data if isinstance(data, (str, Path)) else 'DATA'} --out {out} --resume"
+    """The command that goes on with a run; all else that was asked for stands in its settings.json."""
+    asked = read_settings(out).asked if (out / SETTINGS).exists() else {}
+    words = ["mec", "pretrain", str(data) if isinstance(data, (str, Path)) else "DATA", "--out", str(out), "--resume"]
+    return shlex.join([*words, *(["--data-root", asked["data_root"]] if asked.get("data_root") else [])])

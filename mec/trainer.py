@@ -97,10 +97,7 @@ class Trainer:
                     accuracy = watch.measure(self.network.encoder, done, progress)
                     log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
-                since = time.monotonic() - saved
-                save_now = (epoch_ended and since > SAVE_APART) or since > 60 * save_minutes
-                if self.ranks.size > 1:
-                    save_now = (due and self.ranks.from_first(since > 60 * save_minutes)) or epoch_ended
+                save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
                 if save_now or stopping or done == run.steps:
                     if not due and self.fabric.device.type != "cpu":
                         self.check(out, loss, figures, step, now)
@@ -113,6 +110,13 @@ class Trainer:
                         f"{resume_command(run.asked.get('data'), out)}"
                     )
                 before = time.monotonic()
+
+    def should_save(self, seconds: float, save_minutes: float, epoch_ended: bool, due: bool) -> bool:
+        """Every few minutes, and at ends of epochs unless they come thick and fast; the same answer on all ranks."""
+        late = seconds > 60 * save_minutes or (epoch_ended and seconds > SAVE_APART)
+        if self.ranks.size == 1:
+            return late
+        return (due or epoch_ended) and bool(self.ranks.from_first(late))
 
     def loss_and_gradient(
         self, batch: Batch, step: int, settings: Mapping[str, Any]
@@ -299,7 +303,7 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 6.0) -> tupl
     if objective is not None and isinstance(trainer.objective, nn.Module):
         trainer.objective.load_state_dict(objective)
     # A twentieth is left for checkpoints and for the accuracy shown on the way.
-    steps = trainer.ranks.from_first(max(1, int(0.95 * (60 * minutes - (time.monotonic() - began)) / each)))
+    steps = int(trainer.ranks.from_first(max(1, int(0.95 * (60 * minutes - (time.monotonic() - began)) / each))))
     epochs = steps / trainer.batches.steps_per_epoch
     return steps, f"{steps:,} steps ({epochs:.1f} epochs): {each:.3f} s a step, {minutes:g} minutes"
 

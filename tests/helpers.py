@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 TINY = ("views.size=8", "network.projector=[32,16]")  # digits as they are, small heads
+TINY_PREDICTOR = "network.predictor=[8,16]"
 
 
 def tiny_run(out: Path, data="digits", **changes) -> Path:
@@ -21,7 +22,32 @@ def tiny_run(out: Path, data="digits", **changes) -> Path:
     from mec.pretrain import pretrain
 
     options = {"limit": 192, "batch_size": 64, "epochs": 2, "settings": TINY} | changes
+    if options.get("method") in ("mec", "mec-exact"):
+        options["settings"] = [*options["settings"], TINY_PREDICTOR]
     return pretrain(data, out=out, evaluate=options.pop("evaluate", False), quiet=True, device="cpu", **options)
+
+
+class Crash(Exception):
+    """Power went off."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+def at_step(monkeypatch, number: int, act) -> None:
+    """Call `act` as step `number` (1, 2, ...) begins."""
+    from mec.trainer import Trainer
+
+    set_lr, seen = Trainer.set_lr, []
+
+    def counted(self, lr):
+        seen.append(lr)
+        if len(seen) == number:
+            act()
+        set_lr(self, lr)
+
+    monkeypatch.setattr(Trainer, "set_lr", counted)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

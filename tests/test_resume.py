@@ -7,40 +7,16 @@ import os
 import shlex
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, command, identical, lines, noise_image, started, tiny_run, weights, write_images
+from helpers import TINY, TINY_PREDICTOR, Crash, at_step, crash, identical, lines, noise_image, started, tiny_run, weights, write_images
 
-from mec import pretrain as _  # noqa: F401
 from mec.checkpoint import checkpoints
 from mec.cli import main
 from mec.errors import BadInput, TrainingStopped
-from mec.pretrain import Trainer
-
-
-class Crash(Exception):
-    """Power went off."""
-
-
-def at_step(monkeypatch, number: int, act) -> None:
-    """Call `act` as step `number` (1, 2, ...) begins."""
-    set_lr, seen = Trainer.set_lr, []
-
-    def counted(self, lr):
-        seen.append(lr)
-        if len(seen) == number:
-            act()
-        set_lr(self, lr)
-
-    monkeypatch.setattr(Trainer, "set_lr", counted)
-
-
-def crash():
-    raise Crash
 
 
 METHODS = [None, "mec"]  # the recipe's mec-joint, and the paper's form with predictor and target network
@@ -113,16 +89,17 @@ def test_resuming_where_nothing_was_saved_yet_starts_at_the_first_step(tmp_path,
     assert identical(weights(tmp_path / "run"), weights(whole))
 
 
-def test_metrics_of_a_resumed_run_are_those_of_one_never_stopped(uninterrupted, tmp_path, monkeypatch):
-    method, whole = uninterrupted
-    for saved in (0, 5):  # minutes: with a checkpoint to go on from, and without
-        out = tmp_path / f"run-{saved}"
-        with monkeypatch.context() as patch, pytest.raises(Crash):
-            at_step(patch, 5, crash)
-            tiny_run(out, method=method, save_minutes=saved)
-        tiny_run(out, method=method, resume=True)
-        figures = [[(m["step"], m["loss"], m["effective_rank"]) for m in lines(r / "metrics.jsonl")] for r in (out, whole)]
-        assert figures[0] == figures[1]
+def logged(run: Path) -> list[tuple]:
+    return [(m["step"], m["loss"], m["effective_rank"]) for m in lines(run / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("saved", [0, 5], ids=["with a checkpoint", "before the first checkpoint"])
+def test_metrics_of_a_resumed_run_are_those_of_one_never_stopped(finished, tmp_path, monkeypatch, saved):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 5, crash)
+        tiny_run(tmp_path / "run", save_minutes=saved)
+    tiny_run(tmp_path / "run", resume=True)
+    assert logged(tmp_path / "run") == logged(finished)
 
 
 def test_resuming_with_other_settings_is_refused_and_names_them(finished):
@@ -178,34 +155,26 @@ def printed_command(text: str) -> list[str]:
     return shlex.split(text[text.index("mec pretrain") :].splitlines()[0])[1:]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "method"), [(signal.SIGINT, "mec"), (signal.SIGTERM, None)])
 def test_a_signal_saves_the_step_and_tells_the_command_that_goes_on(
-    number, uninterrupted, tmp_path, monkeypatch, capsys
+    number, method, digit_folder, tmp_path, monkeypatch, capsys
 ):
     """With every flag that decides the run in the printed command: it works as it is typed."""
-    method, whole = uninterrupted
-    words = ["pretrain", "digits", "--out", str(tmp_path / "my run"), "--limit", "192", "--batch-size", "64"]
-    words += ["--epochs", "2", "--set", *TINY, *(["--method", method] if method else [])]
+    out = tmp_path / "my run"
+    options = {"recipe": "digits", "limit": 192, "batch_size": 64, "seed": 3, "method": method}
+    whole = tiny_run(tmp_path / "whole", digit_folder, **options)
+    words = ["pretrain", str(digit_folder), "--out", str(out), "--epochs", "2", "--set", TINY[0], "--set", TINY[1]]
+    words += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    words += ["--set", TINY_PREDICTOR] if method else []
     with monkeypatch.context() as patch:
         at_step(patch, 4, lambda: os.kill(os.getpid(), number))
         assert main(words) == 1
     told = capsys.readouterr().err
     assert "stopped by a signal after step 4 of 6" in told
-    assert [p.stem for p in checkpoints(tmp_path / "my run")] == ["step-4"]
+    assert [p.stem for p in checkpoints(out)] == ["step-4"]
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     assert main(printed_command(told)) == 0
-    assert identical(weights(tmp_path / "my run"), weights(whole))
-
-
-def test_the_command_that_goes_on_has_the_seed_and_backbone_too(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped) as told:
-        at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        tiny_run(tmp_path / "run", seed=3, backbone="resnet10-tiny", settings=[*TINY, "views.scale=[0.5, 1]"])
-    given = printed_command(str(told.value))
-    assert given[given.index("--seed") + 1] == "3"
-    assert given[given.index("--backbone") + 1] == "resnet10-tiny"
-    assert "views.scale=[0.5, 1]" in given
-    assert "--resume" in given
+    assert identical(weights(out), weights(whole))
 
 
 def wait_for(condition, process, seconds: float = 60) -> None:
@@ -218,7 +187,7 @@ def wait_for(condition, process, seconds: float = 60) -> None:
 
 def test_sigterm_to_the_command_saves_exits_with_1_and_the_printed_command_finishes(digit_folder, tmp_path):
     out = tmp_path / "run"
-    process = started("-m", "mec", "pretrain", digit_folder, "--out", out, "--epochs", "20")
+    process = started("-m", "mec", "pretrain", digit_folder, "--out", out, "--epochs", "10")
     wait_for(lambda: (out / "metrics.jsonl").exists() and lines(out / "metrics.jsonl"), process)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
@@ -227,7 +196,7 @@ def test_sigterm_to_the_command_saves_exits_with_1_and_the_printed_command_finis
     assert "stopped by a signal" in told
     assert checkpoints(out)
     assert main(printed_command(told)) == 0
-    assert checkpoints(out)[-1].stem == "step-80"
+    assert checkpoints(out)[-1].stem == "step-40"
     steps = [m["step"] for m in lines(out / "metrics.jsonl")]
     assert steps == sorted(set(steps))
 
@@ -256,9 +225,9 @@ def killed_and_resumed(out: Path, method: str | None, epochs: int, moments: list
 
 
 def test_kill_9_at_a_random_moment_and_resume_end_bit_identical(tmp_path):
-    moment = float(np.random.default_rng().uniform(0, 0.5))
-    whole = tiny_run(tmp_path / "whole", epochs=20)
-    killed_and_resumed(tmp_path / "run", None, 20, [moment])
+    moment = float(np.random.default_rng().uniform(0, 0.3))
+    whole = tiny_run(tmp_path / "whole", epochs=8)
+    killed_and_resumed(tmp_path / "run", None, 8, [moment])
     assert identical(weights(tmp_path / "run"), weights(whole)), f"killed after {moment} s"
 
 
