@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from mec.data import Data, Stored
+from mec.encoders import SMALL_STEM_BELOW
 from mec.recipe import Recipe, View
 from mec.recipes import AUTO
 
@@ -59,14 +60,11 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         batch //= 2
     batch = min(batch, max(2, n))
     pixels = batch * 2 * size * size
-    activations = {"resnet10-tiny": 700, "resnet18": 2500, "resnet50": 5500}[
-        backbone
-    ]  # bytes a pixel, kept for backward
-    stem = 4 if size < 64 else 1  # a small stem keeps every map at four times the side
-    if not gpu:
-        activations *= 2
+    # Bytes a pixel that a forward pass keeps for the backward one, in bf16, by the usual stem; rough, from the widths.
+    kept = {"resnet10-tiny": 130, "resnet18": 500, "resnet50": 1800}[backbone]
+    kept *= (16 if size < SMALL_STEM_BELOW else 1) * (1 if gpu else 2)  # a small stem keeps maps of 16 times the area
     micro = batch
-    while micro > 8 and pixels * micro / batch * activations * stem / 2**30 > 0.6 * machine.memory_gib:
+    while micro > 8 and pixels * micro / batch * kept / 2**30 > 0.6 * machine.memory_gib:
         micro //= 2
     why.append(
         f"batch {batch}: "
@@ -74,7 +72,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         + (f", in forward passes of {micro} rows to fit {machine.memory_gib:.0f} GiB" if micro < batch else "")
     )
 
-    goal = 4_000_000 if gpu else 200_000  # images seen
+    goal = 4_000_000 if gpu else 200_000 if size < 64 else 60_000  # images seen
     epochs = int(min(800, max(10 if gpu else 5, goal / n)))
     why.append(f"{epochs} epochs: {epochs * n:,} images seen; --epochs or --time-budget changes it")
 

@@ -45,7 +45,7 @@ def atomic(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         # torch and safetensors report a full disk as an error of their own kind.
         if isinstance(error, (RuntimeError, safetensors.SafetensorError)):
-            raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
+            raise OSError(f"{path}: {first_line(error)}") from error
         raise
 
 
@@ -83,10 +83,15 @@ def newest(out: Path) -> tuple[dict[str, Any], list[str]] | None:
         try:
             return torch.load(path, map_location="cpu", weights_only=True), complaints
         except Exception as error:  # truncated or foreign files fail in many ways
-            complaints.append(f"{path}: cannot be read ({str(error).splitlines()[0][:120]})")
+            complaints.append(f"{path}: cannot be read ({first_line(error)[:120]})")
     if complaints:
         raise BadInput("; ".join(complaints) + ". Start again with another --out.")
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, or its kind where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 # --- the encoder -------------------------------------------------------------------------------------------------

@@ -437,12 +437,14 @@ def nothing_in(root: Path) -> str:
     return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."
 
 
-def readable(paths: list[str], labels: np.ndarray | None, root: Path) -> tuple[Split, list[Skipped]]:
+def readable(
+    paths: list[str], labels: np.ndarray | None, root: Path, *, all_of_them: bool = False
+) -> tuple[Split, list[Skipped]]:
     """The images that can be read, and the others with reasons; an error if these are too many.
 
     Above `CHECK_ALL_BELOW` images a spread sample is checked here, and the rest when training reads it.
     """
-    step = max(1, -(-len(paths) // CHECK_ALL_BELOW))
+    step = 1 if all_of_them else max(1, -(-len(paths) // CHECK_ALL_BELOW))
     with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         reasons = dict(zip(paths[::step], pool.map(why_unreadable, paths[::step])))
     skipped = [Skipped(path, reason) for path, reason in reasons.items() if reason]

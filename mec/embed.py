@@ -35,7 +35,7 @@ def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", wor
     paths = list_images(folder)
     if not paths:
         raise BadInput(nothing_in(folder))
-    split, skipped = readable(paths, None, folder)
+    split, skipped = readable(paths, None, folder, all_of_them=True)
     device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     with console.status(f"{len(split):,} images"):
         features = extract(encoder.to(device), split, transform, device=device, workers=workers).x.numpy()

@@ -10,7 +10,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mec.errors import BadInput, nearest
@@ -103,6 +103,9 @@ class Recipe:
         for name, value in positive.items():
             if not value > 0 or not math.isfinite(value):
                 raise BadInput(f"{name} is {value}: it is above 0.")
+        for name, value in asdict(self.optimizer).items():
+            if name in ("end_lr", "warmup_epochs", "momentum", "weight_decay", "trust") and not value >= 0:
+                raise BadInput(f"optimizer.{name} is {value}: it is 0 or above.")
         if self.micro_batch_size is not None and not 0 < self.micro_batch_size <= self.batch_size:
             raise BadInput(f"micro_batch_size is {self.micro_batch_size}: from 1 to batch_size, {self.batch_size}.")
         if sum(view.copies for view in self.views) < 2 and self.method != "supervised":
@@ -139,7 +142,9 @@ def _replaced(node: Any, path: list[str], value: Any, key: str) -> Any:
         return value
     name, rest = path[0], path[1:]
     if isinstance(node, tuple):  # views: one by number, or all
-        if name.isdigit() and int(name) < len(node):
+        if name.isdigit():
+            if int(name) >= len(node):
+                raise BadInput(f"a recipe has no {key!r}: the last one is number {len(node) - 1}, the first 0.")
             return tuple(_replaced(v, rest, value, key) if i == int(name) else v for i, v in enumerate(node))
         return tuple(_replaced(v, path, value, key) for v in node)
     if isinstance(node, Mapping):

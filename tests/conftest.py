@@ -45,4 +45,3 @@ def digit_folder(tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits that went to its end; read it, do not change it."""
     return tiny_run(tmp_path_factory.mktemp("runs") / "finished")
-

@@ -83,7 +83,9 @@ def write_images(folder: Path, count: int, suffix: str = ".png", seed: int = 0, 
     return paths
 
 
-def labelled_folder(root: Path, train: int = 12, test: int = 6, classes: str = "abc", test_name: str = "val", **size) -> Path:
+def labelled_folder(
+    root: Path, train: int = 12, test: int = 6, classes: str = "abc", test_name: str = "val", **size
+) -> Path:
     """train/CLASS/ and val/CLASS/, each class with so many images."""
     for c, name in enumerate(classes):
         write_images(root / "train" / name, train, seed=c, **size)

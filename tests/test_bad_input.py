@@ -16,7 +16,21 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers import TINY, TINY_PREDICTOR, Crash, at_step, command, crash, digit_images, identical, lines, noise_image, tiny_run, weights, write_images
+from helpers import (
+    TINY,
+    TINY_PREDICTOR,
+    Crash,
+    at_step,
+    command,
+    crash,
+    digit_images,
+    identical,
+    lines,
+    noise_image,
+    tiny_run,
+    weights,
+    write_images,
+)
 from PIL import Image
 from torch import nn
 
@@ -534,7 +548,17 @@ def test_300_photographs_in_odd_formats_of_which_20_are_broken_train_and_list_th
         (folder / f"copy-{copy}").mkdir()
         broken_files(folder / f"copy-{copy}")
     result = command(
-        "-m", "mec", "pretrain", folder, "--out", tmp_path / "run", "--epochs", "1", "--set", "views.size=32", timeout=500
+        "-m",
+        "mec",
+        "pretrain",
+        folder,
+        "--out",
+        tmp_path / "run",
+        "--epochs",
+        "1",
+        "--set",
+        "views.size=32",
+        timeout=500,
     )
     assert result.returncode == 0, result.stderr
     assert "20 images cannot be read" in result.stdout

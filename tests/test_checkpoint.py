@@ -80,7 +80,9 @@ def info_of(backbone: str, size: int, **changes) -> EncoderInfo:
     return EncoderInfo(**{**values, **changes})
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("resnet10-tiny", 32), ("vit_tiny_patch16_224", 32), ("convnext_atto", 64)])
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("resnet10-tiny", 32), ("vit_tiny_patch16_224", 32), ("convnext_atto", 64)]
+)
 def test_an_encoder_comes_back_with_the_features_it_had(tmp_path, backbone, size):
     torch.manual_seed(0)
     encoder = build_encoder(backbone, size).eval()

@@ -149,7 +149,9 @@ def test_training_images_without_a_class_are_trained_on_and_not_measured(tmp_pat
 @pytest.mark.parametrize("layout", ["one class", "no class", "other classes", "empty val"])
 def test_folders_that_name_no_classes_are_trained_on_without_labels(tmp_path, layout):
     write_images(tmp_path / "train" / ("photos" if layout != "no class" else ""), 6)
-    write_images(tmp_path / "val" / {"other classes": "x", "one class": "photos"}.get(layout, ""), layout != "empty val")
+    write_images(
+        tmp_path / "val" / {"other classes": "x", "one class": "photos"}.get(layout, ""), layout != "empty val"
+    )
     if layout == "other classes":
         write_images(tmp_path / "train" / "b", 6, seed=1)
     data = open_data(str(tmp_path))
@@ -232,7 +234,7 @@ def test_cmyk_jpeg_is_converted(tmp_path):
 
 
 def test_sixteen_bit_png_is_scaled_to_eight(tmp_path):
-    deep = (pattern()[:, :, 0].astype(np.uint16) * 257)
+    deep = pattern()[:, :, 0].astype(np.uint16) * 257
     found = saved(tmp_path / "deep.png", Image.fromarray(deep))
     assert np.array_equal(found[:, :, 2], pattern()[:, :, 0])
 
@@ -272,7 +274,9 @@ def test_a_photograph_taken_sideways_is_turned_upright(tmp_path):
 def write_idx(path: Path, values: np.ndarray) -> None:
     """The format of MNIST's files: a magic number with the number of axes, the axes, the bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes())
+    path.write_bytes(
+        struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+    )
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
@@ -382,7 +386,10 @@ def test_an_epoch_sees_every_image_once_and_drops_the_last_incomplete_batch(spli
         assert len(set(seen.tolist())) == 24
     assert [batches.indices(step)[0] for step in (0, 2, 3, 8)] == [0, 0, 1, 2]
     assert batches.indices(0)[1].tolist() != batches.indices(3)[1].tolist()
-    assert batches.indices(2)[1].tolist() == ViewBatches(split, VIEWS, 8, seed=0, device=CPU, workers=0).indices(2)[1].tolist()
+    assert (
+        batches.indices(2)[1].tolist()
+        == ViewBatches(split, VIEWS, 8, seed=0, device=CPU, workers=0).indices(2)[1].tolist()
+    )
 
 
 def test_starting_at_any_step_gives_the_batches_of_a_run_from_the_first(split):

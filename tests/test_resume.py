@@ -12,7 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, TINY_PREDICTOR, Crash, at_step, crash, identical, lines, noise_image, started, tiny_run, weights, write_images
+from helpers import (
+    TINY,
+    TINY_PREDICTOR,
+    Crash,
+    at_step,
+    crash,
+    identical,
+    lines,
+    noise_image,
+    started,
+    tiny_run,
+    weights,
+    write_images,
+)
 
 from mec.checkpoint import checkpoints
 from mec.cli import main

@@ -63,7 +63,9 @@ def test_crop_of_stored_images_is_torchvisions_resized_crop_and_flip(photographs
     assert 20 < len(flipped) < 44
     mode = InterpolationMode(interpolation)
     for i, box in enumerate(crop_boxes(draw, np.full(64, 30), np.full(64, 40)).tolist()):
-        crop = T.resized_crop(images[i].float() / 255, *box, [size, size], interpolation=mode, antialias=True).clamp(0, 1)
+        crop = T.resized_crop(images[i].float() / 255, *box, [size, size], interpolation=mode, antialias=True).clamp(
+            0, 1
+        )
         close(found[i], T.horizontal_flip(crop) if i in flipped else crop, 1e-5)
 
 

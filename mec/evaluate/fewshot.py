@@ -20,10 +20,12 @@ def fewshot(
     L2-normalised features, scikit-learn's LogisticRegression(C=10).
 
     Raises:
-        BadInput: a class has fewer images than labels are asked for.
+        BadInput: one class only, or one with fewer images than labels are asked for.
     """
     x, x_test, y = train.unit().numpy(), test.unit().numpy(), train.y.numpy()
     classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2:
+        raise BadInput(f"all {len(y)} training images are of one class ({classes[0]}): a probe tells at least two apart.")
     results = []
     for count in labels_per_class:
         if count < 1 or count > counts.min():

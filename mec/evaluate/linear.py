@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mec.errors import BadInput
 from mec.evaluate.features import Features
 from mec.results import Result
 
@@ -19,17 +22,36 @@ def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000
 
     C is the best of `PENALTIES` on a tenth of the training rows, held out; then refitted on all of them. At most
     `most` training rows are used, a seeded stratified draw.
+
+    Raises:
+        BadInput: one class only.
     """
     x, y = train.x.numpy(), train.y.numpy()
+    if len(np.unique(y)) < 2:
+        raise BadInput(f"all {len(y)} training images are of one class ({y[0]}): a probe tells at least two apart.")
     if len(y) > most:
-        x, _, y, _ = train_test_split(x, y, train_size=most, stratify=y, random_state=seed)
-    held_out = train_test_split(x, y, test_size=max(0.1, len(np.unique(y)) / len(y)), stratify=y, random_state=seed)
-    x_fit, x_val, y_fit, y_val = held_out
+        kept, _ = divided(y, len(y) - most, seed)
+        x, y = x[kept], y[kept]
+    fit, held_out = divided(y, math.ceil(max(0.1 * len(y), len(np.unique(y)))), seed)
 
     def probe(c: float):
         return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300, tol=1e-3))
 
-    best = max(PENALTIES, key=lambda c: probe(c).fit(x_fit, y_fit).score(x_val, y_val))
+    best = 1.0  # where every class has a single image, and nothing can be held out
+    if len(held_out):
+        best = max(PENALTIES, key=lambda c: probe(c).fit(x[fit], y[fit]).score(x[held_out], y[held_out]))
     accuracy = probe(best).fit(x, y).score(test.x.numpy(), test.y.numpy())
     settings = {"preset": "logistic", "C": best, "train": len(y)}
     return [Result("linear", "top-1", 100 * float(accuracy), seed=seed, settings=settings)]
+
+
+def divided(y: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in two parts, `count` in the second, every class in proportion; a class of one row is in the first."""
+    classes, counts = np.unique(y, return_counts=True)
+    alone = np.isin(y, classes[counts == 1])
+    rows, several = np.flatnonzero(~alone), int((counts > 1).sum())
+    if not several:
+        return np.arange(len(y)), rows
+    count = min(max(count, several), len(rows) - several)  # at least one of each on both sides
+    first, second = train_test_split(rows, test_size=count, stratify=y[rows], random_state=seed)
+    return np.concatenate([first, np.flatnonzero(alone)]), second

@@ -1,0 +1,83 @@
+"""Features come once, in order, from a network that is left as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import labelled_folder, write_images
+from PIL import Image
+from torch import nn
+
+from mec.data import open_data
+from mec.errors import BadInput
+from mec.evaluate import Features, extract
+from mec.evaluate.features import measured_parts, pixels
+
+
+def mean_colour(image) -> torch.Tensor:
+    """A transform whose result can be read off the image."""
+    x = image if isinstance(image, torch.Tensor) else torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return x.float().mean((-2, -1))
+
+
+@pytest.mark.parametrize("size", [8, 70], ids=["in memory", "files"])
+def test_features_are_in_the_order_of_the_images_with_their_labels(tmp_path, size):
+    labelled_folder(tmp_path, width=size, height=size)
+    data = open_data(str(tmp_path))
+    expected = torch.stack([mean_colour(data.train.images.read(i)) for i in range(len(data.train))])
+    for batch_size in (5, 256):
+        found = extract(nn.Identity(), data.train, mean_colour, batch_size=batch_size)
+        torch.testing.assert_close(found.x, expected)
+        assert found.y.tolist() == data.train.labels.tolist()
+
+
+def test_worker_processes_give_the_features_of_none(tmp_path):
+    write_images(tmp_path, 12, width=70, height=70)
+    split = open_data(str(tmp_path)).train
+    one, two = (extract(nn.Identity(), split, mean_colour, batch_size=4, workers=w) for w in (0, 2))
+    assert torch.equal(one.x, two.x)
+    assert (one.y == -1).all()
+
+
+def test_the_network_runs_in_evaluation_mode_and_is_put_back():
+    split = open_data("digits").test.take(np.arange(40))
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(192), nn.Linear(192, 4))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    for training in (True, False):
+        network.train(training)
+        first, second = (extract(network, split, lambda x: x.float()).x for _ in range(2))
+        assert torch.equal(first, second)
+        assert network.training is training
+        assert not first.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_raw_pixels_are_the_images_themselves(tmp_path):
+    digits = open_data("digits").test
+    grey = pixels(digits)
+    assert grey.x.shape == (540, 64)  # one of three equal channels
+    assert torch.equal(grey.x, digits.images.pixels[:, 0].flatten(1).float() / 255)
+    labelled_folder(tmp_path, width=90, height=70)
+    files = open_data(str(tmp_path)).test
+    found = pixels(files, side=10)
+    judge = np.asarray(files.images.read(4).resize((10, 10), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    np.testing.assert_allclose(found.x[4], judge.ravel())
+
+
+def test_measured_parts_are_seeded_stratified_and_labelled():
+    data = open_data("digits")
+    bank, test = measured_parts(data, 200, 100)
+    assert (len(bank), len(test)) == (200, 100)
+    assert (abs(np.bincount(test.labels) - 10) <= 1).all()
+    again, _ = measured_parts(data, 200, 100)
+    assert torch.equal(again.images.pixels, bank.images.pixels)
+
+
+def test_features_and_labels_have_to_match():
+    with pytest.raises(BadInput, match=r"x is \[3, 2\], y \[4\]"):
+        Features(torch.zeros(3, 2), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(BadInput, match=r"x is \[3\]"):
+        Features(torch.zeros(3), torch.zeros(3, dtype=torch.long))
+    unit = Features(torch.tensor([[3.0, 4.0]]), torch.zeros(1, dtype=torch.long)).unit()
+    torch.testing.assert_close(unit, torch.tensor([[0.6, 0.8]]))
