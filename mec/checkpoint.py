@@ -169,7 +169,7 @@ def read_info(run: str | Path) -> EncoderInfo:
     try:
         values = dict(json.loads(metadata["mec"]))
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: its metadata cannot be read ({error}): it was not made by mec, or is damaged.") from error
+        raise BadInput(f"{path}: its metadata cannot be read ({error}); not made by mec, or damaged.") from error
     names = {f.name for f in fields(EncoderInfo)}
     if set(values) != names:
         raise BadInput(

@@ -1,12 +1,10 @@
-"""Images on disk or in memory: data sets by name or folder, splits, what cannot be read, batches of views."""
+"""Images on disk or in memory: data sets by name or folder, splits, limits, fingerprints."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,47 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from mec.errors import BadInput, nearest
-from mec.recipe import View
-from mec.views import Draw, crop_file_image, crop_stored_images, finish, numbered, uniforms
+from mec.images import Skipped, decode, list_images, nothing_in, quiet, read_image, to_rgb, why_unreadable
+from mec.views import uniforms
 
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-        ".jp2",
-        ".avif",
-    ]
-)
 MOST_UNREADABLE = 0.2  # of a folder's images; above it training does not start, or stops
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
-MOST_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
 KEEP_BELOW = 64  # px; images of one size up to this live in memory
 TEST_NAMES = ("val", "valid", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +34,7 @@ class Stored:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, at_least: int | None = None) -> Image.Image:
         return Image.fromarray(self.pixels[index].permute(1, 2, 0).numpy())
 
     def take(self, indices: np.ndarray) -> Stored:
@@ -83,8 +51,8 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, index: int) -> Image.Image:
-        return read_image(self.paths[index])
+    def read(self, index: int, at_least: int | None = None) -> Image.Image:
+        return read_image(self.paths[index], at_least)
 
     def take(self, indices: np.ndarray) -> Files:
         return replace(self, paths=tuple(self.paths[i] for i in indices))
@@ -100,7 +68,7 @@ class Wrapped:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, at_least: int | None = None) -> Image.Image:
         return to_rgb(self.items[int(self.indices[index])][0])
 
     def take(self, indices: np.ndarray) -> Wrapped:
@@ -147,67 +115,6 @@ class Data:
     def can_be_measured(self) -> bool:
         """Whether there are labelled images to learn from and others to test on."""
         return self.test is not None and self.test.labels is not None and self.train.labels is not None
-
-
-# --- reading one image -------------------------------------------------------------------------------------------
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Any image Pillow opens, upright, as 8-bit RGB; of an animation the first frame.
-
-    Raises:
-        OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours.
-    """
-    with quiet():
-        return decode(path)
-
-
-def decode(path: str | Path) -> Image.Image:
-    """`read_image` for threads, whose caller is `quiet`: filters of warnings belong to all threads at once."""
-    with Image.open(path) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, above the limit of {MOST_PIXELS}")
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Pillow's warnings (palettes, EXIF oddities, large images): what cannot be used is judged in `decode`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB: grey is repeated, CMYK converted, transparency dropped, 16-bit and float values scaled."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("pixel values are not finite")
-        peak = values.max(initial=0)
-        scale = 1 if image.mode == "F" and peak <= 1 else 255 if peak <= 255 else 65535 if peak <= 65535 else peak
-        image = Image.fromarray(np.clip(values / scale * 255, 0, 255).round().astype(np.uint8))
-    elif image.mode in ("P", "PA", "LA"):
-        image = image.convert("RGBA")  # keeps the colours of palettes with transparency
-    return image.convert("RGB")
-
-
-def why_unreadable(path: str) -> str | None:
-    """The reason in a few words, or None if the image can be read in full."""
-    try:
-        if os.path.getsize(path) == 0:
-            return "empty file (0 bytes)"
-        decode(path)
-    except Exception as error:  # Pillow's decoders raise almost anything on broken files
-        text = str(error).replace(path, "file").strip() or type(error).__name__
-        return text[:200]
-    return None
-
-
-# --- data sets by name or folder ---------------------------------------------------------------------------------
 
 
 def open_data(
@@ -418,25 +325,6 @@ def class_of(path: str, root: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def list_images(root: Path) -> list[str]:
-    """Paths with an image's suffix, in any depth, sorted; hidden files and folders are left out."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [
-            os.path.join(folder, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(found)
-
-
-def nothing_in(root: Path) -> str:
-    others = sorted({os.path.splitext(name)[1].lower() or name for _, _, files in os.walk(root) for name in files})
-    inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
-    return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."
-
-
 def readable(
     paths: list[str], labels: np.ndarray | None, root: Path, *, all_of_them: bool = False
 ) -> tuple[Split, list[Skipped]]:
@@ -514,135 +402,3 @@ def fingerprint(data: Data) -> str:
         if split.labels is not None:
             state.update(split.labels.tobytes())
     return state.hexdigest()[:16]
-
-
-# --- batches of views for pretraining ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Views [m, 3, s, s] of this rank's images, their labels, and what could not be read while making them."""
-
-    views: list[Tensor]
-    labels: Tensor | None
-    skipped: tuple[Skipped, ...] = ()
-
-
-class ViewBatches:
-    """Batches of a run by step: `batches(start)` yields steps start, start + 1, ... as functions of the seed alone."""
-
-    def __init__(
-        self,
-        split: Split,
-        views: Sequence[View],
-        batch_size: int,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int | None,
-    ):
-        if len(split) < batch_size:
-            raise BadInput(
-                f"{len(split)} readable images, batch_size {batch_size}: a batch takes that many different ones. "
-                f"Use --batch-size {max(2, 2 ** int(np.log2(max(2, len(split)))))} or fewer."
-            )
-        self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
-        self.views = numbered(views)
-        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
-        self.steps_per_epoch = len(split) // batch_size  # the last incomplete batch is dropped
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the epoch asked for last
-
-    def indices(self, step: int) -> tuple[int, np.ndarray]:
-        """Epoch of a step, and the images of its global batch."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.split))
-            self._order = (epoch, order)
-        return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
-
-    def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
-        """Steps start to stop - 1; `share` says which rows of a global batch are this rank's."""
-        rows = share(self.batch_size)
-        if isinstance(self.split.images, Stored):
-            pixels = self.split.images.pixels
-            for step in range(start, stop):
-                epoch, indices = self.indices(step)
-                indices = indices[rows]
-                images = pixels[torch.from_numpy(indices)].to(self.device, non_blocking=True)
-                made = []
-                for number, view in self.views:
-                    draw = Draw(view, number, self.seed, epoch, indices)
-                    made.append(finish(crop_stored_images(images, draw), draw))
-                yield Batch(made, self._labels(indices))
-            return
-        plan = _Plan(self, range(start, stop), rows)
-        loader = torch.utils.data.DataLoader(
-            _Crops(self.split.images, self.views, self.seed),
-            batch_sampler=plan,
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=self.device.type == "cuda",
-            multiprocessing_context="forkserver" if self.workers else None,
-        )
-        for step, (crops, skipped) in zip(range(start, stop), loader):
-            epoch, indices = plan.of(step)
-            made = []
-            for (number, view), crop in zip(self.views, crops):
-                draw = Draw(view, number, self.seed, epoch, indices)
-                made.append(finish(crop.to(self.device, non_blocking=True), draw))
-            yield Batch(made, self._labels(indices), skipped)
-
-    def _labels(self, indices: np.ndarray) -> Tensor | None:
-        return None if self.split.labels is None else torch.from_numpy(self.split.labels[indices]).to(self.device)
-
-
-class _Plan(torch.utils.data.Sampler):
-    """What each batch is made of, for workers: a list of (epoch, image index), made when it is asked for."""
-
-    def __init__(self, batches: ViewBatches, steps: range, rows: slice):
-        self.of_batch, self.steps, self.rows = batches.indices, steps, rows
-
-    def of(self, step: int) -> tuple[int, np.ndarray]:
-        epoch, indices = self.of_batch(step)
-        return epoch, indices[self.rows]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self):
-        for epoch, indices in map(self.of, self.steps):
-            yield [(epoch, int(i)) for i in indices]
-
-
-class _Crops(torch.utils.data.Dataset):
-    """One image -> the crops of all its views (uint8), decoded once. Runs in the workers."""
-
-    def __init__(self, images: Images, views: list[tuple[int, View]], seed: int):
-        self.images, self.views, self.seed = images, views, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], tuple[Skipped, ...]]:
-        epoch, index = key
-        image, skipped = self._read(index)
-        crops = [crop_file_image(image, Draw(view, n, self.seed, epoch, [index])) for n, view in self.views]
-        return crops, skipped
-
-    def _read(self, index: int) -> tuple[Image.Image, tuple[Skipped, ...]]:
-        """The image, or the next one that can be read: the same on every machine and after resuming."""
-        skipped: list[Skipped] = []
-        for other in range(index, index + len(self.images)):
-            try:
-                return self.images.read(other % len(self.images)), tuple(skipped)
-            except Exception as error:  # Pillow's decoders raise almost anything on broken files
-                paths = self.images.paths if isinstance(self.images, Files) else None
-                skipped.append(Skipped(paths[other % len(paths)] if paths else str(other), str(error)[:200]))
-                if len(skipped) > 100:
-                    break
-        raise BadInput(f"100 images in a row cannot be read, from {skipped[0].path}: {skipped[0].reason}")
-
-
-def _collate(items: list[tuple[list[Tensor], tuple[Skipped, ...]]]) -> tuple[list[Tensor], tuple[Skipped, ...]]:
-    crops = [torch.stack([views[v] for views, _ in items]) for v in range(len(items[0][0]))]
-    return crops, tuple(s for _, skipped in items for s in skipped)

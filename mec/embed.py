@@ -12,9 +12,10 @@ import torch
 from rich.console import Console
 
 from mec.checkpoint import atomic, load_encoder
-from mec.data import Files, list_images, nothing_in, readable
+from mec.data import Files, readable
 from mec.errors import BadInput
 from mec.evaluate import extract
+from mec.images import list_images, nothing_in
 
 
 def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", workers: int = 0) -> np.ndarray:

@@ -17,11 +17,12 @@ from torch import nn
 
 from mec import checkpoint, health
 from mec.checkpoint import EncoderInfo
-from mec.data import MOST_UNREADABLE, Data, Skipped, too_many
+from mec.data import MOST_UNREADABLE, Data, too_many
 from mec.distributed import Ranks
 from mec.errors import TrainingStopped
 from mec.evaluate import extract, knn
 from mec.evaluate.features import measured_parts
+from mec.images import Skipped
 from mec.progress import TrainingProgress
 from mec.run import RunSettings
 

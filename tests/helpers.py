@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 from PIL import Image
@@ -48,6 +49,15 @@ def at_step(monkeypatch, number: int, act) -> None:
         set_lr(self, lr)
 
     monkeypatch.setattr(Trainer, "set_lr", counted)
+
+
+def crashed_run(monkeypatch, number: int, out: Path, data="digits", **changes) -> Path:
+    """A `tiny_run` whose power goes off as step `number` begins."""
+    with monkeypatch.context() as patch:
+        at_step(patch, number, crash)
+        with pytest.raises(Crash):
+            tiny_run(out, data, **changes)
+    return out
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -31,12 +31,17 @@ from mec.errors import BadInput
 from mec.evaluate import extract
 
 
+def interrupted_write(path) -> None:
+    with atomic(path) as part:
+        part.write_text("half of it")
+        raise KeyboardInterrupt
+
+
 def test_a_file_takes_its_place_whole_or_not_at_all(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("before")
-    with pytest.raises(KeyboardInterrupt), atomic(path) as part:
-        part.write_text("half of it")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     assert path.read_text() == "before"
     with atomic(path) as part:
@@ -73,9 +78,9 @@ def test_an_older_checkpoint_stands_in_for_a_broken_one_and_says_so(tmp_path):
 
 def info_of(backbone: str, size: int, **changes) -> EncoderInfo:
     values = {
-        "backbone": backbone, "feature_size": 0, "image_size": size, "small_stem": size < 64, "interpolation": "bicubic",
-        "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "method": "mec-joint", "recipe": "auto", "data": "photos",
-        "data_fingerprint": "", "steps": 1,
+        "backbone": backbone, "feature_size": 0, "image_size": size, "small_stem": size < 64,
+        "interpolation": "bicubic", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "method": "mec-joint",
+        "recipe": "auto", "data": "photos", "data_fingerprint": "", "steps": 1,
     }  # fmt: skip
     return EncoderInfo(**{**values, **changes})
 

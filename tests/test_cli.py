@@ -12,7 +12,7 @@ import torch
 from helpers import TINY, digit_images, labelled_folder, lines, tiny_run, write_images
 
 import mec
-import mec.pretrain  # noqa: F401
+import mec.pretrain
 from mec import cli
 from mec.checkpoint import file_hash
 from mec.cli import main, parsed

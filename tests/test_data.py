@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from mec import data as module
-from mec.data import Files, Split, Stored, ViewBatches, Wrapped, open_data, read_image, readable, stratified
+from mec.batches import ViewBatches
+from mec.data import Files, Split, Stored, Wrapped, open_data, readable, stratified
 from mec.errors import BadInput
+from mec.images import read_image
 from mec.recipe import View
 
 VIEWS = (View(size=8, scale=(0.5, 1.0), blur=0.5, copies=2),)
@@ -65,7 +68,7 @@ def test_a_limited_set_keeps_every_class_in_proportion(sizes, share, seed):
 @pytest.mark.parametrize("labels", [None, np.repeat(np.arange(5), 40)], ids=["no labels", "labels"])
 def test_fewer_images_are_a_subset_of_more_and_another_seed_draws_others(labels):
     draws = [set(stratified(labels, 200, count, 0).tolist()) for count in (10, 20, 50, 150, 200)]
-    assert all(few < more for few, more in zip(draws, draws[1:]))
+    assert all(few < more for few, more in itertools.pairwise(draws))
     assert draws[1] != set(stratified(labels, 200, 20, 1).tolist())
     assert len(draws[-1]) == 200
 
@@ -470,3 +473,12 @@ def test_large_folders_are_checked_by_a_spread_sample_and_the_rest_as_it_is_read
     among = 4 in np.concatenate([seen.indices(s)[1] for s in range(4)])  # index 4 of the readable ones is file 5
     assert found == ({str(paths[5])} if among else set())
     assert among
+
+
+def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_the_crops_need(tmp_path):
+    noise_image(0, width=1600, height=1200).save(tmp_path / "large.jpg")
+    assert read_image(tmp_path / "large.jpg").size == (1600, 1200)
+    assert read_image(tmp_path / "large.jpg", at_least=300).size == (400, 300)
+    assert read_image(tmp_path / "large.jpg", at_least=301).size == (800, 600)
+    noise_image(0, width=1600, height=1200).save(tmp_path / "large.png")
+    assert read_image(tmp_path / "large.png", at_least=300).size == (1600, 1200)

@@ -14,6 +14,7 @@ from mec.batches import ViewBatches
 from mec.checkpoint import checkpoints
 from mec.cli import main
 from mec.data import open_data
+from mec.encoders import build_encoder
 from mec.recipe import changed
 from mec.recipes import RECIPES
 
@@ -22,12 +23,18 @@ STEPS = 5
 
 def words(folder: Path, out: Path, method: str) -> list[str]:
     """Five steps of batch 48 in fp32: 240 digits, one epoch. Two processes have 24 rows each."""
-    # Rounding alone moves these tiny networks apart by 1e-3 in five steps at ten times the rate, or where the
+    # Rounding alone moves these tiny networks apart by 1e-3 in five steps at a large rate, or where the
     # series does not converge (distortion below 1).
-    settings = [*TINY, "precision=fp32", "optimizer.base_lr=0.05"]
+    settings = [*TINY, "precision=fp32", "optimizer.base_lr=0.01"]
     settings += [TINY_PREDICTOR, "settings.distortion=1"] if method == "mec" else []
     flags = ["--recipe", "digits", "--method", method, "--limit", "240", "--batch-size", "48", "--epochs", "1"]
     return ["pretrain", str(folder), "--out", str(out), *flags, "--set", *settings]
+
+
+def untrained_encoder() -> dict[str, torch.Tensor]:
+    """What both runs start from."""
+    torch.manual_seed(0)
+    return dict(build_encoder("resnet10-tiny", 8).named_parameters())
 
 
 @pytest.mark.parametrize("method", ["mec", pytest.param("mec-joint", marks=pytest.mark.slow)])
@@ -43,8 +50,9 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [m["step"] for m in one] == [m["step"] for m in two] == [1, STEPS]
     for a, b in zip(one, two, strict=True):
-        for name in ("loss", "gradient_norm", "coding_ratio", "agreement", "effective_rank"):
-            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
+        for name in ("loss", "coding_ratio", "agreement", "effective_rank"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-5), name
+    assert one[0]["gradient_norm"] == pytest.approx(two[0]["gradient_norm"], rel=1e-5)
     state = [torch.load(checkpoints(tmp_path / name)[-1], weights_only=True) for name in ("one", "two")]
     for name, value in state[0]["network"].items():
         torch.testing.assert_close(state[1]["network"][name], value, atol=1e-5, rtol=1e-5, msg=name)
@@ -53,7 +61,8 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
             state[1]["optimizer"]["state"][i]["momentum_buffer"], of_one["momentum_buffer"], atol=1e-4, rtol=1e-3
         )
     encoders = [weights(tmp_path / name) for name in ("one", "two")]
-    assert encoders[0]["bn1.running_mean"].abs().max() > 1e-3  # they have moved at all
+    start = untrained_encoder()
+    assert max((encoders[0][name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
     for name, value in encoders[0].items():
         torch.testing.assert_close(encoders[1][name], value, atol=1e-5, rtol=1e-5, msg=name)
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as T
 
 from mec.recipe import View

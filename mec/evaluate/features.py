@@ -72,7 +72,6 @@ def _batches(images: Images, transform: Callable[[Any], Tensor], batch_size: int
         _Transformed(images, transform),
         batch_size=batch_size,
         num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
     )
 
 

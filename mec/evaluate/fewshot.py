@@ -25,7 +25,7 @@ def fewshot(
     x, x_test, y = train.unit().numpy(), test.unit().numpy(), train.y.numpy()
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
-        raise BadInput(f"all {len(y)} training images are of one class ({classes[0]}): a probe tells at least two apart.")
+        raise BadInput(f"all {len(y)} training images are of one class ({classes[0]}): a probe needs at least two.")
     results = []
     for count in labels_per_class:
         if count < 1 or count > counts.min():

@@ -28,7 +28,7 @@ def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000
     """
     x, y = train.x.numpy(), train.y.numpy()
     if len(np.unique(y)) < 2:
-        raise BadInput(f"all {len(y)} training images are of one class ({y[0]}): a probe tells at least two apart.")
+        raise BadInput(f"all {len(y)} training images are of one class ({y[0]}): a probe needs at least two.")
     if len(y) > most:
         kept, _ = divided(y, len(y) - most, seed)
         x, y = x[kept], y[kept]
