@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from mec.data import Data, Stored
 from mec.encoders import SMALL_STEM_BELOW
+from mec.objectives import method_named
 from mec.recipe import Recipe, View
 from mec.recipes import AUTO
 
@@ -97,8 +98,8 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         micro_batch_size=micro if micro < batch else None,
         epochs=epochs,
     )
-    distortion = recipe.settings.get("distortion", "as its row says")
-    why.append(f"method {recipe.method}, distortion {distortion}: best and safest in our comparisons (docs/results.md)")
+    settings = {**method_named(recipe.method).settings, **recipe.settings}
+    why.append(f"method {recipe.method}, distortion {settings['distortion']}: the best in our comparisons, and safe")
     if isinstance(data.train.images, Stored):
         why.append("images are kept in memory")
     return recipe, why

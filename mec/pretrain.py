@@ -30,6 +30,8 @@ from mec.siamese import Siamese, build_siamese
 from mec.trainer import Trainer, parameters_of, steps_within
 from mec.version import __version__
 
+CHANGES = ("method", "epochs", "time_budget", "batch_size", "backbone", "set")  # of a recipe, by the command line
+
 
 def pretrain(
     data: str | Path | Data | Iterable,
@@ -113,6 +115,7 @@ def pretrain(
         ranks.wait()
         chosen, why = resolve(recipe if isinstance(recipe, Recipe) else name, images, encoder, fabric)
         chosen = adapted(chosen, method, epochs, batch_size, backbone, settings)
+        why += changed_as_asked(asked) if why else []
     else:
         check_images(out, stored, images)
         name, why = stored.recipe_name, list(stored.why)
@@ -212,6 +215,13 @@ def as_data(data: Any, **options: Any) -> Data | None:
             "can be iterated once an epoch and yields views (a torch DataLoader, for example)."
         )
     return None
+
+
+def changed_as_asked(asked: Mapping[str, Any]) -> list[str]:
+    """A line about what the command line changed of an automatic choice; none if nothing."""
+    given = {k.replace("_", "-"): asked[k] for k in CHANGES if asked[k] not in (None, [])}
+    words = [f"--{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in given.items()]
+    return [f"changed as asked: {', '.join(words)}"] if words else []
 
 
 def recipe_name(recipe: str | Recipe | None, data: Any) -> str:

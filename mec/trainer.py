@@ -28,6 +28,7 @@ from mec.runlog import Log, Watch
 from mec.siamese import Siamese
 
 LOG_EVERY = 10  # steps
+WARM_STEPS = 4  # not timed: the first steps choose kernels and touch memory for the first time
 HEALTH_ROWS = 512  # of a batch, for the figures that need a decomposition
 SAVE_APART = 10.0  # seconds, at least, between the checkpoints at ends of epochs
 RUNAWAY = 50  # a loss this many times below the exact bound: the series has run away
@@ -270,7 +271,7 @@ def statistics_kept(*modules: nn.Module) -> Iterator[None]:
             norm.track_running_stats = kept
 
 
-def steps_within(minutes: float, trainer: Trainer, seconds: float = 6.0) -> tuple[int, str]:
+def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tuple[int, str]:
     """How many steps fit a time budget, from a few steps on the real data; weights and state are put back."""
     if not minutes > 0:
         raise BadInput(f"--time-budget is {minutes}: minutes, above 0.")
@@ -295,9 +296,9 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 6.0) -> tupl
         now = time.monotonic()
         times.append(now - before)
         before = now
-        if trainer.ranks.any(now - began > seconds) and step >= 3:
+        if trainer.ranks.any(now - began > seconds) and step >= 2 * WARM_STEPS:
             break
-    each = float(np.median(times[1:]))
+    each = float(np.median(times[WARM_STEPS:] or times))
     trainer.network.load_state_dict(network)
     trainer.optimizer.load_state_dict(optimizer)
     if objective is not None and isinstance(trainer.objective, nn.Module):

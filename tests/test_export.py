@@ -66,7 +66,7 @@ EXPORTED = [
     ("torchvision", "resnet18", 64),
     ("torchvision", "resnet18", 32),
     ("torchvision", "resnet10", 32),
-    ("torchvision", "resnet50", 64),
+    pytest.param("torchvision", "resnet50", 64, marks=pytest.mark.slow),
 ]
 
 

@@ -194,6 +194,7 @@ def wait_for(condition, process, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_command_saves_exits_with_1_and_the_printed_command_finishes(digit_folder, tmp_path):
     out = tmp_path / "run"
     process = started("-m", "mec", "pretrain", digit_folder, "--out", out, "--epochs", "10")

@@ -32,6 +32,7 @@ def test_features_are_in_the_order_of_the_images_with_their_labels(tmp_path, siz
         assert found.y.tolist() == data.train.labels.tolist()
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_features_of_none(tmp_path):
     write_images(tmp_path, 12, width=70, height=70)
     split = open_data(str(tmp_path)).train
