@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mec.checkpoint import load_encoder
     from mec.coding import coding_length
     from mec.objectives import METHODS, OBJECTIVES, joint_coding, maximum_entropy_coding
-    from mec.pretrain import pretrain
+    from mec.pretraining import pretrain
     from mec.recipe import Recipe
     from mec.recipes import RECIPES
 
@@ -26,7 +26,7 @@ _HOME = {
     "joint_coding": "objectives",
     "load_encoder": "checkpoint",
     "maximum_entropy_coding": "objectives",
-    "pretrain": "pretrain",
+    "pretrain": "pretraining",
 }
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "coding_length",
+    "evaluate",
     "joint_coding",
     "load_encoder",
     "maximum_entropy_coding",
@@ -47,8 +48,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mec' has no attribute {name!r}")
     module = importlib.import_module(f"mec.{_HOME[name]}")
-    # A submodule of the same name (mec.pretrain, mec.evaluate) was just set on the package: the function wins.
-    value = getattr(module, name, module)
+    value = getattr(module, name, module)  # `evaluate` is a package, the others are names in a module
     globals()[name] = value
     return value
 

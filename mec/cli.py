@@ -74,7 +74,7 @@ sees the statistics of 64 images."""
     """Processes that decode images. Default: one a core, at most 8."""
 
     def run(self) -> None:
-        from mec.pretrain import pretrain
+        from mec.pretraining import pretrain
 
         pretrain(
             self.data,

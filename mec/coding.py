@@ -6,6 +6,8 @@ smaller of the two sides (Sylvester: the paper's Eqn 4), and differentiates once
 raises. Reduced precision is lifted to float32; float64 stays.
 """
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -169,7 +171,7 @@ def check_matrix(name: str, x: Tensor) -> None:
 
 
 def check_settings(distortion: float, order: int | None = None) -> None:
-    if not distortion > 0:
+    if not isinstance(distortion, numbers.Real) or not float(distortion) > 0:
         raise BadInput(f"distortion is {distortion}: ε_d² is above 0; the paper trains with 0.06.")
     if order is not None and (not isinstance(order, int) or order < 1):
         raise BadInput(f"order is {order}: it is a whole number of at least 1, or None for the log-determinant itself.")

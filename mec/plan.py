@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mec import schedules
 from mec.auto import auto, this_machine
 from mec.data import Data
 from mec.errors import BadInput
@@ -73,4 +75,8 @@ def build_objective(recipe: Recipe) -> tuple[Callable[..., Tensor], dict[str, An
     for name in settings:
         if name not in known:
             raise BadInput(f"method {recipe.method} has no setting {name!r}. It takes: {', '.join(sorted(known))}.")
+    # A small trial: a value that does not fit is told now, not after the images were read.
+    trial = torch.eye(4).repeat(2, 1, 1)
+    now = {name: schedules.setting(value, 0.0) for name, value in settings.items()}
+    objective(trial, None if recipe.network.target is None else trial, **now)
     return objective, settings

@@ -26,6 +26,7 @@ from mec.images import Skipped
 from mec.progress import TrainingProgress
 from mec.run import RunSettings
 
+SKIPPED = "skipped.jsonl"
 WATCH_BANK, WATCH_TEST = 5_000, 2_000  # most images in the k-NN figure during training
 
 
@@ -38,11 +39,11 @@ class Log:
         self.unreadable: set[str] = set()
         if not first:
             return
-        if start:  # what was logged after the checkpoint will come again
+        if (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
             kept = [line for line in health.read_metrics(out) if line["step"] <= start]
             checkpoint.write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        if (out / "skipped.jsonl").exists():
-            self.known = {json.loads(line)["path"] for line in (out / "skipped.jsonl").read_text().splitlines()}
+        if (out / SKIPPED).exists():
+            self.known = {json.loads(line)["path"] for line in (out / SKIPPED).read_text().splitlines()}
 
     def __enter__(self) -> Log:
         self.last = time.monotonic()
@@ -84,11 +85,11 @@ class Log:
         if not new:
             return
         self.known.update(s.path for s in new)
-        with open(self.out / "skipped.jsonl", "a") as file:  # appends of a line are whole, whichever rank writes
+        with open(self.out / SKIPPED, "a") as file:  # appends of a line are whole, whichever rank writes
             file.writelines(json.dumps(asdict(s)) + "\n" for s in new)
         self.unreadable.update(s.path for s in new)
         if len(self.unreadable) * ranks.size > MOST_UNREADABLE * images:
-            raise TrainingStopped(too_many(new, images, self.out / "skipped.jsonl"))
+            raise TrainingStopped(too_many(new, images, self.out / SKIPPED))
 
 
 @dataclass

@@ -100,8 +100,10 @@ class Trainer:
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
                 if save_now or stopping or done == run.steps:
-                    if not due and self.fabric.device.type != "cpu":
-                        self.check(out, loss, figures, step, now)
+                    # A gradient that is not finite may have come with a finite loss: never save what it left.
+                    sound = bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
+                    if not sound or (not due and self.fabric.device.type != "cpu"):
+                        self.check(out, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
                     if first:
                         self.save(out, done, info)
                     saved = time.monotonic()
@@ -223,10 +225,11 @@ class Trainer:
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         if isinstance(self.objective, nn.Module):
             state["objective"] = self.objective.state_dict()
-        checkpoint.save(out, done, state)
         encoder = self.network.encoder
         probed = checkpoint.probe(encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
+        # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
         checkpoint.save_encoder(out / checkpoint.ENCODER, encoder, replace(info, steps=done, probe=probed))
+        checkpoint.save(out, done, state)
 
     def restore(self, out: Path, console: Console) -> int:
         """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
@@ -236,11 +239,18 @@ class Trainer:
         state, complaints = found
         for words in complaints:
             console.print(f"{words}; the one before it is used.", highlight=False)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if isinstance(self.objective, nn.Module):
-            self.objective.load_state_dict(state["objective"])
-        return state["step"]
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if isinstance(self.objective, nn.Module):
+                self.objective.load_state_dict(state["objective"])
+            return state["step"]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            names = ", ".join(path.name for path in checkpoint.checkpoints(out))
+            raise BadInput(
+                f"{out / 'checkpoints'} ({names}): not of this run's network ({checkpoint.first_line(error)}). Put its "
+                "own checkpoints back, or start again with another --out."
+            ) from error
 
 
 def parameters_of(objective: Any) -> list[nn.Parameter]:

@@ -20,7 +20,7 @@ TINY_PREDICTOR = "network.predictor=[8,16]"
 
 def tiny_run(out: Path, data="digits", **changes) -> Path:
     """Six steps in two epochs on 192 digits, in this process, measured by nothing."""
-    from mec.pretrain import pretrain
+    from mec.pretraining import pretrain
 
     options = {"limit": 192, "batch_size": 64, "epochs": 2, "settings": TINY} | changes
     if options.get("method") in ("mec", "mec-exact"):

@@ -243,7 +243,7 @@ def test_a_wrong_setting_is_repeated_with_what_fits(setting, expected, tmp_path,
         "-1",
         "0",
         '"high"',
-        pytest.param("null", marks=pytest.mark.xfail(strict=True, reason="coding.check_settings compares None to 0")),
+        "null",
     ],
 )
 def test_a_distortion_that_makes_no_sense_is_refused(value, tmp_path, capsys):
@@ -399,7 +399,6 @@ def test_settings_that_are_not_those_of_a_run_are_refused(run, content, capsys):
     assert str(run / "settings.json") in text
 
 
-@pytest.mark.xfail(strict=True, reason="Trainer.restore lets load_state_dict's RuntimeError through")
 def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):
     """Someone put the checkpoint of one run into the folder of another."""
     other = tiny_run(tmp_path / "other", epochs=1, settings=[TINY[0], "network.projector=[48,24]"])
@@ -448,7 +447,6 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tm
     assert all(v.isfinite().all() for v in good["network"].values())
 
 
-@pytest.mark.xfail(strict=True, reason="Trainer.check sees the gradient every LOG_EVERY steps only")
 def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(tmp_path):
     with pytest.raises(TrainingStopped, match=r"diverged at step [56]"):
         tiny_run(tmp_path / "run", encoder=Failing(4, "gradients"), epochs=20, save_minutes=0)
@@ -497,10 +495,7 @@ FULL = {
 }
 
 
-LATE = pytest.mark.xfail(strict=True, reason="Trainer.save writes the encoder last: a resumed run never mends it")
-
-
-@pytest.mark.parametrize("call", [*list(FULL)[:-1], pytest.param("encoder", marks=LATE)])
+@pytest.mark.parametrize("call", FULL)
 def test_a_disk_that_fills_up_while_saving_leaves_the_checkpoint_before_whole(call, finished, tmp_path, monkeypatch):
     run = tmp_path / "run"
     crashed_run(monkeypatch, 4, run, save_minutes=0)

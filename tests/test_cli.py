@@ -12,7 +12,7 @@ import torch
 from helpers import TINY, digit_images, identical, labelled_folder, lines, tiny_run, weights, write_images
 
 import mec
-import mec.pretrain
+import mec.pretraining
 from mec import cli
 from mec.checkpoint import file_hash
 from mec.cli import main, parsed
@@ -38,11 +38,13 @@ def test_set_appends_in_every_spelling(typed, monkeypatch):
 
 
 def given(monkeypatch, *words: str) -> dict:
-    """What a command line hands to `mec.pretrain.pretrain`."""
+    """What a command line hands to `mec.pretrain`."""
     import sys
 
     heard: dict = {}
-    monkeypatch.setattr(sys.modules["mec.pretrain"], "pretrain", lambda data, **rest: heard.update(data=data, **rest))
+    monkeypatch.setattr(
+        sys.modules["mec.pretraining"], "pretrain", lambda data, **rest: heard.update(data=data, **rest)
+    )
     assert main(list(words)) == 0
     return heard
 
@@ -186,7 +188,7 @@ def test_the_timing_of_steps_leaves_no_trace_in_the_run(digit_folder, tmp_path, 
     """Weights, running statistics, momentum and target network are put back before the first step."""
     import sys
 
-    module = sys.modules["mec.pretrain"]
+    module = sys.modules["mec.pretraining"]
     timed = module.steps_within
     monkeypatch.setattr(module, "steps_within", lambda minutes, trainer: (8, timed(minutes, trainer, seconds=0.1)[1]))
     options = {"recipe": "digits", "limit": None, "method": method}

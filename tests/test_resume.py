@@ -98,11 +98,7 @@ def logged(run: Path) -> list[tuple]:
     "saved",
     [
         pytest.param(0, id="with a checkpoint"),
-        pytest.param(
-            5,
-            id="before the first checkpoint",
-            marks=pytest.mark.xfail(strict=True, reason="runlog.Log keeps the lines of a run that starts again"),
-        ),
+        pytest.param(5, id="before the first checkpoint"),
     ],
 )
 def test_metrics_of_a_resumed_run_are_those_of_one_never_stopped(finished, tmp_path, monkeypatch, saved):

@@ -25,7 +25,7 @@ from mec.optimizers import build_optimizer
 from mec.plan import adapted, build_objective, resolve
 from mec.recipe import Recipe
 from mec.run import SETTINGS, RunSettings, as_json, check_free, check_same, read_settings, resume_command
-from mec.runlog import Watch
+from mec.runlog import SKIPPED, Watch
 from mec.siamese import Siamese, build_siamese
 from mec.trainer import Trainer, parameters_of, steps_within
 from mec.version import __version__
@@ -98,6 +98,7 @@ def pretrain(
         "seed": seed,
         "epochs": epochs,
         "time_budget": time_budget,
+        "data_root": str(data_root) if data_root else None,
         "set": list(settings),
     }
     name = recipe_name(recipe, data)
@@ -108,7 +109,8 @@ def pretrain(
     before = stored.asked if stored else {}
     seed = before.get("seed") or 0 if seed is None else seed
     limit = before.get("limit") if limit is None else limit
-    images = as_data(data, root=data_root, download=download, limit=limit, seed=seed)
+    root = before.get("data_root") if data_root is None else data_root
+    images = as_data(data, root=root, download=download, limit=limit, seed=seed)
     if stored is None:
         if ranks.rank == 0:
             check_free(out)
@@ -153,17 +155,15 @@ def pretrain(
         run = stored if epochs is None else replace(stored, recipe=chosen, steps=epochs * batches.steps_per_epoch)
     info = replace(info, steps=run.steps)
 
-    start = 0
-    if ranks.rank == 0:
-        start_folder(out, run, images)
-    if stored is not None:
-        start = trainer.restore(out, console)
+    start = 0 if stored is None else trainer.restore(out, console)
     if start >= run.steps and (out / HEALTH).exists():
         console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", highlight=False)
         return out
     describe(console, out, run, info, images, trainer, start)
     watch = Watch(out, images if evaluate else None, info, fabric.device, console)
     try:
+        if ranks.rank == 0:
+            start_folder(out, run, images)
         trainer.run(out, run, info, start, watch, save_minutes)
     except OSError as error:
         raise TrainingStopped(
@@ -316,9 +316,9 @@ def start_folder(out: Path, run: RunSettings, images: Data | None) -> None:
     for part in [*out.glob("*.part"), *out.glob("checkpoints/*.part")]:
         part.unlink()
     checkpoint.write_text(out / SETTINGS, as_json(run))
-    if images is not None and images.skipped:
+    if images is not None and images.skipped and not (out / SKIPPED).exists():
         lines = (json.dumps(asdict(s)) + "\n" for s in images.skipped)
-        checkpoint.write_text(out / "skipped.jsonl", "".join(lines))
+        checkpoint.write_text(out / SKIPPED, "".join(lines))
 
 
 def describe(
@@ -339,7 +339,7 @@ def describe(
         console.print(f"{images.name}: {len(images.train):,} training images, {labels}", highlight=False)
         if images.skipped:
             console.print(
-                f"{len(images.skipped)} images cannot be read and are left out: {out / 'skipped.jsonl'}",
+                f"{len(images.skipped)} images cannot be read and are left out: {out / SKIPPED}",
                 highlight=False,
             )
     for reason in run.why:
