@@ -53,23 +53,23 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     if gpu:
         backbone = "resnet18" if size <= 64 or n < 50_000 else "resnet50"
     else:
-        backbone = "resnet10-tiny"
+        backbone = "resnet10-fast" if size < SMALL_STEM_BELOW else "resnet10-tiny"
     why.append(f"backbone {backbone}: {n:,} images on {'a GPU' if gpu else f'{machine.cores} CPU cores'}")
 
-    batch = 256
+    batch = 256 if gpu else 128  # the steps that a CPU has time for count more than the size of a batch
     while batch > 16 and n < 4 * batch:
         batch //= 2
     batch = min(batch, max(2, n))
     pixels = batch * 2 * size * size
     # Bytes a pixel that a forward pass keeps for the backward one, in bf16, by the usual stem; rough, from the widths.
-    kept = {"resnet10-tiny": 130, "resnet18": 500, "resnet50": 1800}[backbone]
+    kept = {"resnet10-fast": 33, "resnet10-tiny": 130, "resnet18": 500, "resnet50": 1800}[backbone]
     kept *= (16 if size < SMALL_STEM_BELOW else 1) * (1 if gpu else 2)  # a small stem keeps maps of 16 times the area
     micro = batch
     while micro > 8 and pixels * micro / batch * kept / 2**30 > 0.6 * machine.memory_gib:
         micro //= 2
     why.append(
         f"batch {batch}: "
-        + ("at least four batches an epoch" if batch < 256 else "enough different images to spread out")
+        + ("at least four batches an epoch" if n < 8 * batch else "enough different images to spread out")
         + (f", in forward passes of {micro} rows to fit {machine.memory_gib:.0f} GiB" if micro < batch else "")
     )
 
@@ -94,6 +94,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         AUTO,
         views=views,
         network=replace(AUTO.network, backbone=backbone),
+        optimizer=replace(AUTO.optimizer, base_lr=AUTO.optimizer.base_lr if gpu else 1.0),  # 0.5 at batch 128
         batch_size=batch,
         micro_batch_size=micro if micro < batch else None,
         epochs=epochs,

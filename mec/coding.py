@@ -6,7 +6,9 @@ smaller of the two sides (Sylvester: the paper's Eqn 4), and differentiates once
 raises. Reduced precision is lifted to float32; float64 stays.
 """
 
+import functools
 import numbers
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -130,20 +132,62 @@ class _Once(torch.autograd.Function):
 
 
 def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Σ_{k=1..n} (-1)^{k+1} Tr(Cᵏ) / k and the transpose of its gradient, Σ_{k<n} (-C)ᵏ, in n - 2 products.
+    """Σ_{k=1..n} (-1)^{k+1} Tr(Cᵏ) / k, and the transpose of its gradient, Σ_{k<n} (-C)ᵏ.
 
-    The trace of a product needs no product: Tr(A B) = <A, Bᵀ>. So Tr(C²) costs none, and the last power none either.
+    The slope is a geometric sum in X = -C, so it factors. With n = s q + r (`blocks`):
+
+        P = Σ_{k<sq} Xᵏ = (I + X + ... + X^{s-1}) (I + X^s + ... + X^{s(q-1)}),   Σ_{k<n} Xᵏ = I + ... + X^{r-1} + X^r P
+
+    Traces cost no product, Tr(A B) = <A, Bᵀ>: of X^{si+j} from the powers at hand; and the last r of them from P, since
+    Tr X^{sq+j} = <P, X^{j+1}ᵀ> - <P, X^jᵀ> + Tr X^j. In all s + q - 2 products beyond C, one more where r > 0: two at
+    order 4, four at 8, six at 16.
     """
-    value = cross.diagonal().sum()
-    slope = torch.eye(cross.shape[0], dtype=cross.dtype, device=cross.device)
-    power = cross
-    for k in range(2, order + 1):
-        sign = 1 if k % 2 else -1
-        slope = slope + sign * power  # (-C)^(k-1)
-        value = value + sign / k * (power * cross.T).sum()
-        if k < order:
-            power = power @ cross
-    return value, slope
+    size, number, rest = blocks(order)
+    x = -cross
+    small = [x]  # X, X², ..., X^s; with one block the last is not needed
+    while len(small) < (size if number > 1 else size - 1):
+        small.append(small[-1] @ x)
+    large = [small[-1]] if number > 1 else []  # X^s, X^2s, ..., X^{s(q-1)}
+    while len(large) < number - 1:
+        large.append(large[-1] @ small[-1])
+
+    traces = [x.diagonal().sum()]
+    traces += [inner(power, x) for power in small[: size - 1]]
+    traces += [inner(power, by) for power in large for by in small]
+    slope = one_plus(small[: size - 1], like=x)
+    if number > 1:
+        slope = slope @ one_plus(large, like=x)
+    if rest:
+        sums = [inner(slope, power) for power in small[: rest + 1]]
+        traces += [sums[j + 1] - sums[j] + traces[j] for j in range(rest)]
+        slope = one_plus(small[: rest - 1], like=x) + small[rest - 1] @ slope
+    weights = -1 / torch.arange(1, order + 1, dtype=x.dtype, device=x.device)
+    return (weights * torch.stack(traces)).sum(), slope
+
+
+@functools.cache
+def blocks(order: int) -> tuple[int, int, int]:
+    """(s, q, r) with s q + r = order, r < s, for the fewest products; (order, 1, 0) is power by power.
+
+    >>> [blocks(n) for n in (3, 4, 6, 7, 16)]
+    [(3, 1, 0), (4, 1, 0), (2, 3, 0), (2, 3, 1), (4, 4, 0)]
+    """
+    choices = [(s, order // s, order % s) for s in range(2, order // 2 + 1)]
+    return min([(order, 1, 0), *choices], key=lambda c: c[0] - 2 if c[1] == 1 else c[0] + c[1] - 2 + (c[2] > 0))
+
+
+def one_plus(matrices: Sequence[Tensor], like: Tensor) -> Tensor:
+    """I + the sum of the matrices, [n, n] as `like`."""
+    total = torch.zeros_like(like) if not matrices else matrices[0].clone()
+    for matrix in matrices[1:]:
+        total += matrix
+    total.diagonal().add_(1)
+    return total
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Tr(a b), without the product."""
+    return (a * b.T).sum()
 
 
 def exact_value_and_slope(cross: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,12 @@ from mec.errors import BadInput, nearest
 SMALL: dict[str, dict[str, Any]] = {
     "resnet10-tiny": {"model": "resnet18", "layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)},
     "resnet10-half": {"model": "resnet18", "layers": (1, 1, 1, 1), "channels": (32, 64, 128, 512)},
+    "resnet10-fast": {"model": "resnet18", "layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)},
     "resnet10": {"model": "resnet18", "layers": (1, 1, 1, 1)},
 }
 SMALL_STEM_BELOW = 64  # px
+# Of the 3x3 convolution that small images get, where it is not 1: halving the side saves two thirds of a step on a CPU.
+SMALL_STEM_STRIDE = {"resnet10-fast": 2}
 
 
 def build_encoder(name: str, image_size: int, small_stem: bool | None = None) -> nn.Module:
@@ -24,7 +27,8 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
     Args:
         name: any timm model name, or one of `SMALL`.
         image_size: side of the images it will see, px.
-        small_stem: whether to replace the stem by a 3x3 stride-1 convolution without max-pool; None decides by size.
+        small_stem: whether to replace the stem by a 3x3 convolution without max-pool, of stride 1 unless
+            `SMALL_STEM_STRIDE` says otherwise; None decides by size.
 
     Raises:
         BadInput: no such backbone (with the nearest name), or one that cannot take this image size.
@@ -44,7 +48,7 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
         except TypeError:
             continue
         if small and not extra:
-            use_small_stem(encoder)
+            use_small_stem(encoder, SMALL_STEM_STRIDE.get(name, 1))
         return encoder
     raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px.")
 
@@ -54,10 +58,10 @@ def timm_arguments(name: str) -> dict[str, Any]:
     return dict(SMALL.get(name, {"model": name}))
 
 
-def use_small_stem(encoder: nn.Module) -> None:
-    """First convolution 3x3 with stride 1, no max-pool, in place (the CIFAR stem of the paper's appendix B)."""
+def use_small_stem(encoder: nn.Module, stride: int = 1) -> None:
+    """First convolution 3x3, no max-pool, in place (the CIFAR stem of the paper's appendix B)."""
     name, first = next((n, m) for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=first.bias is not None)
+    new = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=stride, padding=1, bias=first.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     parent = encoder.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], new)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mec.checkpoint import atomic
 from mec.evaluate.features import Features
+
+if TYPE_CHECKING:
+    from mec.bench import Timing
 
 
 def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> None:
@@ -27,5 +31,29 @@ def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path
     if len(classes) <= 20:
         handles, _ = drawn.legend_elements(num=list(range(len(classes))))
         figure.legend(handles, classes, loc="outside lower center", ncols=min(10, len(classes)), frameon=False)
+    with atomic(path) as part_file:
+        figure.savefig(part_file, format="png", dpi=110)
+
+
+def timing_plot(timings: Sequence[Timing], path: Path) -> None:
+    """Median milliseconds over m, both logarithmic, a line a contender and a panel an embedding size d."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({t.d for t in timings})
+    figure = Figure(figsize=(1.6 + 4.6 * len(sizes), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
+    for axis, d in zip(axes, sizes):
+        for name in dict.fromkeys(t.name for t in timings):
+            points = sorted((t.m, t.median, t.low, t.high) for t in timings if (t.name, t.d) == (name, d))
+            m, median, low, high = zip(*points)
+            dashed = name.endswith("products")  # not an objective: what none can do without
+            (line,) = axis.plot(m, median, "o--" if dashed else "o-", markersize=4, label=name)
+            axis.fill_between(m, low, high, alpha=0.15, color=line.get_color())
+        axis.set(title=f"embeddings of {d}", xlabel="images m", xscale="log", yscale="log")
+        axis.set_xticks(sorted({t.m for t in timings if t.d == d}), labels=sorted({t.m for t in timings if t.d == d}))
+        axis.minorticks_off()
+    axes[0].set_ylabel("value and gradient, ms")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
     with atomic(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mec.coding import coding_length, largest_coding_length, log_det_cross
+from mec.coding import coding_length, largest_coding_length, log_det_cross, series_value_and_slope
 from mec.errors import BadInput
 
 SIDES = [(7, 12), (9, 9), (12, 7)]  # batch-wise, square, feature-wise
@@ -40,7 +41,7 @@ def test_coding_length_is_equation_1_value_and_gradient(m, d, distortion):
 
 
 @pytest.mark.parametrize(("m", "d"), SIDES)
-@pytest.mark.parametrize("order", range(1, 9))
+@pytest.mark.parametrize("order", [*range(1, 14), 16, 31, 32])
 def test_series_is_equation_2_value_and_gradient_at_every_order(m, d, order):
     z = units(m, d)
     for distortion in (0.06, 2.0):  # where the series diverges, and where it converges
@@ -50,8 +51,27 @@ def test_series_is_equation_2_value_and_gradient_at_every_order(m, d, order):
         )
 
 
+class CountProducts(TorchDispatchMode):
+    """Counts products of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten.mm.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("order", "products"), [(1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (6, 3), (7, 4), (8, 4), (9, 4), (16, 6), (32, 10)]
+)
+def test_series_takes_few_products_beyond_c_for_value_and_slope(order, products):
+    with CountProducts() as counted:
+        series_value_and_slope(torch.eye(3) / 2, order)
+    assert counted.count == products
+
+
 @pytest.mark.parametrize(("m", "d"), SIDES)
-@pytest.mark.parametrize("order", [None, 1, 2, 5])
+@pytest.mark.parametrize("order", [None, 1, 2, 5, 7, 8])
 def test_gradient_of_coding_length_passes_gradcheck_on_rows_of_any_length(m, d, order):
     z = (1.7 * units(m, d)).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: coding_length(z, 0.3, order), z)

@@ -55,6 +55,13 @@ def test_images_under_64_px_get_a_stem_that_does_not_shrink_them(size, small_ste
     assert encoder.forward_features(images(size)).shape[2:] == (side, side)
 
 
+def test_the_fast_backbone_halves_small_images_in_its_first_convolution():
+    encoder = build_encoder("resnet10-fast", 32).eval()
+    assert (encoder.conv1.kernel_size, encoder.conv1.stride) == ((3, 3), (2, 2))
+    assert encoder.forward_features(images(32)).shape[1:] == (256, 2, 2)
+    assert build_encoder("resnet10-fast", 64).conv1.kernel_size == (7, 7)  # larger ones have the usual stem
+
+
 @pytest.mark.parametrize(
     ("name", "size", "features"),
     [

@@ -57,9 +57,9 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     for name, value in state[0]["network"].items():
         torch.testing.assert_close(state[1]["network"][name], value, atol=1e-5, rtol=1e-5, msg=name)
     for i, of_one in state[0]["optimizer"]["state"].items():
-        torch.testing.assert_close(
-            state[1]["optimizer"]["state"][i]["momentum_buffer"], of_one["momentum_buffer"], atol=1e-4, rtol=1e-3
-        )
+        # As a whole: single numbers near zero carry the rounding of the large ones that they are a difference of.
+        expected, found = of_one["momentum_buffer"], state[1]["optimizer"]["state"][i]["momentum_buffer"]
+        assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-5, i
     encoders = [weights(tmp_path / name) for name in ("one", "two")]
     start = untrained_encoder()
     assert max((encoders[0][name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
