@@ -21,6 +21,7 @@ class Machine:
     accelerator: str  # "cpu" or "cuda"
     memory_gib: float  # of one accelerator, or of the machine
     cores: int
+    bf16: bool = False  # whether it has units for it
 
 
 def this_machine(accelerator: str) -> Machine:
@@ -30,13 +31,24 @@ def this_machine(accelerator: str) -> Machine:
         memory = torch.cuda.get_device_properties(0).total_memory
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(accelerator, memory / 2**30, os.cpu_count() or 1)
+    return Machine(accelerator, memory / 2**30, os.cpu_count() or 1, has_bf16_units(accelerator))
+
+
+def has_bf16_units(accelerator: str) -> bool:
+    """Whether bf16 is faster than fp32 here, and not emulated."""
+    import torch
+
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     """A recipe for these images on this machine, and a line of reason for each choice."""
     n, short = len(data.train), min(data.typical_size)
     gpu = machine.accelerator == "cuda"
+    slow = not gpu and not machine.bf16  # a step of a CPU without bf16 units takes five times as long, docs/log.md
     why = []
 
     if short <= 40:
@@ -53,10 +65,11 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     if gpu:
         backbone = "resnet18" if size <= 64 or n < 50_000 else "resnet50"
     else:
-        backbone = "resnet10-fast" if size < SMALL_STEM_BELOW else "resnet10-tiny"
-    why.append(f"backbone {backbone}: {n:,} images on {'a GPU' if gpu else f'{machine.cores} CPU cores'}")
+        backbone = "resnet10-fast" if slow and size < SMALL_STEM_BELOW else "resnet10-tiny"
+    where = "a GPU" if gpu else f"{machine.cores} CPU cores" + (" without bf16 units" if slow else "")
+    why.append(f"backbone {backbone}: {n:,} images on {where}")
 
-    batch = 256 if gpu else 128  # the steps that a CPU has time for count more than the size of a batch
+    batch = 128 if slow else 256  # the few steps that there is time for count more than the size of a batch
     while batch > 16 and n < 4 * batch:
         batch //= 2
     batch = min(batch, max(2, n))
@@ -94,7 +107,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         AUTO,
         views=views,
         network=replace(AUTO.network, backbone=backbone),
-        optimizer=replace(AUTO.optimizer, base_lr=AUTO.optimizer.base_lr if gpu else 1.0),  # 0.5 at batch 128
+        optimizer=replace(AUTO.optimizer, base_lr=1.0 if slow else AUTO.optimizer.base_lr),  # 0.5 at batch 128
         batch_size=batch,
         micro_batch_size=micro if micro < batch else None,
         epochs=epochs,

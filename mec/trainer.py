@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mec import checkpoint, health, schedules
+from mec.auto import has_bf16_units
 from mec.batches import Batch, IterableBatches, ViewBatches
 from mec.checkpoint import EncoderInfo
 from mec.distributed import Ranks, average_gradients
@@ -261,10 +262,7 @@ def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
     """Whether to autocast to bf16: only where the device has units for it; elsewhere it is hundreds of times slower."""
     if recipe.precision != "auto":
         return recipe.precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
+    return has_bf16_units(device.type)
 
 
 @contextlib.contextmanager
