@@ -20,9 +20,9 @@ goals = [
     ("joint exact over its products", ms["joint exact", 2048] / ms["joint products", 2048], "<=", 2.0),
     ("cross exact over its products", ms["cross exact", 2048] / ms["cross products", 2048], "<=", 2.6),
     ("joint exact over order 4", ms["joint exact", 2048] / ms["order 4", 2048], "<=", 1.0),
-    ("cross exact over order 4", ms["cross exact", 2048] / ms["order 4", 2048], "<=", 1.0),
+    ("cross exact over order 4, both sides", ms["cross exact", 2048] / ms["order 4, both sides", 2048], "<=", 1.0),
 ]  # fmt: skip
 reached = [ratio >= goal if sign == ">=" else ratio <= goal for _, ratio, sign, goal in goals]
 for (name, ratio, sign, goal), ok in zip(goals, reached):
-    print(f"{name:32} {ratio:6.2f}  goal {sign} {goal:g}  {'reached' if ok else 'missed'}")
+    print(f"{name:36} {ratio:6.2f}  goal {sign} {goal:g}  {'reached' if ok else 'missed'}")
 sys.exit(not all(reached))

@@ -88,6 +88,7 @@ def of_order(order: int | None) -> Callable[[Tensor, Tensor, float], Tensor]:
 CONTENDERS = (
     Contender(RELEASED, released_loop),
     *(Contender(f"order {n}", of_order(n)) for n in (1, 2, 4, 8)),
+    Contender("order 4, both sides", of_order(4), gradients=2),
     Contender("cross products", lambda online, target, lam: _Products.apply(online, target), gradients=2),
     Contender("cross exact", of_order(None), gradients=2),
     Contender("joint products", lambda online, target, lam: _Products.apply(online, online.detach())),
