@@ -25,7 +25,7 @@ class Pretrain:
     """Train an encoder on images, without labels."""
 
     more: ClassVar[str] = """\
-  mec pretrain digits                                  small and real: two minutes on a CPU
+  mec pretrain digits                                  small and real: a few minutes on a CPU
   mec pretrain photos/                                 your own folder, nested in any way
   mec pretrain photos/ --time-budget 30                as well as it goes in 30 minutes
   mec pretrain cifar10 --data-root data --download     a torchvision data set
