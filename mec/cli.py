@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from mec.errors import BadInput, TrainingStopped
+from mec.protocols import PROTOCOLS, whole_numbers
 from mec.version import __version__
 
 Append = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
@@ -96,114 +97,48 @@ sees the statistics of 64 images."""
         )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What every protocol takes."""
-
-    data: Positional[str]
-    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
-    data_root: Path | None = None
-    """Where a torchvision data set's files are."""
-    limit: int | None = None
-    """Use this many training images, for a quick look."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the encoder runs."""
-    workers: int = 0
-    """Processes that decode images."""
-
-
-@dataclass(frozen=True)
-class FewShot(Measured):
-    """Logistic regression on a few labels a class, over seeded draws: mean and spread."""
-
-    labels_per_class: str = "1,5"
-    """Numbers of labels, with commas."""
-    draws: int = 20
-    """Random draws of the labelled images."""
-    seed: int = 0
-    """Of the draws."""
-
-
-@dataclass(frozen=True)
-class Knn(Measured):
-    """The cosine-weighted vote of the k nearest training images."""
-
-    k: int = 20
-    """Neighbours."""
-    temperature: float = 0.07
-    """A neighbour weighs exp(cosine / temperature)."""
-
-
-@dataclass(frozen=True)
-class Linear(Measured):
-    """Logistic regression on frozen features, without augmentation; the penalty chosen on held-out training images."""
-
-    seed: int = 0
-    """Of the held-out part."""
+# A union of the table's dataclasses, made when this file is read; a type checker sees their base.
+Chosen: Any = functools.reduce(operator.or_, [Annotated[kind, subcommand(name)] for name, kind in PROTOCOLS.items()])
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a pretrained encoder with labels; results are added to the run's results.jsonl."""
+    """Measure an encoder with labels; results are added to the results.jsonl of its folder."""
 
     more: ClassVar[str] = """\
   mec evaluate runs/digits-digits knn digits
   mec evaluate runs/photos-auto fewshot labelled/ --labels-per-class 1,5,20
   mec evaluate runs/photos-auto linear labelled/
+  mec evaluate random:resnet50 knn labelled/
 
+RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
+  checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
+  random:NAME             an untrained timm backbone, for the row of no learning
+  NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
+Flags come after the protocol's word; `mec evaluate RUN PROTOCOL --help` shows them.
 A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
 
-    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run folder, or an encoder.safetensors."""
-    protocol: (
-        Annotated[FewShot, subcommand("fewshot")]
-        | Annotated[Knn, subcommand("knn")]
-        | Annotated[Linear, subcommand("linear")]
-    )
+    run_folder: Annotated[Positional[str], arg(metavar="RUN")]
+    """A run folder, a file of weights, or a model's name."""
+    protocol: Chosen
 
     def run(self) -> None:
-        import torch
-
-        from mec import evaluate
-        from mec.checkpoint import encoder_file, file_hash, load_encoder, read_info
-        from mec.data import open_data
+        from mec.evaluate.subject import resolve
         from mec.results import labelled, record
 
         chosen = self.protocol
-        numbers = whole_numbers(chosen.labels_per_class, "--labels-per-class") if isinstance(chosen, FewShot) else []
-        file, info = encoder_file(self.run_folder), read_info(self.run_folder)
-        encoder, transform = load_encoder(file)
-        data = open_data(chosen.data, root=chosen.data_root, limit=chosen.limit)
-        if not data.can_be_measured:
-            raise BadInput(
-                f"{chosen.data} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
-                "test/CLASS/."
-            )
-        assert data.test is not None
-        device = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        encoder.to(device)
-        train, test = (
-            evaluate.extract(encoder, split.labelled(), transform, device=device, workers=chosen.workers)
-            for split in (data.train, data.test)
+        subject = resolve(
+            self.run_folder,
+            device=chosen.device,
+            out=chosen.out,
+            image_size=chosen.image_size,
+            workers=chosen.workers,
         )
-        if isinstance(chosen, FewShot):
-            results = evaluate.fewshot(train, test, labels_per_class=numbers, draws=chosen.draws, seed=chosen.seed)
-        elif isinstance(chosen, Knn):
-            results = evaluate.knn(train, test, k=chosen.k, temperature=chosen.temperature)
-        else:
-            results = evaluate.linear(train, test, seed=chosen.seed)
-        results = labelled(
-            results,
-            data=data.name,
-            encoder=info.method,
-            checkpoint=file_hash(file),
-            data_fingerprint=data.fingerprint,
-        )
-        for result in results:
-            count = result.settings.get("labels_per_class")
-            print(f"{result}" + (f", {count} labels a class, {result.n} draws" if count else ""))
-        record(file.parent, results)
-        print(f"Added to {file.parent / 'results.jsonl'}")
+        for result in chosen.measure(subject):
+            (result,) = labelled([result], encoder=subject.name, checkpoint=subject.checkpoint)
+            record(subject.folder, [result])
+            print(result.line())
+        print(f"Added to {subject.folder / 'results.jsonl'}")
 
 
 @dataclass(frozen=True)
@@ -375,13 +310,6 @@ Start here:
 
 Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose.
 """
-
-
-def whole_numbers(text: str, flag: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise BadInput(f"{flag} is {text!r}: whole numbers with commas between, for example 1,5.") from None
 
 
 def parsed(arguments: list[str]):

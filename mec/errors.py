@@ -1,7 +1,8 @@
 """What a user can do wrong, told apart from what the program did wrong."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 
 class BadInput(ValueError):
@@ -23,3 +24,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A data set that is not there: its name, where its files are expected, how to get them."""
+
+    name: str
+    place: str
+    how: str
+
+
+def absent(sets: Sequence[Absent]) -> BadInput:
+    """One message for all data sets that are missing.
+
+    >>> print(absent([Absent("dtd", "data/dtd/dtd", "--download"), Absent("cars", "data/cars", "see docs/data.md")]))
+    2 data sets are not there:
+      dtd: expected in data/dtd/dtd; --download
+      cars: expected in data/cars; see docs/data.md
+    """
+    lines = "".join(f"\n  {each.name}: expected in {each.place}; {each.how}" for each in sets)
+    return BadInput(f"{len(sets)} data set{'s are' if len(sets) > 1 else ' is'} not there:{lines}")

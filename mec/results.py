@@ -11,6 +11,16 @@ from typing import Any
 
 from mec.version import __version__
 
+TELLING = (
+    "labels_per_class",
+    "k",
+    "preset",
+    "labels",
+    "set",
+    "mode",
+    "epoch",
+)  # settings that are printed with a figure
+
 
 @dataclass(frozen=True)
 class Result:
@@ -35,6 +45,11 @@ class Result:
     def __str__(self) -> str:
         spread = "" if self.spread is None else f" ± {self.spread:.1f}"
         return f"{self.protocol} {self.metric}: {self.value:.1f}{spread} {self.unit}"
+
+    def line(self) -> str:
+        """In words, with what tells it from others of its protocol."""
+        words = [f"{key.replace('_', ' ')} {self.settings[key]}" for key in TELLING if key in self.settings]
+        return ", ".join([str(self), *words, *([f"n {self.n}"] if self.n > 1 else [])])
 
 
 def labelled(results: Iterable[Result], **where: Any) -> list[Result]:

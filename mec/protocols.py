@@ -1,0 +1,145 @@
+"""`mec evaluate RUN PROTOCOL ...`: every protocol's flags and the function it calls, in one table.
+
+No torch here: the command line reads this before it loads anything heavy. A protocol is a frozen dataclass whose fields
+are its flags and whose `measure` takes a `mec.evaluate.subject.Subject` and gives results, one by one or all at once;
+they are printed and stored as they come. To add one: write the dataclass, and a row of PROTOCOLS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from mec.errors import BadInput
+
+if TYPE_CHECKING:
+    from mec.data import Data
+    from mec.evaluate.subject import Subject
+    from mec.results import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What every protocol takes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder runs."""
+    out: Path | None = None
+    """Folder for results.jsonl and cached features. Default: RUN, or runs/NAME for what is no run folder."""
+    image_size: int | None = None
+    """Side of the images the encoder gets, px. Default: what it was trained on; 224 where that is unknown."""
+    workers: int = 0
+    """Processes that decode images."""
+
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        """Results that name their data; encoder, checkpoint and time are added by the caller."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLabels(Protocol):
+    """What protocols take that learn from one labelled data set and test on its other part."""
+
+    data: Positional[str]
+    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    data_root: Path | None = None
+    """Where a torchvision data set's files are; imagenet reads DIR/train and DIR/val."""
+    download: bool = False
+    """Fetch a torchvision data set from its own home."""
+    limit: int | None = None
+    """Use this many training images, for a quick look."""
+
+    def open(self) -> Data:
+        """The data set, which has labels on both sides.
+
+        Raises:
+            BadInput: it is not there, or has no labels.
+        """
+        from mec.data import open_data
+
+        data = open_data(self.data, root=self.data_root, download=self.download, limit=self.limit)
+        if not data.can_be_measured:
+            raise BadInput(
+                f"{self.data} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
+                "test/CLASS/."
+            )
+        return data
+
+    def results(self, data: Data, found: Iterable[Result]) -> list[Result]:
+        """The results with the data they were measured on, and how much of it."""
+        from mec.results import labelled
+
+        return labelled(found, data=data.name, data_fingerprint=data.fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot(OnLabels):
+    """Logistic regression on a few labels a class, over seeded draws: mean and spread."""
+
+    labels_per_class: str = "1,5"
+    """Numbers of labels, with commas."""
+    draws: int = 20
+    """Random draws of the labelled images."""
+    seed: int = 0
+    """Of the draws."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        numbers = whole_numbers(self.labels_per_class, "--labels-per-class")
+        from mec.evaluate import fewshot
+
+        data = self.open()
+        train, test = subject.both(data)
+        found = fewshot(train, test, labels_per_class=numbers, draws=self.draws, seed=self.seed)
+        return self.results(data, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(OnLabels):
+    """The cosine-weighted vote of the k nearest training images."""
+
+    k: int = 20
+    """Neighbours."""
+    temperature: float = 0.07
+    """A neighbour weighs exp(cosine / temperature)."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        from mec.evaluate import knn
+
+        data = self.open()
+        return self.results(data, knn(*subject.both(data), k=self.k, temperature=self.temperature))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(OnLabels):
+    """Logistic regression on frozen features, without augmentation; the penalty chosen on held-out training images."""
+
+    seed: int = 0
+    """Of the held-out part."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        from mec.evaluate import linear
+
+        data = self.open()
+        return self.results(data, linear(*subject.both(data), seed=self.seed))
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    "fewshot": FewShot,
+    "knn": Knn,
+    "linear": Linear,
+}
+
+
+def whole_numbers(text: str, flag: str) -> list[int]:
+    """
+    >>> whole_numbers("1,5", "--k")
+    [1, 5]
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{flag} is {text!r}: whole numbers with commas between, for example 1,5.") from None
