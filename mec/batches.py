@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from mec.data import Files, Images, Split, Stored
 from mec.errors import BadInput
 from mec.images import Skipped
 from mec.recipe import View
+from mec.signals import leave_signals_to_the_run
 from mec.views import Draw, crop_file_image, crop_stored_images, finish, numbered
 
 
@@ -96,11 +96,6 @@ class ViewBatches:
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
         return None if self.split.labels is None else torch.from_numpy(self.split.labels[indices]).to(self.device)
-
-
-def leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: a worker goes on, so that the run can end after its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Plan(torch.utils.data.Sampler):

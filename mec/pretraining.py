@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from mec.data import Data, open_data
 from mec.distributed import Ranks, current, synchronise_batch_norm
 from mec.encoders import SMALL_STEM_BELOW, build_encoder, feature_size
 from mec.errors import BadInput, TrainingStopped
+from mec.fabric import start_fabric
 from mec.optimizers import build_optimizer
 from mec.plan import adapted, build_objective, resolve
 from mec.recipe import Recipe
@@ -177,30 +177,6 @@ def pretrain(
 
 
 # --- the parts, in the order in which they are used ---------------------------------------------------------------
-
-
-def start_fabric(device: str) -> Any:
-    """Lightning Fabric for this process: alone, or one of those that torchrun or SLURM started."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise BadInput(f"--device is {device!r}: auto, cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA torch.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world)))
-    fabric = Fabric(
-        accelerator=device,
-        devices=local if world > 1 else 1,
-        num_nodes=max(1, world // local),
-        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
-        precision="32-true",
-    )
-    fabric.launch()
-    return fabric
 
 
 def as_data(data: Any, **options: Any) -> Data | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from mec.recipe import Recipe
 from mec.run import RunSettings, resume_command
 from mec.runlog import Log, Watch
 from mec.siamese import Siamese
+from mec.signals import signals
 
 LOG_EVERY = 10  # steps
 WARM_STEPS = 4  # not timed: the first steps choose kernels and touch memory for the first time
@@ -326,24 +326,3 @@ def cloned(state: Any) -> Any:
     if isinstance(state, list):
         return [cloned(v) for v in state]
     return state
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,34 @@
+"""Lightning Fabric, started the same way by everything that trains."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from mec.errors import BadInput
+
+
+def start_fabric(device: str) -> Any:
+    """Lightning Fabric for this process: alone, or one of those that torchrun or SLURM started."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise BadInput(f"--device is {device!r}: auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA torch.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world)))
+    fabric = Fabric(
+        accelerator=device,
+        devices=local if world > 1 else 1,
+        num_nodes=max(1, world // local),
+        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+        precision="32-true",
+    )
+    fabric.launch()
+    return fabric
