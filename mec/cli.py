@@ -110,10 +110,12 @@ class Evaluate:
   mec evaluate runs/photos-auto fewshot labelled/ --labels-per-class 1,5,20
   mec evaluate runs/photos-auto linear labelled/
   mec evaluate random:resnet50 knn labelled/
+  mec evaluate runs/photos-auto sot --data-root OTB2015/ --video mp4
 
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
   random:NAME             an untrained timm backbone, for the row of no learning
+  pixels                  raw colours, for the row of no encoder
   NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
 Flags come after the protocol's word; `mec evaluate RUN PROTOCOL --help` shows them.
 A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""

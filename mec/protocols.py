@@ -127,10 +127,57 @@ class Linear(OnLabels):
         return self.results(data, linear(*subject.both(data), seed=self.seed))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Protocol):
+    """What protocols take that follow objects through videos by frozen features."""
+
+    data_root: Path
+    """Folder of the benchmark, in its published layout."""
+    stage: Literal["3", "4", "both"] = "both"
+    """The last stage of the ResNet that is kept; both gives results of each."""
+    sequences: str = ""
+    """Names with commas. Default: all."""
+    batch_size: int = 8
+    """Frames or crops that go through the encoder together."""
+    video: Literal["mp4", "gif"] | None = None
+    """Also draw what was found over the frames, a file a sequence beside the result files."""
+
+    def names(self) -> tuple[str, ...]:
+        if self.batch_size < 1:
+            raise BadInput(f"--batch-size is {self.batch_size}: at least 1.")
+        return tuple(name.strip() for name in self.sequences.split(",") if name.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sot(Tracking):
+    """One object a video, followed from its first box: OTB-2015, AUC of success and precision at 20 px."""
+
+    head: Literal["xcorr", "dcf", "both"] = "both"
+    """Cross-correlation with the first frame, or a correlation filter that learns."""
+    mode: Literal["clean", "unitrack"] = "clean"
+    """unitrack keeps that code's slips, to compare with its figures."""
+
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        from mec.evaluate.sot import measure
+
+        heads = ("xcorr", "dcf") if self.head == "both" else (self.head,)
+        yield from measure(
+            subject,
+            self.data_root,
+            stage=self.stage,
+            heads=heads,
+            mode=self.mode,
+            names=self.names(),
+            batch_size=self.batch_size,
+            video=self.video,
+        )
+
+
 PROTOCOLS: dict[str, type[Protocol]] = {
     "fewshot": FewShot,
     "knn": Knn,
     "linear": Linear,
+    "sot": Sot,
 }
 
 

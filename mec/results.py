@@ -17,6 +17,8 @@ TELLING = (
     "preset",
     "labels",
     "set",
+    "stage",
+    "head",
     "mode",
     "epoch",
 )  # settings that are printed with a figure

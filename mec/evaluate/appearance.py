@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mec.checkpoint import atomic, encoder_file, file_hash, load_encoder, read_info
-from mec.errors import BadInput, nearest
+from mec.checkpoint import atomic
+from mec.errors import BadInput
+from mec.evaluate.subject import IMAGENET_MEAN, IMAGENET_STD, PIXELS, Subject, resolve
 
 CELL = 8  # px
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NAMES = "a run folder or encoder.safetensors, pixels, random:NAME, timm:NAME or torchvision:NAME"
 
 
 @dataclass(frozen=True)
@@ -96,52 +95,46 @@ def _place(cache: Path, appearance: Appearance, frame: Tensor) -> Path:
 # --- encoders ----------------------------------------------------------------------------------------------------
 
 
-def open_appearance(
-    encoder: str | Path | nn.Module,
-    stage: int = 3,
-    *,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    download: bool = False,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
-) -> Appearance:
+def open_appearance(encoder: Subject | nn.Module | str | Path, stage: int = 3, *, device: str = "cpu") -> Appearance:
     """The appearance model of an encoder: total stride 8, all convolutions of layer3 and layer4 with stride 1.
 
     An encoder that then strides by less (a stem for small images) sees the frame reduced by area, so that a cell
     still spans 8 px. A vision transformer gives its patches, frames scaled so that a patch spans 8 px.
 
     Args:
-        encoder: a run folder or encoder.safetensors; "pixels" (raw 8 x 8 colour patches, no learning);
-            "random:NAME" (timm or torchvision, untrained weights from `seed`); "timm:NAME" or "torchvision:NAME" (their
-            pretrained weights, from the local cache unless `download`); or a ResNet or vision transformer as a module.
+        encoder: a `Subject`; what `resolve` takes (a run, a file, a name; "pixels" is raw 8 x 8 colour patches); or a
+            ResNet or vision transformer as a module, for ImageNet's normalisation. A module is copied, not changed.
         stage: 3 or 4, the last stage that is kept.
-        mean, std: normalisation of a module; named encoders bring their own.
+        device: of a name or module; a subject brings its own.
 
     Raises:
-        BadInput: no such name, weights not here, or an architecture without stages 3 and 4.
-        FileNotFoundError: no such run.
+        BadInput: no such name, or an architecture without stages 3 and 4.
+        FileNotFoundError: no such run or weights.
     """
     if stage not in (3, 4):
         raise BadInput(f"stage is {stage}: 3 or 4.")
-    checkpoint = ""
+    if isinstance(encoder, (str, Path)):
+        encoder = resolve(encoder, device=device)
     if isinstance(encoder, nn.Module):
-        name, module = type(encoder).__name__, copy.deepcopy(encoder)
-    elif str(encoder) == "pixels":
-        return Appearance("pixels", 0, Patches(), 3 * CELL**2, mean, std, "pixels-8", device=device)
-    elif Path(encoder).exists() or ":" not in str(encoder):
-        info = read_info(encoder)
-        name, mean, std = info.method, info.mean, info.std
-        module = load_encoder(encoder)[0]
-        checkpoint = file_hash(encoder_file(encoder))
+        name, module, checkpoint, mean, std = type(encoder).__name__, encoder, "", IMAGENET_MEAN, IMAGENET_STD
+    elif encoder.name == PIXELS:
+        # Centred, unlike the subject's own pixels: all colours are above 0, and would all be alike.
+        name, module, checkpoint, mean, std = PIXELS, Patches(), "", IMAGENET_MEAN, IMAGENET_STD
+        stage, device = 0, encoder.device
     else:
-        name = str(encoder)
-        module, mean, std = _named(name, seed, download)
-    network = strided(module, stage, name).to(device)
+        name, module, checkpoint, device = encoder.name, encoder.encoder, encoder.checkpoint, encoder.device
+        mean, std = encoder.info.mean, encoder.info.std
+    network = strided(copy.deepcopy(module).to("cpu"), stage, name).to(device)
     with torch.inference_mode():
         channels = network(torch.zeros(1, 3, 64, 64, device=device)).shape[1]
     fingerprint = _fingerprint(network, stage, mean, std)
     return Appearance(name, stage, network, channels, mean, std, fingerprint, checkpoint, device)
+
+
+def appearances(subject: Subject, stage: str = "both") -> list[Appearance]:
+    """Those of the stages asked for ("3", "4" or "both"); one where they do not differ, as for pixels."""
+    found = [open_appearance(subject, number) for number in ((3, 4) if stage == "both" else (int(stage),))]
+    return found[:1] if found[0].stage == 0 else found
 
 
 def _fingerprint(network: nn.Module, stage: int, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
@@ -155,6 +148,8 @@ def _fingerprint(network: nn.Module, stage: int, mean: tuple[float, ...], std: t
 def strided(module: Any, stage: int, name: str = "the encoder") -> nn.Module:
     """The module, changed in place, as a network from normalised frames to maps of stride 8 (see `open_appearance`)."""
     module.eval().requires_grad_(False)
+    if isinstance(module, Patches):
+        return module
     if all(hasattr(module, part) for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")):
         for part in (module.layer3, module.layer4):
             _without_stride(part)
@@ -234,61 +229,3 @@ class PatchMaps(nn.Module):
 def _whole_cells(frames: Tensor) -> Tensor:
     h, w = frames.shape[-2:]
     return F.pad(frames, (0, -w % CELL, 0, -h % CELL))
-
-
-def _named(name: str, seed: int, download: bool) -> tuple[nn.Module, tuple, tuple]:
-    """A module by 'random:NAME', 'timm:NAME' or 'torchvision:NAME', and its normalisation."""
-    source, _, model = name.partition(":")
-    if source == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _untrained(model), IMAGENET_MEAN, IMAGENET_STD
-    if source == "torchvision":
-        return _torchvision(model, download), IMAGENET_MEAN, IMAGENET_STD
-    if source == "timm":
-        module = _timm(model, download)
-        return module, tuple(module.default_cfg["mean"]), tuple(module.default_cfg["std"])  # type: ignore[index]
-    raise BadInput(f"{name!r} is no encoder: {NAMES}.")
-
-
-def _untrained(model: str) -> nn.Module:
-    from torchvision.models import get_model, list_models
-
-    from mec.encoders import build_encoder
-
-    if model in list_models():
-        return get_model(model, weights=None)
-    return build_encoder(model, 224)
-
-
-def _torchvision(model: str, download: bool) -> nn.Module:
-    from torchvision.models import get_model, get_model_weights, list_models
-
-    if model not in list_models():
-        raise BadInput(f"torchvision has no model {model!r}. {nearest(model, list_models())}")
-    url = get_model_weights(model).DEFAULT.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if download:
-        weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    elif file.exists():
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    else:
-        raise BadInput(f"torchvision's weights of {model} are not on this machine ({file}). --download fetches them.")
-    module = get_model(model, weights=None)
-    module.load_state_dict(weights)
-    return module
-
-
-def _timm(model: str, download: bool) -> nn.Module:
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    if not timm.is_model(model):
-        raise BadInput(f"timm has no model {model!r}. {nearest(model, timm.list_models())[:200]}")
-    if download:
-        return timm.create_model(model, pretrained=True, num_classes=0)
-    config = timm.get_pretrained_cfg(model)
-    place = try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config and config.hf_hub_id else None
-    if not isinstance(place, str):
-        raise BadInput(f"timm's weights of {model} are not on this machine. --download fetches them.")
-    return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": place})

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from mec.errors import BadInput, nearest
-from mec.evaluate.appearance import CELL, Appearance
-from mec.evaluate.otb import BoxVideo, precision, success_auc
-from mec.evaluate.video import frames_of
-from mec.results import Result
+from mec.evaluate.appearance import CELL, Appearance, appearances
+from mec.evaluate.otb import BoxVideo, precision, read_otb, success_auc, write_boxes
+from mec.evaluate.subject import Subject
+from mec.evaluate.video import fingerprint, frames_of, with_boxes, write_video
+from mec.results import Result, labelled
 
 SIDE = 520  # px of a crop
 CELLS = SIDE // CELL  # 65
@@ -221,7 +224,47 @@ def stay(videos: list[BoxVideo]) -> list[np.ndarray]:
     return [np.repeat(video.first[None], len(video.frames), 0) for video in videos]
 
 
-def sot(found: list[np.ndarray], videos: list[BoxVideo], settings: dict) -> list[Result]:
+def measure(
+    subject: Subject,
+    root: Path,
+    *,
+    stage: str = "both",
+    heads: tuple[str, ...] = HEADS,
+    mode: str = "clean",
+    names: tuple[str, ...] = (),
+    batch_size: int = 8,
+    video: str | None = None,
+) -> Iterator[Result]:
+    """Results of a tracker that never moves, then of each stage and head; boxes go to FOLDER/sot/SETTING/NAME.txt.
+
+    Args:
+        root: OTB-2015's folder.
+        names: of sequences; all where empty.
+        video: "mp4" or "gif" to draw the boxes found (and, as number 0, the true ones) over the frames.
+    """
+    videos = read_otb(root, names)
+    data = fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
+    where = {"data": "OTB2015", "data_fingerprint": data}
+    yield from labelled(scores(stay(videos), videos, {"head": "still"}), **where)
+    for appearance in appearances(subject, stage):
+        for head in heads:
+            found = track(appearance, videos, head, mode=mode, batch_size=batch_size)
+            settings = {"stage": appearance.stage, "head": head, "mode": mode}
+            folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
+            for boxes, each in zip(found, videos):
+                write_boxes(folder / f"{each.name}.txt", boxes)
+                if video is not None:
+                    write_video(folder / f"{each.name}.{video}", drawn(each, boxes))
+            yield from labelled(scores(found, videos, settings), **where)
+
+
+def drawn(video: BoxVideo, boxes: np.ndarray) -> Iterator[Image.Image]:
+    """Frames with the box found (1) over the true one (0)."""
+    for frame, box, truth in zip(frames_of(video.frames), boxes, video.boxes):
+        yield with_boxes(frame, [truth - [1, 1, 0, 0], box - [1, 1, 0, 0]], (0, 1))
+
+
+def scores(found: list[np.ndarray], videos: list[BoxVideo], settings: dict) -> list[Result]:
     """AUC of success and precision at 20 px, % (means over sequences)."""
     auc = float(np.mean([success_auc(boxes, video.boxes) for boxes, video in zip(found, videos)]))
     near = float(np.mean([precision(boxes, video.boxes) for boxes, video in zip(found, videos)]))

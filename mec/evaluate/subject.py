@@ -34,6 +34,7 @@ from mec.encoders import SMALL, build_encoder, feature_size
 from mec.errors import BadInput
 from mec.evaluate.features import Features, extract
 
+PIXELS = "pixels"  # the row of no encoder: raw colours of an image reduced to 32 px
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
 PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")
@@ -88,8 +89,8 @@ def resolve(
 
     Args:
         run: a run folder; an encoder.safetensors; a file of weights (`mec export`, the official MEC checkpoint, the
-            state dict of a torchvision ResNet); "random:NAME"; "NAME:FILE"; or a timm or torchvision name whose
-            weights lie in their local caches.
+            state dict of a torchvision ResNet); "random:NAME"; "pixels"; "NAME:FILE"; or a timm or torchvision name
+            whose weights lie in their local caches.
         device: "auto", "cpu" or "cuda".
         out: folder for results; default: the run, or runs/NAME.
         image_size: px, where it is not that of training.
@@ -119,6 +120,23 @@ def chosen_device(device: str) -> str:
 
 def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
     """Name, folder for results, encoder, what is known of it, and its hash."""
+    if run == PIXELS and not Path(run).exists():
+        side = size or 32
+        info = EncoderInfo(
+            backbone=PIXELS,
+            feature_size=3 * side * side,
+            image_size=side,
+            small_stem=False,
+            interpolation="bilinear",
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            method=PIXELS,
+            recipe="",
+            data="",
+            data_fingerprint="",
+            steps=0,
+        )
+        return PIXELS, _folder_of(PIXELS), nn.Flatten(), info, ""
     before, colon, after = run.partition(":")
     if before == "random" and colon:
         with torch.random.fork_rng(devices=[]):

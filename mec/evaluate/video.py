@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,14 @@ def missing(paths: Iterable[Path], what: str) -> None:
     absent = [path for path in paths if not path.is_file()]
     if absent:
         raise BadInput(f"{what}: {len(absent)} of {len(paths)} files are missing, the first is {absent[0]}.")
+
+
+def fingerprint(paths: Iterable[Path], root: Path) -> str:
+    """16 hex digits over the names and sizes of a benchmark's files."""
+    state = hashlib.sha256()
+    for path in paths:
+        state.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+    return state.hexdigest()[:16]
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
