@@ -75,8 +75,10 @@ sees the statistics of 64 images."""
     """Processes that decode images. Default: one a core, at most 8."""
 
     def run(self) -> None:
+        from mec.memory import keep_freed
         from mec.pretraining import pretrain
 
+        keep_freed()
         pretrain(
             self.data,
             recipe=self.recipe,

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mec.checkpoint import EncoderInfo, atomic, encoder_file, load_encoder, read_info
-from mec.encoders import SMALL, SMALL_STEM_STRIDE, timm_arguments, use_small_stem
+from mec.encoders import POOLED, SMALL, timm_arguments, use_small_stem
 from mec.errors import BadInput
 
 TOLERANCE = 1e-4  # of the largest feature
@@ -60,7 +60,7 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
         other = timm.create_model(model, num_classes=0, **arguments, **grid, checkpoint_path=str(out))
         return ["import timm", line], other
     other = timm.create_model(model, num_classes=0, **arguments)
-    use_small_stem(other, SMALL_STEM_STRIDE.get(info.backbone, 1))
+    use_small_stem(other, pooled=info.backbone in POOLED)
     other.load_state_dict(safetensors.torch.load_file(out))
     return [
         "import timm, torch, safetensors.torch",
@@ -111,9 +111,10 @@ def _stem_lines(model: nn.Module) -> list[str]:
     name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     bias = first.bias is not None
     place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
-    made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, {first.stride[0]}, 1, bias={bias})"
+    made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, 1, 1, bias={bias})"
     lines = [f"model{place} = {made}"]
-    return [*lines, "model.maxpool = torch.nn.Identity()"] if hasattr(model, "maxpool") else lines
+    pool_is_gone = isinstance(getattr(model, "maxpool", None), nn.Identity)
+    return [*lines, "model.maxpool = torch.nn.Identity()"] if pool_is_gone else lines
 
 
 def _has_convolutional_stem(model: str, info: EncoderInfo) -> bool:

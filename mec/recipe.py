@@ -60,7 +60,7 @@ class Network:
     """Backbone by name, heads by the widths of their layers."""
 
     backbone: str = "resnet18"  # any timm name, or one of mec.encoders.SMALL
-    small_stem: bool | None = None  # 3x3 stride-1 first convolution, no max-pool; None: where views are under 64 px
+    small_stem: bool | None = None  # 3x3 first convolution, no max-pool; None: where views are under 64 px
     projector: tuple[int, ...] = (2048, 2048, 2048)  # () for none; the last is the embedding size
     predictor: tuple[int, ...] = ()  # () for none; hidden widths, then the embedding size
     target: Literal["momentum", "stop-gradient"] | None = None

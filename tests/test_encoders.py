@@ -55,9 +55,10 @@ def test_images_under_64_px_get_a_stem_that_does_not_shrink_them(size, small_ste
     assert encoder.forward_features(images(size)).shape[2:] == (side, side)
 
 
-def test_the_fast_backbone_halves_small_images_in_its_first_convolution():
+def test_the_fast_backbone_halves_small_images_by_the_max_pool():
     encoder = build_encoder("resnet10-fast", 32).eval()
-    assert (encoder.conv1.kernel_size, encoder.conv1.stride) == ((3, 3), (2, 2))
+    assert (encoder.conv1.kernel_size, encoder.conv1.stride) == ((3, 3), (1, 1))
+    assert isinstance(encoder.maxpool, nn.MaxPool2d)
     assert encoder.forward_features(images(32)).shape[1:] == (256, 2, 2)
     assert build_encoder("resnet10-fast", 64).conv1.kernel_size == (7, 7)  # larger ones have the usual stem
 
@@ -100,6 +101,12 @@ def test_last_batch_norm_of_each_residual_block_starts_at_zero():
     # protocols.md 1.6; torchvision leaves them at one.
     encoder = build_encoder("resnet18", 32)
     assert all(block.bn2.weight.abs().max() == 0 for block in encoder.modules() if hasattr(block, "bn2"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_with_one_block_a_stage_they_start_at_one(name):
+    encoder = build_encoder(name, 32)
+    assert all((block.bn2.weight == 1).all() for block in encoder.modules() if hasattr(block, "bn2"))
 
 
 def test_starting_weights_of_the_small_stem_follow_he():

@@ -60,7 +60,7 @@ EXPORTED = [
     ("timm", "resnet18", 64),
     ("timm", "resnet10-tiny", 64),
     ("timm", "resnet10-tiny", 16),
-    ("timm", "resnet10-fast", 32),  # the stem's stride is printed
+    ("timm", "resnet10-fast", 32),  # keeps its max-pool
     ("timm", "resnet26d", 32),  # a stem of three convolutions: only its first changes
     ("timm", "vit_tiny_patch16_224", 32),
     ("timm", "convnext_atto", 64),

@@ -23,7 +23,7 @@ ENCODERS = {
     "bottleneck": lambda: "random:resnet26",
     "average pools and a deep stem": lambda: "random:resnet26d",
     "small stem": lambda: build_encoder("resnet10-tiny", 32),
-    "small stem of stride 2": lambda: build_encoder("resnet10-fast", 32),
+    "small stem with a max-pool": lambda: build_encoder("resnet10-fast", 32),
     "patches of 16 px": lambda: build_encoder("vit_tiny_patch16_224", 224),
     "patches of 4 px": lambda: build_encoder("vit_tiny_patch16_224", 32),
 }
@@ -64,7 +64,7 @@ def test_maps_are_those_of_torchvisions_layers_with_stride_1(stage):
     assert appearance.channels == {3: 1024, 4: 2048}[stage]
 
 
-def test_a_small_stem_sees_frames_reduced_by_4_and_one_of_stride_2_by_2():
+def test_a_small_stem_sees_frames_reduced_by_4_and_one_with_a_max_pool_by_2():
     for name, factor in (("resnet10-tiny", 4), ("resnet10-fast", 2), ("random:resnet18", 1)):
         encoder = name if ":" in name else build_encoder(name, 32)
         network = open_appearance(encoder).network
