@@ -173,11 +173,33 @@ class Sot(Tracking):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Vos(Tracking):
+    """Masks of the first frame carried through a video: DAVIS-2017, mean overlap J and boundary accuracy F."""
+
+    cache: Path | None = None
+    """Folder to keep feature maps in (6 to 50 MB a frame at 480p), and to find them in."""
+
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        from mec.evaluate.vos import measure
+
+        yield from measure(
+            subject,
+            self.data_root,
+            stage=self.stage,
+            names=self.names(),
+            batch_size=self.batch_size,
+            cache=self.cache,
+            video=self.video,
+        )
+
+
 PROTOCOLS: dict[str, type[Protocol]] = {
     "fewshot": FewShot,
     "knn": Knn,
     "linear": Linear,
     "sot": Sot,
+    "vos": Vos,
 }
 
 

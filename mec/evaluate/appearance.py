@@ -46,7 +46,7 @@ class Appearance:
         mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (frames.to(self.device).float() / 255 - mean) / std
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def maps(self, normalised: Tensor) -> Tensor:
         """[n, 3, h, w] -> [n, channels, ceil(h / 8), ceil(w / 8)], float32, not normalised."""
         return self.network(normalised.to(self.device)).float()

@@ -50,7 +50,7 @@ def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
 
 def _sequence(root: Path, path: Path, name: str, entry: dict) -> BoxVideo:
     try:
-        frames = tuple(root / frame for frame in entry["img_names"])
+        frames = tuple(root / str(frame) for frame in entry["img_names"])
         boxes = np.array(entry["gt_rect"], dtype=np.float64)
         first = np.array(entry["init_rect"], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
