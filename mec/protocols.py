@@ -18,6 +18,7 @@ from mec.errors import BadInput
 
 if TYPE_CHECKING:
     from mec.data import Data
+    from mec.evaluate.multiobject import Benchmark
     from mec.evaluate.subject import Subject
     from mec.results import Result
 
@@ -194,12 +195,83 @@ class Vos(Tracking):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Association(Tracking):
+    """What protocols take that join given detections to tracks."""
+
+    detections: str | None = None
+    """A name in obs/, det (each sequence's det/det.txt), gt (the truth), or a folder. Default: the only ones there."""
+    motion: bool = False
+    """Let a Kalman filter's distances count beside appearance; it predicts boxes in any case."""
+    mode: Literal["clean", "unitrack"] = "clean"
+    """unitrack keeps that code's slips, to compare with its figures."""
+    split: str = "train"
+    """Of the benchmark; train has a public truth."""
+    batch_size: int = 1
+    """Frames that go through the encoder together."""
+    cache: Path | None = None
+    """Keep feature maps in this folder (some 10 to 60 MB a frame), and find them again."""
+
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        from mec.evaluate.multiobject import Options, measure
+
+        options = Options(
+            split=self.split,
+            detections=self.detections,
+            motion=self.motion,
+            mode=self.mode,
+            names=self.names(),
+            batch_size=self.batch_size,
+            cache=self.cache,
+        )
+        yield from measure(self.benchmark(), subject, self.data_root, options, stage=self.stage, video=self.video)
+
+    def benchmark(self) -> type[Benchmark]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mot(Association):
+    """Many people as boxes: MOT16, IDF1, HOTA and MOTA."""
+
+    def benchmark(self) -> type[Benchmark]:
+        from mec.evaluate.mot import Mot
+
+        return Mot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mots(Association):
+    """Many people as masks: MOTS20, IDF1, HOTA, sMOTA and MOTA."""
+
+    def benchmark(self) -> type[Benchmark]:
+        from mec.evaluate.mots import Mots
+
+        return Mots
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseTrack(Association):
+    """Many people as poses: PoseTrack 2017 or 2018, IDF1, MOTA and switches over joints."""
+
+    split: str = "val"
+    """Of the benchmark; val has a public truth."""
+
+    def benchmark(self) -> type[Benchmark]:
+        from mec.evaluate.posetrack import PoseTrack
+
+        return PoseTrack
+
+
 PROTOCOLS: dict[str, type[Protocol]] = {
     "fewshot": FewShot,
     "knn": Knn,
     "linear": Linear,
     "sot": Sot,
     "vos": Vos,
+    "mot": Mot,
+    "mots": Mots,
+    "posetrack": PoseTrack,
 }
 
 
