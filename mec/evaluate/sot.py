@@ -78,7 +78,15 @@ class CrossCorrelation:
         self.template = features[:, TARGET, TARGET].contiguous()
 
     def responses(self, features: Tensor) -> Tensor:
-        return 0.1 * F.conv2d(features * hann(like=features), self.template[None])[:, 0]
+        # One matrix product, then a sum along diagonals: a convolution with one output is ten times slower on a CPU.
+        products = self.template.flatten(1).T @ (features * hann(like=features)).flatten(2)
+        products = products.view(-1, 14, 14, CELLS, CELLS)
+        window, down, right, row, column = products.stride()
+        places = CELLS - 14 + 1
+        shifted = products.as_strided(
+            (len(products), 14, 14, places, places), (window, down + row, right + column, row, column)
+        )
+        return 0.1 * shifted.sum((1, 2))
 
     def displacement(self, index: tuple[int, int]) -> tuple[float, float]:
         origin, cells = (26, CELLS - 14 + 1) if self.unitrack else (25, CELLS)

@@ -17,7 +17,7 @@ from mec.errors import BadInput
 from mec.evaluate.appearance import open_appearance
 from mec.evaluate.davis import boundary_f, first_mask, jaccard, read_davis, read_mask, score
 from mec.evaluate.video import frames_of
-from mec.evaluate.vos import propagate, segment, soft_labels
+from mec.evaluate.vos import largest, propagate, segment, soft_labels
 
 
 def all_pairs(query, contexts, *, radius=12, topk=10, temperature=0.05):
@@ -59,6 +59,18 @@ def test_a_frame_of_few_cells_takes_all_there_are():
     found = propagate(query, (first, labels[:1]), (recent, labels[1:]), radius=1)  # itself only
     contexts = [(first[0].numpy(), labels[0].numpy(), False), (recent[0].numpy(), labels[1].numpy(), True)]
     np.testing.assert_allclose(found.numpy(), all_pairs(query.numpy(), contexts, radius=1), atol=1e-12)
+
+
+@pytest.mark.parametrize(("columns", "count"), [(7, 10), (1000, 10), (1280, 10), (1283, 10), (5000, 3)])
+def test_the_largest_of_rows_are_those_of_topk(columns, count):
+    rows = torch.randn(4, columns, generator=torch.Generator().manual_seed(0))
+    rows[1, 5:] = -torch.inf  # fewer than ten that count
+    values, places = largest(rows, count)
+    expected = rows.topk(min(count, columns), dim=1)
+    assert torch.equal(values, expected.values)
+    finite = values > -torch.inf
+    assert torch.equal(places[finite], expected.indices[finite])
+    assert places.max() < columns
 
 
 def made(root: Path, frames: int = 8, side: tuple[int, int] = (40, 56), step: int = 2) -> Path:
