@@ -42,8 +42,9 @@ class ViewBatches:
         seed: int,
         device: torch.device,
         workers: int | None,
+        keep_last: bool = False,
     ):
-        if len(split) < batch_size:
+        if len(split) < batch_size and not keep_last:
             raise BadInput(
                 f"{len(split)} readable images, batch_size {batch_size}: a batch takes that many different ones. "
                 f"Use --batch-size {max(2, 2 ** int(np.log2(max(2, len(split)))))} or fewer."
@@ -51,7 +52,10 @@ class ViewBatches:
         self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
         self.views = numbered(views)
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
-        self.steps_per_epoch = len(split) // batch_size  # the last incomplete batch is dropped
+        # The last incomplete batch is dropped in pretraining, where a loss depends on its number of images.
+        self.steps_per_epoch, left = divmod(len(split), batch_size)
+        if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image
+            self.steps_per_epoch += 1
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the epoch asked for last
 
     def indices(self, step: int) -> tuple[int, np.ndarray]:

@@ -141,4 +141,4 @@ def column_of(result: Result) -> str:
     if result.protocol == "fewshot":
         count = result.settings["labels_per_class"]
         return f"{count} label{'s' * (count > 1)} a class"
-    return {"knn": f"k-NN ({result.settings.get('k')})", "linear": "linear probe"}[result.protocol]
+    return {"knn": f"k-NN ({result.settings.get('k')})", "linear-fast": "linear probe"}[result.protocol]

@@ -8,9 +8,9 @@ they are printed and stored as they come. To add one: write the dataclass, and a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mec.data import Data
     from mec.evaluate.multiobject import Benchmark
     from mec.evaluate.subject import Subject
+    from mec.evaluate.training import Training
     from mec.results import Result
 
 
@@ -70,11 +71,14 @@ class OnLabels(Protocol):
             )
         return data
 
-    def results(self, data: Data, found: Iterable[Result]) -> list[Result]:
-        """The results with the data they were measured on, and how much of it."""
-        from mec.results import labelled
-
-        return labelled(found, data=data.name, data_fingerprint=data.fingerprint)
+    def results(self, data: Data, found: Iterable[Result], **settings: Any) -> list[Result]:
+        """The results with the data they were measured on, and settings that the function did not know."""
+        if self.limit is not None:
+            settings["limit"] = self.limit
+        return [
+            replace(result, data=data.name, data_fingerprint=data.fingerprint, settings={**result.settings, **settings})
+            for result in found
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,30 +106,127 @@ class FewShot(OnLabels):
 class Knn(OnLabels):
     """The cosine-weighted vote of the k nearest training images."""
 
-    k: int = 20
-    """Neighbours."""
+    k: str = "10,20,100,200"
+    """Numbers of neighbours, with commas."""
     temperature: float = 0.07
     """A neighbour weighs exp(cosine / temperature)."""
 
     def measure(self, subject: Subject) -> list[Result]:
+        numbers = whole_numbers(self.k, "--k")
         from mec.evaluate import knn
 
         data = self.open()
-        return self.results(data, knn(*subject.both(data), k=self.k, temperature=self.temperature))
+        train, test = subject.both(data)
+        return self.results(data, knn(train, test, k=numbers, temperature=self.temperature, device=subject.device))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(OnLabels):
-    """Logistic regression on frozen features, without augmentation; the penalty chosen on held-out training images."""
+class Trained(OnLabels):
+    """What protocols take that train on augmented views. Each of these is the preset's where it is not given."""
 
+    base_lr: float | None = None
+    """Learning rate; times batch / 256 where the preset scales it."""
+    batch_size: int | None = None
+    """Images a step."""
+    epochs: int | None = None
+    """Passes over the labelled images."""
+    crop: float | None = None
+    """The smallest share of an image's area that a crop covers."""
     seed: int = 0
-    """Of the held-out part."""
+    """Of the head, order and views."""
+
+    def changed(self, recipe: Training) -> Training:
+        """The recipe with what was given on the command line."""
+        asked = {"base_lr": self.base_lr, "batch_size": self.batch_size, "epochs": self.epochs}
+        asked |= {"head_lr": getattr(self, "head_lr", None), "head_norm": getattr(self, "head_norm", None)}
+        asked |= {"steps": getattr(self, "steps", None), "crop": None if self.crop is None else (self.crop, 1.0)}
+        if self.epochs is not None:
+            recipe = replace(recipe, steps=None)
+        return replace(recipe, **{name: value for name, value in asked.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Trained):
+    """A linear layer on the frozen backbone.
+
+    fast (results say linear-fast): logistic regression on features of images as they are, its penalty chosen on
+    held-out training images. The others train on random crops and flips, as published; they were made for ImageNet:
+    with few images their learning rates are too low (--base-lr), and on a CPU they take long.
+    """
+
+    preset: Literal[
+        "fast", "paper", "released", "simclr", "simsiam", "barlow-twins", "vicreg", "lightly"
+    ] = "fast"  # fmt: skip
+    """Whose settings. paper and released: LARS, batch 4096, 100 epochs, lr 0.05, and 0.03 after a batch norm."""
+    head_norm: bool | None = None
+    """Batch norm without affine before the linear layer."""
 
     def measure(self, subject: Subject) -> list[Result]:
-        from mec.evaluate import linear
-
         data = self.open()
-        return self.results(data, linear(*subject.both(data), seed=self.seed))
+        if self.preset == "fast":
+            from mec.evaluate import linear
+
+            self.refuse_training_flags()
+            return self.results(data, linear(*subject.both(data), seed=self.seed))
+        from mec.evaluate.probe import PROBES, probe
+
+        found = probe(subject, data, self.changed(PROBES[self.preset]), seed=self.seed)
+        return self.results(data, found, preset=self.preset)
+
+    def refuse_training_flags(self) -> None:
+        given = [
+            name for name in ("base_lr", "batch_size", "epochs", "crop", "head_norm") if getattr(self, name) is not None
+        ]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise BadInput(f"--{flag} belongs to the presets that train; fast has none. Add --preset paper, say.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Trained):
+    """The backbone and a new linear layer, trained from end to end with all labels."""
+
+    preset: Literal["simclr", "simclr-random", "budget"] = "simclr"
+    """simclr: 20,000 steps of 256 images (40,000 for random weights); budget: 5,000 steps of 64."""
+    steps: int | None = None
+    """Length; in place of epochs."""
+    weight_decay: float = 0.0
+    """Divided by the learning rate before use, as SimCLR's grid of 1e-6 to 1e-3 is."""
+    head_lr: float | None = None
+    """Learning rate of the linear layer, where it is another."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        from mec.evaluate.finetune import FINETUNES, finetune, with_decay
+
+        recipe = self.changed(FINETUNES[self.preset])
+        data = self.open()
+        recipe = with_decay(recipe, recipe.base_lr, self.weight_decay)
+        return self.results(data, finetune(subject, data, recipe, seed=self.seed), preset=self.preset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Semi(Trained):
+    """The backbone and a new linear layer, trained from end to end with 1 % or 10 % of the labels."""
+
+    labels: str
+    """1%, 10% or another share, drawn class by class (a smaller one is part of a larger); or a file of names, one a
+    line, such as SimCLR's 1percent.txt."""
+    preset: Literal["paper", "simclr", "barlow-twins", "vicreg", "swav", "vissl"] = "paper"
+    """Whose recipe for so many labels. paper: SGD, batch 1024, 50 epochs, lr 0.05 x batch / 256, cosine."""
+    head_lr: float | None = None
+    """Learning rate of the linear layer, where it is another."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        from mec.data import limited
+        from mec.evaluate.semi import labelled_part, semi, semi_recipe
+
+        data = replace(self, limit=None).open()  # the labels are drawn from all images
+        everything = data.train.labelled()
+        part = labelled_part(everything, self.labels, self.seed)
+        recipe = self.changed(semi_recipe(self.preset, len(part) / len(everything)))
+        train = limited(part, self.limit, self.seed)
+        found = semi(subject, data, train, recipe, labels=self.labels, seed=self.seed)
+        return self.results(data, found, preset=self.preset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +368,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "fewshot": FewShot,
     "knn": Knn,
     "linear": Linear,
+    "finetune": Finetune,
+    "semi": Semi,
     "sot": Sot,
     "vos": Vos,
     "mot": Mot,

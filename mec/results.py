@@ -54,6 +54,11 @@ class Result:
         return ", ".join([str(self), *words, *([f"n {self.n}"] if self.n > 1 else [])])
 
 
+def described(recipe: Any) -> dict[str, Any]:
+    """A recipe's fields as a result's settings keep them: those that say something."""
+    return {name: value for name, value in asdict(recipe).items() if value not in (None, ())}
+
+
 def labelled(results: Iterable[Result], **where: Any) -> list[Result]:
     """The results with what the protocol could not know: data, encoder, checkpoint, ..."""
     return [replace(result, **where) for result in results]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from mec.data import Data, Images, Split, Stored, stratified
 from mec.errors import BadInput
+from mec.evaluate.cache import cached, feature_key
 
 
 @dataclass(frozen=True)
 class Features:
-    """x [n, e] float32 on the CPU; y [n] int64."""
+    """x [n, e] float32 on the CPU, in memory or mapped from disk; y [n] int64."""
 
     x: Tensor
     y: Tensor
@@ -29,7 +31,6 @@ class Features:
         return nn.functional.normalize(self.x, dim=1)
 
 
-@torch.no_grad()
 def extract(
     encoder: nn.Module,
     split: Split,
@@ -38,14 +39,33 @@ def extract(
     device: torch.device | str = "cpu",
     batch_size: int = 256,
     workers: int = 0,
+    cache: Path | None = None,
 ) -> Features:
-    """Features of all images of a split, in order; the encoder runs in evaluation mode (its mode is put back)."""
+    """Features of all images of a split, in order; the encoder runs in evaluation mode (its mode is put back).
+
+    Args:
+        encoder: images [m, 3, s, s] -> features [m, e].
+        split: images and labels.
+        transform: PIL image or uint8 images [m, 3, h, w] -> the encoder's input.
+        device: where the encoder is.
+        batch_size: images at a time.
+        workers: processes that decode files.
+        cache: folder in which features are kept by what they were made of, and found again; None: only in memory.
+    """
+
+    @torch.no_grad()
+    def batches(start: int) -> Iterator[Tensor]:
+        rest = split.images if not start else split.images.take(np.arange(start, len(split)))
+        for batch in _batches(rest, transform, batch_size, workers):
+            yield encoder(batch.to(device)).float().cpu()
+
     training = encoder.training
     encoder.eval()
-    rows = [encoder(batch.to(device)).float().cpu() for batch in _batches(split.images, transform, batch_size, workers)]
+    key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
+    x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
     encoder.train(training)
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
-    return Features(torch.cat(rows), torch.from_numpy(np.asarray(labels, dtype=np.int64)))
+    return Features(x, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
 
 
 def pixels(split: Split, side: int = 32) -> Features:

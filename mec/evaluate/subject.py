@@ -5,7 +5,6 @@ Nothing is unpickled: .pth files are read with weights_only, and nothing is fetc
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -32,9 +31,11 @@ from mec.checkpoint import (
 from mec.data import Data, Split
 from mec.encoders import SMALL, build_encoder, feature_size
 from mec.errors import BadInput
+from mec.evaluate.cache import state_hash
 from mec.evaluate.features import Features, extract
 
 PIXELS = "pixels"  # the row of no encoder: raw colours of an image reduced to 32 px
+FEATURES = "features"  # folder beside results.jsonl
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
 PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")
@@ -68,8 +69,15 @@ class Subject:
         return image_transform(self.info)
 
     def features(self, split: Split, transform: Callable[[Any], Tensor] | None = None) -> Features:
-        """Features of a split's images, in order."""
-        return extract(self.encoder, split, transform or self.transform, device=self.device, workers=self.workers)
+        """Features of a split's images, in order: extracted once, then found in the folder's features/."""
+        return extract(
+            self.encoder,
+            split,
+            transform or self.transform,
+            device=self.device,
+            workers=self.workers,
+            cache=self.folder / FEATURES,
+        )
 
     def both(self, data: Data) -> tuple[Features, Features]:
         """Features of the labelled training and test images."""
@@ -320,12 +328,3 @@ def local_weights(name: str) -> Path:
             f"{name}:FILE, or random:{name} for the untrained network; nothing is fetched here."
         )
     return found
-
-
-def state_hash(module: nn.Module) -> str:
-    """The first 16 hex digits of a SHA-256 over a module's tensors, names and structure."""
-    state = hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
-        state.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
-        state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()[:16]

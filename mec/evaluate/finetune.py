@@ -1,0 +1,100 @@
+"""Fine-tuning with all labels: the backbone and a new linear layer, from end to end."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mec.checkpoint import image_transform
+from mec.data import Data, Split
+from mec.evaluate.features import extract
+from mec.evaluate.metrics import top_k
+from mec.evaluate.training import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.results import Result, described
+
+if TYPE_CHECKING:
+    from mec.evaluate.subject import Subject
+
+FINETUNES = {
+    "simclr": Training(
+        source="SimCLR, appendix B.8",
+        base_lr=0.01, scaled=False, batch_size=256, steps=20_000, nesterov=True, schedule="cosine by step",
+        norm_rule=True, interpolation="bicubic",
+    ),
+    "simclr-random": Training(
+        source="SimCLR, appendix B.8: from random weights",
+        base_lr=0.1, scaled=False, batch_size=256, steps=40_000, nesterov=True, schedule="cosine by step",
+        norm_rule=True, interpolation="bicubic",
+    ),
+    "budget": Training(
+        source="ssl-transfer's finetune.py",
+        base_lr=0.01, scaled=False, batch_size=64, steps=5_000, nesterov=True, schedule="cosine by step",
+        interpolation="bicubic",
+    ),
+}  # fmt: skip
+
+
+def with_decay(recipe: Training, lr: float, decay: float) -> Training:
+    """A point of the grid: weight decay is given before it is divided by the learning rate."""
+    return replace(recipe, base_lr=lr, weight_decay=decay / lr)
+
+
+def finetuned(
+    subject: Subject, train: Split, targets: torch.Tensor, classes: int, recipe: Training, *, seed: int = 0
+) -> tuple[nn.Module, nn.Module]:
+    """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
+
+    Args:
+        subject: what to start from.
+        train: the images.
+        targets: as `train_classifier` takes them.
+        classes: width of the head.
+        recipe: how.
+        seed: of head, order and views.
+    """
+    encoder = copy.deepcopy(subject.encoder)
+    head = new_head(subject.info.feature_size, classes, recipe, seed)
+    train_classifier(
+        encoder, head, train, targets, recipe, subject.info, seed=seed, device=subject.device,
+        workers=subject.workers, console=progress_console(),
+    )  # fmt: skip
+    return encoder, head
+
+
+@torch.no_grad()
+def scores_of(subject: Subject, encoder: nn.Module, head: nn.Module, split: Split, interpolation: str) -> torch.Tensor:
+    """[n, classes] logits of a split's images, without augmentation, on the CPU."""
+    transform = image_transform(replace(subject.info, interpolation=interpolation))
+    both = nn.Sequential(encoder, head)
+    return extract(both, split, transform, device=subject.device, workers=subject.workers).x
+
+
+def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
+    """Top-1 and top-5 (%) on the test images after fine-tuning on all labelled training images.
+
+    Raises:
+        BadInput: a setting that makes no sense.
+        TrainingStopped: the loss is not finite.
+    """
+    check_training(recipe)
+    return tuned_results(subject, data, data.train.labelled(), suited(recipe, data), protocol="finetune", seed=seed)
+
+
+def tuned_results(
+    subject: Subject, data: Data, train: Split, recipe: Training, *, protocol: str, seed: int
+) -> list[Result]:
+    """Fine-tune on these images of the data set and measure on its test images."""
+    assert train.labels is not None
+    assert data.test is not None
+    test = data.test.labelled()
+    encoder, head = finetuned(subject, train, torch.from_numpy(train.labels), len(data.classes), recipe, seed=seed)
+    scores = scores_of(subject, encoder, head, test, recipe.interpolation).numpy()
+    settings = {**described(recipe), "train": len(train)}
+    return [
+        Result(protocol, f"top-{k}", top_k(scores, test.labels, k), seed=seed, settings=settings)  # type: ignore[arg-type]
+        for k in (1, 5)
+    ]

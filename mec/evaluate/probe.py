@@ -1,0 +1,87 @@
+"""The linear probe as published: a linear layer on a frozen backbone, trained on augmented views."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from mec.checkpoint import image_transform
+from mec.data import Data
+from mec.evaluate.metrics import top_k
+from mec.evaluate.training import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.results import Result, described
+
+if TYPE_CHECKING:
+    from mec.evaluate.subject import Subject
+
+PROBES = {
+    "paper": Training(
+        source="MEC paper, appendix C",
+        base_lr=0.05, batch_size=4096, epochs=100, optimizer="lars", frozen=True,
+    ),
+    "released": Training(
+        source="MEC's released benchmarks/linearprob",
+        base_lr=0.03, batch_size=4096, epochs=100, optimizer="lars", frozen=True, head_norm=True,
+    ),
+    "simclr": Training(
+        source="SimCLR, appendix B.6",
+        base_lr=0.1, batch_size=4096, epochs=90, nesterov=True, frozen=True, schedule="cosine by step",
+    ),
+    "simsiam": Training(
+        source="SimSiam's probe, as mmselfsup has it",
+        base_lr=0.1, batch_size=4096, epochs=90, optimizer="lars", frozen=True,
+    ),
+    "barlow-twins": Training(
+        source="Barlow Twins' evaluate.py",
+        base_lr=0.3, scaled=False, weight_decay=1e-6, frozen=True,
+    ),
+    "vicreg": Training(
+        source="VICReg's README and evaluate.py",
+        base_lr=0.02, scaled=False, weight_decay=1e-6, frozen=True,
+    ),
+    "lightly": Training(
+        source="lightly's ImageNet benchmarks",
+        base_lr=0.1, epochs=90, frozen=True, schedule="cosine by step",
+    ),
+}  # fmt: skip
+
+
+def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
+    """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
+
+    The backbone is left as it is, bit for bit. Test images are not augmented, so their features come once; the best
+    epoch is chosen on the very images that it is reported on, as the released script does.
+
+    Raises:
+        BadInput: a setting that makes no sense.
+        TrainingStopped: the loss is not finite.
+    """
+    check_training(recipe)
+    assert data.test is not None
+    recipe = suited(recipe, data)
+    train = data.train.labelled()
+    test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
+    assert train.labels is not None
+    head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
+    accuracies: list[tuple[float, float]] = []
+
+    @torch.no_grad()
+    def measure(epoch: int) -> None:
+        scores = torch.cat([head(part.to(subject.device)).cpu() for part in test.x.split(4096)]).numpy()
+        accuracies.append((top_k(scores, test.y.numpy(), 1), top_k(scores, test.y.numpy(), 5)))
+
+    train_classifier(
+        subject.encoder, head, train, torch.from_numpy(train.labels), recipe, subject.info, seed=seed,
+        device=subject.device, workers=subject.workers, after_epoch=measure, console=progress_console(),
+    )  # fmt: skip
+    best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
+    results = []
+    for which, index in (("last", len(accuracies) - 1), ("best", best)):
+        settings = {**described(recipe), "epoch": which, "epochs_done": index + 1, "train": len(train)}
+        results += [
+            Result("linear", metric, value, seed=seed, settings=settings)
+            for metric, value in zip(("top-1", "top-5"), accuracies[index])
+        ]
+    return results
