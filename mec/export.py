@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ def export(run: str | Path, to: str, out: Path | None = None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as part:
         if to == "timm":
-            safetensors.torch.save_file(weights, part)
+            about = {"mec": json.dumps(asdict(info))}  # timm passes over it; `mec evaluate` reads the file by it
+            safetensors.torch.save_file(weights, part, metadata=about)
         else:
             torch.save(weights, part)
     lines, other = timm_lines(info, out) if to == "timm" else torchvision_lines(info, out)

@@ -53,7 +53,7 @@ class OnLabels(Protocol):
     download: bool = False
     """Fetch a torchvision data set from its own home."""
     limit: int | None = None
-    """Use this many training images, for a quick look."""
+    """At most this many training images, and as many test images, for a quick look: results say so."""
 
     def open(self) -> Data:
         """The data set, which has labels on both sides.
@@ -61,7 +61,7 @@ class OnLabels(Protocol):
         Raises:
             BadInput: it is not there, or has no labels.
         """
-        from mec.data import open_data
+        from mec.data import limited, open_data
 
         data = open_data(self.data, root=self.data_root, download=self.download, limit=self.limit)
         if not data.can_be_measured:
@@ -69,7 +69,8 @@ class OnLabels(Protocol):
                 f"{self.data} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
                 "test/CLASS/."
             )
-        return data
+        assert data.test is not None
+        return replace(data, test=limited(data.test, self.limit, seed=0))
 
     def results(self, data: Data, found: Iterable[Result], **settings: Any) -> list[Result]:
         """The results with the data they were measured on, and settings that the function did not know."""
@@ -137,7 +138,7 @@ class Trained(OnLabels):
 
     def changed(self, recipe: Training) -> Training:
         """The recipe with what was given on the command line."""
-        asked = {"base_lr": self.base_lr, "batch_size": self.batch_size, "epochs": self.epochs}
+        asked: dict[str, Any] = {"base_lr": self.base_lr, "batch_size": self.batch_size, "epochs": self.epochs}
         asked |= {"head_lr": getattr(self, "head_lr", None), "head_norm": getattr(self, "head_norm", None)}
         asked |= {"steps": getattr(self, "steps", None), "crop": None if self.crop is None else (self.crop, 1.0)}
         if self.epochs is not None:
@@ -221,6 +222,8 @@ class Semi(Trained):
         from mec.evaluate.semi import labelled_part, semi, semi_recipe
 
         data = replace(self, limit=None).open()  # the labels are drawn from all images
+        assert data.test is not None
+        data = replace(data, test=limited(data.test, self.limit, self.seed))
         everything = data.train.labelled()
         part = labelled_part(everything, self.labels, self.seed)
         recipe = self.changed(semi_recipe(self.preset, len(part) / len(everything)))

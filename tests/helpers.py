@@ -93,6 +93,21 @@ def write_images(folder: Path, count: int, suffix: str = ".png", seed: int = 0, 
     return paths
 
 
+def small_subject(folder: Path, size: int = 8):
+    """A convolution with batch norm and statistics of its own, to be evaluated in moments: 72 features at 8 px."""
+    from torch import nn
+
+    from mec.checkpoint import EncoderInfo
+    from mec.evaluate.subject import Subject
+
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    encoder(2 * torch.randn(64, 3, size, size))
+    side = (size - 1) // 2
+    info = EncoderInfo("custom", 8 * side * side, size, True, "bilinear", (0.5,) * 3, (0.25,) * 3, "", "", "", "", 0)
+    return Subject("small", encoder.eval(), info, "", "cpu", folder)
+
+
 def labelled_folder(
     root: Path, train: int = 12, test: int = 6, classes: str = "abc", test_name: str = "val", **size
 ) -> Path:

@@ -213,7 +213,7 @@ def test_a_labelled_folder_ends_with_a_table_of_results_beside_raw_pixels(measur
     rows = {(r["protocol"], r["metric"], r["settings"].get("labels_per_class")) for r in results}
     assert rows == {
         ("fewshot", "top-1", 1), ("fewshot", "top-1", 5), ("knn", "top-1", None), ("knn", "top-5", None),
-        ("linear", "top-1", None),
+        ("linear-fast", "top-1", None),
     }  # fmt: skip
     by_knn = [m for m in lines(measured / "metrics.jsonl") if "knn" in m]
     assert by_knn
@@ -242,7 +242,12 @@ FIELDS = {
     [
         (["knn", "digits", "--k", "5"], 2),
         (["fewshot", "digits", "--labels-per-class", "1,3", "--draws", "3", "--seed", "4"], 2),
+        (["knn", "digits", "--limit", "300"], 8),
         (["linear", "digits", "--limit", "100"], 1),
+        (["linear", "digits", "--limit", "100", "--preset", "paper", "--epochs", "2"], 4),
+        (["linear", "digits", "--limit", "100", "--preset", "released", "--epochs", "1", "--base-lr", "9"], 4),
+        (["finetune", "digits", "--limit", "64", "--steps", "2", "--weight-decay", "1e-5"], 2),
+        (["semi", "digits", "--labels", "10%", "--limit", "64", "--epochs", "2"], 2),
     ],
 )
 def test_evaluate_adds_lines_with_every_field_of_the_design(run, words, count, capsys):
@@ -252,10 +257,14 @@ def test_evaluate_adds_lines_with_every_field_of_the_design(run, words, count, c
     assert earlier == {"earlier": True}
     assert len(results) == count
     said = capsys.readouterr().out
-    data = open_data("digits", limit=100 if "--limit" in words else None)
+    limit = int(words[words.index("--limit") + 1]) if "--limit" in words and words[0] != "semi" else None
+    data = open_data("digits", limit=limit)
     for result in results:
         assert result.keys() == FIELDS
-        assert (result["protocol"], result["data"], result["split"]) == (words[0], "digits", "test")
+        name = "linear-fast" if words[0] == "linear" and "--preset" not in words else words[0]
+        assert (result["protocol"], result["data"], result["split"]) == (name, "digits", "test")
+        assert ("limit" in result["settings"]) == ("--limit" in words)
+        assert result["settings"].get("preset", "fast") in [*words, "fast", "simclr", "paper"]
         assert (result["encoder"], result["unit"], result["version"]) == ("mec-joint", "%", mec.__version__)
         assert result["checkpoint"] == file_hash(run / "encoder.safetensors")
         assert result["data_fingerprint"] == data.fingerprint
@@ -271,7 +280,8 @@ def test_evaluate_gives_the_figure_of_the_functions_it_is_made_of(run):
     assert main(["evaluate", str(run), "knn", "digits"]) == 0
     encoder, transform = mec.load_encoder(run)
     data = open_data("digits")
-    expected = knn(*(extract(encoder, split, transform) for split in (data.train, data.test)))
+    features = [extract(encoder, split, transform) for split in (data.train, data.test)]
+    expected = knn(*features, k=[10, 20, 100, 200])
     assert [r["value"] for r in lines(run / "results.jsonl")] == [r.value for r in expected]
 
 
@@ -280,7 +290,15 @@ def test_evaluate_gives_the_figure_of_the_functions_it_is_made_of(run):
     [
         (["fewshot", "digits", "--labels-per-class", "one"], "--labels-per-class is 'one'"),
         (["fewshot", "digits", "--labels-per-class", "500"], "--labels-per-class 500: from 1 to"),
-        (["knn", "digits", "--k", "0"], "k is 0"),
+        (["knn", "digits", "--k", "0"], "k is [0]"),
+        (["knn", "digits", "--k", "few"], "--k is 'few'"),
+        (["linear", "digits", "--epochs", "3"], "--epochs belongs to the presets that train"),
+        (["linear", "digits", "--preset", "paper", "--base-lr", "-1"], "--base-lr is -1"),
+        (["finetune", "digits", "--weight-decay", "-1"], "--weight-decay is -"),
+        (["semi", "digits", "--labels", "0%"], "--labels is '0%'"),
+        (["semi", "digits", "--labels", "1percent.txt"], "1percent.txt: no such list of names"),
+        (["semi", "digits", "--labels", "10%", "--preset", "barlow-twins"], "published for 1 % of the labels"),
+        (["knn", "digits", "--image-size", "0"], "--image-size is 0"),
         (["knn", "nowhere"], "no such folder"),
     ],
 )

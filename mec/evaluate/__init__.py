@@ -1,4 +1,4 @@
-"""What a frozen backbone is worth: one file a protocol, each taking features and returning results."""
+"""What a backbone is worth: one file a protocol, each taking features or a subject and returning results."""
 
 from mec.evaluate.features import Features, extract
 from mec.evaluate.fewshot import fewshot

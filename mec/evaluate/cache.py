@@ -32,9 +32,11 @@ PATHS = ("_image_files", "_images", "_samples", "samples", "_file_paths")
 
 def feature_key(encoder: nn.Module, images: Images, transform: Callable[[Any], Tensor], device: str) -> str | None:
     """A hash of all that decides the features, or None where it cannot be told (then nothing is cached)."""
-    content = images_hash(images)
     words = repr(transform)
-    if content is None or " at 0x" in words:  # a function shows its address, not what it does
+    if " at 0x" in words:  # a function shows its address, not what it does
+        return None
+    content = images_hash(images)
+    if content is None:
         return None
     parts = (
         state_hash(encoder), words, content, torch.device(device).type, __version__, torch.__version__,
@@ -62,7 +64,7 @@ def images_hash(images: Images) -> str | None:
     if isinstance(images, Files):
         paths: Iterable[Any] = images.paths
     else:
-        inside = vars(images.items) if hasattr(images, "items") else {}
+        inside = getattr(getattr(images, "items", None), "__dict__", {})
         found: Any = next((inside[name] for name in PATHS if name in inside), None)
         if found is None:
             return None
@@ -111,7 +113,7 @@ def _read(path: Path, rows: int) -> Tensor | None:
 
 def _write(path: Path, rows: int, batches: Callable[[int], Iterable[Tensor]]) -> None:
     part, note = path.with_suffix(".part"), path.with_suffix(".json")
-    done, size = _progress(part, note)
+    done, size = _progress(part, note, rows)
     with open(part, "r+b" if done else "wb") as file:
         if done:
             file.truncate(_header(rows, size) + 4 * size * done)
@@ -144,14 +146,15 @@ def _write(path: Path, rows: int, batches: Callable[[int], Iterable[Tensor]]) ->
     note.unlink(missing_ok=True)
 
 
-def _progress(part: Path, note: Path) -> tuple[int, int]:
+def _progress(part: Path, note: Path, rows: int) -> tuple[int, int]:
     """Rows that are surely on disk, and their width."""
     try:
         values = json.loads(note.read_text())
         done, size = int(values["done"]), int(values["size"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, 0
-    return (done, size) if part.exists() and part.stat().st_size >= 4 * size * done else (0, 0)
+    needed = _header(rows, size) + 4 * size * done
+    return (done, size) if part.exists() and part.stat().st_size >= needed else (0, 0)
 
 
 def _header_bytes(rows: int, size: int) -> bytes:

@@ -61,9 +61,11 @@ def extract(
 
     training = encoder.training
     encoder.eval()
-    key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
-    x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
-    encoder.train(training)
+    try:
+        key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
+        x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
+    finally:
+        encoder.train(training)
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
     return Features(x, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
 

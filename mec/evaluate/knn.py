@@ -48,9 +48,9 @@ def knn(
     return results
 
 
-def vote(train: Features, queries: Tensor, *, k: int, temperature: float) -> Tensor:
-    """[q, classes] sums of votes for queries [q, e]."""
-    return weighted(*neighbours(train, queries, k=k), classes_of(train), temperature)
+def vote(train: Features, queries: Tensor, *, k: int, temperature: float, chunk: int = QUERIES) -> Tensor:
+    """[q, classes] sums of votes for queries [q, e], so many at a time."""
+    return weighted(*neighbours(train, queries, k=k, at_once=(chunk, BANK)), classes_of(train), temperature)
 
 
 def neighbours(

@@ -29,7 +29,7 @@ from mec.checkpoint import (
     read_info,
 )
 from mec.data import Data, Split
-from mec.encoders import SMALL, build_encoder, feature_size
+from mec.encoders import SMALL, SMALL_STEM_BELOW, build_encoder, feature_size
 from mec.errors import BadInput
 from mec.evaluate.cache import state_hash
 from mec.evaluate.features import Features, extract
@@ -178,7 +178,7 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of weights for {before}.")
     weights = read_weights(file)
-    encoder, info = _built(before, size, method=before)
+    encoder, info = _built(before, size, method=before, small=False)
     _load(file, encoder, weights)
     return before, _folder_of(before if not colon else f"{before}-{file.stem}"), encoder, info, file_hash(file)
 
@@ -205,19 +205,23 @@ def _is_model(name: str) -> bool:
 
 
 def _built(name: str, size: int | None, *, method: str, small: bool | None = None) -> tuple[nn.Module, EncoderInfo]:
-    """A backbone by name and how its images are made: by timm's notes where it has some, else ImageNet's usual."""
+    """A backbone by name and how its images are made: by timm's notes where it has some, else ImageNet's usual.
+
+    `small` is whether it has the stem for small images; None: where they are.
+    """
     import timm
 
     config = timm.get_pretrained_cfg(name) if _is_model(name) and name not in SMALL else None
     shape = config.input_size if config is not None else (3, 224, 224)
     side = size or (shape[1] if shape[1] == shape[2] else 224)
-    encoder = build_encoder(name, side, False if small is None else small)
+    small = side < SMALL_STEM_BELOW if small is None else small
+    encoder = build_encoder(name, side, small)
     interpolation = config.interpolation if config is not None else "bicubic"
     info = EncoderInfo(
         backbone=name,
         feature_size=feature_size(encoder, torch.zeros(2, 3, side, side)),
         image_size=side,
-        small_stem=bool(small),
+        small_stem=small,
         interpolation=interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
         mean=tuple(config.mean) if config is not None else IMAGENET_MEAN,  # type: ignore[arg-type]
         std=tuple(config.std) if config is not None else IMAGENET_STD,  # type: ignore[arg-type]
@@ -269,13 +273,12 @@ def backbone_of(path: Path, weights: Mapping[str, Tensor]) -> tuple[str, bool]:
     )
     name = RESNETS.get((blocks, "layer1.0.conv3.weight" in weights))
     first = weights.get("conv1.weight")
-    if name is None or first is None:
+    if name is None or first is None or first.shape[0] != 64:
         raise BadInput(
             f"{path}: not the tensors of a torchvision ResNet ({', '.join(list(weights)[:3])}, ...). For another "
             f"backbone give its timm name with the file: NAME:{path}"
         )
-    widths = {"resnet10": {32: "resnet10-tiny"}}.get(name, {})
-    return widths.get(first.shape[0], name), first.shape[-1] == 3
+    return name, first.shape[-1] == 3
 
 
 def _twin_info(path: Path, weights: Mapping[str, Tensor]) -> EncoderInfo | None:

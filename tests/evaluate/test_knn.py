@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mec.errors import BadInput
 from mec.evaluate import Features, knn
-from mec.evaluate.knn import vote
+from mec.evaluate.knn import neighbours, vote, weighted
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,31 @@ def test_results_say_what_they_are(digits):
 def test_a_k_or_temperature_that_makes_no_sense_is_refused(digits, wrong):
     with pytest.raises(BadInput, match=str(next(iter(wrong.values())))):
         knn(*digits, **wrong)
+
+
+def test_chunks_of_bank_and_queries_change_nothing(digits):
+    train, test = digits
+    whole = neighbours(train, test.x, k=50)
+    for at_once in ((7, 11), (400, 40), (1, 900)):
+        similarity, labels = neighbours(train, test.x, k=50, at_once=at_once)
+        torch.testing.assert_close(similarity, whole[0], rtol=0, atol=1e-6)
+        scores = [weighted(s, y, 10, 0.07) for s, y in ((similarity, labels), whole)]
+        torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-3)
+
+
+def test_several_numbers_of_neighbours_give_what_each_gives_alone(digits):
+    together = knn(*digits, k=[10, 20, 100, 200])
+    assert [(r.settings["k"], r.metric) for r in together] == [
+        (k, m) for k in (10, 20, 100, 200) for m in ("top-1", "top-5")
+    ]
+    alone = [r.value for k in (10, 20, 100, 200) for r in knn(*digits, k=k)]
+    assert [r.value for r in together] == pytest.approx(alone, abs=0.26)  # equal cosines may be taken in another order
+
+
+@pytest.mark.parametrize("k", [100, 200])
+def test_accuracy_with_many_neighbours_is_scikit_learns(digits, k):
+    train, test = digits
+    judge = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    judge.fit(train.x.double().numpy(), train.y.numpy())
+    accuracy = 100 * judge.score(test.x.double().numpy(), test.y.numpy())
+    assert knn(train, test, k=[10, k])[2].value == pytest.approx(accuracy, abs=0.1)

@@ -45,7 +45,7 @@ def test_accuracy_and_penalty_are_those_of_a_restatement(digits, seed):
     (result,) = linear(*digits, seed=seed)
     assert result.settings["C"] == best
     assert result.value == pytest.approx(accuracy, abs=0.5)
-    assert (result.protocol, result.metric, result.seed) == ("linear", "top-1", seed)
+    assert (result.protocol, result.metric, result.seed) == ("linear-fast", "top-1", seed)
     assert result.settings["train"] == 600
 
 

@@ -1,0 +1,82 @@
+"""What scores are worth against labels, in per cent: top-k, mean per class, 11-point mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mec.errors import BadInput
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def top_k(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
+    """Share (%) of rows of scores [n, c] whose label [n] is among the k best; equal scores go to the lowest class.
+
+    >>> top_k(np.array([[0.9, 0.1, 0.0], [0.5, 0.2, 0.3]]), np.array([0, 2]), k=1)
+    50.0
+    """
+    check(scores, labels, many=False)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return 100 * float((best == labels[:, None]).any(1).mean())
+
+
+def mean_per_class(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Unweighted mean (%), over the classes that labels [n] name, of the share of a class's rows that are right.
+
+    >>> mean_per_class(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), np.array([0, 0, 0, 1]))
+    50.0
+    """
+    check(scores, labels, many=False)
+    right = scores.argmax(1) == labels
+    return 100 * float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
+
+
+def average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
+    """11-point average precision of one class, 0 to 1; nan where no label is 1.
+
+    Args:
+        scores: [n], higher is likelier.
+        labels: [n], 1 present, -1 absent, 0 only difficult instances: such images are left out.
+    Source:
+        PASCAL VOC 2007's rule: at recall 0, 0.1, ..., 1 the highest precision among operating points of at least that
+        recall (0 where there is none), and the mean of the eleven. An operating point is a distinct score. Recall is
+        compared in whole numbers; codes that step by 0.1 in floating point miss a recall of exactly 3/10, 6/10, 7/10.
+    """
+    kept = labels != 0
+    scores, positive = scores[kept], labels[kept] > 0
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of the rows that share a score
+    found = positive[order].cumsum()[last]
+    precision = found / (last + 1)
+    reached = [precision[10 * found >= i * positive.sum()] for i in range(11)]
+    return float(np.mean([at.max(initial=0.0) for at in reached]))
+
+
+def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
+    """11-point average precision (%), the mean over classes: scores [n, c], labels [n, c] of 1, 0 (difficult) or -1.
+
+    Classes without a positive image are left out; nan where no class has one.
+    """
+    check(scores, labels, many=True)
+    each = np.array([average_precision_11(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
+    return 100 * float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else float("nan")
+
+
+METRICS: dict[str, Metric] = {
+    "top-1": top_k,
+    "mean per class": mean_per_class,
+    "11-point mAP": mean_average_precision_11,
+}
+
+
+def check(scores: np.ndarray, labels: np.ndarray, *, many: bool) -> None:
+    wanted = scores.shape if many else scores.shape[:1]
+    if scores.ndim != 2 or labels.shape != wanted or not len(scores):
+        shape = "[n, c]" if many else "[n]"
+        raise BadInput(
+            f"scores are {[*scores.shape]}, labels {[*labels.shape]}: scores [n, c] and labels {shape}, n > 0."
+        )
