@@ -113,6 +113,7 @@ class Evaluate:
   mec evaluate runs/photos-auto linear labelled/
   mec evaluate random:resnet50 knn labelled/
   mec evaluate runs/photos-auto sot --data-root OTB2015/ --video mp4
+  mec evaluate checkpoint.pth.tar transfer all --data-root data
 
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
@@ -295,6 +296,38 @@ Leave the machine alone meanwhile: other work on its cores spoils every figure."
         bench_coding(rows, sizes, device=self.device, repeats=self.repeats, out=self.out)
 
 
+@dataclass(frozen=True)
+class Table:
+    """The paper's tables: results of any number of runs beside the published rows."""
+
+    more: ClassVar[str] = """\
+  mec table 7 runs/imagenet-mec                        ImageNet, linear probing
+  mec table 8 runs/*/ --format latex --out table8.tex  transfer to eleven data sets
+
+The best figure of a column is bold, the second best italic (underlined in LaTeX and HTML); what was not measured is
+shown as missing, and quick looks (--limit) are left out. Of several results for one cell the latest counts."""
+
+    number: Positional[Literal["7", "8"]]
+    """Of the paper's table."""
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")] = ()
+    """Run folders, or results.jsonl files; none: the published rows alone."""
+    format: Literal["markdown", "latex", "html"] = "markdown"
+    """How to write it."""
+    out: Path | None = None
+    """A file, in place of the screen."""
+
+    def run(self) -> None:
+        from mec import tables
+
+        text = tables.FORMATS[self.format](tables.TABLES[self.number](tables.read(self.runs)))
+        if self.out is None:
+            print(text, end="")
+            return
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(text)
+        print(f"Written: {self.out}")
+
+
 COMMANDS = {
     "pretrain": Pretrain,
     "evaluate": Evaluate,
@@ -303,6 +336,7 @@ COMMANDS = {
     "embed": Embed,
     "export": Export,
     "bench": Bench,
+    "table": Table,
 }
 
 DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
 
@@ -233,6 +233,69 @@ class Semi(Trained):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transfer(Protocol):
+    """Eleven other data sets: logistic regression on frozen features, or fine-tuning, each by its own grid.
+
+    Settings are chosen on held-out images, fitted once more on all training images, and tested once. An interrupted
+    sweep goes on where it stopped when the same command runs again."""
+
+    sets: Annotated[Positional[str], arg(metavar="NAME")]
+    """food101, cifar10, cifar100, sun397, cars, aircraft, voc2007, dtd, pets, caltech101, flowers102; several with
+    commas between; or all."""
+    data_root: Path
+    """Folder with the data sets, each in the layout of its own archive."""
+    mode: Literal["linear", "finetune"] = "linear"
+    """linear: 45 penalties on features. finetune: all layers, a grid of learning rates and weight decays."""
+    preset: Literal["paper", "random", "budget"] = "paper"
+    """For finetune. paper: 56 runs of 20,000 steps. random: twice as long, for an untrained network. budget: 20 runs of
+    5,000 steps of 64."""
+    steps: int | None = None
+    """For finetune: steps of each run, in place of the preset's."""
+    batch_size: int | None = None
+    """For finetune: images a step, in place of the preset's."""
+    learning_rates: str | None = None
+    """For finetune: the grid, with commas, in place of the preset's."""
+    weight_decays: str | None = None
+    """For finetune: the grid, with commas; each is divided by the learning rate."""
+    standardise: bool = False
+    """For linear: features of mean 0 and deviation 1. The protocol takes them raw."""
+    background: bool = True
+    """Caltech-101 with its background folder as the 102nd class."""
+    difficult_as_absent: bool = False
+    """VOC: count images that show a class only in difficult instances as negatives, instead of leaving them out."""
+    limit: int | None = None
+    """Use this many training and test images of each set, for a quick look that tables leave out."""
+    seed: int = 0
+    """Of the held-out parts, Caltech-101's draw and fine-tuning."""
+    download: bool = False
+    """Fetch what torchvision still can."""
+
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        from mec.evaluate.transfer import FINETUNING, transfer
+        from mec.evaluate.transfer_data import Choices, names_of
+
+        recipe = None
+        if self.mode == "finetune":
+            changed: dict[str, Any] = {
+                "steps": self.steps,
+                "batch_size": self.batch_size,
+                "learning_rates": numbers(self.learning_rates, "--learning-rates"),
+                "weight_decays": numbers(self.weight_decays, "--weight-decays"),
+            }
+            recipe = replace(FINETUNING[self.preset], **{k: v for k, v in changed.items() if v is not None})
+        yield from transfer(
+            subject,
+            names_of(self.sets),
+            self.data_root,
+            choices=Choices(self.seed, self.background, self.difficult_as_absent),
+            finetuning=recipe,
+            standardise=self.standardise,
+            limit=self.limit,
+            download=self.download,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking(Protocol):
     """What protocols take that follow objects through videos by frozen features."""
 
@@ -371,6 +434,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "fewshot": FewShot,
     "knn": Knn,
     "linear": Linear,
+    "transfer": Transfer,
     "finetune": Finetune,
     "semi": Semi,
     "sot": Sot,
@@ -379,6 +443,17 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "mots": Mots,
     "posetrack": PoseTrack,
 }
+
+
+def numbers(text: str | None, flag: str) -> tuple[float, ...] | None:
+    """
+    >>> numbers("1e-3,0.1", "--learning-rates")
+    (0.001, 0.1)
+    """
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"{flag} is {text!r}: numbers with commas between, for example 0.001,0.1.") from None
 
 
 def whole_numbers(text: str, flag: str) -> list[int]:

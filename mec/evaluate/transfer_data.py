@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mec.data import Files, Split, Stored, stratified
-from mec.errors import BadInput, nearest
+from mec.errors import Absent, BadInput, absent, nearest
 from mec.images import SUFFIXES
 
 
@@ -105,7 +105,8 @@ def sun397(root: Path, choices: Choices) -> Parts:
         names = sorted(sun_list(folder, part).read_text().split())  # /a/abbey/sun_aakbd.jpg
         labels = np.array([number[os.path.dirname(name)] for name in names])
         splits.append((Split(Files(tuple(f"{folder}{name}" for name in names), str(folder)), labels), classes))
-    return with_drawn("sun397", root, *splits, choices)
+    train, test = splits
+    return with_drawn("sun397", root, train, test, choices)
 
 
 def sun_list(folder: Path, name: str) -> Path:
@@ -387,28 +388,28 @@ def require(names: Sequence[str], root: Path, *, download: bool = False) -> None
     Raises:
         BadInput: some are absent: one message says which, where each is expected, and how to get it.
     """
-    complaints = []
+    missing = []
     for name in names:
         entry, reason = TRANSFER_SETS[name], ""
-        if download and absent(name, root) and entry.fetch is not None:
+        if download and lacking(name, root) and entry.fetch is not None:
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 entry.fetch(root)
             except (OSError, RuntimeError, ValueError) as error:  # a dead host, a broken archive
                 reason = f" (tried: {next(iter(str(error).splitlines()), type(error).__name__)})"
-        if lacking := absent(name, root):
-            complaints.append(f"  {name}: expected {', '.join(str(root / n) for n in lacking)}; {entry.get}{reason}.")
-    if complaints:
-        here = [name for name in names if not absent(name, root)]
-        rest = f"\nHere are {','.join(here)}: give that in place of the name to go on with them." if here else ""
-        raise BadInput(
-            f"{len(complaints)} of {len(names)} data sets are not in {root}:\n" + "\n".join(complaints) + rest
-        )
+        if places := lacking(name, root):
+            missing.append(Absent(name, ", ".join(str(root / place) for place in places), entry.get + reason))
+    if missing:
+        here = [name for name in names if not lacking(name, root)]
+        rest = f"\nTo go on with those that are there, give {','.join(here)} as their name." if here else ""
+        raise BadInput(f"{absent(missing)}{rest}")
 
 
-def absent(name: str, root: Path) -> list[str]:
+def lacking(name: str, root: Path) -> list[str]:
     """Which of its files are not there."""
-    lists = ("SUN397/Training_01.txt", "SUN397/Testing_01.txt")
-    packed = {n: n.replace("SUN397/", "SUN397/Partitions/") for n in lists}
-    return [n for n in TRANSFER_SETS[name].needs
-            if not (root / n).exists() and not (n in packed and (root / packed[n]).exists())]  # fmt: skip
+    packed = {n: n.replace("SUN397/", "SUN397/Partitions/") for n in TRANSFER_SETS["sun397"].needs}
+    return [
+        needed
+        for needed in TRANSFER_SETS[name].needs
+        if not (root / needed).exists() and not (root / packed.get(needed, needed)).exists()
+    ]

@@ -1,0 +1,382 @@
+"""Transfer to other data sets: a linear model on frozen features, or fine-tuning, by a grid and held-out images.
+
+Protocol of SimCLR's appendix B.8, which the paper's transfer table follows: choose on the held-out part, fit once more
+on all training images, test once.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mec.batches import ViewBatches
+from mec.checkpoint import EncoderInfo, write_text
+from mec.data import Split, stratified
+from mec.errors import BadInput
+from mec.evaluate.features import extract
+from mec.evaluate.ledger import Ledger
+from mec.evaluate.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
+from mec.evaluate.metrics import METRICS
+from mec.evaluate.subject import Subject
+from mec.evaluate.transfer_data import TRANSFER_SETS, Choices, Parts, require
+from mec.recipe import View
+from mec.results import Result
+from mec.schedules import cosine
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """A fine-tuning recipe: SGD with Nesterov momentum 0.9, cosine to 0 over `steps`, all layers, every pair tried."""
+
+    source: str
+    steps: int
+    batch_size: int
+    learning_rates: tuple[float, ...]
+    weight_decays: tuple[float, ...]  # each divided by the learning rate before use
+    statistics: float | None  # momentum of batch norm's statistics; None: min(10 / steps an epoch, 0.1)
+    resize: float  # shorter side before the central crop when testing, over the crop's side
+    interpolation: str
+
+    def __post_init__(self) -> None:
+        for name, values, least in (
+            ("steps", (self.steps,), 1),
+            ("batch size", (self.batch_size,), 2),
+            ("weight decay", self.weight_decays, 0),
+        ):
+            if min(values) < least or not all(map(math.isfinite, values)):
+                raise BadInput(f"{name} is {min(values)}: it is {least} or above.")
+        if not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise BadInput(f"learning rate is {min(self.learning_rates)}: it is above 0.")
+
+
+def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Log-spaced powers of ten."""
+    return tuple(float(v) for v in np.logspace(low, high, count))
+
+
+FINETUNING: dict[str, Finetuning] = {
+    "paper": Finetuning(
+        "SimCLR (ICML 2020), appendix B.8",
+        20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), None, 256 / 224, "bilinear",
+    ),
+    "random": Finetuning(  # the row of no pretraining
+        "SimCLR (ICML 2020), appendix B.8: random initialisation",
+        40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), None, 256 / 224, "bilinear",
+    ),
+    "budget": Finetuning(
+        "ssl-transfer (linusericsson), finetune.py: a quarter of the steps and of the batch, 20 pairs",
+        5_000, 64, spaced(-4, -1, 4), (0.0, *spaced(-6, -3, 4)), 0.1, 1.0, "bicubic",
+    ),
+}  # fmt: skip
+
+
+def transfer(
+    subject: Subject,
+    names: Sequence[str],
+    root: Path,
+    *,
+    choices: Choices | None = None,
+    finetuning: Finetuning | None = None,
+    standardise: bool = False,
+    limit: int | None = None,
+    download: bool = False,
+    say: Callable[[str], None] = print,
+) -> Iterator[Result]:
+    """One result a data set, each as soon as it is there. Run again, it goes on where it was interrupted.
+
+    Args:
+        subject: the encoder; it is left as it is.
+        names: keys of TRANSFER_SETS.
+        root: where the data sets' files are.
+        choices: seed, and what the protocol leaves open about the data.
+        finetuning: the recipe to fine-tune by; None: logistic regression on frozen features.
+        standardise: features of mean 0 and standard deviation 1 for the regression; the protocol takes them raw.
+        limit: this many training and test images, for a quick look; tables leave such results out.
+        download: fetch what torchvision still can.
+        say: gets lines for the reader.
+
+    Raises:
+        BadInput: data sets are absent (all of them in one message, before anything runs), or broken.
+    """
+    choices = choices or Choices()
+    if limit is not None and limit < 2:
+        raise BadInput(f"--limit is {limit}: a number of images, at least 2.")
+    require(names, root, download=download)
+    folder = subject.folder / "transfer"
+    for name in names:
+        parts = limited(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
+        mode = "linear" if finetuning is None else "finetune"
+        settings: dict[str, Any] = {
+            "mode": mode, "set": name, "preset": preset_of(finetuning, standardise), **asdict(choices), "limit": limit,
+            "image_size": subject.info.image_size, "standardise": standardise,
+        }  # fmt: skip
+        if finetuning is not None:
+            settings["recipe"] = asdict(finetuning)
+        about = {**settings, "checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint}
+        ledger = Ledger(folder, f"{name}-{mode}", about)
+        if parts.drawn:
+            write_text(folder / f"{name}-split.json", json.dumps({"seed": choices.seed, **parts.drawn}) + "\n")
+        sizes = f"{len(parts.fit)} + {len(parts.held_out)} training images, {len(parts.test)} to test"
+        say(f"{name}: {sizes}, {parts.metric}")
+        if finetuning is None:
+            found = linear_transfer(subject, parts, ledger, standardise=standardise, say=say)
+        else:
+            found = finetune_transfer(subject, parts, ledger, finetuning, seed=choices.seed, say=say)
+        yield Result(
+            "transfer", parts.metric, found.pop("value"), data=name, seed=choices.seed, settings=settings | found,
+            data_fingerprint=parts.fingerprint,
+        )  # fmt: skip
+
+
+def preset_of(finetuning: Finetuning | None, standardise: bool) -> str:
+    """What a result is called among others of its mode: "paper" follows the paper's protocol."""
+    if finetuning is None:
+        return "standardised" if standardise else "paper"
+    return next((name for name, recipe in FINETUNING.items() if recipe == finetuning), "custom")
+
+
+def limited(parts: Parts, limit: int | None, seed: int) -> Parts:
+    """At most so many training images, held out in proportion, and as many test images."""
+    if limit is None:
+        return parts
+    share = limit / (len(parts.fit) + len(parts.held_out))
+
+    def cut(split: Split, count: int) -> Split:
+        labels = split.labels if split.labels is not None and split.labels.ndim == 1 else None
+        count = max(1, min(count, len(split)))
+        return split.take(stratified(labels, len(split), count, seed))
+
+    return replace(
+        parts,
+        fit=cut(parts.fit, round(share * len(parts.fit))),
+        held_out=cut(parts.held_out, round(share * len(parts.held_out))),
+        test=cut(parts.test, limit),
+    )
+
+
+def best_of(found: dict[Any, float], parts: Parts) -> Any:
+    """The key of the highest figure; of equal ones the first.
+
+    Raises:
+        BadInput: no figure is a number.
+    """
+    numbers = {key: value for key, value in found.items() if value is not None and not math.isnan(value)}
+    if not numbers:
+        raise BadInput(
+            f"{parts.name}: nothing to choose by: {parts.metric} is no number on the {len(parts.held_out)} held-out "
+            "images at any setting. Either every trial diverged, or no class has a positive image there."
+        )
+    return max(numbers, key=lambda key: numbers[key])
+
+
+# --- a linear model on frozen features ---------------------------------------------------------------------------
+
+
+def square(info: EncoderInfo, resize: float, interpolation: str) -> Callable[[Any], Tensor]:
+    """PIL image -> normalised [3, s, s]: shorter side to `resize` times s, central crop of the encoder's size s."""
+    from torchvision.transforms import v2
+
+    modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RGB(),
+            v2.Resize(round(resize * info.image_size), modes[interpolation], antialias=True),
+            v2.CenterCrop(info.image_size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(info.mean), list(info.std)),
+        ]
+    )
+
+
+def linear_transfer(
+    subject: Subject, parts: Parts, ledger: Ledger, *, standardise: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Value on the test images, and what was chosen."""
+    if "test" in ledger.known:
+        return dict(ledger.known["test"])
+    transform = square(subject.info, 1.0, "bicubic")
+    x, x_held, x_test = (
+        subject.features(Split(split.images), transform).x for split in (parts.fit, parts.held_out, parts.test)
+    )
+    assert parts.fit.labels is not None
+    assert parts.held_out.labels is not None
+    assert parts.test.labels is not None
+    return ledger.once(
+        "test",
+        lambda: logistic_transfer(
+            (x, parts.fit.labels), (x_held, parts.held_out.labels), (x_test, parts.test.labels), parts, ledger,
+            standardise=standardise, device=subject.device, say=say,
+        ),
+    )  # fmt: skip
+
+
+def logistic_transfer(
+    fit: tuple[Tensor, np.ndarray | None],
+    held_out: tuple[Tensor, np.ndarray | None],
+    test: tuple[Tensor, np.ndarray | None],
+    parts: Parts,
+    ledger: Ledger,
+    *,
+    standardise: bool = False,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`; each is (x, labels)."""
+    (x, y), (x_held, y_held), (x_test, y_test) = fit, held_out, test
+    assert y is not None
+    assert y_held is not None
+    assert y_test is not None
+    metric, classes = METRICS[parts.metric], len(parts.classes)
+    shift, scale = standard(x) if standardise else (0.0, 1.0)
+    problem = prepare((x - shift) / scale, y, classes, device=device)
+    held = (x_held - shift) / scale
+    figures: dict[float, float] = {}
+    best: Logistic | None = None
+    unknown = [p for p in PENALTIES if key_of(p) not in ledger.known]
+    solved = logistic_path(problem, PENALTIES[PENALTIES.index(unknown[0]) :] if unknown else ())
+    for penalty in PENALTIES:
+        fitted = next(solved) if unknown and penalty <= unknown[0] else None
+
+        def judged(fitted: Logistic | None = fitted) -> float:
+            assert fitted is not None
+            return metric(fitted.scores(held), y_held)
+
+        figures[penalty] = ledger.once(key_of(penalty), judged)
+        if fitted is not None and best_or_none(figures) == penalty:
+            best = fitted
+    chosen = best_of(figures, parts)
+    edge = chosen in (PENALTIES[0], PENALTIES[-1])
+    if edge:
+        say(f"{parts.name}: penalty {chosen:g} is at an end of the grid; a better one may lie beyond it.")
+
+    x, y = torch.cat([x, x_held]), np.concatenate([y, y_held])
+    shift, scale = standard(x) if standardise else (0.0, 1.0)
+    problem = prepare((x - shift) / scale, y, classes, device=device)
+    near = best is not None and best.penalty == chosen and not standardise
+    start = coefficients_of(best, problem) if near and best is not None else None
+    final = model(problem, chosen, *solve(problem, chosen, start))
+    return {
+        "value": metric(final.scores((x_test - shift) / scale), y_test),
+        "penalty": chosen,
+        "held_out": figures[chosen],
+        "end_of_grid": edge,
+        "train": len(y),
+    }
+
+
+def key_of(penalty: float) -> str:
+    return f"penalty {penalty:.6g}"
+
+
+def best_or_none(figures: dict[float, float]) -> float | None:
+    numbers = {k: v for k, v in figures.items() if not math.isnan(v)}
+    return max(numbers, key=lambda k: numbers[k]) if numbers else None
+
+
+def standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature; 1 for a constant one."""
+    spread = x.std(0, correction=0)
+    return x.mean(0), torch.where(spread == 0, 1, spread)
+
+
+# --- fine-tuning -------------------------------------------------------------------------------------------------
+
+
+def finetune_transfer(
+    subject: Subject, parts: Parts, ledger: Ledger, recipe: Finetuning, *, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Value on the test images, and what was chosen."""
+    transform = square(subject.info, recipe.resize, recipe.interpolation)
+    metric = METRICS[parts.metric]
+
+    def figure(train: Split, judged: Split, rate: float, decay: float) -> float | None:
+        tuned = finetuned(subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed)
+        if tuned is None:
+            return None
+        rows = Split(judged.images)
+        scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers).x.numpy()
+        assert judged.labels is not None
+        return metric(scores, judged.labels)
+
+    figures: dict[tuple[float, float], float] = {}
+    for rate in recipe.learning_rates:
+        for decay in recipe.weight_decays:
+            key = f"learning rate {rate:.6g}, weight decay {decay:.6g}"
+            known = key in ledger.known
+            found = ledger.once(key, partial(figure, parts.fit, parts.held_out, rate, decay))
+            figures[rate, decay] = float("nan") if found is None else found
+            if not known:
+                say(f"{parts.name}, {key}: " + ("diverged" if found is None else f"{found:.1f} % held out"))
+    rate, decay = best_of(figures, parts)
+    ends = (recipe.learning_rates[0], recipe.learning_rates[-1])
+    if len(recipe.learning_rates) > 1 and rate in ends:
+        say(f"{parts.name}: learning rate {rate:g} is at an end of the grid; a better one may lie beyond it.")
+    value = ledger.once("test", partial(figure, parts.together(), parts.test, rate, decay))
+    if value is None:
+        raise BadInput(f"{parts.name}: the chosen learning rate {rate:g} diverged when fitted on all training images.")
+    return {"value": value, "learning_rate": rate, "weight_decay": decay, "held_out": figures[rate, decay],
+            "end_of_grid": rate in ends, "train": len(parts.fit) + len(parts.held_out)}  # fmt: skip
+
+
+def finetuned(
+    subject: Subject, train: Split, classes: int, recipe: Finetuning, *, rate: float, decay: float, seed: int
+) -> nn.Module | None:
+    """A copy of the encoder with a linear layer, trained on the images; None where the loss was no longer a number."""
+    info, device = subject.info, torch.device(subject.device)
+    head = nn.Linear(info.feature_size, classes)
+    generator = torch.Generator().manual_seed(seed)
+    nn.init.normal_(head.weight, std=0.01, generator=generator)
+    nn.init.zeros_(head.bias)
+    tuned = nn.Sequential(copy.deepcopy(subject.encoder), head).to(device).requires_grad_(True)
+    batch_size = min(recipe.batch_size, len(train))
+    momentum = recipe.statistics if recipe.statistics is not None else statistics_momentum(len(train) / batch_size)
+    for layer in tuned.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = momentum
+    view = View(info.image_size, interpolation="bicubic" if info.interpolation == "bicubic" else "bilinear",
+                jitter=0.0, grey=0.0, mean=info.mean, std=info.std)  # fmt: skip
+    batches = ViewBatches(train, (view,), batch_size, seed=seed, device=device, workers=subject.workers)
+    optimizer = torch.optim.SGD(tuned.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay / rate)
+    tuned.train()
+    for step, batch in enumerate(batches.batches(0, recipe.steps, lambda n: slice(0, n))):
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(rate, 0.0, step / recipe.steps)
+        assert batch.labels is not None
+        loss = classification_loss(tuned(batch.views[0]), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 50 == 0 and not math.isfinite(loss.item()):
+            return None
+    return tuned.eval() if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None
+
+
+def statistics_momentum(steps_per_epoch: float) -> float:
+    """Momentum of batch norm's statistics, as torch counts it: slower for large data sets.
+
+    >>> round(statistics_momentum(50_000 / 256), 3)
+    0.051
+    >>> statistics_momentum(10)
+    0.1
+    """
+    return min(10 / steps_per_epoch, 0.1)
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of classes [m]; of labels [m, c] in 1, -1 the sigmoid's, without those that are 0."""
+    if labels.ndim == 1:
+        return nn.functional.cross_entropy(logits, labels)
+    counted = (labels != 0).to(logits.dtype)
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, (labels > 0).to(logits.dtype), reduction="none")
+    return (losses * counted).sum() / counted.sum().clamp(min=1)
