@@ -130,14 +130,18 @@ def settings_of(result: dict[str, Any]) -> dict[str, Any]:
     return result.get("settings") or {}
 
 
+def preset_of(result: dict[str, Any]) -> str:
+    return settings_of(result).get("preset", "paper")
+
+
 def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
-    """The value of the last result with these keys, or settings; None where there is none.
+    """The value of the last result that has these values; None where there is none.
 
     Quick looks at a part of the images (`limit`) are no figures of a protocol and are left out.
     """
     for result in reversed(results):
         settings = settings_of(result)
-        if settings.get("limit") is None and all(settings.get(k, result.get(k)) == v for k, v in wanted.items()):
+        if settings.get("limit") is None and all(result.get(k) == v for k, v in wanted.items()):
             return result["value"]
     return None
 
@@ -171,8 +175,9 @@ def table_8(measured: Sequence[Measured]) -> Table:
             of_mode = [
                 r for r in each.results if r.get("protocol") == "transfer" and settings_of(r).get("mode") == mode
             ]
-            for preset in dict.fromkeys(settings_of(r).get("preset", "paper") for r in of_mode) or {"paper": None}:
-                figures = tuple(latest(of_mode, data=data, preset=preset) for data in TRANSFER)
+            for preset in dict.fromkeys(preset_of(r) for r in of_mode) or {"paper": None}:
+                of_preset = [r for r in of_mode if preset_of(r) == preset]
+                figures = tuple(latest(of_preset, data=data) for data in TRANSFER)
                 name = each.name if preset == "paper" else f"{each.name}, {preset}"
                 rows.append(Row(name, (), figures, ours=True))
         blocks.append(Block(title, tuple(rows)))

@@ -7,7 +7,7 @@ is, with each axis scaled by its own curvature: then few steps are enough at any
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,8 @@ from mec.errors import BadInput
 
 PENALTIES = tuple(float(p) for p in np.logspace(5, -6, 45))  # strong to weak: protocol of SimCLR's appendix B.8
 MOST_STEPS = 5000
-WINDOW = 10  # steps; the solver stops where so many lower the objective by less than `TOLERANCE` of itself
-TOLERANCE = 2e-5
+WINDOW = 8  # steps; the solver stops where so many lower the objective by less than `TOLERANCE` of itself
+TOLERANCE = 5e-5
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,19 @@ def coefficients_of(fitted: Logistic, problem: Problem) -> np.ndarray:
 
 def logistic_path(problem: Problem, penalties: Iterable[float] = PENALTIES) -> Iterator[Logistic]:
     """A model a penalty, each started from the one before: give them from strong to weak."""
-    at = None
+    path: list[tuple[float, np.ndarray]] = []
     for penalty in penalties:
-        at, objective, steps = solve(problem, penalty, at)
+        at, objective, steps = solve(problem, penalty, foreseen(path, penalty))
+        path = [*path[-1:], (penalty, at)]
         yield model(problem, penalty, at, objective, steps)
+
+
+def foreseen(path: Sequence[tuple[float, np.ndarray]], penalty: float) -> np.ndarray | None:
+    """Where the next solution is expected: solutions lie nearly on a line in the logarithm of a weak penalty."""
+    if len(path) < 2:
+        return path[-1][1] if path else None
+    (before, first), (last, second) = path
+    return second + (second - first) * (np.log(penalty / last) / np.log(last / before))
 
 
 def objective(fitted: Logistic, x: np.ndarray, y: np.ndarray) -> float:

@@ -20,9 +20,9 @@ def features(kind: str) -> tuple[np.ndarray, np.ndarray]:
     """float32 features and labels, of kinds that solvers find hard in different ways."""
     if kind == "digits":  # columns of different scales, some constant; separable
         x, y = load_digits(return_X_y=True)
-        x, y = x[:600], y[:600]
+        x, y = x[:400], y[:400]
     elif kind == "noisy":  # not separable
-        x, y = make_classification(800, 40, n_informative=10, n_classes=5, flip_y=0.2, random_state=0)
+        x, y = make_classification(500, 30, n_informative=10, n_classes=5, flip_y=0.2, random_state=0)
     elif kind == "wide":  # more features than rows, far from the origin
         random = np.random.default_rng(0)
         y = np.arange(60) % 3
@@ -58,7 +58,7 @@ def restated(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray,
 @pytest.mark.parametrize("kind", ["digits", "noisy", "wide", "two"])
 def test_the_objective_is_at_most_a_thousandth_above_scikit_learns_at_every_penalty(kind):
     x, y = features(kind)
-    penalties = PENALTIES[::4]
+    penalties = PENALTIES[::6]
     ours = logistic_path(prepare(x, y, int(y.max()) + 1), penalties)
     for model, (weight, bias) in zip(ours, scikit_learns_path(x, y, penalties)):
         w, b = (model.weight.T, model.bias) if len(weight) > 1 else (model.weight.T[1:], model.bias[1:])
@@ -76,11 +76,12 @@ def test_there_are_45_penalties_from_strong_to_weak_equally_far_apart():
 def test_the_penalty_is_against_the_sum_over_rows_not_their_mean():
     """Each row twice is half the penalty."""
     x, y = features("noisy")
-    (once,) = logistic_path(prepare(x, y, 5), [3.0])
-    (twice,) = logistic_path(prepare(np.vstack([x, x]), np.concatenate([y, y]), 5), [6.0])
-    assert np.allclose(once.weight, twice.weight, atol=2e-2)
-    (other,) = logistic_path(prepare(np.vstack([x, x]), np.concatenate([y, y]), 5), [3.0])
-    assert not np.allclose(once.weight, other.weight, atol=2e-2)
+    (once,) = logistic_path(prepare(x, y, 5), [30.0])
+    (twice,) = logistic_path(prepare(np.vstack([x, x]), np.concatenate([y, y]), 5), [60.0])
+    near = 2e-3 * np.abs(once.weight).max()
+    assert np.allclose(once.weight, twice.weight, atol=near)
+    (other,) = logistic_path(prepare(np.vstack([x, x]), np.concatenate([y, y]), 5), [30.0])
+    assert not np.allclose(once.weight, other.weight, atol=4 * near)
 
 
 def test_the_bias_is_free():
@@ -133,8 +134,9 @@ def test_classes_that_no_row_has_are_never_predicted():
 def test_a_warm_start_takes_fewer_steps_than_a_cold_one():
     x, y = features("noisy")
     problem = prepare(x, y, 5)
-    warm = sum(model.steps for model in logistic_path(problem))
-    cold = sum(next(logistic_path(problem, [penalty])).steps for penalty in PENALTIES)
+    penalties = PENALTIES[8:36:4]
+    warm = sum(model.steps for model in logistic_path(problem, penalties))
+    cold = sum(next(logistic_path(problem, [penalty])).steps for penalty in penalties)
     assert warm < cold
 
 
@@ -149,10 +151,10 @@ def test_a_model_starts_the_fit_on_other_rows_where_it_stands():
 
 def test_bad_features_and_labels_are_named():
     x, y = features("noisy")
-    with pytest.raises(BadInput, match=r"features are \[800, 40\], labels \[3\]"):
+    with pytest.raises(BadInput, match=r"features are \[500, 30\], labels \[3\]"):
         prepare(x, y[:3], 5)
-    with pytest.raises(BadInput, match="all 800 labels are alike"):
-        prepare(x, np.zeros(800, dtype=int), 5)
+    with pytest.raises(BadInput, match="all 500 labels are alike"):
+        prepare(x, np.zeros(len(x), dtype=int), 5)
     x[3, 4] = np.nan
     with pytest.raises(BadInput, match="not finite"):
         prepare(x, y, 5)
