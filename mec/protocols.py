@@ -8,7 +8,7 @@ they are printed and stored as they come. To add one: write the dataclass, and a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -430,6 +430,64 @@ class PoseTrack(Association):
         return PoseTrack
 
 
+LAYOUTS = {  # what tells a benchmark's folder
+    "sot": "OTB2015.json",
+    "vos": "ImageSets/2017/*.txt",
+    "mot": "images/*/MOT16-*",
+    "mots": "images/*/MOTS20-*",
+    "posetrack": "posetrack_data/annotations/*/*.json",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Videos(Protocol):
+    """All of sot, vos, mot, mots and posetrack whose data is there."""
+
+    data_root: Path
+    """A folder with a benchmark's folders in it, each in its published layout; or one of these."""
+    stage: Literal["3", "4", "both"] = "both"
+    """The last stage of the ResNet that is kept; both gives results of each."""
+    head: Literal["xcorr", "dcf", "both"] = "both"
+    """Of sot."""
+    mode: Literal["clean", "unitrack"] = "clean"
+    """unitrack keeps that code's slips, to compare with its figures."""
+    motion: bool = False
+    """Of mot, mots and posetrack: let a Kalman filter's distances count beside appearance."""
+    video: Literal["mp4", "gif"] | None = None
+    """Also draw what was found over the frames."""
+
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        places = benchmarks_in(self.data_root)
+        absent = [word for word in LAYOUTS if word not in places]
+        print(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
+        if absent:
+            print(f"No data for {', '.join(absent)}: left out.")
+        kinds: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}
+        for word, place in places.items():
+            kind = kinds[word]
+            known = {field.name for field in fields(kind)}
+            shared = {name: getattr(self, name) for name in ("stage", "head", "mode", "motion", "video")}
+            flags: dict[str, Any] = {name: value for name, value in shared.items() if name in known}
+            yield from kind(data_root=place, **flags).measure(subject)
+
+
+def benchmarks_in(root: Path) -> dict[str, Path]:
+    """Folders of tracking benchmarks by the protocol's word: the root itself, or one of the folders in it.
+
+    Raises:
+        BadInput: none, or two of one kind.
+    """
+    folders = [root, *sorted(p for p in root.glob("*") if p.is_dir())]
+    found = {word: [folder for folder in folders if any(folder.glob(mark))] for word, mark in LAYOUTS.items()}
+    for word, places in found.items():
+        if len(places) > 1:
+            raise BadInput(f"{places[0]} and {places[1]} both have data for {word}: give --data-root one of them.")
+    if not any(found.values()):
+        marks = ", ".join(f"{mark} ({word})" for word, mark in LAYOUTS.items())
+        raise BadInput(f"{root}: no tracking benchmark in it or in its folders. One of these would tell: {marks}.")
+    return {word: places[0] for word, places in found.items() if places}
+
+
 PROTOCOLS: dict[str, type[Protocol]] = {
     "fewshot": FewShot,
     "knn": Knn,
@@ -442,6 +500,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "mot": Mot,
     "mots": Mots,
     "posetrack": PoseTrack,
+    "tracking": Videos,
 }
 
 

@@ -19,8 +19,9 @@ from mec.evaluate.motfiles import MaskRow
 from mec.evaluate.mots import FIRST_ID, Mots
 from mec.evaluate.multiobject import Options, measure
 from mec.evaluate.objects import pose_mask
-from mec.evaluate.posetrack import PoseTrack
+from mec.evaluate.posetrack import NOT_TRACKED, PoseTrack
 from mec.evaluate.subject import resolve
+from mec.protocols import benchmarks_in
 from mec.results import Result
 
 FRAMES, HEIGHT, WIDTH = 9, 160, 256
@@ -169,6 +170,21 @@ def test_result_files_are_in_the_submission_formats(made, tmp_path):
         assert seconds["frames"] == FRAMES
 
 
+@pytest.mark.parametrize(("mode", "first_id"), [("clean", 1), ("unitrack", NOT_TRACKED)])
+def test_a_pose_that_returns_has_its_id_at_once_or_as_in_the_source_a_frame_later(made, tmp_path, mode, first_id):
+    root = copied(made, tmp_path)
+    path = root / "posetrack/obs/val/made/a.json"
+    content = posefiles.read_annotations(path)
+    for t in (3, 4):  # without the first person
+        content["annolist"][t]["annorect"].pop(ORDERS[t % 3].index(0))
+    posefiles.write_annotations(path, content)
+    list(measure(PoseTrack, resolve("pixels", out=tmp_path / "out"), root / "posetrack", Options("val", mode=mode)))
+    named = posefiles.read_annotations(tmp_path / f"out/posetrack/stage0-womotion-{mode}/a.json")
+    ids = [named["annolist"][t]["annorect"][ORDERS[t % 3].index(0)]["track_id"][0] for t in (0, 5, 6)]
+    own = ids[0]
+    assert ids == [own, own if first_id == 1 else first_id, own]
+
+
 @pytest.mark.parametrize("task", ["mot", "mots", "posetrack"])
 def test_the_truth_as_detections_scores_a_hundred(made, tmp_path, task, capsys):
     words = ["evaluate", "pixels", task, "--data-root", str(made / task), "--detections", "gt", "--out", str(tmp_path)]
@@ -315,3 +331,23 @@ def test_a_missing_extra_is_named(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     assert "mot needs trackeval, cv2: pip install 'mec-ssl[tracking]'" in refused(Mot, made / "mot", "train", tmp_path)
+
+
+# --- all of it at once -------------------------------------------------------------------------------------------
+
+
+def test_tracking_runs_what_is_there_and_says_what_is_not(made, tmp_path, capsys):
+    assert main(["evaluate", "pixels", "tracking", "--data-root", str(made), "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {line["protocol"] for line in lines} == {"mot", "mots", "posetrack"}
+    assert "No data for sot, vos: left out." in capsys.readouterr().out
+
+
+def test_tracking_without_data_or_with_two_of_a_kind_is_refused(made, tmp_path):
+    with pytest.raises(BadInput, match="no tracking benchmark in it"):
+        benchmarks_in(tmp_path)
+    assert benchmarks_in(made / "mot") == {"mot": made / "mot"}
+    for name in ("a", "b"):
+        (tmp_path / name / "images/train/MOT16-01").mkdir(parents=True)
+    with pytest.raises(BadInput, match="both have data for mot"):
+        benchmarks_in(tmp_path)
