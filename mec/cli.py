@@ -38,6 +38,8 @@ skipped.jsonl, TensorBoard events, checkpoints and encoder.safetensors.
 Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only used to measure.
 --set changes any value that `mec recipes NAME` shows, for example
   --set optimizer.base_lr=0.3 views.flip=0 settings.distortion=0.06
+--set settings.distortion=guaranteed is the smallest with which every series surely converges (d/m for embeddings
+larger than the batch, else just above 1).
 --set micro_batch_size=64 saves memory: loss and gradient stay those of the whole batch, but batch norm then
 sees the statistics of 64 images."""
 
@@ -186,7 +188,8 @@ agreement      mean cosine of two views of one image; near 1 is good
 similarity     mean cosine of different images; near 0 is good, near 1 is collapse
 effective_rank how many directions the embeddings use (RankMe)
 coding_ratio   coding length over the most that is possible
-norm_c         spectral norm of the cross matrix; a series converges surely below 1"""
+norm_c         spectral norm of the cross matrix; a series converges surely below 1
+series_gap     loss of the series minus the exact one; far below 0, the series invents entropy"""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder."""
@@ -206,6 +209,7 @@ norm_c         spectral norm of the cross matrix; a series converges surely belo
             "effective_rank",
             "coding_ratio",
             "norm_c",
+            "series_gap",
             "gradient_norm",
             "knn",
         ):

@@ -3,27 +3,34 @@
 Notation (docs/objective.md): m images, d the embedding size, rows are embeddings, ε_d² the distortion,
 λ = 1 / (m ε_d²), μ = (m + d) / 2. Each kernel below gives a value and its gradient in one fused pass, works on the
 smaller of the two sides (Sylvester: the paper's Eqn 4), and differentiates once: asking for a second derivative
-raises. Reduced precision is lifted to float32; float64 stays.
+raises. Reduced precision is lifted to float32; float64 stays. Rows may lie on several ranks: `ranks` or `shares`.
 """
 
 import functools
 import numbers
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mec.distributed import ALONE, Ranks, Shares
 from mec.errors import BadInput
 
+Distortion = float | Literal["guaranteed"]  # ε_d², or a name for one: `distortion_for`
+ABOVE_ONE = 1.01  # "just above 1", with room for the rounding of bf16 rows
 
-def coding_length(z: Tensor, distortion: float, order: int | None = None) -> Tensor:
+
+def coding_length(z: Tensor, distortion: Distortion, order: int | None = None, *, ranks: Ranks = ALONE) -> Tensor:
     """Nats needed to code the rows of z up to the given distortion: μ log det(I + λ z zᵀ).
 
     Args:
         z: [m, d], one embedding a row. Taken as it comes: normalise the rows first for the paper's quantity.
-        distortion: ε_d², the squared decoding error allowed for a unit row, per dimension; > 0.
+        distortion: ε_d², the squared decoding error allowed for a unit row, per dimension; > 0. Or "guaranteed":
+            large enough for the series of unit rows to converge, `distortion_for`.
         order: terms kept of the series, 1 or more; None for the log-determinant itself. The series converges
             where the largest eigenvalue of λ z zᵀ is below 1.
+        ranks: the processes that share the set, each with its own rows; m is their sum.
 
     Returns:
         [], in nats; at most μ r log(1 + λ m / r) for unit rows, r = min(m, d).
@@ -39,21 +46,46 @@ def coding_length(z: Tensor, distortion: float, order: int | None = None) -> Ten
     """
     check_matrix("z", z)
     check_settings(distortion, order)
-    m, d = z.shape
-    lam = 1 / (m * distortion)
+    shares = ranks.shares(len(z))
+    m, d = shares.total, z.shape[1]
+    lam = 1 / (m * distortion_for(distortion, m, d))
     z = at_least_float32(z)
-    return (m + d) / 2 * (log_det_symmetric(z, lam) if order is None else log_det_cross(z, z, lam, order))
+    value = log_det_symmetric(z, lam, shares) if order is None else log_det_cross(z, z, lam, order, shares)
+    return (m + d) / 2 * value
 
 
-def log_det_symmetric(rows: Tensor, lam: float) -> Tensor:
+def distortion_for(distortion: Distortion, m: int, d: int) -> float:
+    """ε_d² as a number, of m images and embeddings of size d.
+
+    "guaranteed" is the paper's choice for d > m, ε_d² = d / m, and else just above 1: either way the series of unit
+    rows converges, since ‖C‖₂ <= λ m = 1 / ε_d² < 1 (appendix H, Eqn 11 to 17).
+
+    >>> distortion_for("guaranteed", 1024, 2048), distortion_for("guaranteed", 4096, 2048), distortion_for(0.06, 8, 8)
+    (2.0, 1.01, 0.06)
+    """
+    if isinstance(distortion, str):
+        return d / m if d > m else ABOVE_ONE
+    return float(distortion)
+
+
+def log_det_symmetric(rows: Tensor, lam: float, shares: Shares | None = None) -> Tensor:
     """log det(I + λ rows rowsᵀ) of rows [m, d], by one Cholesky factorisation of the smaller side."""
     with full_precision(rows):
+        if shares is not None and shares.ranks.size > 1:
+            return _OnRanks.apply(rows, None, lam, None, shares)
         return _LogDetSymmetric.apply(rows, lam)
 
 
-def log_det_cross(online: Tensor, target: Tensor, lam: float, order: int | None) -> Tensor:
+def log_det_cross(
+    online: Tensor, target: Tensor, lam: float, order: int | None, shares: Shares | None = None
+) -> Tensor:
     """log abs det(I + C) with C = λ online targetᵀ, both [m, d]; or the first `order` terms of its series."""
     with full_precision(online):
+        if order == 1:  # Tr C needs no product of matrices
+            trace = (online * target).sum()
+            return lam * (trace if shares is None else shares.ranks.sum(trace))
+        if shares is not None and shares.ranks.size > 1:
+            return _OnRanks.apply(online, target, lam, order, shares)
         return _LogDetCross.apply(online, target, lam, order)
 
 
@@ -200,6 +232,119 @@ def exact_value_and_slope(cross: Tensor) -> tuple[Tensor, Tensor]:
     return value, torch.linalg.lu_solve(lu, pivots, eye)
 
 
+# --- the same of rows that lie on several ranks -------------------------------------------------------------------
+
+
+class _OnRanks(torch.autograd.Function):
+    """Value on every rank, and the gradient of each rank's own rows; target None is the symmetric form."""
+
+    @staticmethod
+    def forward(ctx, online: Tensor, target: Tensor | None, lam: float, order: int | None, shares: Shares) -> Tensor:
+        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        if target is None:
+            value, to_online = symmetric_on_ranks(online, lam, shares)
+            to_target = None
+        else:
+            value, to_online, to_target = cross_on_ranks(online, target, lam, order, shares, wanted)
+        ctx.save_for_backward(online, to_online if wanted[0] else None, to_target)
+        ctx.shares = shares
+        return value
+
+    @staticmethod
+    def backward(ctx, grad):
+        online, *gradients = ctx.saved_tensors
+        total = ctx.shares.sum(grad)  # every rank holds the value: what all of them ask of it adds up
+        return *(None if g is None else _Once.apply(total * g, grad, online) for g in gradients), None, None, None
+
+
+def symmetric_on_ranks(rows: Tensor, lam: float, shares: Shares) -> tuple[Tensor, Tensor]:
+    """log det(I + λ R Rᵀ), and its gradient to this rank's rows of R.
+
+    Either all rows are gathered and the Gram matrix [m, m] is made by row blocks, or [d, d] is summed over ranks: what
+    moves less (a gather brings each number once, a sum twice). Every rank factorises; each solves for its own rows.
+    """
+    m, d = shares.total, rows.shape[1]
+    if m * d + m * m < 2 * d * d:
+        everyone = shares.gather(rows)
+        gram = shares.gather(rows @ everyone.T)
+        start = torch.eye(m, dtype=rows.dtype, device=rows.device)[shares.mine]
+    else:
+        everyone, gram, start = None, shares.sum(rows.T @ rows), rows
+    gram.mul_(lam).diagonal().add_(1)
+    factor = torch.linalg.cholesky_ex(gram).L
+    solved = torch.cholesky_solve(start.T, factor).T
+    return 2 * factor.diagonal().log().sum(), 2 * lam * (solved if everyone is None else solved @ everyone)
+
+
+def cross_on_ranks(
+    online: Tensor, target: Tensor, lam: float, order: int | None, shares: Shares, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log abs det(I + C) or its series, and the gradients to this rank's rows of online and, where wanted, target.
+
+    With A = C = λ P Zᵀ [m, m], its row blocks gathered, or A = λ Zᵀ P [d, d], summed over ranks, whichever moves less,
+    and f(A) = (I + A)⁻¹ or the series Σ_{k<n} (-A)ᵏ, the gradients are
+
+        batch-wise    λ (I_r f(A)ᵀ) Z and λ (I_r f(A)) P, with I_r this rank's rows of the identity
+        feature-wise  λ Z_r f(A)ᵀ     and λ P_r f(A)
+
+    so that a rank only ever multiplies, or solves for, as many rows as it holds.
+    """
+    m, d = shares.total, online.shape[1]
+    if 2 * m * d + m * m < 2 * d * d:
+        everyone = shares.gather(torch.cat([online, target], 1)).split(d, 1)
+        matrix = shares.gather(online @ everyone[1].T).mul_(lam)
+        identity = torch.eye(m, dtype=online.dtype, device=online.device)[shares.mine]
+        starts = identity, identity
+        turned = matrix[:, shares.mine].T
+        known = [identity, -turned], [identity, -matrix[shares.mine]]  # the first powers, for nothing
+        other = -matrix[shares.mine]
+    else:
+        everyone = None
+        matrix = shares.sum(target.T @ online).mul_(lam)
+        starts = target, online
+        known = [target], [online]
+        other = -lam * online
+
+    if order is None:
+        shifted = matrix.clone()
+        shifted.diagonal().add_(1)
+        lu, pivots, _ = torch.linalg.lu_factor_ex(shifted)
+        value = lu.diagonal().abs().log().sum()
+        parts = [
+            torch.linalg.lu_solve(lu, pivots, start.T, adjoint=adjoint).T if want else None
+            for start, adjoint, want in zip(starts, (False, True), wanted)
+        ]
+    elif everyone is None and m > d * shares.ranks.size:  # powers of [d, d] cost less than those of so many rows
+        value, slope = series_value_and_slope(matrix, order)
+        parts = [target @ slope.T, online @ slope if wanted[1] else None]
+    else:
+        first, traces = geometric(known[0], -matrix.T, order, other)
+        weights = -1 / torch.arange(1, order + 1, dtype=matrix.dtype, device=matrix.device)
+        value = shares.sum((weights * traces).sum())
+        parts = [first, geometric(known[1], -matrix, order)[0] if wanted[1] else None]
+    if everyone is not None:
+        parts = [None if part is None else part @ rows for part, rows in zip(parts, reversed(everyone))]
+    to_online, to_target = (None if part is None else lam * part for part in parts)
+    return value, to_online, to_target
+
+
+def geometric(
+    known: Sequence[Tensor], matrix: Tensor, terms: int, other: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Σ_{k<terms} R Xᵏ of rows R, and <R Xᵏ, other> of each k; `known` are the first of the R Xᵏ."""
+    total, traces = torch.zeros_like(known[0]), []
+    power = known[0]
+    for k in range(terms):
+        power = known[k] if k < len(known) else power @ matrix
+        total += power
+        if other is not None:
+            traces.append((power * other).sum())
+    return total, torch.stack(traces) if traces else total.new_zeros(0)
+
+
+# --- what they share ----------------------------------------------------------------------------------------------
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -214,8 +359,8 @@ def check_matrix(name: str, x: Tensor) -> None:
         raise BadInput(f"{name} is {[*x.shape]}: it is [m, d], one embedding a row, at least one of each.")
 
 
-def check_settings(distortion: float, order: int | None = None) -> None:
-    if not isinstance(distortion, numbers.Real) or not float(distortion) > 0:
+def check_settings(distortion: Distortion, order: int | None = None) -> None:
+    if distortion != "guaranteed" and (not isinstance(distortion, numbers.Real) or not float(distortion) > 0):
         raise BadInput(f"distortion is {distortion}: ε_d² is above 0; the paper trains with 0.06.")
     if order is not None and (not isinstance(order, int) or order < 1):
         raise BadInput(f"order is {order}: it is a whole number of at least 1, or None for the log-determinant itself.")

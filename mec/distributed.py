@@ -1,8 +1,9 @@
 """The only file that calls torch.distributed: what ranks exchange, with the gradient that makes W ranks equal one.
 
-Convention: every rank computes the same global loss from gathered rows; the backward of a gather or a sum adds up what
-all ranks ask of it; the gradients of the ranks are then averaged (by DDP, or by `average_gradients`). The mean of W
-copies of the same loss is that loss, so loss, gradient and state are those of one process.
+Convention: every rank holds the same global loss; the backward of a gather or a sum, and of a kernel that splits its
+work (mec/coding.py), adds up what all ranks ask of it; the gradients of the ranks are then averaged (by DDP, or by
+`average_gradients`). The mean of W copies of the same loss is that loss, so loss, gradient and state are those of one
+process.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class Ranks:
     def mean(self, x: Tensor) -> Tensor:
         """Mean over ranks, with gradient."""
         return self.sum(x) / self.size
+
+    def shares(self, n: int) -> Shares:
+        """How the rows of a batch lie on the ranks, of which this one holds n."""
+        return Shares(self, (n,) if self.size == 1 else _counts(n, self))
 
     def share(self, n: int) -> slice:
         """This rank's part of n rows. n is a multiple of the number of ranks."""
@@ -90,19 +95,55 @@ def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
             parameter.grad /= ranks.size
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How the rows of one batch lie on the ranks: for kernels that split their work and know their own gradient."""
+
+    ranks: Ranks
+    counts: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def mine(self) -> slice:
+        start = sum(self.counts[: self.ranks.rank])
+        return slice(start, start + self.counts[self.ranks.rank])
+
+    @torch.no_grad()
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows of all ranks, in rank order, without gradient."""
+        return x if self.ranks.size == 1 else _gathered(x.contiguous(), self.counts)
+
+    @torch.no_grad()
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over ranks, without gradient."""
+        return self.ranks.sum(x)
+
+
+def _counts(n: int, ranks: Ranks) -> tuple[int, ...]:
+    """Every rank's number."""
+    found = [torch.zeros(1, dtype=torch.long, device=_device()) for _ in range(ranks.size)]
+    dist.all_gather(found, torch.tensor([n], device=_device()))
+    return tuple(int(c) for c in found)
+
+
+def _gathered(x: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Rows of all ranks, of which there are so many on each."""
+    # Padded to the longest: gloo gathers equal shapes only.
+    padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - x.shape[0]))
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:n] for part, n in zip(parts, counts)])
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, ranks: Ranks) -> Tensor:
-        counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(ranks.size)]
-        dist.all_gather(counts, torch.tensor([x.shape[0]], device=x.device))
-        rows = [int(c) for c in counts]
-        # Padded to the longest: gloo gathers equal shapes only.
-        padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(rows) - x.shape[0]))
-        parts = [torch.empty_like(padded) for _ in rows]
-        dist.all_gather(parts, padded)
-        start = sum(rows[: ranks.rank])
-        ctx.mine = slice(start, start + rows[ranks.rank])
-        return torch.cat([part[:n] for part, n in zip(parts, rows)])
+        shares = ranks.shares(x.shape[0])
+        ctx.mine = shares.mine
+        return _gathered(x, shares.counts)
 
     @staticmethod
     @once_differentiable

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mec.coding import distortion_for
 from mec.errors import BadInput
-from mec.objectives import lower_bound, unit_rows
+from mec.objectives import lower_bound, maximum_entropy_coding, unit_rows
 
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
 NARROW_SHARE = 0.10  # below this: worth a warning
@@ -21,8 +22,10 @@ WAIT_SHARE = 0.3  # of the time spent waiting for data: worth a word
 
 
 @torch.no_grad()
-def measure(online: Tensor, target: Tensor | None, distortion: float = 0.06) -> dict[str, float]:
-    """Figures of one batch: embeddings online [V, m, d] and target [T, m, d] or None.
+def measure(
+    online: Tensor, target: Tensor | None, distortion: float = 0.06, order: int | None = None
+) -> dict[str, float]:
+    """Figures of one batch: embeddings online [V, m, d] and target [T, m, d] or None; order of a series, if it is one.
 
     Returns:
         coding_ratio: value of the joint form over its maximum, in [0, 1]; 1 = views agree and images spread evenly.
@@ -33,6 +36,8 @@ def measure(online: Tensor, target: Tensor | None, distortion: float = 0.06) -> 
         agreement: mean cosine of two views of an image.
         similarity: mean cosine of two different images.
         norm_c: the spectral norm of C = λ online targetᵀ, which a series needs below 1 to surely converge.
+        series_gap: with an order, the series' loss minus the exact one (dimensionless) on these rows: what truncation
+            hides or, below zero, invents.
     All but the limits are NaN where an embedding is not finite: the loss has the word then, not an eigenvalue solver.
     """
     z = unit_rows(online)
@@ -44,6 +49,7 @@ def measure(online: Tensor, target: Tensor | None, distortion: float = 0.06) -> 
     limits = {"coding_ratio_if_collapsed": math.log1p(1 / distortion) / limit, "effective_rank_limit": float(r)}
     if not (first.isfinite().all() and other.isfinite().all()):
         names = ("coding_ratio", "effective_rank", "embedding_std", "agreement", "similarity", "norm_c")
+        names += () if order is None else ("series_gap",)
         return {**limits, **dict.fromkeys(names, math.nan)}
     average = (first + other) / 2
     side = average @ average.T if m <= d else average.T @ average
@@ -60,7 +66,14 @@ def measure(online: Tensor, target: Tensor | None, distortion: float = 0.06) -> 
         "agreement": float((first * other).sum(1).mean()),
         "similarity": float((m * mean.square().sum() - 1) / (m - 1)) if m > 1 else 1.0,
         "norm_c": spectral_norm(first, other) * lam,
+        **({} if order is None else {"series_gap": series_gap(first, other, distortion, order)}),
     }
+
+
+def series_gap(online: Tensor, target: Tensor, distortion: float, order: int) -> float:
+    """The loss by the first `order` terms minus the loss by the log-determinant itself."""
+    series, exact = (maximum_entropy_coding(online, target, distortion=distortion, order=n) for n in (order, None))
+    return float(series - exact)
 
 
 def spectral_norm(online: Tensor, target: Tensor, iterations: int = 8) -> float:
@@ -102,16 +115,6 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     last = lines[-1]
     if not all(math.isfinite(last[k]) for k in ("loss", "effective_rank")):
         return Verdict(False, f"diverged: the loss is {last['loss']} at step {last['step']}.", DIVERGED)
-    series = settings.get("order") is not None and settings.get("distortion") is not None
-    bound = last.get("loss_bound")
-    if series and bound is not None and last["loss"] < bound * (1 + 1e-3):
-        return Verdict(
-            False,
-            f"diverged: the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length "
-            f"allows, since step {since(lines, lambda x: x['loss'] < x['loss_bound'])}; ‖C‖ is {last['norm_c']:.1f}, "
-            "and the series surely converges only below 1: what is being maximised is its truncation error.",
-            "Use --method mec-joint (no series), or a larger --set settings.distortion, or a lower learning rate.",
-        )
     share = last["effective_rank"] / last["effective_rank_limit"]
     if share < COLLAPSED_SHARE or last["similarity"] > 0.97:
         step = since(
@@ -123,7 +126,20 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
             False,
             f"collapsed: {what} since step {step} (effective rank {last['effective_rank']:.1f} of "
             f"{last['effective_rank_limit']:.0f}, cosine of different images {last['similarity']:.2f}).",
-            "Lower the learning rate (--set optimizer.base_lr=...), or use --method mec-joint, which resists collapse.",
+            ORDER_1
+            if settings.get("order") == 1
+            else "Lower the learning rate (--set optimizer.base_lr=...), or use --method mec-joint, which resists "
+            "collapse.",
+        )
+    series = settings.get("order") is not None and settings.get("distortion") is not None
+    bound = last.get("loss_bound")
+    if series and bound is not None and last["loss"] < bound * (1 + 1e-3):
+        return Verdict(
+            False,
+            f"diverged: the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length "
+            f"allows, since step {since(lines, lambda x: x['loss'] < x['loss_bound'])}; ‖C‖ is {last['norm_c']:.1f}, "
+            "and the series surely converges only below 1: what is being maximised is its truncation error.",
+            "Use --method mec-joint (no series), or a larger --set settings.distortion, or a lower learning rate.",
         )
     words = (
         f"healthy: views agree (cosine {last['agreement']:.2f}), different images differ "
@@ -148,6 +164,10 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     return Verdict(True, words)
 
 
+ORDER_1 = (
+    "Order 1 only asks views to agree, which images that all look alike do best: use --set settings.order=4, or "
+    "--method mec-joint; or a predictor and a target network (--method mec)."
+)
 DIVERGED = (
     "Resume from the last good checkpoint with a lower learning rate: --set optimizer.base_lr=... and a new --out."
 )
@@ -167,7 +187,7 @@ def exact_loss_bound(objective: str, settings: Mapping[str, Any], m: int, d: int
     """The least that the exact form of a coding objective can be; None for other objectives."""
     if objective not in ("maximum_entropy_coding", "joint_coding"):
         return None
-    return lower_bound(m, d, float(settings["distortion"]))
+    return lower_bound(m, d, distortion_for(settings["distortion"], m, d))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,9 @@ class Linear:
     epochs: float
 
 
+Setting = int | float | Linear | Literal["guaranteed"] | None  # of an objective; "guaranteed" is a distortion
+
+
 @dataclass(frozen=True)
 class View:
     """How one view of an image is made, in this order: crop, flip, affine, colour, grey, blur, solarise, noise."""
@@ -88,7 +91,7 @@ class Recipe:
 
     source: str
     method: str = "mec-joint"
-    settings: Mapping[str, int | float | Linear | None] = field(default_factory=dict)  # over those of the method
+    settings: Mapping[str, Setting] = field(default_factory=dict)  # over those of the method
     views: tuple[View, ...] = (View(blur=1.0), View(blur=0.1, solarize=0.2))
     network: Network = Network()
     optimizer: Optimizer = Optimizer()

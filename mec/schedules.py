@@ -1,8 +1,9 @@
 """A number as a function of progress: pure functions, evaluated per step."""
 
 import math
+from typing import Literal
 
-from mec.recipe import Linear, Optimizer
+from mec.recipe import Linear, Optimizer, Setting
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -26,7 +27,7 @@ def learning_rate(optimizer: Optimizer, batch_size: int, step: int, steps: int, 
     return cosine(optimizer.base_lr * scale, optimizer.end_lr * scale, (step - warmup) / max(1.0, steps - warmup))
 
 
-def setting(value: int | float | Linear | None, epoch: float) -> int | float | None:
+def setting(value: Setting, epoch: float) -> int | float | Literal["guaranteed"] | None:
     """What an objective's setting is at an epoch (a fraction of one counts)."""
     if not isinstance(value, Linear):
         return value

@@ -19,6 +19,7 @@ from mec import checkpoint, health, schedules
 from mec.auto import has_bf16_units
 from mec.batches import Batch, IterableBatches, ViewBatches
 from mec.checkpoint import EncoderInfo
+from mec.coding import distortion_for
 from mec.distributed import Ranks, average_gradients
 from mec.errors import BadInput, TrainingStopped
 from mec.objectives import method_named
@@ -188,12 +189,13 @@ class Trainer:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         everyone = self.ranks.gather(online, 1)
         them = None if target is None else self.ranks.gather(target, 1)
+        m, d = everyone.shape[1:]
         found = health.measure(
             everyone[:, :HEALTH_ROWS],
             None if them is None else them[:, :HEALTH_ROWS],
-            now["settings"].get("distortion", 0.06),
+            distortion_for(now["settings"].get("distortion", 0.06), m, d),
+            now["settings"].get("order"),
         )
-        m, d = everyone.shape[1:]
         bound = health.exact_loss_bound(method_named(self.recipe.method).objective, now["settings"], m, d)
         return {
             "loss": float(loss),

@@ -10,11 +10,14 @@ import copy
 import pytest
 import ranks
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
+from mec.coding import coding_length
 from mec.distributed import ALONE, Ranks, SyncBatchNorm, average_gradients, current, synchronise_batch_norm
-from mec.objectives import METHODS, OBJECTIVES
+from mec.objectives import METHODS, OBJECTIVES, joint_coding, maximum_entropy_coding
 from mec.siamese import Siamese
 
 WORLDS = [1, 2, 4]
@@ -53,6 +56,69 @@ def objective_found(case: str, targets: bool, counts: list[int], group: Ranks) -
     loss.backward()
     average_gradients([weight], group)
     return {"loss": loss.detach(), "gradient": weight.grad}
+
+
+# Coding lengths that split their work: by row blocks (d 30), [d, d] summed (d 8), its powers on every rank (d 2).
+FORMS = {
+    **{
+        f"cross order {n}": lambda p, z, group, n=n: maximum_entropy_coding(p, z, distortion=0.3, order=n, ranks=group)
+        for n in (1, 2, 3, 4, 8, None)
+    },
+    **{
+        f"coding length order {n}": lambda p, z, group, n=n: coding_length(p, 0.3, n, ranks=group)
+        for n in (1, 2, 4, 7, None)
+    },
+    "guaranteed": lambda p, z, group: maximum_entropy_coding(p, z, distortion="guaranteed", ranks=group),
+    "joint": lambda p, z, group: joint_coding(torch.stack([p, z, z * p]), distortion=0.06, ranks=group),
+    "joint weighted": lambda p, z, group: joint_coding(
+        torch.stack([p, z]), distortion=0.06, weights=torch.tensor([0.7, 0.3], dtype=torch.float64), ranks=group
+    ),
+}
+SIZES = [30, 8, 2]
+WORK = [(32, 128), (48, 48), (64, 24)]
+
+
+def form_found(form: str, d: int, counts: list[int], group: Ranks) -> dict[str, torch.Tensor]:
+    """Value and the gradients of this rank's own rows, averaged over ranks as DDP averages those of weights."""
+    p, z = (mine(random(12, d, seed=seed), counts, group).requires_grad_() for seed in (1, 2))
+    value = FORMS[form](p, z, group)
+    (3 * value).backward()  # a factor, as that of a loss of several parts
+    unused = torch.zeros_like(z)
+    return {
+        "value": value.detach(),
+        "to online": p.grad / group.size,
+        "to target": (unused if z.grad is None else z.grad) / group.size,
+    }
+
+
+class Moved:
+    """Numbers that this rank receives: a gather brings each once, a sum twice (reduce-scatter and gather)."""
+
+    def __enter__(self):
+        self.numbers, self.before = 0, (dist.all_gather, dist.all_reduce)
+
+        def gather(parts, x):
+            self.numbers += sum(part.numel() for part in parts)
+            return self.before[0](parts, x)
+
+        def reduce(x):
+            self.numbers += 2 * x.numel()
+            return self.before[1](x)
+
+        dist.all_gather, dist.all_reduce = gather, reduce
+        return self
+
+    def __exit__(self, *_):
+        dist.all_gather, dist.all_reduce = self.before
+
+
+def work_found(m: int, d: int, order: int | None, group: Ranks) -> tuple[int, int]:
+    """Floating-point operations of products on this rank, and numbers moved, for value and gradient to online."""
+    rows = group.share(m)
+    p, z = random(m, d, seed=1)[rows].requires_grad_(), random(m, d, seed=2)[rows]
+    with FlopCounterMode(display=False) as flops, Moved() as moved:
+        maximum_entropy_coding(p, z, order=order, ranks=group).backward()
+    return flops.get_total_flops(), moved.numbers
 
 
 def norm_found(norm: nn.Module, counts: list[int], group: Ranks) -> dict[str, torch.Tensor]:
@@ -121,6 +187,12 @@ def work(worlds_rows: dict[str, list[int]]) -> dict:
             found["norm", name, rows] = norm_found(norm(), counts, group)
         found["gathered", rows] = group.gather(mine(random(2, 12, 3, seed=8), counts, group, 1), dim=1)
         found["far", rows] = far_from_zero(group, counts)
+        for form in FORMS:
+            for d in SIZES:
+                found["form", form, d, rows] = form_found(form, d, counts, group)
+    for m, d in WORK:
+        for order in (4, None):
+            found["work", m, d, order] = work_found(m, d, order, group)
     for name in OBJECTIVES:
         found["training", name] = training_found(name, group)
     found["share"] = group.share(12)
@@ -182,6 +254,34 @@ def test_every_objective_gives_the_loss_and_gradient_of_one_process(worlds, case
     expected = objective_found(case, targets, [12], ALONE)
     for found in worlds[size]:
         assert_equal(found["objective", case, targets, rows], expected)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("d", SIZES)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_coding_length_gives_each_rank_the_value_and_the_gradient_of_its_rows(worlds, form, d, size, rows):
+    (alone,) = worlds[1]
+    expected = alone["form", form, d, rows]
+    for found in worlds[size]:
+        assert_close(found["form", form, d, rows]["value"], expected["value"], rtol=1e-11, atol=0)
+    for gradient in ("to online", "to target"):
+        parts = torch.cat([found["form", form, d, rows][gradient] for found in worlds[size]])
+        assert_close(parts, expected[gradient], rtol=1e-9, atol=1e-11 * float(expected[gradient].abs().max()))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("m", "d"), WORK)
+@pytest.mark.parametrize("order", [4, None])
+def test_ranks_split_the_products_and_move_no_more_than_they_have_to(worlds, m, d, order, size):
+    (alone,) = worlds[1]
+    for found in worlds[size]:
+        flops, moved = found["work", m, d, order]
+        share = alone["work", m, d, order][0] / size
+        # Row by row a series costs 3 products of [m, d] with [d, d], where one process may take 2 of [d, d] and one.
+        assert flops <= 2.2 * share if m > d and order == 4 else flops <= 1.01 * share
+        batch_wise, feature_wise = 2 * m * d + m * m, 2 * d * d
+        assert moved <= min(batch_wise, feature_wise) + 2 * (1 + 1 + 2 * size)  # and a few scalars
 
 
 @pytest.mark.parametrize("rows", ROWS)
