@@ -221,6 +221,8 @@ class Semi(Trained):
         from mec.data import limited
         from mec.evaluate.semi import labelled_part, semi, semi_recipe
 
+        if self.limit is not None and self.limit < 1:
+            raise BadInput(f"--limit is {self.limit}: it is a number of images, at least 1.")
         data = replace(self, limit=None).open()  # the labels are drawn from all images
         assert data.test is not None
         data = replace(data, test=limited(data.test, self.limit, self.seed))

@@ -40,6 +40,7 @@ FINETUNES = {
 
 def with_decay(recipe: Training, lr: float, decay: float) -> Training:
     """A point of the grid: weight decay is given before it is divided by the learning rate."""
+    check_training(replace(recipe, base_lr=lr, weight_decay=decay))
     return replace(recipe, base_lr=lr, weight_decay=decay / lr)
 
 

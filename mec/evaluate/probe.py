@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,24 @@ PROBES = {
 }  # fmt: skip
 
 
+ENOUGH = 3.0  # of `reach`, below which a probe hardly leaves its start
+
+
+def reach(recipe: Training, images: int) -> float:
+    """How far LARS moves weights in a whole training, in lengths of them: rate x trust, summed over steps.
+
+    A cosine averages half of the full rate, and momentum multiplies a steady direction by 1 / (1 - momentum).
+
+    >>> round(reach(PROBES["paper"], 1_281_167))
+    125
+    """
+    if recipe.optimizer != "lars":
+        return math.inf
+    batch = min(recipe.batch_size, images)
+    lr = recipe.base_lr * (batch / 256 if recipe.scaled else 1.0)
+    return recipe.epochs * math.ceil(images / batch) * lr / 2 * recipe.trust / (1 - recipe.momentum)
+
+
 def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
     """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
 
@@ -62,6 +81,14 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
     assert data.test is not None
     recipe = suited(recipe, data)
     train = data.train.labelled()
+    console = progress_console()
+    if reach(recipe, len(train)) < ENOUGH:
+        console.print(
+            f"LARS can move the weights by about {reach(recipe, len(train)):.2g} times their length on {len(train):,} "
+            f"images; on ImageNet it is {reach(recipe, 1_281_167):.0f}. A higher --base-lr, or --preset fast, suits so "
+            "few images.",
+            highlight=False,
+        )
     test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
     assert train.labels is not None
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
@@ -74,7 +101,7 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
 
     train_classifier(
         subject.encoder, head, train, torch.from_numpy(train.labels), recipe, subject.info, seed=seed,
-        device=subject.device, workers=subject.workers, after_epoch=measure, console=progress_console(),
+        device=subject.device, workers=subject.workers, after_epoch=measure, console=console,
     )  # fmt: skip
     best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
     results = []

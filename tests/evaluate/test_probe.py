@@ -90,3 +90,12 @@ def test_the_seed_decides_the_figure(subject):
     recipe = replace(PROBES["paper"], epochs=2, base_lr=100.0, batch_size=32)
     values = [[r.value for r in probe(subject, data, recipe, seed=seed)] for seed in (0, 0, 1)]
     assert values[0] == values[1] != values[2]
+
+
+def test_a_rate_too_low_for_so_few_images_is_said(subject, capsys):
+    """The published rate was made for 1.28 million images; on a hundred LARS never leaves its start."""
+    data = open_data("digits", limit=100)
+    probe(subject, data, replace(PROBES["paper"], epochs=1))
+    assert "A higher --base-lr" in " ".join(capsys.readouterr().err.split())
+    probe(subject, data, replace(PROBES["paper"], epochs=1, base_lr=5000.0))
+    assert "base-lr" not in capsys.readouterr().err
