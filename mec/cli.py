@@ -48,7 +48,8 @@ sees the statistics of 64 images."""
     recipe: str | None = None
     """A name that `mec recipes` lists. Default: digits for digits, else auto (chosen from images and machine)."""
     method: str | None = None
-    """mec (the paper's form), mec-exact or mec-joint, in place of the recipe's."""
+    """In place of the recipe's: mec (the paper's form), mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3,
+    barlow-twins, vicreg, swav, dino, unigrad, or supervised."""
     out: Path | None = None
     """Run folder. Default: runs/DATA-RECIPE."""
     epochs: int | None = None
@@ -268,32 +269,128 @@ Prints the lines of Python that load the file."""
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Train several methods on the same images, views, backbone and budget, and show them side by side."""
+
+    more: ClassVar[str] = """\
+  mec compare digits --methods mec-joint,simclr,byol --epochs 45 --seeds 3
+  mec compare cifar10/ --limit 10000 --methods mec,mec-joint,simclr --time-budget 8 --seeds 3 --lrs 0.2,0.5,1
+
+The same command goes on after a stop; more methods or seeds may be added to it. With several --lrs, each is tried
+first with one seed, and the one that tells training images apart best is kept (k-NN; test images choose nothing).
+The folder gets a run a trial, compare.json, results.jsonl and compare.png."""
+
+    data: Positional[str]
+    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    methods: str
+    """Names with commas: mec, mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3, barlow-twins, vicreg,
+    swav, dino, unigrad, supervised."""
+    epochs: int | None = None
+    """Passes over the images, for each run."""
+    time_budget: Annotated[float | None, arg(metavar="MIN")] = None
+    """Minutes of training for each run, in place of --epochs."""
+    seeds: int = 1
+    """Runs a method: seeds 0, 1, ..."""
+    lrs: str | None = None
+    """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
+    sweep_share: float = 0.375
+    """Of the budget, for each rate tried."""
+    recipe: str | None = None
+    """A name that `mec recipes` lists: views, backbone, batch. Default: digits for digits, else auto."""
+    limit: int | None = None
+    """Use this many training images."""
+    batch_size: int | None = None
+    """Images a step."""
+    backbone: str | None = None
+    """A timm name, or resnet10-fast, resnet10-tiny, resnet10-half, resnet10."""
+    out: Path | None = None
+    """Folder of the comparison. Default: runs/compare-DATA."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
+    """Change single values of the recipe, for all methods. May be repeated."""
+    data_root: Path | None = None
+    """Where a torchvision data set's files are."""
+    workers: int | None = None
+    """Processes that decode images."""
+
+    def run(self) -> None:
+        from mec.compare import compare
+
+        compare(
+            self.data,
+            methods=[name.strip() for name in self.methods.split(",")],
+            epochs=self.epochs,
+            time_budget=self.time_budget,
+            seeds=self.seeds,
+            lrs=numbers(self.lrs, "--lrs") if self.lrs else (),
+            sweep_share=self.sweep_share,
+            recipe=self.recipe,
+            limit=self.limit,
+            batch_size=self.batch_size,
+            backbone=self.backbone,
+            settings=[text for group in self.set for text in group],
+            out=self.out,
+            device=self.device,
+            data_root=self.data_root,
+            workers=self.workers,
+        )
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time what this package does against what it replaces, both sides in one run."""
 
     more: ClassVar[str] = """\
   mec bench coding                                     m 1024 to 4096 at d 2048: some minutes on a CPU
   mec bench coding --rows 256,1024 --sizes 512 --repeats 15
+  mec bench step --batch-size 16                       a training step of each method on ResNet-50 at 224 px
+  mec bench step --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
 
 coding  coding lengths: the released loop with autograd, ours at several orders, the exact forms; `products` is the
         least that an exact form has to do, its matrix and one product for the gradient of each side
+step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
 
 Leave the machine alone meanwhile: other work on its cores spoils every figure."""
 
-    what: Positional[Literal["coding"]]
+    what: Positional[Literal["coding", "step"]]
     """What to time."""
     rows: str = "1024,2048,4096"
-    """Numbers of images m, with commas."""
+    """coding: numbers of images m, with commas."""
     sizes: str = "2048"
-    """Embedding sizes d, with commas."""
+    """coding: embedding sizes d, with commas."""
+    methods: str = "mec,mec-joint,byol,barlow-twins"
+    """step: names with commas; ratios are to the first."""
+    recipes: Literal["imagenet", "cifar10"] = "imagenet"
+    """step: whose heads, backbone and view size."""
+    batch_size: int = 32
+    """step: images."""
+    image_size: int | None = None
+    """step: px, in place of the recipe's."""
+    backbone: str | None = None
+    """step: in place of the recipe's."""
     repeats: int = 7
     """Rounds in which each contender runs once; medians and ranges are over them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to time."""
     out: Path = Path("runs/bench")
-    """Folder for coding.json and coding.png."""
+    """Folder for coding.json and coding.png, or step.json."""
 
     def run(self) -> None:
+        if self.what == "step":
+            from mec.stepbench import bench_step
+
+            bench_step(
+                [name.strip() for name in self.methods.split(",")],
+                data=self.recipes,
+                batch_size=self.batch_size,
+                image_size=self.image_size,
+                backbone=self.backbone,
+                device=self.device,
+                repeats=self.repeats,
+                out=self.out,
+            )
+            return
         from mec.bench import bench_coding
 
         rows, sizes = whole_numbers(self.rows, "--rows"), whole_numbers(self.sizes, "--sizes")
@@ -339,6 +436,7 @@ COMMANDS = {
     "health": Health,
     "embed": Embed,
     "export": Export,
+    "compare": Compare,
     "bench": Bench,
     "table": Table,
 }
@@ -352,6 +450,13 @@ Start here:
 
 Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose.
 """
+
+
+def numbers(text: str, flag: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{flag} is {text!r}: numbers with commas between, for example 0.1,0.5.") from None
 
 
 def parsed(arguments: list[str]):

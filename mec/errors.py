@@ -13,6 +13,10 @@ class TrainingStopped(RuntimeError):
     """Training ended before its last step; what was saved, and what to do next, is in the message."""
 
 
+class Diverged(TrainingStopped):
+    """The loss is not finite, or has run away."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A half-sentence that names the likeliest known word, or all of them.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mec.checkpoint import atomic
 from mec.evaluate.features import Features
 
@@ -55,5 +57,26 @@ def timing_plot(timings: Sequence[Timing], path: Path) -> None:
     axes[0].set_ylabel("value and gradient, ms")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False)
+    with atomic(path) as part_file:
+        figure.savefig(part_file, format="png", dpi=110)
+
+
+def accuracy_over_time(curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], title: str, path: Path) -> None:
+    """Accuracy (%) over minutes of training: a thin line a run, a thick one for the mean of a name's runs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    axis = figure.subplots()
+    colours = [f"C{i}" for i in range(10)] + ["black", "gold", "navy", "lime"]
+    for colour, (name, runs) in zip(colours, curves.items()):
+        times = [np.asarray([t for t, _ in run]) for run in runs]
+        values = [np.asarray([v for _, v in run]) for run in runs]
+        for t, v in zip(times, values):
+            axis.plot(t, v, color=colour, linewidth=0.6, alpha=0.5)
+        common = np.linspace(max(t[0] for t in times), min(t[-1] for t in times), 50)
+        mean = np.mean([np.interp(common, t, v) for t, v in zip(times, values)], axis=0)
+        axis.plot(common, mean, color=colour, linewidth=1.8, label=name)
+    axis.set(title=title, xlabel="minutes of training", ylabel="%")
+    figure.legend(loc="outside right upper", frameon=False)
     with atomic(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)

@@ -41,7 +41,7 @@ def measure(
     All but the limits are NaN where an embedding is not finite: the loss has the word then, not an eigenvalue solver.
     """
     z = unit_rows(online)
-    other = z[1] if target is None else unit_rows(target)[min(1, len(target) - 1)]
+    other = z[min(1, len(z) - 1)] if target is None else unit_rows(target)[min(1, len(target) - 1)]
     first = z[0]
     m, d = first.shape
     r = min(m, d)

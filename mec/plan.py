@@ -13,8 +13,8 @@ from mec import schedules
 from mec.auto import auto, this_machine
 from mec.data import Data
 from mec.errors import BadInput
-from mec.objectives import OBJECTIVES, method_named, setting_names
-from mec.recipe import Recipe, changed
+from mec.objectives import OBJECTIVES, build, method_named, setting_names
+from mec.recipe import Network, Recipe, changed
 from mec.recipes import recipe_named
 
 
@@ -55,28 +55,45 @@ def adapted(
 
 
 def with_method(recipe: Recipe, name: str) -> Recipe:
-    """The recipe trained by another method: its objective, settings, predictor and target; the rest stays."""
+    """The recipe trained by another method: its objective, settings, heads and target; the rest stays."""
     method = method_named(name)
     if name == recipe.method:
         return recipe
-    network = recipe.network
+    network = replace(recipe.network, **heads_of(recipe.method, plain=True))
     embedding = network.projector[-1] if network.projector else 0
     predictor = network.predictor or (max(64, embedding // 4), embedding)
-    network = replace(network, predictor=predictor if method.predictor else (), target=method.target)
+    network = replace(network, predictor=predictor if method.predictor else (), target=method.target, **heads_of(name))
     return replace(recipe, method=name, settings={}, network=network)
 
 
-def build_objective(recipe: Recipe) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """The objective of the recipe's method and its settings, checked against those that it takes."""
+def heads_of(method: str, *, plain: bool = False) -> dict[str, Any]:
+    """The fields of a network that a method sets; `plain`: as they are where no method sets them."""
+    fields = method_named(method).network
+    return {k: getattr(Network(), k) for k in fields} if plain else dict(fields)
+
+
+def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The objective of the recipe's method for embeddings of this size, and the settings of its calls, checked.
+
+    `scale` among them is for the loop: it multiplies the loss.
+    """
     method = method_named(recipe.method)
-    objective = OBJECTIVES[method.objective]
-    settings = {**method.settings, **recipe.settings}
-    known = setting_names(objective)
+    settings = {"scale": 1.0, **method.settings, **recipe.settings}
+    scale = settings.pop("scale")
+    known = setting_names(OBJECTIVES[method.objective])
     for name in settings:
         if name not in known:
-            raise BadInput(f"method {recipe.method} has no setting {name!r}. It takes: {', '.join(sorted(known))}.")
+            takes = ", ".join(sorted(known | {"scale"}))
+            raise BadInput(f"method {recipe.method} has no setting {name!r}. It takes: {takes}.")
+    if not isinstance(scale, (int, float)) or not scale > 0:
+        raise BadInput(f"settings.scale is {scale!r}: a number above 0, by which the loss is multiplied.")
     # A small trial: a value that does not fit is told now, not after the images were read.
-    trial = torch.eye(4).repeat(2, 1, 1)
-    now = {name: schedules.setting(value, 0.0) for name, value in settings.items()}
-    objective(trial, None if recipe.network.target is None else trial, **now)
-    return objective, settings
+    with torch.random.fork_rng(devices=[]):
+        trial, call = build(method.objective, 4, settings)
+        memory = isinstance(trial, nn.Module)
+        rows = torch.randn(2, recipe.batch_size, 4) if memory else torch.eye(4).repeat(2, 1, 1)
+        now = {name: schedules.setting(value, 0.0) for name, value in call.items()}
+        labels = torch.zeros(rows.shape[1], dtype=torch.long) if method.labels else None
+        trial(rows, None if recipe.network.target is None else rows, labels=labels, **now)
+    objective, call = build(method.objective, embedding, settings)
+    return objective, {**call, "scale": float(scale)}

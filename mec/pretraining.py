@@ -21,6 +21,7 @@ from mec.distributed import Ranks, current, synchronise_batch_norm
 from mec.encoders import SMALL_STEM_BELOW, build_encoder, feature_size
 from mec.errors import BadInput, TrainingStopped
 from mec.fabric import start_fabric
+from mec.objectives import method_named
 from mec.optimizers import build_optimizer
 from mec.plan import adapted, build_objective, resolve
 from mec.recipe import Recipe
@@ -127,10 +128,11 @@ def pretrain(
     torch.manual_seed(seed)
     network, info = build_network(chosen, encoder, batches, images, name)
     untrained = {k: v.clone() for k, v in network.encoder.state_dict().items()}
-    objective, objective_settings = build_objective(chosen)
+    objective, objective_settings = build_objective(chosen, network.embedding)
     if ranks.size > 1:
         synchronise_batch_norm(network)
-    optimizer = build_optimizer(chosen.optimizer, [*network.parameters(), *parameters_of(objective)])
+    trained = [*network.parameters(), *parameters_of(objective)]
+    optimizer = build_optimizer(chosen.optimizer, trained, network.predictor.parameters())
     trainer = Trainer(fabric, ranks, chosen, network, objective, objective_settings, optimizer, batches, seed)
 
     if stored is None:
@@ -246,7 +248,8 @@ def make_batches(
         )
     if images is None:
         return IterableBatches(data, device)
-    return ViewBatches(images.train, recipe.views, recipe.batch_size, seed=seed, device=device, workers=workers)
+    split = images.train.labelled() if method_named(recipe.method).labels else images.train
+    return ViewBatches(split, recipe.views, recipe.batch_size, seed=seed, device=device, workers=workers)
 
 
 def build_network(
@@ -283,7 +286,12 @@ def build_network(
         data_fingerprint=images.fingerprint if images else "",
         steps=0,
     )
-    return build_siamese(recipe.network, encoder, features), info
+    heads = recipe.network
+    if method_named(recipe.method).labels:
+        if images is None or images.train.labels is None:
+            raise BadInput(f"method {recipe.method} learns from labels, and there are none: train/CLASS/ folders.")
+        heads = replace(heads, projector=(len(images.classes),))
+    return build_siamese(heads, encoder, features), info
 
 
 def start_folder(out: Path, run: RunSettings, images: Data | None) -> None:

@@ -27,7 +27,8 @@ class Linear:
     epochs: float
 
 
-Setting = int | float | Linear | Literal["guaranteed"] | None  # of an objective; "guaranteed" is a distortion
+# Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.
+Setting = int | float | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,14 @@ class Network:
     backbone: str = "resnet18"  # any timm name, or one of mec.encoders.SMALL
     small_stem: bool | None = None  # 3x3 first convolution, no max-pool; None: where views are under 64 px
     projector: tuple[int, ...] = (2048, 2048, 2048)  # () for none; the last is the embedding size
+    projector_hidden: Literal["bn-relu", "relu", "gelu", "bn-gelu"] = "bn-relu"  # what follows each hidden linear layer
+    projector_output: Literal["bn", "bn-affine", "linear", "linear-bias"] = "bn"  # its last layer; bn has no affine
+    prototypes: int = 0  # above 0: the projector ends in cosines with so many trained unit rows (DINO)
     predictor: tuple[int, ...] = ()  # () for none; hidden widths, then the embedding size
+    predictor_bias: bool = True  # of its last layer
+    views_together: bool = False  # one forward pass for all views of a size, and one for the heads: shared statistics
     target: Literal["momentum", "stop-gradient"] | None = None
-    target_momentum: float = 0.996  # at the start; to 1 by cosine
+    target_momentum: float = 0.996  # at the start; to target_momentum_end by cosine
     target_momentum_end: float = 1.0
 
 
@@ -79,10 +85,16 @@ class Optimizer:
     base_lr: float = 0.5
     end_lr: float = 0.0
     warmup_epochs: float = 0.0  # never more than a tenth of the run
+    warmup_lr: float = 0.0  # where the warm-up starts, x batch / 256
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_1d: bool = True  # also biases and norms; with LARS, False leaves them without decay and adaptation
+    base_lr_1d: float | None = None  # of biases and norms, in the same schedule; None: base_lr
+    predictor_lr_constant: bool = False  # SimSiam: the predictor's rate stays at base_lr x batch / 256
     trust: float = 0.001  # LARS
+    trust_clip: bool = False  # LARS: the layer-wise rate is never above the global one
+    clip: float = 0.0  # largest gradient norm of a single tensor; 0: any
+    freeze_prototypes_epochs: float = 0.0  # prototypes (SwAV, DINO) do not move so long
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ class Recipe:
             if not value > 0 or not math.isfinite(value):
                 raise BadInput(f"{name} is {value}: it is above 0.")
         for name, value in asdict(self.optimizer).items():
-            if name in ("end_lr", "warmup_epochs", "momentum", "weight_decay", "trust") and not value >= 0:
+            if isinstance(value, (int, float)) and not value >= 0:
                 raise BadInput(f"optimizer.{name} is {value}: it is 0 or above.")
         if self.micro_batch_size is not None and not 0 < self.micro_batch_size <= self.batch_size:
             raise BadInput(f"micro_batch_size is {self.micro_batch_size}: from 1 to batch_size, {self.batch_size}.")
@@ -208,8 +220,14 @@ def fitted(value: Any, hint: Any, key: str) -> Any:
             return None
     elif isinstance(value, hint):
         return value
-    kind = getattr(hint, "__name__", str(hint)) if origin is None else str(hint).replace("typing.", "")
-    raise BadInput(f"{key} is {value!r}: it takes {kind}.")
+    options = arguments if origin in (Union, types.UnionType) else (hint,)
+    raise BadInput(f"{key} is {value!r}: it takes {' | '.join(map(in_words, options))}.")
+
+
+def in_words(hint: Any) -> str:
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if get_origin(hint) is None else str(hint).replace("typing.", "")
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "recipe") -> T:

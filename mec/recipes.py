@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from mec.errors import BadInput, nearest
+from mec.published import BYOL_VIEWS, MULTI_CROP, PUBLISHED
 from mec.recipe import Linear, Network, Optimizer, Recipe, View
 
-# protocol numbers: BYOL's pair of views, as the paper's appendix C says; blur to sigma 2 px at 224.
-BYOL_VIEWS = (View(blur=1.0), View(blur=0.1, solarize=0.2))
 # The released code's pair: bilinear, scale from 0.2.
 RELEASED_VIEWS = tuple(replace(view, interpolation="bilinear", scale=(0.2, 1.0)) for view in BYOL_VIEWS)
 # SimSiam's CIFAR views, from memory of its appendix; the paper says only that there is no blur.
@@ -55,6 +54,14 @@ IMAGENET_100EP = Recipe(
     epochs=100,
 )
 
+IMAGENET_800EP = replace(
+    IMAGENET_100EP,
+    optimizer=Optimizer("lars", base_lr=0.3, warmup_epochs=10, weight_decay=1.5e-6, decay_1d=False),
+    batch_size=4096,
+    epochs=800,
+    expects={"linear top-1 (%)": 74.5},  # Table 7
+)
+
 # A base that `auto` changes to fit the data and the machine (mec/auto.py).
 AUTO = Recipe(
     source="this project: chosen from the data and the machine, docs/results.md",
@@ -72,6 +79,11 @@ RECIPES: dict[str, Recipe] = {
         CIFAR10_PAPER,
         network=replace(CIFAR10_PAPER.network, predictor=(512, 2048), target="momentum"),
     ),
+    "cifar10-paper-multicrop": replace(
+        CIFAR10_PAPER,
+        source="Liu et al., appendix B, with four crops of 16 px more; their size and scale are our choice",
+        views=(replace(CIFAR_VIEW, copies=2), replace(CIFAR_VIEW, size=16, scale=(0.08, 0.5), copies=4)),
+    ),
     "imagenet-100ep": IMAGENET_100EP,
     "imagenet-100ep-released": replace(
         IMAGENET_100EP,
@@ -80,13 +92,20 @@ RECIPES: dict[str, Recipe] = {
         views=RELEASED_VIEWS,
         expects={"linear top-1 (%)": 70.8},  # its README
     ),
-    "imagenet-800ep": replace(
-        IMAGENET_100EP,
-        optimizer=Optimizer("lars", base_lr=0.3, warmup_epochs=10, weight_decay=1.5e-6, decay_1d=False),
-        batch_size=4096,
-        epochs=800,
-        expects={"linear top-1 (%)": 74.5},  # Table 7
+    "imagenet-800ep": IMAGENET_800EP,
+    "imagenet-800ep-multicrop": replace(
+        IMAGENET_800EP,
+        source="Liu et al., NeurIPS 2022, appendix D, Table 7: six 96-px crops more; scales of SwAV",
+        views=MULTI_CROP,
+        expects={"linear top-1 (%)": 75.5},
     ),
+    "imagenet-800ep-large-projector": replace(
+        IMAGENET_800EP,
+        source="Liu et al., NeurIPS 2022, appendix D, Table 7: 8192 in every layer of the projector",
+        network=replace(IMAGENET_800EP.network, projector=(8192,) * 3, predictor=(512, 8192)),
+        expects={"linear top-1 (%)": 75.1},
+    ),
+    **PUBLISHED,
 }
 
 

@@ -16,18 +16,19 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def learning_rate(optimizer: Optimizer, batch_size: int, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The rate of a step (0 to steps - 1): linear warm-up from 0, then cosine.
+    """The rate of a step (0 to steps - 1): linear warm-up from warmup_lr, then cosine.
 
     The warm-up never takes more than a tenth of the run, so that short runs train at all.
     """
     scale = batch_size / 256
     warmup = min(optimizer.warmup_epochs * steps_per_epoch, steps / 10)
     if step < warmup:
-        return optimizer.base_lr * scale * (step + 1) / (warmup + 1)
+        low = optimizer.warmup_lr
+        return scale * (low + (optimizer.base_lr - low) * (step + 1) / (warmup + 1))
     return cosine(optimizer.base_lr * scale, optimizer.end_lr * scale, (step - warmup) / max(1.0, steps - warmup))
 
 
-def setting(value: Setting, epoch: float) -> int | float | Literal["guaranteed"] | None:
+def setting(value: Setting, epoch: float) -> int | float | str | None:
     """What an objective's setting is at an epoch (a fraction of one counts)."""
     if not isinstance(value, Linear):
         return value

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from mec.errors import BadInput
 from mec.heads import predictor, projector
+from mec.matched import GLOBAL_VIEWS
 from mec.recipe import Network
 
 
 class Siamese(nn.Module):
     """Encoder, projector and predictor (online); with target="momentum" a slow copy of the first two.
 
-    Each view is a forward pass of its own, so that batch statistics are per view. The target network runs in train
-    mode, by the statistics of its own batch; only its parameters follow the online ones (released code).
+    Each view is a forward pass of its own, so that batch statistics are per view, unless `together`: then views of one
+    size share a pass and its statistics, and heads see all views at once (multi-crop as SwAV and DINO have it). The
+    target network runs in train mode, by the statistics of its own batch; only its parameters follow the online ones
+    (released code). It sees the first views, the global ones; small crops go through the online network only.
     """
 
     def __init__(
@@ -26,22 +29,32 @@ class Siamese(nn.Module):
         features: int,
         *,
         projector_widths: tuple[int, ...] = (),
+        projector_hidden: str = "bn-relu",
+        projector_output: str = "bn",
+        prototypes: int = 0,
         predictor_widths: tuple[int, ...] = (),
+        predictor_bias: bool = True,
         target: str | None = None,
-        target_views: int = 2,
+        target_views: int = GLOBAL_VIEWS,
+        together: bool = False,
     ):
         super().__init__()
         self.encoder = encoder
-        self.projector = projector(features, projector_widths)
-        embedding = projector_widths[-1] if projector_widths else features
-        if predictor_widths and predictor_widths[-1] != embedding:
+        self.projector = projector(
+            features, projector_widths, hidden=projector_hidden, output=projector_output, prototypes=prototypes
+        )
+        self.embedding = prototypes or (projector_widths[-1] if projector_widths else features)
+        if predictor_widths and predictor_widths[-1] != self.embedding:
             raise BadInput(
-                f"network.predictor ends with {predictor_widths[-1]}, embeddings have {embedding}: they are compared,"
-                f" so the predictor's last width is {embedding}."
+                f"network.predictor ends with {predictor_widths[-1]}, embeddings have {self.embedding}: they are "
+                f"compared, so the predictor's last width is {self.embedding}."
             )
-        self.predictor = predictor(embedding, predictor_widths) if predictor_widths else nn.Identity()
+        self.predictor = (
+            predictor(self.embedding, predictor_widths, bias=predictor_bias) if predictor_widths else nn.Identity()
+        )
         self.target = target
         self.target_views = target_views
+        self.together = together
         self.target_encoder = self.target_projector = None
         if target == "momentum":
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -49,17 +62,29 @@ class Siamese(nn.Module):
 
     def forward(self, views: Sequence[Tensor], *, with_target: bool = True) -> tuple[Tensor, Tensor | None]:
         """V views, each [m, ...] -> online [V, m, d] and target [T, m, d], or None where there is no target."""
-        projected = [self.projector(self.encoder(view)) for view in views]
-        online = torch.stack([self.predictor(z) for z in projected])
+        projected = self.projected(views, self.encoder, self.projector)
+        if self.together:
+            online = self.predictor(projected.flatten(0, 1)).unflatten(0, projected.shape[:2])
+        else:
+            online = torch.stack([self.predictor(z) for z in projected])
         if self.target is None or not with_target:
             return online, None
         if self.target == "stop-gradient":
-            return online, torch.stack(projected[: self.target_views]).detach()
+            return online, projected[: self.target_views].detach()
         assert self.target_encoder is not None
         assert self.target_projector is not None
         with torch.no_grad():
-            target = [self.target_projector(self.target_encoder(view)) for view in views[: self.target_views]]
-        return online, torch.stack(target)
+            return online, self.projected(views[: self.target_views], self.target_encoder, self.target_projector)
+
+    def projected(self, views: Sequence[Tensor], encoder: nn.Module, head: nn.Module) -> Tensor:
+        """[V, m, d]."""
+        if not self.together:
+            return torch.stack([head(encoder(view)) for view in views])
+        features: list[Tensor] = []
+        for run in runs_of_one_shape(views):
+            features += encoder(torch.cat(run)).unflatten(0, (len(run), -1)).unbind()
+        stacked = torch.stack(features)
+        return head(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
@@ -71,12 +96,28 @@ class Siamese(nn.Module):
         torch._foreach_lerp_([p.data for p in slow], [p.data for p in fast], 1 - momentum)
 
 
+def runs_of_one_shape(views: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Neighbouring views of one shape, together."""
+    runs: list[list[Tensor]] = []
+    for view in views:
+        if runs and runs[-1][0].shape == view.shape:
+            runs[-1].append(view)
+        else:
+            runs.append([view])
+    return runs
+
+
 def build_siamese(network: Network, encoder: nn.Module, features: int) -> Siamese:
     """The network of a recipe around a given encoder of feature size `features`."""
     return Siamese(
         encoder,
         features,
         projector_widths=network.projector,
+        projector_hidden=network.projector_hidden,
+        projector_output=network.projector_output,
+        prototypes=network.prototypes,
         predictor_widths=network.predictor,
+        predictor_bias=network.predictor_bias,
         target=network.target,
+        together=network.views_together,
     )

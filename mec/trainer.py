@@ -21,8 +21,9 @@ from mec.batches import Batch, IterableBatches, ViewBatches
 from mec.checkpoint import EncoderInfo
 from mec.coding import distortion_for
 from mec.distributed import Ranks, average_gradients
-from mec.errors import BadInput, TrainingStopped
+from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.objectives import method_named
+from mec.optimizers import clip_each, set_rates
 from mec.recipe import Recipe
 from mec.run import RunSettings, resume_command
 from mec.runlog import Log, Watch
@@ -83,6 +84,7 @@ class Trainer:
                 figures = self.figures(loss, online, target, now) if due else {}
                 if due or self.fabric.device.type == "cpu":
                     self.check(out, loss, figures, step, now)
+                self.limit_gradients(step)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 self.network.update_target(now["target_momentum"])
@@ -132,13 +134,14 @@ class Trainer:
         objective once; then each micro-batch again, backward from its rows of the gradient. Only BN sees less.
         """
         views = [v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for v in batch.views]
-        call = {"labels": batch.labels, "ranks": self.ranks, **settings}
+        scale = settings["scale"]  # of the gradient; the loss that is told is the formula's
+        call = {"labels": batch.labels, "ranks": self.ranks, **{k: v for k, v in settings.items() if k != "scale"}}
         m, micro = len(views[0]), self.recipe.micro_batch_size
         self.reseed(step, 0)
         if micro is None or micro >= m:
             online, target = self.embed(views)
             loss = self.objective(online, target, **call)
-            self.fabric.backward(loss)
+            self.fabric.backward(loss * scale)
             average_gradients(parameters_of(self.objective), self.ranks)
             return loss.detach(), online.detach(), target
         parts = [slice(i, i + micro) for i in range(0, m, micro)]
@@ -150,7 +153,7 @@ class Trainer:
         online = torch.cat([o for o, _ in pieces], 1).requires_grad_()
         target = None if pieces[0][1] is None else torch.cat([t for _, t in pieces if t is not None], 1)
         loss = self.objective(online, target, **call)
-        loss.backward()
+        (loss * scale).backward()
         average_gradients(parameters_of(self.objective), self.ranks)
         assert online.grad is not None
         for number, part in enumerate(parts):
@@ -180,8 +183,20 @@ class Trainer:
         }
 
     def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rates(self.optimizer, lr, self.recipe.optimizer.base_lr * self.recipe.batch_size / 256)
+
+    def limit_gradients(self, step: int) -> None:
+        """What the recipe asks of gradients before they are used: prototypes held still at first, clipping."""
+        asked = self.recipe.optimizer
+        named = [*self.network.named_parameters()]
+        if isinstance(self.objective, nn.Module):
+            named += self.objective.named_parameters()
+        if step < asked.freeze_prototypes_epochs * self.batches.steps_per_epoch:
+            for name, parameter in named:
+                if name.split(".")[-1] == "prototypes":
+                    parameter.grad = None
+        if asked.clip:
+            clip_each((parameter for _, parameter in named), asked.clip)
 
     @torch.no_grad()
     def figures(self, loss: Tensor, online: Tensor, target: Tensor | None, now: Mapping[str, Any]) -> dict[str, float]:
@@ -217,7 +232,7 @@ class Trainer:
         what = f"loss {value:.4g}, gradient norm {gradient:.4g}" + (
             f", which no exact coding length reaches (bound {bound:.3g})" if ran_away and bound is not None else ""
         )
-        raise TrainingStopped(
+        raise Diverged(
             f"diverged at step {step + 1}: {what}, at learning rate {now['lr']:.3g}. "
             + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
             + f"Start again with a lower rate, --set optimizer.base_lr={self.recipe.optimizer.base_lr / 3:.2g}"

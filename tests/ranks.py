@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 
-def run(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 120) -> list[Any]:
+def run(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 300) -> list[Any]:
     """What function(*arguments) returns on each of `size` ranks; a module-level function of what can be pickled."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "mec.objectives"])  # DDP needs it; once, not once a rank

@@ -6,6 +6,7 @@ Each world is started once, does all the work of this file, and the tests look a
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import ranks
@@ -17,16 +18,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mec.coding import coding_length
 from mec.distributed import ALONE, Ranks, SyncBatchNorm, average_gradients, current, synchronise_batch_norm
-from mec.objectives import METHODS, OBJECTIVES, joint_coding, maximum_entropy_coding
+from mec.objectives import METHODS, OBJECTIVES, build, joint_coding, maximum_entropy_coding
 from mec.siamese import Siamese
 
 WORLDS = [1, 2, 4]
 ROWS = {"even": {1: [12], 2: [6, 6], 4: [3] * 4}, "uneven": {1: [12], 2: [5, 7], 4: [1, 4, 2, 5]}}
 
-# Every objective as it comes, and as each method sets it.
-CASES = {name: (name, {}) for name in OBJECTIVES} | {
-    f"method {name}": (method.objective, dict(method.settings)) for name, method in METHODS.items()
-}
+# Every objective as the methods set it (each setting once), and as it comes where no method does; small memories, a
+# multiple of the batch of 12.
+SIZES = {"queued_info_nce": {"queue": 24}, "swav": {"queue": 24, "prototypes": 5}}
+CASES: dict[str, tuple[str, dict]] = {}
+for name, method in METHODS.items():
+    case = (method.objective, {k: v for k, v in method.settings.items() if k != "scale"})
+    if case not in CASES.values():
+        CASES[f"{method.objective} of {name}"] = case
+CASES |= {name: (name, {}) for name in OBJECTIVES if name not in {objective for objective, _ in CASES.values()}}
+WITH_TARGET_ONLY = ("queued_info_nce", "dino", "unigrad")
+STEPS = 3  # of an objective with memory: the second and third meet what the first left
 NORMS = {
     "rows": lambda: nn.BatchNorm1d(5),
     "images": lambda: nn.BatchNorm2d(5),
@@ -44,18 +52,38 @@ def mine(x: torch.Tensor, counts: list[int], group: Ranks, dim: int = 0) -> torc
     return x.split(counts, dim)[group.rank]
 
 
+def built(name: str, settings: dict) -> tuple[nn.Module | Callable, dict]:
+    """The objective for embeddings of 8, with the same random memory on every rank, and the settings of its calls."""
+    torch.manual_seed(0)
+    objective, call = build(name, 8, {**settings, **SIZES.get(name, {})})
+    return objective.double() if isinstance(objective, nn.Module) else objective, call
+
+
 def objective_found(case: str, targets: bool, counts: list[int], group: Ranks) -> dict[str, torch.Tensor]:
-    """Loss, and gradient of a weight that every rank holds: online = tanh(rows · weight), targets given."""
-    name, settings = CASES[case]
-    objective = copy.deepcopy(OBJECTIVES[name])  # one with memory keeps it to itself
+    """Losses, gradients of a weight that every rank holds (online = tanh(rows · weight)) and of the objective's own
+    parameters, and the state that it keeps."""
+    objective, settings = built(*CASES[case])
     weight = nn.Parameter(random(6, 8, seed=0))
-    online = torch.tanh(mine(random(3, 12, 6, seed=1), counts, group, 1) @ weight)
-    target = mine(random(2, 12, 8, seed=2), counts, group, 1) if targets else None
-    labels = mine(torch.arange(12) % 3, counts, group)
-    loss = objective(online, target, labels=labels, ranks=group, **settings)
-    loss.backward()
-    average_gradients([weight], group)
-    return {"loss": loss.detach(), "gradient": weight.grad}
+    held = {"weight": weight, **(dict(objective.named_parameters()) if isinstance(objective, nn.Module) else {})}
+    found = {}
+    for step in range(STEPS if isinstance(objective, nn.Module) else 1):
+        online = torch.tanh(mine(random(3, 12, 6, seed=10 + step), counts, group, 1) @ weight)
+        target = mine(random(2, 12, 8, seed=20 + step), counts, group, 1) if targets else None
+        labels = mine(torch.arange(12) % 3, counts, group)
+        loss = objective(online, target, labels=labels, ranks=group, **settings)
+        loss.backward()
+        average_gradients(held.values(), group)
+        found[f"loss {step}"] = loss.detach()
+        for name, parameter in held.items():
+            found[f"gradient {step} of {name}"], parameter.grad = parameter.grad, None
+        if isinstance(objective, nn.Module):
+            found |= {f"state {step}: {name}": value.clone() for name, value in objective.state_dict().items()}
+    return found
+
+
+def with_and_without_target(case: str) -> list[bool]:
+    name, _ = CASES[case]
+    return [True] if name in WITH_TARGET_ONLY else [False, True]
 
 
 # Coding lengths that split their work: by row blocks (d 30), [d, d] summed (d 8), its powers on every rank (d 2).
@@ -155,18 +183,24 @@ def training_found(objective: str, group: Ranks) -> dict[str, torch.Tensor]:
     model: nn.Module = network
     if group.size > 1:
         model = nn.parallel.DistributedDataParallel(synchronise_batch_norm(network))
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.3, momentum=0.9)
+    score, settings = built(objective, {})
+    own = list(score.parameters()) if isinstance(score, nn.Module) else []
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD([*trained, *own], lr=0.01, momentum=0.9)
     losses = []
     for step in range(3):
         views = random(2, 12, 3, 5, 5, seed=step)[:, group.share(12)]
         online, target = model(list(views))
-        loss = OBJECTIVES[objective](online, target, ranks=group)
+        labels = (torch.arange(12) % 3)[group.share(12)]
+        loss = score(online, target, labels=labels, ranks=group, **settings)
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(own, group)
         optimizer.step()
         network.update_target(0.7)
         losses.append(loss.detach())
-    return {"losses": torch.stack(losses), **{k: v.clone() for k, v in network.state_dict().items()}}
+    state = {**network.state_dict(), **(score.state_dict() if isinstance(score, nn.Module) else {})}
+    return {"losses": torch.stack(losses), **{k: v.clone() for k, v in state.items()}}
 
 
 def far_from_zero(group: Ranks, counts: list[int]) -> torch.Tensor:
@@ -181,7 +215,7 @@ def work(worlds_rows: dict[str, list[int]]) -> dict:
     found: dict = {"group": (group.rank, group.size)}
     for rows, counts in worlds_rows.items():
         for case in CASES:
-            for targets in (False, True):
+            for targets in with_and_without_target(case):
                 found["objective", case, targets, rows] = objective_found(case, targets, counts, group)
         for name, norm in NORMS.items():
             found["norm", name, rows] = norm_found(norm(), counts, group)
@@ -248,9 +282,8 @@ def test_gather_gives_every_rank_all_rows_in_rank_order(worlds, size, rows):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("targets", [False, True], ids=["without target", "with target"])
-@pytest.mark.parametrize("case", CASES)
-def test_every_objective_gives_the_loss_and_gradient_of_one_process(worlds, case, targets, size, rows):
+@pytest.mark.parametrize(("case", "targets"), [(case, t) for case in CASES for t in with_and_without_target(case)])
+def test_every_objective_gives_the_loss_gradient_and_state_of_one_process(worlds, case, targets, size, rows):
     expected = objective_found(case, targets, [12], ALONE)
     for found in worlds[size]:
         assert_equal(found["objective", case, targets, rows], expected)

@@ -16,12 +16,13 @@ from mec.errors import BadInput
 from mec.objectives import (
     METHODS,
     OBJECTIVES,
+    build,
     joint_coding,
     lower_bound,
     maximum_entropy_coding,
     method_named,
-    setting_names,
 )
+from mec.siblings import barlow_twins
 
 SIDES = [(7, 12), (9, 9), (12, 7)]  # batch-wise, square, feature-wise
 
@@ -193,7 +194,10 @@ def test_the_paper_s_order_4_rewards_turning_a_view_by_45_degrees_beyond_what_an
     assert maximum_entropy_coding(online, target, distortion=distortion, order=None) > lower_bound(m, m, distortion)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+NORMALISED = ("maximum_entropy_coding", "joint_coding", "negative_cosine", "nt_xent", "info_nce")
+
+
+@pytest.mark.parametrize("name", NORMALISED)
 def test_the_length_of_an_embedding_the_order_of_images_and_the_axes_do_not_matter(name):
     online, target = stack(3, 8, 5, seed=1), stack(2, 8, 5, seed=2)
     order, rotation = torch.randperm(8), torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
@@ -328,7 +332,36 @@ def test_the_paper_s_method_is_order_4_at_0_06_with_predictor_and_momentum_targe
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_names_an_objective_and_settings_that_it_takes(name):
     method = METHODS[name]
-    objective = OBJECTIVES[method.objective]
-    assert set(method.settings) <= setting_names(objective)
-    target = stack(2, 6, 5, seed=2) if method.target else None
-    assert objective(stack(2, 6, 5), target, **method.settings).isfinite()
+    settings = {k: v for k, v in method.settings.items() if k != "scale"}
+    objective, call = build(method.objective, 5, settings)
+    target = stack(2, 8, 5, seed=2).float() if method.target else None
+    labels = torch.arange(8) % 5 if method.labels else None
+    assert objective(stack(2, 8, 5).float(), target, labels=labels, **call).isfinite()
+
+
+@pytest.mark.parametrize("order", [2, None])
+@pytest.mark.parametrize("how", ["bn", "both"])
+def test_normalised_by_columns_the_coding_forms_are_those_of_the_standardised_rows(how, order):
+    def rows(x):
+        x = F.batch_norm(x, None, None, training=True) / x.shape[1] ** 0.5
+        return F.normalize(x, dim=1) if how == "both" else x
+
+    views = 3 + stack(2, 12, 7)
+    lam = 1 / (12 * 0.06)
+    matrix = lam * rows(views[0]) @ rows(views[1]).T
+    if order is None:
+        expected = torch.linalg.slogdet(torch.eye(12) + matrix).logabsdet
+    else:
+        expected = matrix.trace() - (matrix @ matrix).trace() / 2
+    found = maximum_entropy_coding(*views, distortion=0.06, order=order, normalise=how)
+    assert_close(found, -0.06 * expected)
+    average = (rows(views[0]) + rows(views[1])) / 2
+    expected = torch.logdet(torch.eye(12) + lam * average @ average.T)
+    assert_close(joint_coding(views, distortion=0.06, normalise=how), -0.06 * expected)
+
+
+def test_small_crops_are_not_paired_with_each_other_where_there_is_no_target():
+    views = stack(5, 6, 4)
+    chosen = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]  # T(T-1)/2 + T(V-T) = 7
+    expected = sum(barlow_twins(views[v], views[t]) for v, t in chosen) / 7
+    assert_close(OBJECTIVES["barlow_twins"](views, None), expected)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from mec.optimizers import build_optimizer
+from mec.optimizers import build_optimizer, clip_each, set_rates
 from mec.recipe import Optimizer
 from mec.recipes import RECIPES
 
@@ -119,3 +119,42 @@ def test_the_800_epoch_recipe_leaves_norms_and_biases_to_plain_sgd():
     # [D] of protocols.md 1.3, as Barlow Twins and BYOL; the 100-epoch recipe decays all, as released.
     assert RECIPES["imagenet-800ep"].optimizer.decay_1d is False
     assert RECIPES["imagenet-100ep"].optimizer.decay_1d is True
+
+
+def test_rates_of_biases_and_of_a_constant_predictor_follow_the_recipe():
+    network, head = nn.Linear(4, 3), nn.Linear(3, 3)
+    recipe = Optimizer(base_lr=0.4, base_lr_1d=0.1, predictor_lr_constant=True)
+    optimizer = build_optimizer(recipe, [*network.parameters(), *head.parameters()], head.parameters())
+    rate = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for lr, expected in ((0.2, (0.2, 0.05, 0.4, 0.1)), (0.0, (0, 0, 0, 0))):
+        set_rates(optimizer, lr, peak=0.4)
+        parameters = (network.weight, network.bias, head.weight, head.bias)
+        assert [rate[id(p)]["lr"] for p in parameters] == pytest.approx(list(expected))
+
+
+def test_clipped_lars_never_steps_further_than_the_global_rate():
+    # solo-learn's clip_lr: the layer-wise rate over the global one, at most 1.
+    weight = nn.Parameter(torch.full((2, 2), 100.0))
+    optimizer = build_optimizer(
+        Optimizer("lars", base_lr=0.5, weight_decay=0.0, trust=0.02, trust_clip=True, momentum=0.0), [weight]
+    )
+    for size in (1e-3, 1e3):
+        before, weight.grad = weight.detach().clone(), torch.full((2, 2), size)
+        local = 0.02 * before.norm() / weight.grad.norm()
+        optimizer.step()
+        step = 0.5 * min(float(local) / 0.5, 1.0) * weight.grad
+        assert_close(weight.detach(), before - step)
+
+
+def test_clipping_shortens_single_gradients_as_torch_does_one_by_one():
+    held = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
+    held[0].grad, held[1].grad = torch.tensor([3.0, 4.0, 0.0]), torch.full((2, 2), 0.5)
+    expected = [p.grad.clone() for p in held[:2]]
+    for gradient in expected:
+        fake = nn.Parameter(torch.zeros_like(gradient))
+        fake.grad = gradient
+        nn.utils.clip_grad_norm_([fake], 3.0)
+    clip_each(held, 3.0)
+    assert_close([p.grad for p in held[:2]], expected)
+    assert expected[0].norm() == pytest.approx(3.0, rel=1e-5)
+    assert expected[1].norm() == 1.0

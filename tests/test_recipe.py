@@ -30,7 +30,7 @@ def test_a_moving_setting_is_read_back_as_one():
 def test_every_recipe_names_its_source_and_settings_that_its_method_takes(name):
     recipe = RECIPES[name]
     assert recipe.source
-    assert set(recipe.settings) <= setting_names(OBJECTIVES[METHODS[recipe.method].objective])
+    assert set(recipe.settings) <= setting_names(OBJECTIVES[METHODS[recipe.method].objective]) | {"scale"}
 
 
 def test_imagenet_100_epochs_is_as_appendix_c_prints_it():
@@ -149,8 +149,9 @@ def test_changes_are_made_in_their_order():
         ("views.scale=[0.2]", "views.scale is [0.2]: it takes tuple[float, float]."),
         ("views.0=3", "views is 3: it takes View."),
         ("optimizer=3", "optimizer is 3: it takes Optimizer."),
-        ('optimizer={"lr": 3}', "optimizer has no 'lr'. Known: name, base_lr, end_lr, warmup_epochs, momentum, "
-         "weight_decay, decay_1d, trust."),
+        ('optimizer={"lr": 3}', "optimizer has no 'lr'. Known: name, base_lr, end_lr, warmup_epochs, warmup_lr, "
+         "momentum, weight_decay, decay_1d, base_lr_1d, predictor_lr_constant, trust, trust_clip, clip, "
+         "freeze_prototypes_epochs."),
         ("optimizer.base_lr=0", "optimizer.base_lr is 0.0: it is above 0."),
         ("optimizer.base_lr=NaN", "optimizer.base_lr is nan: it is above 0."),
         ("batch_size=0", "batch_size is 0: it is above 0."),

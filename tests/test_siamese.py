@@ -9,8 +9,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from mec.errors import BadInput
+from mec.heads import Cosines
 from mec.recipes import RECIPES
-from mec.siamese import Siamese, build_siamese
+from mec.siamese import Siamese, build_siamese, runs_of_one_shape
 
 
 def network(target=None, **options) -> Siamese:
@@ -170,3 +171,67 @@ def test_the_recipe_decides_target_and_heads():
     symmetric = build_siamese(replace(base, predictor=(), target=None), nn.Identity(), 5)
     assert symmetric.target_projector is None
     assert isinstance(symmetric.predictor, nn.Identity)
+
+
+def test_views_of_one_size_together_share_a_pass_and_its_statistics():
+    # SwAV's and DINO's multi-crop: the encoder once a size, the heads once on everything.
+    net = moved(network("momentum", together=True))
+    parts = copy.deepcopy(net)
+    large, small = views(2), list(torch.randn(3, 7, 5, dtype=torch.float64))
+    wide = [torch.cat([v, v]) for v in small]  # another shape: rows stand in for pixels
+    found = net.projected([*large, *small], net.encoder, net.projector)
+    features = parts.encoder(torch.cat([*large, *small]))
+    assert_close(found, parts.projector(features).unflatten(0, (5, 7)))
+    online, target = net([*large, *small])
+    projected = parts.projector(parts.encoder(torch.cat([*large, *small])))
+    assert_close(online, parts.predictor(projected).unflatten(0, (5, 7)))
+    assert_close(target, parts.target_projector(parts.target_encoder(torch.cat(large))).unflatten(0, (2, 7)))
+    assert [len(run) for run in runs_of_one_shape([*large, *wide])] == [2, 3]
+
+
+def test_images_of_two_sizes_together_have_statistics_a_size():
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = Siamese(encoder, 4, projector_widths=(8,), together=True)
+    parts = copy.deepcopy(net)
+    large, small = torch.rand(2, 6, 3, 16, 16), 3 * torch.rand(4, 6, 3, 9, 9)
+    online, _ = net([*large, *small])
+    features = torch.cat([parts.encoder(torch.cat([*x])) for x in (large, small)])
+    assert_close(online, parts.projector(features).unflatten(0, (6, 6)))
+    assert net.encoder[1].num_batches_tracked == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["Linear[6, 4]", "BatchNorm1d[6]", "ReLU", "Linear[8, 6]", "BatchNorm1d"]),
+        ({"projector_output": "bn-affine"},
+         ["Linear[6, 4]", "BatchNorm1d[6]", "ReLU", "Linear[8, 6]", "BatchNorm1d[8]"]),
+        ({"projector_output": "linear"}, ["Linear[6, 4]", "BatchNorm1d[6]", "ReLU", "Linear[8, 6]"]),
+        ({"projector_hidden": "relu", "projector_output": "linear-bias"}, ["Linear[6, 4]", "ReLU", "Linear[8, 6]"]),
+        (
+            {"projector_hidden": "gelu", "projector_output": "linear", "prototypes": 9},
+            ["Linear[6, 4]", "GELU", "Linear[8, 6]", "Cosines"],
+        ),
+    ],
+)  # fmt: skip
+def test_projectors_have_the_layers_that_the_recipe_names(options, expected):
+    net = network(None, predictor_widths=(), **options)
+    assert names(net.projector) == expected
+    biases = [layer.bias is not None for layer in net.projector if isinstance(layer, nn.Linear)]
+    hidden = options.get("projector_hidden", "bn-relu") != "bn-relu"
+    assert biases == [hidden, options.get("projector_output") == "linear-bias"]
+    assert net(views())[0].shape[-1] == net.embedding == options.get("prototypes", 8)
+
+
+def test_prototypes_give_cosines_whatever_the_length_of_their_rows():
+    # DINO's last layer: weight-normalised rows with gain 1 on normalised inputs.
+    layer = Cosines(5, 3).double()
+    judge = nn.utils.parametrizations.weight_norm(nn.Linear(5, 3, bias=False).double())
+    judge.parametrizations.weight.original0.data.fill_(1)
+    judge.parametrizations.weight.original1.data.copy_(layer.prototypes.data)
+    x = torch.randn(7, 5, dtype=torch.float64)
+    assert_close(layer(x), judge(nn.functional.normalize(x, dim=1)))
+    layer(x).square().sum().backward()
+    judge(nn.functional.normalize(x, dim=1)).square().sum().backward()
+    assert_close(layer.prototypes.grad, judge.parametrizations.weight.original1.grad)

@@ -1,0 +1,106 @@
+"""How well the objectives' gradients agree, on embeddings of a run before and after training.
+
+    python benchmarks/relations.py runs/digits-digits docs/images/gradient-agreement.png
+
+Two views of one batch of the run's images; the cosine of the objectives' gradients at the first view's unit
+embeddings, the second view held still. Prints the tables, and draws them.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from mec.checkpoint import atomic, newest
+from mec.data import open_data
+from mec.distributed import ALONE
+from mec.matched import unit_rows
+from mec.objectives import joint_coding, maximum_entropy_coding
+from mec.pretraining import build_network, make_batches
+from mec.run import read_settings
+from mec.siblings import UniGrad, barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
+
+ROWS = 256
+FORMULAS = {
+    "negative cosine": negative_cosine,
+    "MEC, order 2": lambda a, b: maximum_entropy_coding(a, b, order=2),
+    "MEC, order 4": lambda a, b: maximum_entropy_coding(a, b, order=4),
+    "MEC, exact": lambda a, b: maximum_entropy_coding(a, b, order=None),
+    "joint, 0.06": lambda a, b: joint_coding(torch.stack([a, b])),
+    "joint, 0.25": lambda a, b: joint_coding(torch.stack([a, b]), distortion=0.25),
+    "SimCLR": nt_xent,
+    "MoCo v3": info_nce,
+    "Barlow Twins": barlow_twins,
+    "Barlow Twins, l2": lambda a, b: barlow_twins(a, b, normalise="l2"),
+    "VICReg": lambda a, b: vicreg(a * a.shape[1] ** 0.5, b * b.shape[1] ** 0.5),  # of entries of size 1
+    "UniGrad": lambda a, b: UniGrad(a.shape[1]).to(a)(torch.stack([a, b]), torch.stack([b, b])),
+}
+
+
+def embeddings(run: Path) -> dict[str, torch.Tensor]:
+    """Unit rows [2, m, d] of two views, by the untrained and by the trained network."""
+    settings = read_settings(run)
+    images = open_data(settings.asked["data"], root=settings.asked.get("data_root"))
+    batches = make_batches(None, images, settings.recipe, settings.seed, torch.device("cpu"), 0, ALONE)
+    torch.manual_seed(settings.seed)
+    network, _ = build_network(settings.recipe, None, batches, images, settings.recipe_name)
+    steps = -(-ROWS // settings.recipe.batch_size)
+    views = [b.views for b in batches.batches(0, steps, lambda n: slice(0, n))]
+    whole = [torch.cat(parts)[:ROWS] for parts in zip(*views)]
+    found = {}
+    for name in ("before training", "after training"):
+        if name == "after training":
+            state, _ = newest(run)
+            network.load_state_dict(state["network"])
+        with torch.no_grad():
+            found[name] = unit_rows(network(whole[:2])[0]).double()
+    return found
+
+
+def agreement(views: torch.Tensor) -> torch.Tensor:
+    """[n, n] cosines of the gradients at the first view."""
+    gradients = []
+    for formula in FORMULAS.values():
+        first = views[0].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(formula(first, views[1]), first)
+        along = gradient - (gradient * views[0]).sum(1, keepdim=True) * views[0]  # what can move a unit row
+        gradients.append(along.flatten())
+    rows = F.normalize(torch.stack(gradients), dim=1)
+    return rows @ rows.T
+
+
+def gap_of_equation_25(views: torch.Tensor, distortion: float = 0.06) -> tuple[float, float]:
+    """Σ C_ij C_ji, which the traces of Eqn 25 have, and Σ C_ij², which is printed; C = λ Z1ᵀ Z2."""
+    c = views[0].T @ views[1] / (views.shape[1] * distortion)
+    return float((c * c.T).sum()), float(c.square().sum())
+
+
+def draw(tables: dict[str, torch.Tensor], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    names = list(FORMULAS)
+    figure = Figure(figsize=(6.2 * len(tables), 5.6), layout="constrained")
+    for axis, (title, table) in zip(figure.subplots(1, len(tables)), tables.items()):
+        axis.imshow(table, vmin=-1, vmax=1, cmap="RdBu")
+        axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
+        axis.set_yticks(range(len(names)), names)
+        axis.set_title(title)
+        for i, row in enumerate(table.tolist()):
+            for j, value in enumerate(row):
+                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6)
+    with atomic(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+if __name__ == "__main__":
+    run, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    tables = {}
+    for name, views in embeddings(run).items():
+        tables[name] = agreement(views)
+        traces, printed = gap_of_equation_25(views)
+        print(f"{name}: Eqn 25's second-order sum {traces:.1f} as traces, {printed:.1f} as printed")
+        for row, values in zip(FORMULAS, tables[name].tolist()):
+            print(f"  {row:18}" + " ".join(f"{v:5.2f}" for v in values))
+    draw(tables, picture)
+    print(f"Written: {picture}")

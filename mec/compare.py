@@ -1,0 +1,333 @@
+"""Methods side by side: same images, views, backbone and budget; one run after another, and any of them resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mec import health
+from mec.checkpoint import load_encoder, write_text
+from mec.data import Data, open_data, stratified
+from mec.errors import BadInput, Diverged
+from mec.evaluate import extract, knn
+from mec.figures import accuracy_over_time
+from mec.objectives import METHODS, method_named
+from mec.peak import peak_memory, reset_peak_memory
+from mec.pretraining import pretrain
+from mec.results import Result, record
+from mec.run import read_settings
+
+ASKED, TRIAL, PICTURE = "compare.json", "trial.json", "compare.png"
+CHOOSING = 5_000  # most training images of the k-NN figure that chooses a learning rate
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison is of; stored, and the same when it goes on."""
+
+    data: str
+    data_fingerprint: str
+    methods: tuple[str, ...]
+    seeds: int = 1
+    epochs: int | None = None
+    time_budget: float | None = None  # minutes a run
+    lrs: tuple[float, ...] = ()  # base rates to choose from; none: the recipe's
+    sweep_share: float = 0.375  # of the budget, for each rate tried (3 of 8 minutes)
+    recipe: str | None = None
+    batch_size: int | None = None
+    backbone: str | None = None
+    set: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.methods) < 1 or len(set(self.methods)) < len(self.methods):
+            raise BadInput(f"--methods is {','.join(self.methods)}: different ones of {', '.join(METHODS)}.")
+        for name in self.methods:
+            method_named(name)
+        if (self.epochs is None) == (self.time_budget is None):
+            raise BadInput("a comparison has one budget: --epochs N, or --time-budget MIN for each run.")
+        rates = [("--lrs", lr) for lr in self.lrs]
+        for flag, value in [("--seeds", self.seeds), ("--sweep-share", self.sweep_share), *rates]:
+            if not value > 0 or not math.isfinite(value):
+                raise BadInput(f"{flag} is {value}: above 0.")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: which it is, and what came of it. `diverged` says in words what ended it early."""
+
+    method: str
+    lr: float | None  # base rate; None: the recipe's
+    seed: int
+    sweep: bool
+    diverged: str = ""
+    chosen_by: float = math.nan  # k-NN accuracy (%) of a fifth of the training images among the others
+    steps: int = 0
+    seconds_per_epoch: float = math.nan
+    peak_memory: float = math.nan  # GiB
+    effective_rank: float = math.nan
+    coding_ratio: float = math.nan
+    accuracy: dict[str, float] | None = None  # protocol -> top-1 (%) on test images
+    curve: list[tuple[float, float]] | None = None  # minutes of training, k-NN accuracy (%)
+
+
+def compare(
+    data: str,
+    *,
+    methods: Sequence[str],
+    epochs: int | None = None,
+    time_budget: float | None = None,
+    seeds: int = 1,
+    lrs: Sequence[float] = (),
+    sweep_share: float = 0.375,
+    recipe: str | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    backbone: str | None = None,
+    settings: Sequence[str] = (),
+    out: Path | None = None,
+    device: str = "auto",
+    data_root: Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train each method on the same images within the same budget; the folder of the comparison is returned.
+
+    With several learning rates each is tried first with seed 0 and a share of the budget, and the one whose encoder
+    tells training images apart best (k-NN of a fifth of them among the others) is kept: test images choose nothing.
+    The folder holds a run a trial, compare.json, results.jsonl and compare.png. Called again it goes on where it
+    stopped; more methods or seeds may be added.
+
+    Raises:
+        BadInput: something does not fit, or the folder holds another comparison.
+        TrainingStopped: a signal asked to stop.
+    """
+    console = Console(quiet=quiet)
+    images = open_data(data, root=data_root, limit=limit)
+    if not images.can_be_measured:
+        raise BadInput(f"{data} has no labels to compare by: it needs train/CLASS/ and val/CLASS/ or test/CLASS/.")
+    asked = Asked(
+        images.name,
+        images.fingerprint,
+        tuple(methods),
+        seeds,
+        epochs,
+        time_budget,
+        tuple(lrs),
+        sweep_share,
+        recipe,
+        batch_size,
+        backbone,
+        tuple(settings),
+    )
+    out = Path("runs") / f"compare-{images.name}" if out is None else Path(out)
+    start_folder(out, asked)
+
+    def run(trial: Trial) -> Trial:
+        return finished(out, trial, asked, images, device, workers, console)
+
+    rates = {name: chosen_rate(name, asked, run, console) for name in asked.methods}
+    trials: list[Trial] = []
+    for seed in range(seeds):  # seeds outside: every method has its first run before one has its second
+        for name in asked.methods:
+            if rates[name] is not None or not lrs:
+                trials.append(run(Trial(name, rates[name], seed, sweep=False)))
+                tell(out, asked, trials, images)
+    console.print(table(asked, trials, rates), highlight=False)
+    console.print(f"Written: {out / 'results.jsonl'}, {out / PICTURE}", highlight=False)
+    return out
+
+
+def start_folder(out: Path, asked: Asked) -> None:
+    """compare.json; one that is there already has to be of the same comparison, but for methods and seeds."""
+    path = out / ASKED
+    now = json.loads(json.dumps(asdict(asked)))
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [
+            f"{name}: {before.get(name)!r} before, {value!r} now"
+            for name, value in now.items()
+            if name not in ("methods", "seeds") and before.get(name) != value
+        ]
+        if changed:
+            raise BadInput(f"{out} holds another comparison ({'; '.join(changed)}). Choose another --out.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} already holds something that is no comparison. Choose another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(now, indent=1) + "\n")
+
+
+def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float | None:
+    """The base rate to train this method with; None: the recipe's, or, where rates were given, none that holds."""
+    if len(asked.lrs) < 2:
+        return asked.lrs[0] if asked.lrs else None
+    tried = {lr: run(Trial(method, lr, seed=0, sweep=True)) for lr in asked.lrs}
+    sound = {lr: trial.chosen_by for lr, trial in tried.items() if not trial.diverged}
+    words = ", ".join(f"{lr:g}: {'diverged' if t.diverged else f'{t.chosen_by:.1f} %'}" for lr, t in tried.items())
+    best = max(sound, key=lambda lr: sound[lr]) if sound else None
+    edge = " (at the edge of what was tried)" if best in (min(asked.lrs), max(asked.lrs)) else ""
+    console.print(f"{method}, base rate: {words}; taken: {best}{edge}", highlight=False)
+    return best
+
+
+def finished(
+    out: Path, trial: Trial, asked: Asked, images: Data, device: str, workers: int | None, console: Console
+) -> Trial:
+    """The trial with what came of it: read from its folder, or trained to its end first."""
+    rate = "own" if trial.lr is None else f"{trial.lr:g}"
+    folder = out / ("sweep" if trial.sweep else "runs") / f"{trial.method}-lr-{rate}-seed-{trial.seed}"
+    if (folder / TRIAL).exists():
+        return Trial(**json.loads((folder / TRIAL).read_text()))
+    console.print(f"[{trial.method}, base rate {rate}, seed {trial.seed}{', sweep' * trial.sweep}]", markup=False)
+    share = asked.sweep_share if trial.sweep else 1.0
+    reset_peak_memory()
+    try:
+        pretrain(
+            images,
+            recipe=asked.recipe,
+            method=trial.method,
+            out=folder,
+            epochs=None if asked.epochs is None else max(1, round(share * asked.epochs)),
+            time_budget=None if asked.time_budget is None else share * asked.time_budget,
+            batch_size=asked.batch_size,
+            backbone=asked.backbone,
+            seed=trial.seed,
+            device=device,
+            resume=True,
+            settings=[*asked.set, *([] if trial.lr is None else [f"optimizer.base_lr={trial.lr!r}"])],
+            workers=workers,
+            evaluate=not trial.sweep,
+            quiet=True,
+        )
+    except Diverged as error:
+        trial = replace(trial, diverged=str(error))
+    else:
+        trial = measured(folder, replace(trial, peak_memory=peak_memory()), images, device)
+    write_text(folder / TRIAL, json.dumps(asdict(trial), indent=1) + "\n")
+    return trial
+
+
+def measured(folder: Path, trial: Trial, images: Data, device: str) -> Trial:
+    """The trial with the figures of its finished run."""
+    run, lines = read_settings(folder), health.read_metrics(folder)
+    paced = [line["images_per_second"] for line in lines if "images_per_second" in line]
+    step = run.recipe.batch_size / statistics.median(paced[1:] or paced)  # the first lines warm up
+    last = [line for line in lines if "effective_rank" in line][-1]
+    trial = replace(
+        trial,
+        chosen_by=accuracy_among_training_images(folder, images, device),
+        steps=run.steps,
+        seconds_per_epoch=step * run.steps_per_epoch,
+        effective_rank=last["effective_rank"],
+        coding_ratio=last["coding_ratio"],
+        curve=[(line["step"] * step / 60, line["knn"]) for line in lines if "knn" in line],
+    )
+    if trial.sweep:
+        return trial
+    found = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
+    mine = [r for r in found if r["encoder"] == trial.method and r["metric"] == "top-1"]
+    return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear")})
+
+
+def accuracy_among_training_images(folder: Path, images: Data, device: str) -> float:
+    """k-NN accuracy (%) of every fifth labelled training image among the others."""
+    encoder, transform = load_encoder(folder)
+    where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    split = images.train.labelled()
+    if len(split) > CHOOSING:
+        split = split.take(stratified(split.labels, len(split), CHOOSING, seed=0))
+    queries = np.random.Generator(np.random.Philox(0)).permutation(len(split)) % 5 == 0
+    parts = [split.take(np.flatnonzero(chosen)) for chosen in (~queries, queries)]
+    bank, asked = (extract(encoder.to(where), part, transform, device=where) for part in parts)
+    return knn(bank, asked)[0].value
+
+
+# --- what is told ------------------------------------------------------------------------------------------------
+
+ROWS = {  # of results.jsonl: protocol, metric, unit, and where a trial has it
+    "knn": ("knn", "top-1", "%", lambda t: t.accuracy["knn"]),
+    "linear": ("linear", "top-1", "%", lambda t: t.accuracy["linear"]),
+    "seconds": ("compare", "time an epoch", "s", lambda t: t.seconds_per_epoch),
+    "memory": ("compare", "peak memory", "GiB", lambda t: t.peak_memory),
+    "rank": ("compare", "effective rank", "", lambda t: t.effective_rank),
+    "ratio": ("compare", "coding ratio", "", lambda t: t.coding_ratio),
+}
+
+
+def summary(trials: Sequence[Trial], method: str) -> dict[str, tuple[float, float | None, int]]:
+    """Mean, spread and number of the finished runs of a method, by row."""
+    done = [t for t in trials if t.method == method and not t.diverged and not t.sweep]
+    found = {}
+    for name, (*_, of) in ROWS.items():
+        values = [of(t) for t in done]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            found[name] = (statistics.fmean(values), spread, len(values))
+    return found
+
+
+def tell(out: Path, asked: Asked, trials: Sequence[Trial], images: Data) -> None:
+    """results.jsonl and the picture, from all runs that are finished."""
+    results = []
+    for method in asked.methods:
+        settings = {"base_lr": [t.lr for t in trials if t.method == method][:1], "diverged": diverged(trials, method)}
+        for name, (value, spread, n) in summary(trials, method).items():
+            protocol, metric, unit, _ = ROWS[name]
+            results.append(
+                Result(
+                    protocol,
+                    metric,
+                    value,
+                    unit,
+                    spread,
+                    n,
+                    data=images.name,
+                    encoder=method,
+                    settings={**settings, "epochs": asked.epochs, "minutes": asked.time_budget},
+                    data_fingerprint=images.fingerprint,
+                )
+            )
+    (out / "results.jsonl").unlink(missing_ok=True)
+    record(out, results)
+    curves: dict[str, list] = {}
+    for trial in trials:
+        if trial.curve:
+            curves.setdefault(trial.method, []).append(trial.curve)
+    if curves:
+        accuracy_over_time(curves, f"{images.name}: k-NN accuracy", out / PICTURE)
+
+
+def diverged(trials: Sequence[Trial], method: str) -> int:
+    return sum(bool(t.diverged) for t in trials if t.method == method)
+
+
+def table(asked: Asked, trials: Sequence[Trial], rates: dict[str, float | None]) -> Table:
+    """A line a method: mean ± sample standard deviation over seeds."""
+    budget = f"{asked.epochs} epochs" if asked.time_budget is None else f"{asked.time_budget:g} minutes"
+    title = f"{asked.data}: {budget} a run, {asked.seeds} seed{'s' * (asked.seeds > 1)}"
+    shown = Table(title=title, caption="rank and ratio: of the embeddings that each objective sees")
+    columns = ("base rate", "k-NN, %", "linear, %", "s an epoch", "peak GiB", "effective rank", "coding ratio")
+    for column in ("method", *columns):
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    digits = {"knn": 1, "linear": 1, "seconds": 1, "memory": 2, "rank": 0, "ratio": 2}
+    for method in asked.methods:
+        rate = rates[method]
+        found = summary(trials, method)
+        cells = []
+        for name, places in digits.items():
+            value, spread, _ = found.get(name, (math.nan, None, 0))
+            plus = f" ± {spread:.{places}f}" if spread is not None and name in ("knn", "linear") else ""
+            cells.append(f"{value:.{places}f}{plus}" if name in found else "-")
+        lost = diverged(trials, method)
+        name = method + (f" ({lost} of {asked.seeds} diverged)" if lost else "" if found else " (diverged)")
+        shown.add_row(name, "recipe's" if rate is None else f"{rate:g}", *cells)
+    return shown

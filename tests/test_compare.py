@@ -1,0 +1,153 @@
+"""A comparison gives every method the same, goes on where it stopped, and tells what its runs' own files say."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+from helpers import TINY, lines
+
+from mec import compare as module
+from mec.cli import main
+from mec.compare import Asked, compare
+from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.run import read_settings
+
+FEW = {"epochs": 2, "limit": 192, "batch_size": 64, "settings": TINY, "device": "cpu", "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Two methods, two rates, two seeds, on digits; its folder."""
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    return compare("digits", methods=["mec-joint", "simclr"], seeds=2, lrs=[0.5, 2.0], out=out, **FEW)
+
+
+def trials(out, kind):
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted((out / kind).glob("*/trial.json"))}
+
+
+def test_each_rate_is_tried_with_seed_0_and_a_share_of_the_budget(done):
+    swept = trials(done, "sweep")
+    assert set(swept) == {f"{m}-lr-{lr}-seed-0" for m in ("mec-joint", "simclr") for lr in ("0.5", "2")}
+    for name, trial in swept.items():
+        assert trial["steps"] == 3  # 0.375 of two epochs: one
+        assert read_settings(done / "sweep" / name).recipe.optimizer.base_lr == trial["lr"]
+
+
+def test_the_rate_that_tells_training_images_apart_best_is_taken_for_all_seeds(done):
+    swept, ran = trials(done, "sweep").values(), trials(done, "runs")
+    for method in ("mec-joint", "simclr"):
+        best = max((t for t in swept if t["method"] == method), key=lambda t: t["chosen_by"])
+        mine = [t for t in ran.values() if t["method"] == method]
+        assert [t["seed"] for t in mine] == [0, 1]
+        assert {t["lr"] for t in mine} == {best["lr"]}
+
+
+def test_all_runs_have_the_same_images_views_backbone_and_steps(done):
+    settings = [read_settings(path.parent) for path in done.glob("runs/*/trial.json")]
+    for read in (
+        lambda s: s.data_fingerprint,
+        lambda s: s.recipe.views,
+        lambda s: s.recipe.network.backbone,
+        lambda s: s.recipe.network.projector,
+        lambda s: s.steps,
+        lambda s: s.recipe.batch_size,
+    ):
+        assert len({json.dumps(read(s), default=str) for s in settings}) == 1
+
+
+def test_results_are_mean_and_spread_of_the_runs_own_results(done):
+    told = {(r["encoder"], r["protocol"], r["metric"]): r for r in lines(done / "results.jsonl")}
+    for method in ("mec-joint", "simclr"):
+        for protocol in ("knn", "linear"):
+            values = []
+            for run in done.glob(f"runs/{method}-*"):
+                (one,) = (
+                    r["value"]
+                    for r in lines(run / "results.jsonl")
+                    if (r["encoder"], r["protocol"], r["metric"]) == (method, protocol, "top-1")
+                )
+                values.append(one)
+            found = told[method, protocol, "top-1"]
+            assert found["value"] == pytest.approx(statistics.fmean(values))
+            assert found["spread"] == pytest.approx(statistics.stdev(values))
+            assert found["n"] == 2
+        assert told[method, "compare", "time an epoch"]["value"] > 0
+        assert 0.05 < told[method, "compare", "peak memory"]["value"] < 24
+        assert 1 <= told[method, "compare", "effective rank"]["value"] <= 64
+    assert (done / "compare.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_finished_comparison_is_told_again_without_training_and_takes_more_methods(done, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")}
+    trained = []
+    monkeypatch.setattr(module, "pretrain", lambda *_, **options: trained.append(options["method"]) or stop())
+
+    def stop():
+        raise TrainingStopped("stopped by a signal")
+
+    flags = ["--seeds", "2", "--lrs", "0.5,2", "--epochs", "2", "--limit", "192", "--batch-size", "64"]
+    words = ["compare", "digits", *flags, "--set", *TINY, "--device", "cpu", "--out", str(done)]
+    assert main([*words, "--methods", "mec-joint,simclr"]) == 0
+    assert trained == []
+    said = capsys.readouterr().out
+    assert "digits: 2 epochs a run, 2 seeds" in said
+    assert "simclr" in said
+    assert main([*words, "--methods", "mec-joint,simclr,byol"]) == 1  # it begins with what is new, and is stopped
+    assert trained == ["byol"]
+    assert {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")} == before
+
+
+def test_another_budget_in_the_same_folder_is_refused_by_name(done):
+    with pytest.raises(BadInput, match=r"holds another comparison .*epochs: 2 before, 3 now"):
+        compare("digits", methods=["mec-joint"], seeds=2, lrs=[0.5, 2.0], out=done, **{**FEW, "epochs": 3})
+
+
+def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch):
+    pretrain = module.pretrain
+
+    def shaky(*rest, **options):
+        if "optimizer.base_lr=2.0" in options["settings"]:
+            options["out"].mkdir(parents=True)
+            raise Diverged("diverged at step 2: loss nan")
+        return pretrain(*rest, **options)
+
+    monkeypatch.setattr(module, "pretrain", shaky)
+    out = compare("digits", methods=["mec-joint"], lrs=[0.5, 2.0], out=tmp_path / "out", **FEW)
+    assert trials(out, "sweep")["mec-joint-lr-2-seed-0"]["diverged"] == "diverged at step 2: loss nan"
+    assert set(trials(out, "runs")) == {"mec-joint-lr-0.5-seed-0"}
+    out = compare("digits", methods=["mec-joint"], lrs=[2.0], out=tmp_path / "all", **FEW)
+    (result,) = trials(out, "runs").values()
+    assert result["diverged"]
+    assert lines(out / "results.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"methods": ("simclr", "simclr")}, "--methods is simclr,simclr: different ones of mec, "),
+        ({"methods": ("simlcr",)}, "no method is called 'simlcr'. Did you mean 'simclr'?"),
+        ({"epochs": None}, "a comparison has one budget: --epochs N, or --time-budget MIN for each run."),
+        ({"time_budget": 1.0}, "a comparison has one budget: --epochs N, or --time-budget MIN for each run."),
+        ({"seeds": 0}, "--seeds is 0: above 0."),
+        ({"lrs": (0.5, -1.0)}, "--lrs is -1.0: above 0."),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_trained(changes, text):
+    given = {"data": "digits", "data_fingerprint": "", "methods": ("simclr",), "epochs": 1} | changes
+    with pytest.raises(BadInput) as caught:
+        Asked(**given)
+    assert str(caught.value).startswith(text)
+
+
+def test_data_without_labels_cannot_be_compared_on(digit_folder):
+    with pytest.raises(BadInput, match="has no labels to compare by"):
+        compare(str(digit_folder), methods=["mec-joint"], epochs=1, quiet=True)
+
+
+def test_a_comparison_does_not_take_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(BadInput, match="already holds something that is no comparison"):
+        compare("digits", methods=["mec-joint"], out=tmp_path, **FEW)

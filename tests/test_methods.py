@@ -1,0 +1,186 @@
+"""Every method in the loop: accumulation, resuming with its memory, frozen prototypes; each from its row of data."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import TINY, crashed_run, identical, lines, tiny_run
+from torch import nn
+from torch.testing import assert_close
+
+from mec.batches import Batch
+from mec.checkpoint import checkpoints
+from mec.distributed import ALONE
+from mec.errors import BadInput
+from mec.matched import unit_rows
+from mec.objectives import METHODS, OBJECTIVES, Method, over_pairs
+from mec.optimizers import build_optimizer
+from mec.plan import build_objective, with_method
+from mec.recipe import Recipe, changed
+from mec.recipes import RECIPES
+from mec.siamese import build_siamese
+from mec.trainer import Trainer, parameters_of
+
+SMALL = ["network.projector=[12,8]", "batch_size=12", "precision=fp32"]
+MEMORY = {"swav": ["settings.queue=24", "settings.prototypes=5"], "moco-v2": ["settings.queue=24"]}
+TINY_MEMORY = {"swav": ["settings.queue=128", "settings.prototypes=8"], "moco-v2": ["settings.queue=128"]}
+
+
+def small_recipe(method: str, *settings: str) -> Recipe:
+    recipe = with_method(changed(RECIPES["digits"], SMALL), method)
+    prototypes = ["network.prototypes=9"] if recipe.network.prototypes else []
+    return changed(recipe, [*MEMORY.get(method, []), *prototypes, *settings])
+
+
+class Plain(nn.Module):
+    """An encoder without batch norm, so that rows do not know of each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 7))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def small_trainer(method: str, *settings: str) -> Trainer:
+    """On the digits recipe's optimizer and the method's own heads, all in float64; no batch norm in it."""
+    recipe = small_recipe(method, "network.projector_hidden=relu", "network.projector_output=linear", *settings)
+    torch.manual_seed(0)
+    heads = recipe.network
+    network = build_siamese(heads, Plain(), 7).double()
+    network.predictor = nn.Linear(8, 8).double() if heads.predictor else network.predictor
+    objective, call = build_objective(recipe, network.embedding)
+    if isinstance(objective, nn.Module):
+        objective.double()
+    optimizer = build_optimizer(recipe.optimizer, [*network.parameters(), *parameters_of(objective)])
+    fabric = SimpleNamespace(
+        device=torch.device("cpu"),
+        setup=lambda network, optimizer: (network, optimizer),
+        backward=lambda tensor, *rest: tensor.backward(*rest),
+        no_backward_sync=lambda *_, **__: torch.enable_grad(),
+    )
+    batches = SimpleNamespace(steps_per_epoch=2)
+    trainer = Trainer(fabric, ALONE, recipe, network, objective, call, optimizer, batches, seed=0)
+    trainer.embed = lambda views, with_target=True: network(views, with_target=with_target)  # in float64
+    return trainer
+
+
+def batch(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    return Batch(list(torch.randn(3, 12, 10, dtype=torch.float64, generator=generator)), torch.arange(12) % 8)
+
+
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor | None]:
+    named = dict(trainer.network.named_parameters())
+    if isinstance(trainer.objective, nn.Module):
+        named |= dict(trainer.objective.named_parameters())
+    return {name: p.grad for name, p in named.items() if p.requires_grad}
+
+
+@pytest.mark.parametrize("micro", [5, 4])  # 5 leaves a last part of 2
+@pytest.mark.parametrize("method", METHODS)
+def test_micro_batches_give_the_loss_gradient_and_memory_of_the_whole_batch(method, micro):
+    whole, parts = small_trainer(method), small_trainer(method, f"micro_batch_size={micro}")
+    for step in range(3):
+        for trainer in (whole, parts):
+            trainer.optimizer.zero_grad()
+        settings = whole.settings
+        losses = [t.loss_and_gradient(batch(step), step, settings)[0] for t in (whole, parts)]
+        assert_close(*losses, rtol=1e-10, atol=1e-12)
+        expected = gradients(whole)
+        assert any(g is not None and g.abs().max() > 0 for g in expected.values())
+        assert_close(gradients(parts), expected, rtol=1e-8, atol=1e-11)
+        if isinstance(whole.objective, nn.Module):
+            assert_close(parts.objective.state_dict(), whole.objective.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scale_multiplies_the_gradient_and_leaves_the_loss_that_is_told(method):
+    one, three = small_trainer(method, "settings.scale=1"), small_trainer(method, "settings.scale=3")
+    losses = [t.loss_and_gradient(batch(0), 0, t.settings)[0] for t in (one, three)]
+    assert_close(*losses)
+    for name, gradient in gradients(one).items():
+        if gradient is not None:
+            assert_close(gradients(three)[name], 3 * gradient)
+
+
+@pytest.mark.parametrize("method", ["swav", "dino"])
+def test_prototypes_do_not_move_while_they_are_frozen_and_move_afterwards(method):
+    trainer = small_trainer(method, "optimizer.freeze_prototypes_epochs=1", "optimizer.weight_decay=0.1")
+    held = trainer.objective.prototypes if method == "swav" else trainer.network.projector[-1].prototypes
+    moved = []
+    for step in range(3):  # two steps an epoch
+        before = nn.functional.normalize(held.detach(), dim=1)  # swav's are normalised in each step
+        trainer.loss_and_gradient(batch(step), step, trainer.settings)
+        trainer.limit_gradients(step)
+        trainer.set_lr(0.1)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        moved.append(not torch.allclose(nn.functional.normalize(held.detach(), dim=1), before))
+    assert moved == [False, False, True]
+
+
+def test_gradients_are_clipped_tensor_by_tensor_where_the_recipe_says():
+    trainer = small_trainer("dino", "optimizer.clip=0.01", "settings.scale=100")
+    trainer.loss_and_gradient(batch(0), 0, trainer.settings)
+    assert max(g.norm() for g in gradients(trainer).values() if g is not None) > 0.02
+    trainer.limit_gradients(0)
+    assert max(g.norm() for g in gradients(trainer).values() if g is not None) <= 0.0101
+
+
+def tiny(method: str) -> list[str]:
+    predictor = ["network.predictor=[8,16]"] if METHODS[method].predictor else []
+    return [*TINY, *predictor, *TINY_MEMORY.get(method, [])]
+
+
+@pytest.mark.parametrize("method", ["swav", "moco-v2", "dino", "unigrad"])
+def test_a_run_cut_off_and_resumed_has_the_weights_and_memory_of_one_that_never_stopped(tmp_path, monkeypatch, method):
+    options = {"method": method, "settings": tiny(method)}
+    whole = torch.load(checkpoints(tiny_run(tmp_path / "whole", **options))[-1], weights_only=True)
+    crashed_run(monkeypatch, 5, tmp_path / "run", save_minutes=0, **options)  # a checkpoint after each step
+    resumed = torch.load(checkpoints(tiny_run(tmp_path / "run", resume=True, **options))[-1], weights_only=True)
+    assert whole["step"] == resumed["step"] == 6
+    assert all(value.any() for name, value in whole["objective"].items() if name != "pointer")
+    assert identical(resumed["objective"], whole["objective"])
+    assert identical(resumed["network"], whole["network"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_digits_by_name(tmp_path, method):
+    out = tiny_run(tmp_path / "run", method=method, settings=tiny(method))
+    found = lines(out / "metrics.jsonl")
+    assert all(torch.tensor(line["loss"]).isfinite() for line in found)
+    assert (out / "encoder.safetensors").exists()
+
+
+def test_a_network_of_supervised_gives_a_logit_a_class(tmp_path):
+    out = tiny_run(tmp_path / "run", method="supervised", settings=["views.size=8"])
+    state = torch.load(checkpoints(out)[-1], weights_only=True)["network"]
+    assert [tuple(v.shape) for k, v in state.items() if k.startswith("projector")] == [(10, 256), (10,)]
+
+
+def test_supervised_without_labels_says_where_they_would_come_from(digit_folder, tmp_path):
+    with pytest.raises(BadInput, match="method supervised learns from labels, and there are none"):
+        tiny_run(tmp_path / "run", data=str(digit_folder), method="supervised", settings=["views.size=8"])
+
+
+def test_changing_the_method_takes_its_heads_and_leaves_none_of_the_old_ones():
+    dino = with_method(RECIPES["digits"], "dino")
+    assert (dino.network.prototypes, dino.network.target) == (1024, "momentum")
+    back = with_method(dino, "mec-joint")
+    assert back.network == RECIPES["digits"].network
+
+
+def test_a_toy_method_takes_one_function_and_two_table_rows(tmp_path, monkeypatch):
+    """As docs/architecture.md shows it."""
+
+    def squared_distance(online, target):
+        return (unit_rows(online) - unit_rows(target)).square().sum(1).mean()
+
+    monkeypatch.setitem(OBJECTIVES, "squared_distance", over_pairs(squared_distance))
+    monkeypatch.setitem(METHODS, "toy", Method("squared_distance", predictor=True, target="momentum"))
+    out = tiny_run(tmp_path / "run", method="toy", settings=[*TINY, "network.predictor=[8,16]"])
+    assert all(0 < line["loss"] < 4 for line in lines(out / "metrics.jsonl"))
