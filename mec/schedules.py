@@ -1,7 +1,6 @@
 """A number as a function of progress: pure functions, evaluated per step."""
 
 import math
-from typing import Literal
 
 from mec.recipe import Linear, Optimizer, Setting
 
