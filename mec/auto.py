@@ -76,7 +76,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     batch = min(batch, max(2, n))
     pixels = batch * 2 * size * size
     # Bytes a pixel that a forward pass keeps for the backward one, in bf16, by the usual stem; rough, from the widths.
-    kept = {"resnet10-fast": 33, "resnet10-tiny": 130, "resnet18": 500, "resnet50": 1800}[backbone]
+    kept = {"resnet10-fast": 45, "resnet10-tiny": 130, "resnet18": 500, "resnet50": 1800}[backbone]
     kept *= (16 if size < SMALL_STEM_BELOW else 1) * (1 if gpu else 2)  # a small stem keeps maps of 16 times the area
     micro = batch
     while micro > 8 and pixels * micro / batch * kept / 2**30 > 0.6 * machine.memory_gib:
