@@ -48,8 +48,8 @@ def measure(
     limit = r * math.log1p(1 / (r * distortion))
     limits = {"coding_ratio_if_collapsed": math.log1p(1 / distortion) / limit, "effective_rank_limit": float(r)}
     if not (first.isfinite().all() and other.isfinite().all()):
-        names = ("coding_ratio", "effective_rank", "embedding_std", "agreement", "similarity", "norm_c")
-        names += () if order is None else ("series_gap",)
+        names = ["coding_ratio", "effective_rank", "embedding_std", "agreement", "similarity", "norm_c"]
+        names += [] if order is None else ["series_gap"]
         return {**limits, **dict.fromkeys(names, math.nan)}
     average = (first + other) / 2
     side = average @ average.T if m <= d else average.T @ average

@@ -26,7 +26,7 @@ ROWS = {"even": {1: [12], 2: [6, 6], 4: [3] * 4}, "uneven": {1: [12], 2: [5, 7],
 
 # Every objective as the methods set it (each setting once), and as it comes where no method does; small memories, a
 # multiple of the batch of 12.
-SIZES = {"queued_info_nce": {"queue": 24}, "swav": {"queue": 24, "prototypes": 5}}
+MEMORIES = {"queued_info_nce": {"queue": 24}, "swav": {"queue": 24, "prototypes": 5}}
 CASES: dict[str, tuple[str, dict]] = {}
 for name, method in METHODS.items():
     case = (method.objective, {k: v for k, v in method.settings.items() if k != "scale"})
@@ -55,7 +55,7 @@ def mine(x: torch.Tensor, counts: list[int], group: Ranks, dim: int = 0) -> torc
 def built(name: str, settings: dict) -> tuple[nn.Module | Callable, dict]:
     """The objective for embeddings of 8, with the same random memory on every rank, and the settings of its calls."""
     torch.manual_seed(0)
-    objective, call = build(name, 8, {**settings, **SIZES.get(name, {})})
+    objective, call = build(name, 8, {**settings, **MEMORIES.get(name, {})})
     return objective.double() if isinstance(objective, nn.Module) else objective, call
 
 
