@@ -103,13 +103,12 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
         if path.suffix == ".gif":
-            # One palette for the whole video, of its first frame, so that a still background does not flicker.
-            first = next(images, None)
+            # A palette for each frame, without dither: what is drawn keeps its colour, and the background is still.
+            plain = (image.quantize(256, dither=Image.Dither.NONE) for image in images)
+            first = next(plain, None)
             if first is None:
                 raise BadInput(f"{path}: no frame to write.")
-            palette = first.quantize(256)
-            rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
-            palette.save(part, format="GIF", save_all=True, append_images=rest, duration=1000 / rate, loop=0)
+            first.save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
             return
         try:
             import av
