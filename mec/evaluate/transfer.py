@@ -13,25 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mec.batches import ViewBatches
 from mec.checkpoint import EncoderInfo, write_text
 from mec.data import Split, stratified
-from mec.errors import BadInput
+from mec.errors import BadInput, TrainingStopped
 from mec.evaluate.features import extract
 from mec.evaluate.ledger import Ledger
 from mec.evaluate.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
 from mec.evaluate.metrics import METRICS
 from mec.evaluate.subject import Subject
+from mec.evaluate.training import Training, new_head, train_classifier
 from mec.evaluate.transfer_data import TRANSFER_SETS, Choices, Parts, require
-from mec.recipe import View
 from mec.results import Result
-from mec.schedules import cosine
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Finetuning:
     batch_size: int
     learning_rates: tuple[float, ...]
     weight_decays: tuple[float, ...]  # each divided by the learning rate before use
-    statistics: float | None  # momentum of batch norm's statistics; None: min(10 / steps an epoch, 0.1)
+    norm_rule: bool  # momentum of batch norm's statistics min(10 / steps an epoch, 0.1), or as it is
     resize: float  # shorter side before the central crop when testing, over the crop's side
-    interpolation: str
+    interpolation: Literal["bicubic", "bilinear"]
 
     def __post_init__(self) -> None:
         for name, values, least in (
@@ -67,15 +65,15 @@ def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
 FINETUNING: dict[str, Finetuning] = {
     "paper": Finetuning(
         "SimCLR (ICML 2020), appendix B.8",
-        20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), None, 256 / 224, "bilinear",
+        20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), True, 256 / 224, "bilinear",
     ),
     "random": Finetuning(  # the row of no pretraining
         "SimCLR (ICML 2020), appendix B.8: random initialisation",
-        40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), None, 256 / 224, "bilinear",
+        40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), True, 256 / 224, "bilinear",
     ),
     "budget": Finetuning(
         "ssl-transfer (linusericsson), finetune.py: a quarter of the steps and of the batch, 20 pairs",
-        5_000, 64, spaced(-4, -1, 4), (0.0, *spaced(-6, -3, 4)), 0.1, 1.0, "bicubic",
+        5_000, 64, spaced(-4, -1, 4), (0.0, *spaced(-6, -3, 4)), False, 1.0, "bicubic",
     ),
 }  # fmt: skip
 
@@ -332,51 +330,20 @@ def finetune_transfer(
 def finetuned(
     subject: Subject, train: Split, classes: int, recipe: Finetuning, *, rate: float, decay: float, seed: int
 ) -> nn.Module | None:
-    """A copy of the encoder with a linear layer, trained on the images; None where the loss was no longer a number."""
-    info, device = subject.info, torch.device(subject.device)
-    head = nn.Linear(info.feature_size, classes)
-    generator = torch.Generator().manual_seed(seed)
-    nn.init.normal_(head.weight, std=0.01, generator=generator)
-    nn.init.zeros_(head.bias)
-    tuned = nn.Sequential(copy.deepcopy(subject.encoder), head).to(device).requires_grad_(True)
-    batch_size = min(recipe.batch_size, len(train))
-    momentum = recipe.statistics if recipe.statistics is not None else statistics_momentum(len(train) / batch_size)
-    for layer in tuned.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.momentum = momentum
-    view = View(info.image_size, interpolation="bicubic" if info.interpolation == "bicubic" else "bilinear",
-                jitter=0.0, grey=0.0, mean=info.mean, std=info.std)  # fmt: skip
-    batches = ViewBatches(train, (view,), batch_size, seed=seed, device=device, workers=subject.workers)
-    optimizer = torch.optim.SGD(tuned.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay / rate)
-    tuned.train()
-    for step, batch in enumerate(batches.batches(0, recipe.steps, lambda n: slice(0, n))):
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(rate, 0.0, step / recipe.steps)
-        assert batch.labels is not None
-        loss = classification_loss(tuned(batch.views[0]), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 50 == 0 and not math.isfinite(loss.item()):
-            return None
-    return tuned.eval() if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None
-
-
-def statistics_momentum(steps_per_epoch: float) -> float:
-    """Momentum of batch norm's statistics, as torch counts it: slower for large data sets.
-
-    >>> round(statistics_momentum(50_000 / 256), 3)
-    0.051
-    >>> statistics_momentum(10)
-    0.1
-    """
-    return min(10 / steps_per_epoch, 0.1)
-
-
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of classes [m]; of labels [m, c] in 1, -1 the sigmoid's, without those that are 0."""
-    if labels.ndim == 1:
-        return nn.functional.cross_entropy(logits, labels)
-    counted = (labels != 0).to(logits.dtype)
-    losses = nn.functional.binary_cross_entropy_with_logits(logits, (labels > 0).to(logits.dtype), reduction="none")
-    return (losses * counted).sum() / counted.sum().clamp(min=1)
+    """A copy of the encoder with a linear layer, trained on the images; None where it diverged."""
+    training = Training(
+        recipe.source, rate, scaled=False, batch_size=recipe.batch_size, steps=recipe.steps, nesterov=True,
+        weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule,
+        interpolation=recipe.interpolation,
+    )  # fmt: skip
+    encoder, head = copy.deepcopy(subject.encoder), new_head(subject.info.feature_size, classes, training, seed)
+    targets = torch.from_numpy(np.asarray(train.labels))
+    try:
+        train_classifier(
+            encoder, head, train, targets, training, subject.info, seed=seed, device=subject.device,
+            workers=subject.workers,
+        )  # fmt: skip
+    except TrainingStopped:
+        return None
+    tuned = nn.Sequential(encoder, head)
+    return tuned if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None
