@@ -161,9 +161,19 @@ def wait(x: Tensor) -> None:
         torch.cuda.synchronize()
 
 
+def cpu_name() -> str:
+    """The processor's name, where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, found), platform.processor() or platform.machine())
+
+
 def machine(device: str) -> dict[str, str | int]:
     """What a timing depends on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
     threads = torch.get_num_threads()
     return {"device": name, "threads": threads, "torch": torch.__version__, "mec": __version__}
 

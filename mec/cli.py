@@ -429,6 +429,93 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
         print(f"Written: {self.out}")
 
 
+@dataclass(frozen=True)
+class CodingFigure:
+    """Time and relative error of the coding length's series against the log-determinant (the paper's Figure 6)."""
+
+    rows: str = "128,256,512,1024,2048,4096"
+    """Numbers of rows m, with commas."""
+    size: int = 2048
+    """Embedding size d of the random unit rows."""
+    distortion: float = 0.06
+    """ε_d²; the paper's is 0.06."""
+    run_folder: Annotated[Path | None, arg(name="run", metavar="RUN")] = None
+    """A run folder: measure on its encoder's features, too."""
+    data: str | None = None
+    """Images for those features. Default: those that the run was trained on."""
+    repeats: int = 5
+    """Rounds; medians and ranges are over them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    out: Path = Path("runs/figures")
+    """Folder for coding.png and coding.json."""
+
+    def run(self) -> None:
+        from mec.approximation import approximation_study
+
+        approximation_study(
+            self.out,
+            counts=whole_numbers(self.rows, "--rows"),
+            size=self.size,
+            run=self.run_folder,
+            data=self.data,
+            distortion=self.distortion,
+            repeats=self.repeats,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class DistortionFigure:
+    """Models trained alike but for ε_d² (the paper's Figure 4): maps, spectrum, ‖C‖, gap of the series, accuracy."""
+
+    data: str = "digits"
+    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    recipe: str | None = None
+    """Default: a small one for digits, else cifar10-paper. All with the series of order 4 and no target network."""
+    epochs: int | None = None
+    """Passes over the images, for each model."""
+    sweep: str = "0.01,0.03,0.12,0.5,2"
+    """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
+    seed: int = 0
+    """Of weights, order and views."""
+    data_root: Path | None = None
+    """Where a torchvision data set's files are."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    out: Path = Path("runs/figures/distortion")
+    """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
+
+    def run(self) -> None:
+        from mec.studies import distortion_study
+
+        distortion_study(
+            self.data,
+            self.out,
+            recipe=self.recipe,
+            epochs=self.epochs,
+            sweep=numbers(self.sweep, "--sweep"),
+            seed=self.seed,
+            device=self.device,
+            data_root=self.data_root,
+        )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Make a figure of the paper from measurements taken here."""
+
+    more: ClassVar[str] = """\
+  mec figure coding                                   on random unit rows: a minute on a CPU
+  mec figure coding --run runs/digits-digits          and on an encoder's features
+  mec figure distortion --data digits                 trains five small models: some minutes on a CPU"""
+
+    which: Annotated[CodingFigure, subcommand("coding")] | Annotated[DistortionFigure, subcommand("distortion")]
+
+    def run(self) -> None:
+        self.which.run()
+
+
 COMMANDS = {
     "pretrain": Pretrain,
     "evaluate": Evaluate,
@@ -439,6 +526,7 @@ COMMANDS = {
     "compare": Compare,
     "bench": Bench,
     "table": Table,
+    "figure": Figure,
 }
 
 DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.

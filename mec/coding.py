@@ -242,11 +242,10 @@ class _OnRanks(torch.autograd.Function):
     def forward(ctx, online: Tensor, target: Tensor | None, lam: float, order: int | None, shares: Shares) -> Tensor:
         wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         if target is None:
-            value, to_online = symmetric_on_ranks(online, lam, shares)
-            to_target = None
+            value, *gradients = *symmetric_on_ranks(online, lam, shares), None
         else:
-            value, to_online, to_target = cross_on_ranks(online, target, lam, order, shares, wanted)
-        ctx.save_for_backward(online, to_online if wanted[0] else None, to_target)
+            value, *gradients = cross_on_ranks(online, target, lam, order, shares, wanted)
+        ctx.save_for_backward(online, *gradients)
         ctx.shares = shares
         return value
 
@@ -278,8 +277,8 @@ def symmetric_on_ranks(rows: Tensor, lam: float, shares: Shares) -> tuple[Tensor
 
 def cross_on_ranks(
     online: Tensor, target: Tensor, lam: float, order: int | None, shares: Shares, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """log abs det(I + C) or its series, and the gradients to this rank's rows of online and, where wanted, target.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """log abs det(I + C) or its series, and the gradients, where wanted, to this rank's rows of online and target.
 
     With A = C = λ P Zᵀ [m, m], its row blocks gathered, or A = λ Zᵀ P [d, d], summed over ranks, whichever moves less,
     and f(A) = (I + A)⁻¹ or the series Σ_{k<n} (-A)ᵏ, the gradients are
@@ -316,12 +315,12 @@ def cross_on_ranks(
         ]
     elif everyone is None and m > d * shares.ranks.size:  # powers of [d, d] cost less than those of so many rows
         value, slope = series_value_and_slope(matrix, order)
-        parts = [target @ slope.T, online @ slope if wanted[1] else None]
+        parts = [target @ slope.T if wanted[0] else None, online @ slope if wanted[1] else None]
     else:
         first, traces = geometric(known[0], -matrix.T, order, other)
         weights = -1 / torch.arange(1, order + 1, dtype=matrix.dtype, device=matrix.device)
         value = shares.sum((weights * traces).sum())
-        parts = [first, geometric(known[1], -matrix, order)[0] if wanted[1] else None]
+        parts = [first if wanted[0] else None, geometric(known[1], -matrix, order)[0] if wanted[1] else None]
     if everyone is not None:
         parts = [None if part is None else part @ rows for part, rows in zip(parts, reversed(everyone))]
     to_online, to_target = (None if part is None else lam * part for part in parts)

@@ -14,7 +14,11 @@ class TrainingStopped(RuntimeError):
 
 
 class Diverged(TrainingStopped):
-    """The loss is not finite, or has run away."""
+    """The loss (the last one is kept) or its gradient is not finite, or the loss has run away."""
+
+    def __init__(self, message: str, loss: float):
+        super().__init__(message)
+        self.loss = loss
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

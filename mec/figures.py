@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mec.checkpoint import atomic
 from mec.evaluate.features import Features
 
 if TYPE_CHECKING:
+    from mec.approximation import Approximation
     from mec.bench import Timing
 
 
@@ -21,18 +23,124 @@ def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path
     Perplexity 30, PCA start and a fixed seed (the paper states none of them).
     """
     from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
 
     figure = Figure(figsize=(4.2 * len(features), 4.4), layout="constrained")
     axes = figure.subplots(1, len(features), squeeze=False)[0]
     for axis, (name, part) in zip(axes, features.items()):
-        perplexity = min(30, (len(part.x) - 1) / 3)
-        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(part.unit().numpy())
-        drawn = axis.scatter(*points.T, c=part.y.numpy(), cmap="tab10" if len(classes) <= 10 else "nipy_spectral", s=7)
-        axis.set(title=name, xticks=[], yticks=[])
-    if len(classes) <= 20:
-        handles, _ = drawn.legend_elements(num=list(range(len(classes))))
-        figure.legend(handles, classes, loc="outside lower center", ncols=min(10, len(classes)), frameon=False)
+        draw_map(axis, name, part, classes)
+    draw_classes(figure, classes)
+    with atomic(path) as part_file:
+        figure.savefig(part_file, format="png", dpi=110)
+
+
+def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:
+    """t-SNE of the unit rows of a set of features on an axis, coloured by class."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30, (len(part.x) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(part.unit().numpy())
+    # The limits of the colours are fixed, so that a class keeps its colour where others are missing.
+    axis.scatter(*points.T, c=part.y.numpy(), cmap=colours(classes), vmin=0, vmax=max(9, len(classes) - 1), s=7)
+    axis.set(title=title, xticks=[], yticks=[])
+
+
+def draw_classes(figure: Any, classes: Sequence[str]) -> None:
+    """The legend of the classes' colours below a figure, if there are few."""
+    if len(classes) > 20:
+        return
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    shades = colormaps[colours(classes)]
+    handles = [
+        Line2D([], [], linestyle="", marker="o", markersize=5, color=shades(i / max(9, len(classes) - 1)))
+        for i in range(len(classes))
+    ]
+    figure.legend(handles, classes, loc="outside lower center", ncols=min(10, len(classes)), frameon=False)
+
+
+def colours(classes: Sequence[str]) -> str:
+    return "tab10" if len(classes) <= 10 else "nipy_spectral"
+
+
+def approximation_figure(found: Sequence[Approximation], distortion: float, path: Path) -> None:
+    """Milliseconds, and relative error, over the number of rows; the orders of the series and the log-determinant."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+    times, errors = figure.subplots(1, 2)
+    inputs = list(dict.fromkeys(a.rows for a in found))
+    orders = list(dict.fromkeys(a.order for a in found))
+    for name, dashes in zip(inputs, ("-", "--", ":")):
+        for order, shade in zip(orders, ("black", "tab:blue", "tab:orange", "tab:green")):
+            points = [a for a in found if (a.rows, a.order) == (name, order)]
+            m = [a.m for a in points]
+            label = "log-determinant" if order is None else f"order {order}"
+            if name == inputs[0]:
+                times.plot(m, [a.median for a in points], "o-", markersize=4, color=shade, label=label)
+                times.fill_between(m, [a.low for a in points], [a.high for a in points], alpha=0.15, color=shade)
+            if order is not None:
+                label = f"{label}, {name} (d {points[0].d})"
+                errors.plot(m, [100 * a.error for a in points], f"o{dashes}", markersize=4, color=shade, label=label)
+    ticks = sorted({a.m for a in found if a.rows == inputs[0]})
+    for axis in (times, errors):
+        axis.set(xlabel="rows m", xscale="log", yscale="log")
+        axis.set_xticks(ticks, labels=ticks)
+        axis.minorticks_off()
+        axis.legend(frameon=False, fontsize="small")
+    times.set(ylabel="value, ms", title=f"{inputs[0]}, d {found[0].d}")
+    errors.set(ylabel="relative error, %", title=f"against the log-determinant, ε_d² {distortion:g}")
+    with atomic(path) as part_file:
+        figure.savefig(part_file, format="png", dpi=110)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run of the distortion study: its distortion ε_d², end, and figures over training."""
+
+    distortion: float
+    knn: float  # %, NaN where it could not be measured
+    diverged: bool
+    steps: Sequence[int]
+    norm_c: Sequence[float]
+    gap: Sequence[float]  # series minus log-determinant, of the loss
+    spectrum: Sequence[float]  # of the training features, as shares of the largest
+
+
+def distortion_figure(
+    curves: Sequence[Curve], maps: Mapping[str, Features], classes: Sequence[str], path: Path
+) -> None:
+    """The paper's Figure 4: maps of training features, accuracy over ε_d², spectrum, ‖C‖₂ and the series' gap."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 8.2), layout="constrained")
+    axes = figure.subplots(2, 3)
+    for axis, (name, part) in zip(axes[0], maps.items()):
+        draw_map(axis, name, part, classes)
+    for axis in axes[0][len(maps) : 2]:
+        axis.set_axis_off()
+    accuracy, (spectra, norms, gaps) = axes[0][2], axes[1]
+    measured = [c for c in curves if c.knn == c.knn]
+    accuracy.plot([c.distortion for c in measured], [c.knn for c in measured], "-", color="grey")
+    shades = colormaps["viridis"].resampled(len(curves) + 1)
+    for number, curve in enumerate(curves):
+        style = {"color": shades(number), "label": f"ε_d² {curve.distortion:g}"}
+        marker = "x" if curve.diverged else "o"
+        accuracy.plot([curve.distortion], [curve.knn], marker, color=style["color"], markersize=8)
+        if curve.spectrum:
+            spectra.plot(range(1, len(curve.spectrum) + 1), curve.spectrum, **style)
+        norms.plot(curve.steps, curve.norm_c, **style)
+        gaps.plot(curve.steps, curve.gap, **style)
+    accuracy.set(xlabel="ε_d²", ylabel="k-NN accuracy, %", xscale="log", title="accuracy (cross: diverged)")
+    spectra.set(xlabel="direction", yscale="log", ylim=(1e-4, 1.5), title="singular values of the features")
+    norms.axhline(1, color="grey", linestyle=":")
+    norms.set(xlabel="step", yscale="log", title="‖C‖₂ (the series surely converges below 1)")
+    gaps.axhline(0, color="grey", linestyle=":")
+    gaps.set(xlabel="step", title="loss of the series minus exact loss")
+    gaps.set_yscale("symlog", linthresh=0.01)
+    norms.legend(frameon=False, fontsize="small")
+    draw_classes(figure, classes)
     with atomic(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)
 

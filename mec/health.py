@@ -55,19 +55,24 @@ def measure(
     side = average @ average.T if m <= d else average.T @ average
     lam = 1 / (m * distortion)
     spectrum = torch.linalg.eigvalsh(side.double()).clamp_min(0)
-    singular = torch.linalg.svdvals(first)
-    shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
     mean = first.mean(0)
     return {
         **limits,
         "coding_ratio": float(torch.log1p(lam * spectrum).sum()) / limit,
-        "effective_rank": float(torch.exp(-(shares * shares.log()).sum())),
+        "effective_rank": effective_rank(first),
         "embedding_std": float(first.std(0, unbiased=False).mean()) * math.sqrt(d),
         "agreement": float((first * other).sum(1).mean()),
         "similarity": float((m * mean.square().sum() - 1) / (m - 1)) if m > 1 else 1.0,
         "norm_c": spectral_norm(first, other) * lam,
         **({} if order is None else {"series_gap": series_gap(first, other, distortion, order)}),
     }
+
+
+def effective_rank(rows: Tensor) -> float:
+    """exp of the entropy of the singular values of rows [m, d]: how many directions they use (RankMe)."""
+    singular = torch.linalg.svdvals(rows)
+    shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def series_gap(online: Tensor, target: Tensor, distortion: float, order: int) -> float:

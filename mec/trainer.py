@@ -236,7 +236,8 @@ class Trainer:
             f"diverged at step {step + 1}: {what}, at learning rate {now['lr']:.3g}. "
             + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
             + f"Start again with a lower rate, --set optimizer.base_lr={self.recipe.optimizer.base_lr / 3:.2g}"
-            + ("." if self.recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series.")
+            + ("." if self.recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series."),
+            value,
         )
 
     def save(self, out: Path, done: int, info: EncoderInfo) -> None:

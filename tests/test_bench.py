@@ -1,12 +1,14 @@
 """A benchmark times what it says: every contender computes the thing that it is compared by."""
 
 import json
+import platform
+from pathlib import Path
 
 import pytest
 import reference
 import torch
 
-from mec.bench import AGAINST, CONTENDERS, RELEASED, of_order, once, released_loop, time_coding
+from mec.bench import AGAINST, CONTENDERS, RELEASED, cpu_name, machine, of_order, once, released_loop, time_coding
 from mec.cli import main
 from mec.errors import BadInput
 from mec.objectives import unit_rows
@@ -74,6 +76,19 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(tmp_path, caps
     assert written["machine"]["torch"] == torch.__version__
     assert {t["name"] for t in written["timings"]} == {c.name for c in CONTENDERS}
     assert (tmp_path / "b" / "coding.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    assert machine("cpu")["device"] == (names[0] if names else cpu_name())
+    monkeypatch.setattr(
+        Path, "read_text", lambda self: "processor\t: 0\nmodel name\t: A Fast One @ 3 GHz\nflags\t: x\n"
+    )
+    assert cpu_name() == "A Fast One @ 3 GHz"
+    monkeypatch.setattr(Path, "read_text", lambda self: "processor\t: 0\n")
+    assert cpu_name() in (platform.processor(), platform.machine())
+    assert cpu_name()
 
 
 @pytest.mark.parametrize(("rows", "sizes", "repeats"), [([0], [4], 1), ([4], [-1], 1), ([4], [4], 0)])

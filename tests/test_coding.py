@@ -1,5 +1,6 @@
 """Judges: Eqn 1 and 2 as printed (reference.py), gradcheck, and what the mathematics promises."""
 
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mec.coding import coding_length, largest_coding_length, log_det_cross, series_value_and_slope
+from mec.coding import coding_length, distortion_for, largest_coding_length, log_det_cross, series_value_and_slope
 from mec.errors import BadInput
 
 SIDES = [(7, 12), (9, 9), (12, 7)]  # batch-wise, square, feature-wise
@@ -120,12 +121,55 @@ def test_images_that_all_look_alike_have_the_coding_length_of_one_direction():
     assert coding_length(z, 0.06).item() == pytest.approx(13 / 2 * math.log(1 + 1 / 0.06), rel=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(1, 4), (4, 9), (6, 6), (9, 4), (30, 3)]),
+    distortion=st.floats(1e-3, 10),
+    alike=st.floats(0, 1e3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_norms_of_c_keep_the_inequalities_of_appendix_h(shape, distortion, alike, seed):
+    torch.manual_seed(seed)
+    m, _ = shape
+    online, target = (F.normalize(alike + torch.randn(*shape, dtype=torch.float64), dim=1) for _ in range(2))
+    lam = 1 / (m * distortion)
+    c = lam * online @ target.T
+    columns, rows = c.abs().sum(0).max(), c.abs().sum(1).max()  # ‖C‖₁, Eqn 13, and ‖C‖_∞
+    largest = lam * m * (1 + 1e-9)
+    assert columns <= largest  # Eqn 14
+    assert rows <= largest  # Eqn 15
+    assert torch.linalg.matrix_norm(c, ord=2) <= (columns * rows).sqrt() * (1 + 1e-9)  # Eqn 12 and 16
+    if lam < 1 / m:  # Eqn 17
+        assert torch.linalg.matrix_norm(c, ord=2) < 1  # Eqn 11
+
+
+@pytest.mark.parametrize(("m", "d"), [(4, 9), (8, 9), (9, 9), (12, 5)])
+def test_the_guaranteed_distortion_converges_even_if_all_rows_are_one(m, d):
+    distortion = distortion_for("guaranteed", m, d)
+    assert distortion == (d / m if d > m else 1.01)
+    z = units(1, d).expand(m, d)  # ‖C‖₂ = 1 / ε_d², the most there is
+    assert torch.linalg.matrix_norm(z @ z.T / (m * distortion), ord=2) == pytest.approx(1 / distortion)
+    assert coding_length(z, "guaranteed") == coding_length(z, distortion)
+    gaps = [abs(coding_length(z, "guaranteed", n) - coding_length(z, "guaranteed")) for n in (1, 8, 64, 512)]
+    assert all(later < before for before, later in itertools.pairwise(gaps))
+    for rows in (z, units(m, d)):
+        expected = reference.coding_length_series(rows, distortion, 4)
+        assert_close(coding_length(rows, "guaranteed", 4), expected, rtol=1e-12, atol=0)
+
+
 def test_swapped_sides_give_the_swapped_gradients():
     # Tr((ABᵀ)ᵏ) = Tr((BAᵀ)ᵏ): the kernel may not tell online from target.
     a, b = units(6, 9, 1), units(6, 9, 2)
     for order in (None, 4):
         value, to_a, to_b = value_and_gradient(lambda a, b, n=order: log_det_cross(a, b, 0.5, n), a, b)
         assert_same(value_and_gradient(lambda b, a, n=order: log_det_cross(b, a, 0.5, n), b, a), (value, to_b, to_a))
+
+
+def test_the_first_order_takes_no_product_of_matrices():
+    z = units(6, 4).requires_grad_()
+    with CountProducts() as counted:
+        coding_length(z, 0.06, 1).backward()
+    assert counted.count == 0
 
 
 @pytest.mark.parametrize("order", [None, 4])
@@ -169,6 +213,7 @@ def test_nan_in_is_nan_out_without_an_exception(m, d, order):
         ((0, 3), 0.06, None, "z is [0, 3]: it is [m, d], one embedding a row, at least one of each."),
         ((4, 3), 0.0, None, "distortion is 0.0: ε_d² is above 0; the paper trains with 0.06."),
         ((4, 3), -1, None, "distortion is -1: ε_d² is above 0; the paper trains with 0.06."),
+        ((4, 3), "guarantee", None, "distortion is guarantee: ε_d² is above 0; the paper trains with 0.06."),
         ((4, 3), math.nan, None, "distortion is nan: ε_d² is above 0; the paper trains with 0.06."),
         ((4, 3), 0.06, 0, "order is 0: it is a whole number of at least 1, or None for the log-determinant itself."),
         (

@@ -111,6 +111,18 @@ def test_embeddings_that_are_not_finite_give_figures_not_an_exception():
         assert found.keys() == measure(random(2, 6, 4), None).keys()
 
 
+@pytest.mark.parametrize(("m", "d"), [(16, 24), (24, 16)])
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_the_gap_is_the_loss_of_the_series_minus_the_exact_one(m, d, order):
+    online, target = random(2, m, d, seed=1), random(2, m, d, seed=2)
+    found = measure(online, target, distortion=0.1, order=order)["series_gap"]
+    first, other = F.normalize(online[0], dim=1), F.normalize(target[1], dim=1)
+    mu, lam = reference.constants(m, d, 0.1)
+    series = reference.algorithm_1(first, other, mu, lam, order) / (lam * m * mu)
+    assert found == pytest.approx((series - reference.exact_loss(first, other, 0.1)).item(), rel=1e-9)
+    assert "series_gap" not in measure(online, target, distortion=0.1)
+
+
 GOOD = {
     "loss": -0.6, "loss_bound": -0.97, "effective_rank": 120.0, "effective_rank_limit": 256.0, "similarity": 0.05,
     "agreement": 0.8, "coding_ratio": 0.55, "coding_ratio_if_collapsed": 0.02, "norm_c": 0.7,
@@ -151,6 +163,15 @@ def test_few_directions_are_a_collapse_too():
     assert verdict.words.startswith(
         "collapsed: embeddings use few directions since step 100 (effective rank 5.0 of 256"
     )
+
+
+def test_order_1_that_collapsed_is_called_collapsed_although_it_lies_below_the_exact_bound():
+    # All images alike: minus the mean cosine is -1, less than any exact form can be.
+    alike = {"loss": -1.0, "loss_bound": -0.89, "similarity": 1.0, "effective_rank": 1.0}
+    verdict = judge(run({}, alike), {"distortion": 0.06, "order": 1})
+    assert not verdict.healthy
+    assert verdict.words.startswith("collapsed: all images look alike since step 100")
+    assert "Order 1 only asks views to agree" in verdict.advice
 
 
 def test_a_series_below_the_exact_bound_is_called_truncation_error():

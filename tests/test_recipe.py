@@ -105,6 +105,7 @@ def test_cifar10_recipes_are_as_appendix_b_prints_them(name, distortion):
         ('views=[{"size": 32, "copies": 4}]', lambda r: r.views == (View(size=32, copies=4),)),
         ("settings.distortion=0.02", lambda r: r.settings == {"distortion": 0.02, "order": 4}),
         ("settings.order=null", lambda r: r.settings["order"] is None),
+        ("settings.distortion=guaranteed", lambda r: r.settings["distortion"] == "guaranteed"),
         ("settings.distortion.epochs=5", lambda r: r.settings["distortion"] == Linear(0.25, 0.03125, 5)),
         (
             'settings.distortion={"start": 1, "end": 0.5, "epochs": 3}',
