@@ -90,12 +90,12 @@ def look(recipe: Recipe, data: Data, out: Path, encoder: nn.Module | None, stopp
         embeddings = extract(nn.Sequential(network.encoder, network.projector), test, transform).unit()
         rank, limit = health.effective_rank(embeddings), float(min(embeddings.shape))
     why = ""
-    if loss < bound * (1 + 1e-3):
+    if rank < health.COLLAPSED_SHARE * limit:
+        why = "few directions"
+    elif loss < bound * (1 + 1e-3):
         why = "below the bound"
     elif stopped is not None or not math.isfinite(loss) or not math.isfinite(rank):
         why = "not finite"
-    elif rank < health.COLLAPSED_SHARE * limit:
-        why = "few directions"
     return Outcome(why, accuracy, rank, limit, loss, bound, int(last.get("step", 0)), 0.0)
 
 
