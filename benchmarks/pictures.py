@@ -1,6 +1,6 @@
 """The picture of docs/objective.md: what the series, the cross form and the joint form reward.
 
-    python benchmarks/pictures.py [FILE]      a second
+python benchmarks/pictures.py [FILE]      a second
 """
 
 import math

@@ -1,0 +1,97 @@
+"""The studies in benchmarks/ are what they say: their grids, their bound, their tables."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import torch
+from PIL import Image
+
+from mec.data import open_data
+from mec.objectives import METHODS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import chebyshev
+import pictures
+import small
+import stability
+
+
+@pytest.mark.parametrize("b", [0.5, 4.0, 16.7, 100.0])
+@pytest.mark.parametrize("order", [1, 2, 4, 8, 16])
+def test_the_chebyshev_series_of_log_keeps_its_bound(b, order):
+    x = np.linspace(0, b, 1001)
+    series = np.polynomial.chebyshev.chebval(2 * x / b - 1, chebyshev.coefficients(b, order))
+    worst = np.abs(series - np.log1p(x)).max()
+    assert worst <= chebyshev.bound(b, order) * (1 + 1e-9)
+    assert worst > chebyshev.bound(b, order) / 10  # and the bound is not far off
+
+
+@pytest.mark.parametrize(("m", "d"), [(6, 9), (9, 6)])
+@pytest.mark.parametrize("order", [1, 2, 4, 7, 16])
+def test_the_chebyshev_form_is_the_series_of_the_eigenvalues_and_its_gradient(m, d, order):
+    rows = torch.nn.functional.normalize(torch.randn(m, d, dtype=torch.float64), dim=1).requires_grad_()
+    lam, b = 1 / (m * 0.3), 1 / 0.3
+    value, gradient = chebyshev.value_and_gradient(rows.detach(), lam, b, order)
+    mu = (m + d) / 2
+    exact = reference.coding_length(rows.detach(), 0.3) / mu
+    assert abs(value - exact) <= min(m, d) * chebyshev.bound(b, order)
+    gram = rows @ rows.T if m <= d else rows.T @ rows
+    side = min(m, d)
+    t = 2 * lam / b * gram - torch.eye(side, dtype=torch.float64)
+    c = chebyshev.coefficients(b, order)
+    terms, powers = c[0] * side, [torch.eye(side, dtype=torch.float64), t]
+    for k in range(1, order + 1):
+        terms = terms + c[k] * powers[k].trace()
+        powers.append(2 * t @ powers[k] - powers[k - 1])
+    torch.testing.assert_close(value, terms.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradient, torch.autograd.grad(terms, rows)[0], rtol=1e-8, atol=1e-9)
+
+
+def test_the_grid_has_every_cell_once_and_its_corners_with_three_seeds():
+    cells = stability.cells(seeds=3)
+    assert len(set(cells)) == len(cells) == 3 * 4 * 4 + 2 * 2**3
+    assert {c[:3] for c in cells if c[3] > 0} == {
+        (b, e, r) for b in (64, 628) for e in (0.01, 1.0) for r in (0.03, 1.0)
+    }
+
+
+@pytest.mark.parametrize("form", small.FORMS)
+def test_a_form_of_the_grid_differs_from_the_others_only_in_what_it_says(form):
+    method, settings, asymmetric = small.FORMS[form]
+    chosen = small.recipe(
+        method, settings, asymmetric, distortion=0.25, batch=64, lr=0.5, epochs=20,
+        views=small.digits_views(), warm_up="warm-up" in form,
+    )  # fmt: skip
+    assert chosen.optimizer.base_lr * chosen.batch_size / 256 == 0.5
+    assert (chosen.network.target is not None) == bool(chosen.network.predictor) == asymmetric
+    assert METHODS[method].objective == ("joint_coding" if "joint" in form else "maximum_entropy_coding")
+    start = chosen.settings["distortion"]
+    assert start == (small.Linear(2.0, 0.25, 2.0) if "warm-up" in form else 0.25)
+    assert chosen.settings.get("order") == (4 if "order 4" in form else None)
+    assert chosen.network.projector[-1] == small.EMBEDDING
+
+
+def test_a_cell_trains_and_its_table_counts_what_diverged(tmp_path):
+    data, views = open_data("digits", limit=64), small.digits_views()
+    todo = [(64, 0.25, 0.1, 0)]
+    rows, outcomes = stability.run("digits", data, views, tmp_path, {64: 2}, todo, math.inf)
+    assert [r["form"] for r in rows] == list(small.FORMS)
+    assert all(o.steps == 2 and 0 < o.knn < 100 for o in outcomes)
+    bad = replace(outcomes[0], diverged="below the bound")
+    text = stability.table(rows, [bad, *outcomes[1:]])
+    assert "| order 4, λ warm-up | 1 | 1 | 1 below the bound |" in text
+    assert f"| joint | 1 | 0 | - | {outcomes[-1].knn:.1f} |" in text
+    assert stability.run("digits", data, views, tmp_path, {64: 2}, todo, -math.inf) == ([], [])
+
+
+def test_the_picture_of_the_forms_is_drawn(tmp_path):
+    pictures.draw(tmp_path / "objective.png")
+    with Image.open(tmp_path / "objective.png") as picture:
+        assert len(picture.convert("RGB").getcolors(2**24)) > 100
