@@ -99,6 +99,7 @@ def approximation_study(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     console = Console()
+    console.width = max(console.width, 110)  # of the tables
     rows = torch.randn(max(counts), size, generator=torch.Generator().manual_seed(0)).to(device)
     found = approximations(RANDOM, rows, counts, distortion=distortion, repeats=repeats)
     if run is not None:

@@ -116,7 +116,7 @@ class _LogDetSymmetric(torch.autograd.Function):
             else:
                 solved = torch.cholesky_solve(rows.T, factor).T  # R (I + λ Rᵀ R)⁻¹, the same matrix
             to_rows = 2 * ctx.lam * grad * solved
-        return _Once.apply(to_rows, grad, rows), None
+        return once(to_rows, grad, rows), None
 
 
 class _LogDetCross(torch.autograd.Function):
@@ -145,10 +145,15 @@ class _LogDetCross(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 to_target = scale * (slope @ online if ctx.batch_wise else online @ slope)
         return (
-            *(None if to is None else _Once.apply(to, grad, online, target) for to in (to_online, to_target)),
+            *(None if to is None else once(to, grad, online, target) for to in (to_online, to_target)),
             None,
             None,
         )
+
+
+def once(gradient: Tensor, *depends_on: Tensor) -> Tensor:
+    """The gradient, refusing to be differentiated again. (Compiled graphs refuse that themselves.)"""
+    return gradient if torch.compiler.is_compiling() else _Once.apply(gradient, *depends_on)
 
 
 class _Once(torch.autograd.Function):
@@ -253,7 +258,7 @@ class _OnRanks(torch.autograd.Function):
     def backward(ctx, grad):
         online, *gradients = ctx.saved_tensors
         total = ctx.shares.sum(grad)  # every rank holds the value: what all of them ask of it adds up
-        return *(None if g is None else _Once.apply(total * g, grad, online) for g in gradients), None, None, None
+        return *(None if g is None else once(total * g, grad, online) for g in gradients), None, None, None
 
 
 def symmetric_on_ranks(rows: Tensor, lam: float, shares: Shares) -> tuple[Tensor, Tensor]:

@@ -220,14 +220,22 @@ def fitted(value: Any, hint: Any, key: str) -> Any:
             return None
     elif isinstance(value, hint):
         return value
-    options = arguments if origin in (Union, types.UnionType) else (hint,)
-    raise BadInput(f"{key} is {value!r}: it takes {' | '.join(map(in_words, options))}.")
+    raise BadInput(f"{key} is {value!r}: it takes {in_words(hint)}.")
 
 
 def in_words(hint: Any) -> str:
+    """A type hint as a reader writes it.
+
+    >>> in_words(int | Literal["all"] | None)
+    "int | 'all' | None"
+    """
+    if get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(in_words(option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " | ".join(repr(option) for option in get_args(hint))
     if hint is type(None):
         return "None"
-    return hint.__name__ if get_origin(hint) is None else str(hint).replace("typing.", "")
+    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint).replace("typing.", "")
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "recipe") -> T:

@@ -107,7 +107,7 @@ def network_of(out: Path, recipe: Recipe, encoder: nn.Module | None):
         encoder = build_encoder(info.backbone, info.image_size, info.small_stem)
     network = build_siamese(recipe.network, encoder, info.feature_size)
     network.load_state_dict(found[0]["network"])
-    return network.cpu(), image_transform(info)
+    return network.cpu().eval(), image_transform(info)
 
 
 # --- the paper's Figure 4: what the distortion does ---------------------------------------------------------------

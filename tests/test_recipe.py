@@ -143,7 +143,7 @@ def test_changes_are_made_in_their_order():
         ("epochs=2.5", "epochs is 2.5: it takes int."),
         ("epochs=true", "epochs is True: it takes int."),
         ("optimizer.base_lr=fast", "optimizer.base_lr is 'fast': it takes float."),
-        ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes Literal['sgd', 'lars', 'adamw']."),
+        ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes 'sgd' | 'lars' | 'adamw'."),
         ("network.projector=64", "network.projector is 64: it takes tuple[int, ...]."),
         ("network.projector=[64, 1.5]", "network.projector is 1.5: it takes int."),
         ("views.scale=0.2", "views.scale is 0.2: it takes tuple[float, float]."),
