@@ -268,6 +268,17 @@ def test_nan_in_is_nan_out_without_an_exception(m, d, form):
         assert loss.isnan()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("m", "d"), [(6, 9), (9, 6)])
+@pytest.mark.parametrize("form", FORMS)
+def test_under_torch_compile_each_form_is_one_graph_with_the_same_value_and_gradient(m, d, form):
+    torch._dynamo.reset()
+    # Weights are looked at before they are used, and so break the graph.
+    compiled = torch.compile(FORMS[form], backend="aot_eager", fullgraph=form != "weighted")
+    views = stack(2, m, d)
+    assert_same(value_and_gradient(compiled, views), value_and_gradient(FORMS[form], views), relative=1e-12)
+
+
 def test_a_second_derivative_is_refused_not_returned_as_zero():
     views = stack(2, 5, 4).requires_grad_()
     (gradient,) = torch.autograd.grad(joint_coding(views), views, create_graph=True)
