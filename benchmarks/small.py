@@ -1,24 +1,38 @@
-"""What the studies on small data share: a network of seconds, the forms of the objective, runs that are made once."""
+"""What the studies on small data share: a network of milliseconds, the forms of the objective, results that are kept.
+
+The loop is `mec/trainer.py`'s in its bare steps, with views that are made once for all runs of a seed and batch.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import statistics
+import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mec.data import Data
+from mec import health, schedules
+from mec.batches import ViewBatches
+from mec.coding import distortion_for
+from mec.data import Data, Split, Stored
+from mec.evaluate import Features, knn
+from mec.objectives import method_named
+from mec.optimizers import build_optimizer
+from mec.plan import build_objective
 from mec.recipe import Linear, Network, Optimizer, Recipe, View
 from mec.recipes import CIFAR_VIEW, RECIPES
-from mec.studies import Outcome, in_words, outcome_of
+from mec.siamese import build_siamese
+from mec.trainer import RUNAWAY
 
 EMBEDDING = 128
-HEADS = {"predictor": (64, EMBEDDING), "target": "momentum", "target_momentum": 0.98}  # short runs: a quicker target
+HEADS = {"predictor": (64, EMBEDDING), "target": "momentum", "target_momentum": 0.95}  # short runs: a quicker target
 
 # The paper's form with the released schedule of λ (from an eighth, over the first tenth) and without; ours.
 FORMS = {
@@ -30,18 +44,19 @@ FORMS = {
 }
 
 
-class SmallNet(nn.Module):
-    """Three convolutions, 64 features: a step of 64 digits takes a CPU some milliseconds."""
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run. Figures are NaN where it ended before they could be measured."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after, stride in ((3, 16, 1), (16, 32, 2), (32, 64, 2)):
-            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
+    diverged: str  # "few directions", "below the bound", "not finite"; "" where it is none
+    knn: float  # top-1 (%) of held-out images by 20 neighbours
+    rank: float  # RankMe of the held-out images' embeddings
+    loss: float
+    loss_bound: float
+    norm_c: float
+    steps: int
+    health: str  # the first word of the verdict of `mec health` on the last batch
+    seconds: float
 
 
 def recipe(
@@ -64,42 +79,126 @@ def recipe(
 
 
 def digits_views() -> tuple[View, ...]:
-    """The digits recipe's, at the images' own 8 px."""
-    return tuple(replace(view, size=8) for view in RECIPES["digits"].views)
+    """The digits recipe's at the images' own 8 px, without blur."""
+    return tuple(replace(view, size=8, blur=0.0) for view in RECIPES["digits"].views)
 
 
 def cifar_views() -> tuple[View, ...]:
-    return (replace(CIFAR_VIEW, copies=2),)
+    return (replace(CIFAR_VIEW, size=16, copies=2),)
 
 
-def trained(name: str, chosen: Recipe, data: Data, out: Path, seed: int) -> Outcome:
-    """The outcome of a run of SmallNet, from its folder if it was made before; a line is printed."""
-    torch.manual_seed(seed)
-    found = outcome_of(chosen, data, out / name.replace(" ", "-").replace(",", ""), seed=seed, encoder=SmallNet())
-    print(in_words(name, found), flush=True)
-    return found
+def encoder(pixels: int) -> nn.Module:
+    """Two layers on the pixels, 64 features."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in ((3 * pixels, 256), (256, 64)):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class Study:
+    """Runs on one data set; each result is a line of a file, and is not made again."""
+
+    def __init__(self, data: Data, views: tuple[View, ...], file: Path, until: float = math.inf):
+        assert data.test is not None
+        self.data, self.views, self.file, self.until = data, views, file, until
+        self.batches_of = functools.lru_cache(maxsize=1)(self.make_batches)  # cells of one batch size and seed follow
+        self.bank, self.test = (self.inputs(split) for split in (data.train, data.test))
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.kept = {
+            json.dumps(line["cell"], sort_keys=True): Outcome(**line["outcome"]) for line in map(json.loads, lines)
+        }
+
+    def outcome(self, cell: dict, chosen: Recipe) -> Outcome | None:
+        """Of a cell, trained now or earlier; None when time is over."""
+        key = json.dumps(cell, sort_keys=True)
+        if key not in self.kept:
+            if time.monotonic() > self.until:
+                return None
+            self.kept[key] = found = self.train(chosen, cell["seed"])
+            with open(self.file, "a") as out:
+                out.write(json.dumps({"cell": cell, "outcome": asdict(found)}) + "\n")
+            print(cell, found, flush=True)
+        return self.kept[key]
+
+    def make_batches(self, batch: int, epochs: int, seed: int) -> list[list[Tensor]]:
+        source = ViewBatches(self.data.train, self.views, batch, seed=seed, device=torch.device("cpu"), workers=0)
+        steps = epochs * source.steps_per_epoch
+        return [b.views for b in source.batches(0, steps, lambda n: slice(0, n))]
+
+    def inputs(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Images as the encoder sees them without augmentation, and labels."""
+        view = self.views[0]
+        assert isinstance(split.images, Stored)
+        assert split.labels is not None
+        x = nn.functional.interpolate(split.images.pixels.float() / 255, size=view.size, mode="area")
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (view.mean, view.std))
+        return (x - mean) / std, torch.from_numpy(split.labels)
+
+    def train(self, chosen: Recipe, seed: int) -> Outcome:
+        began = time.monotonic()
+        batches = self.batches_of(chosen.batch_size, chosen.epochs, seed)
+        each = len(batches) // chosen.epochs
+        torch.manual_seed(seed)
+        network = build_siamese(chosen.network, encoder(batches[0][0].shape[2] ** 2), 64)
+        optimizer = build_optimizer(chosen.optimizer, network.parameters())
+        objective, settings = build_objective(chosen)
+        name = method_named(chosen.method).objective
+        stopped, line = False, {}
+        for step, views in enumerate(batches):
+            now = {k: schedules.setting(v, step / each) for k, v in settings.items()}
+            for group in optimizer.param_groups:
+                group["lr"] = schedules.learning_rate(chosen.optimizer, chosen.batch_size, step, len(batches), each)
+            online, target = network(views)
+            loss = objective(online, target, **now)
+            bound = health.exact_loss_bound(name, now, *online.shape[1:])
+            line = {"step": step + 1, "loss": float(loss), "loss_bound": bound}
+            if not math.isfinite(line["loss"]) or line["loss"] < RUNAWAY * bound:  # as the trainer stops
+                stopped = True
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            momentum = schedules.cosine(chosen.network.target_momentum, 1.0, step / len(batches))
+            network.update_target(momentum)
+        distortion = distortion_for(now["distortion"], *online.shape[1:])
+        line |= health.measure(online.detach(), target, distortion)
+        return self.measured(network, line, {**settings, "method": chosen.method}, stopped, time.monotonic() - began)
+
+    @torch.no_grad()
+    def measured(self, network, line: dict, settings: dict, stopped: bool, seconds: float) -> Outcome:
+        network.eval()
+        bank, test = (Features(network.encoder(x), y) for x, y in (self.bank, self.test))
+        finite = bool(bank.x.isfinite().all() and test.x.isfinite().all())
+        accuracy = knn(bank, test)[0].value if finite else math.nan
+        embeddings = nn.functional.normalize(network.projector(test.x), dim=1)
+        rank = health.effective_rank(embeddings) if bool(embeddings.isfinite().all()) else math.nan
+        why = ""
+        if rank < health.COLLAPSED_SHARE * min(embeddings.shape):
+            why = "few directions"
+        elif line["loss"] < line["loss_bound"] * (1 + 1e-3):
+            why = "below the bound"
+        elif stopped or not math.isfinite(rank):
+            why = "not finite"
+        verdict = health.judge([line], settings).words.split(":")[0]
+        figures = line["loss"], line["loss_bound"], line["norm_c"], line["step"]
+        return Outcome(why, accuracy, rank, *figures, verdict, seconds)
 
 
 def mean_spread(values: Iterable[float], digits: int = 1) -> str:
     """Mean and sample standard deviation of the finite ones."""
-    kept = [v for v in values if v == v]
+    kept = [v for v in values if math.isfinite(v)]
     if not kept:
         return "-"
     spread = f" ± {statistics.stdev(kept):.{digits}f}" if len(kept) > 1 else ""
     return f"{statistics.mean(kept):.{digits}f}{spread}"
 
 
-def written(out: Path, name: str, rows: list[dict], outcomes: list[Outcome]) -> None:
-    """All outcomes with what was varied, in one JSON file."""
-    lines = [{**row, **asdict(found)} for row, found in zip(rows, outcomes)]
-    (out / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
-
-
-def out_folder(default: str, about: str | None) -> tuple[Path, argparse.Namespace]:
+def options(about: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(default), help="folder of the runs; those in it are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder; what is in it is kept")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after this time; resume later")
     parser.add_argument("--cifar10", type=Path, help="folder with train/CLASS/ and test/CLASS/: its corner, too")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop starting runs after this time; resume later")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    return options.out, options
+    found = parser.parse_args()
+    found.out.mkdir(parents=True, exist_ok=True)
+    found.until = time.monotonic() + 60 * found.minutes
+    return found

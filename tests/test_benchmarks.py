@@ -78,17 +78,39 @@ def test_a_form_of_the_grid_differs_from_the_others_only_in_what_it_says(form):
     assert chosen.network.projector[-1] == small.EMBEDDING
 
 
-def test_a_cell_trains_and_its_table_counts_what_diverged(tmp_path):
-    data, views = open_data("digits", limit=64), small.digits_views()
+def test_a_cell_trains_once_and_the_table_counts_what_diverged(tmp_path):
+    study = small.Study(open_data("digits", limit=64), small.digits_views(), tmp_path / "found.jsonl")
     todo = [(64, 0.25, 0.1, 0)]
-    rows, outcomes = stability.run("digits", data, views, tmp_path, {64: 2}, todo, math.inf)
-    assert [r["form"] for r in rows] == list(small.FORMS)
-    assert all(o.steps == 2 and 0 < o.knn < 100 for o in outcomes)
-    bad = replace(outcomes[0], diverged="below the bound")
-    text = stability.table(rows, [bad, *outcomes[1:]])
+    found = stability.run(study, {64: 2}, todo)
+    assert [cell["form"] for cell, _ in found] == list(small.FORMS)
+    assert all(o.steps == 2 and 0 < o.knn < 100 and 1 < o.rank <= 128 for _, o in found)
+    bad = replace(found[0][1], diverged="below the bound")
+    text = stability.table([(found[0][0], bad), *found[1:]])
     assert "| order 4, λ warm-up | 1 | 1 | 1 below the bound |" in text
-    assert f"| joint | 1 | 0 | - | {outcomes[-1].knn:.1f} |" in text
-    assert stability.run("digits", data, views, tmp_path, {64: 2}, todo, -math.inf) == ([], [])
+    assert f"| joint | 1 | 0 | - | {found[-1][1].knn:.1f} |" in text
+    before = (tmp_path / "found.jsonl").read_text()
+    again = small.Study(study.data, study.views, study.file, until=-math.inf)  # no time left: only what is there
+    assert stability.run(again, {64: 2}, [*todo, (64, 0.25, 0.5, 0)]) == found
+    assert study.file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("loss", "rank", "stopped", "why"),
+    [
+        (-0.5, 64.0, False, ""),
+        (-1.2, 64.0, False, "below the bound"),
+        (-0.5, 3.0, False, "few directions"),
+        (-1.0, 3.0, False, "few directions"),
+        (math.nan, math.nan, True, "not finite"),
+    ],
+)
+def test_what_counts_as_divergence(tmp_path, monkeypatch, loss, rank, stopped, why):
+    study = small.Study(open_data("digits", limit=64), small.digits_views(), tmp_path / "found.jsonl")
+    network = small.build_siamese(small.Network(projector=(16, small.EMBEDDING)), small.encoder(64), 64)
+    monkeypatch.setattr(small.health, "effective_rank", lambda rows: rank)
+    figures = small.health.measure(torch.randn(2, 16, 8), None)
+    line = {"step": 9, "loss": loss, "loss_bound": -0.9, **figures}
+    assert study.measured(network, line, {"order": 4, "distortion": 0.06}, stopped, 1.0).diverged == why
 
 
 def test_the_picture_of_the_forms_is_drawn(tmp_path):
