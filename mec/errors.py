@@ -16,7 +16,7 @@ class TrainingStopped(RuntimeError):
 class Diverged(TrainingStopped):
     """The loss (the last one is kept) or its gradient is not finite, or the loss has run away."""
 
-    def __init__(self, message: str, loss: float):
+    def __init__(self, message: str, loss: float = float("nan")):
         super().__init__(message)
         self.loss = loss
 
