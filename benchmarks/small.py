@@ -141,7 +141,7 @@ class Study:
         torch.manual_seed(seed)
         network = build_siamese(chosen.network, encoder(batches[0][0].shape[2] ** 2), 64)
         optimizer = build_optimizer(chosen.optimizer, network.parameters())
-        objective, settings = build_objective(chosen)
+        objective, settings = build_objective(chosen, EMBEDDING)
         name = method_named(chosen.method).objective
         stopped, line = False, {}
         for step, views in enumerate(batches):

@@ -22,10 +22,10 @@ CIFAR_CORNER = tuple(itertools.product((256,), (0.06,), (0.1, 1.0)))
 
 
 def cells(seeds: int) -> list[tuple[int, float, float, int]]:
-    """Batch, ε_d², rate, seed: every cell once, then the corners with more seeds."""
-    grid = list(itertools.product(BATCHES, DISTORTIONS, RATES))
+    """Batch, ε_d², rate, seed: the corners, every other cell, then the corners with more seeds."""
     corners = list(itertools.product(*((axis[0], axis[-1]) for axis in (BATCHES, DISTORTIONS, RATES))))
-    return [(*cell, 0) for cell in grid] + [(*cell, seed) for seed in range(1, seeds) for cell in corners]
+    inside = [cell for cell in itertools.product(BATCHES, DISTORTIONS, RATES) if cell not in corners]
+    return [(*cell, 0) for cell in corners + inside] + [(*c, seed) for seed in range(1, seeds) for c in corners]
 
 
 def run(study: Study, epochs: dict[int, int], todo) -> list[tuple[dict, Outcome]]:

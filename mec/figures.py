@@ -89,6 +89,7 @@ def approximation_figure(found: Sequence[Approximation], distortion: float, path
         axis.minorticks_off()
         axis.legend(frameon=False, fontsize="small")
     times.set(ylabel="value, ms", title=f"{inputs[0]}, d {found[0].d}")
+    errors.set_ylim(top=100 * errors.get_ylim()[1])  # room for the legend
     errors.set(ylabel="relative error, %", title=f"against the log-determinant, ε_d² {distortion:g}")
     with atomic(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)
