@@ -142,6 +142,7 @@ class Study:
         network = build_siamese(chosen.network, encoder(batches[0][0].shape[2] ** 2), 64)
         optimizer = build_optimizer(chosen.optimizer, network.parameters())
         objective, settings = build_objective(chosen, EMBEDDING)
+        settings = {k: v for k, v in settings.items() if k != "scale"}  # 1 for all of these
         name = method_named(chosen.method).objective
         stopped, line = False, {}
         for step, views in enumerate(batches):
