@@ -61,7 +61,7 @@ def draw(path: Path) -> None:
         joint.plot(degrees, losses, label=f"images use {directions} of 16 directions")
     joint.set(xlabel="angle between the views, degrees", title="joint loss: less by agreeing and by spreading")
     for axis in (series, turning, joint):
-        axis.legend(frameon=False, fontsize="small", loc="upper left")
+        axis.legend(frameon=False, fontsize="small")
     figure.savefig(path, format="png", dpi=100)
 
 
