@@ -28,6 +28,7 @@ def trials(out, kind):
     return {path.parent.name: json.loads(path.read_text()) for path in sorted((out / kind).glob("*/trial.json"))}
 
 
+@pytest.mark.slow
 def test_each_rate_is_tried_with_seed_0_and_a_share_of_the_budget(done):
     swept = trials(done, "sweep")
     assert set(swept) == {f"{m}-lr-{lr}-seed-0" for m in ("mec-joint", "simclr") for lr in ("0.5", "2")}
@@ -36,6 +37,7 @@ def test_each_rate_is_tried_with_seed_0_and_a_share_of_the_budget(done):
         assert read_settings(done / "sweep" / name).recipe.optimizer.base_lr == trial["lr"]
 
 
+@pytest.mark.slow
 def test_the_rate_that_tells_training_images_apart_best_is_taken_for_all_seeds(done):
     swept, ran = trials(done, "sweep").values(), trials(done, "runs")
     for method in ("mec-joint", "simclr"):
@@ -45,6 +47,7 @@ def test_the_rate_that_tells_training_images_apart_best_is_taken_for_all_seeds(d
         assert {t["lr"] for t in mine} == {best["lr"]}
 
 
+@pytest.mark.slow
 def test_all_runs_have_the_same_images_views_backbone_and_steps(done):
     settings = [read_settings(path.parent) for path in done.glob("runs/*/trial.json")]
     for read in (
@@ -58,6 +61,7 @@ def test_all_runs_have_the_same_images_views_backbone_and_steps(done):
         assert len({json.dumps(read(s), default=str) for s in settings}) == 1
 
 
+@pytest.mark.slow
 def test_results_are_mean_and_spread_of_the_runs_own_results(done):
     told = {(r["encoder"], r["protocol"], r["metric"]): r for r in lines(done / "results.jsonl")}
     for method in ("mec-joint", "simclr"):
@@ -80,6 +84,7 @@ def test_results_are_mean_and_spread_of_the_runs_own_results(done):
     assert (done / "compare.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_is_told_again_without_training_and_takes_more_methods(done, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")}
     trained = []
@@ -100,6 +105,7 @@ def test_a_finished_comparison_is_told_again_without_training_and_takes_more_met
     assert {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")} == before
 
 
+@pytest.mark.slow
 def test_another_budget_in_the_same_folder_is_refused_by_name(done):
     with pytest.raises(BadInput, match=r"holds another comparison .*epochs: 2 before, 3 now"):
         compare("digits", methods=["mec-joint"], seeds=2, lrs=[0.5, 2.0], out=done, **{**FEW, "epochs": 3})

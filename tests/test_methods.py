@@ -136,6 +136,7 @@ def tiny(method: str) -> list[str]:
     return [*TINY, *predictor, *TINY_MEMORY.get(method, [])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["swav", "moco-v2", "dino", "unigrad"])
 def test_a_run_cut_off_and_resumed_has_the_weights_and_memory_of_one_that_never_stopped(tmp_path, monkeypatch, method):
     options = {"method": method, "settings": tiny(method)}
