@@ -152,7 +152,7 @@ class Study:
             online, target = network(views)
             loss = objective(online, target, **now)
             bound = health.exact_loss_bound(name, now, *online.shape[1:])
-            line = {"step": step + 1, "loss": float(loss), "loss_bound": bound}
+            line = {"step": step + 1, "loss": float(loss.detach()), "loss_bound": bound}
             if not math.isfinite(line["loss"]) or line["loss"] < RUNAWAY * bound:  # as the trainer stops
                 stopped = True
                 break

@@ -125,7 +125,8 @@ def features_of(run: Path, data: str | None, most: int) -> tuple[str, Tensor]:
     name = data or asked.get("data")
     if name is None:
         raise BadInput(f"{run} was not trained on images by name: say which to use, --data FOLDER.")
-    images = open_data(name, root=asked.get("data_root"), limit=most).train
+    limit = most if data is not None else min(most, asked.get("limit") or most)
+    images = open_data(name, root=asked.get("data_root"), limit=limit).train
     encoder, transform = load_encoder(run)
     features = extract(encoder, images, transform).x
     return f"features of {run.name}", features
