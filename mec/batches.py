@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,15 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from mec.data import Files, Images, Split, Stored
+from mec.data import Encoded, Split, Stored
 from mec.errors import BadInput
-from mec.images import Skipped
+from mec.images import Decoded, Picture, Skipped, quiet, reason
 from mec.recipe import View
 from mec.signals import leave_signals_to_the_run
-from mec.views import Draw, crop_file_image, crop_stored_images, finish, numbered
+from mec.views import (
+    Draw,
+    crop_boxes,
+    crop_pixels,
+    crop_stored_images,
+    finish,
+    least_decoding,
+    numbered,
+    scaled_box,
+)
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,12 @@ class ViewBatches:
                     made.append(finish(crop_stored_images(images, draw), draw))
                 yield Batch(made, self._labels(indices))
             return
-        plan = _Plan(self, range(start, stop), rows)
+        plan = Plan(self, range(start, stop), rows)
         loader = torch.utils.data.DataLoader(
-            _Crops(self.split.images, self.views, self.seed),
-            batch_sampler=plan,
+            Crops(self.split.images, self.views, self.seed),
+            batch_size=None,  # an item is a batch
+            sampler=plan,
             num_workers=self.workers,
-            collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_the_run,
         )
@@ -96,14 +103,14 @@ class ViewBatches:
             for (number, view), crop in zip(self.views, crops):
                 draw = Draw(view, number, self.seed, epoch, indices)
                 made.append(finish(crop.to(self.device, non_blocking=True), draw))
-            yield Batch(made, self._labels(indices), skipped)
+            yield Batch(made, self._labels(indices), tuple(skipped))
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
         return None if self.split.labels is None else torch.from_numpy(self.split.labels[indices]).to(self.device)
 
 
-class _Plan(torch.utils.data.Sampler):
-    """What each batch is made of, for workers: a list of (epoch, image index), made when it is asked for."""
+class Plan(torch.utils.data.Sampler):
+    """What each batch is made of, for workers: epoch and image indices [m], made when it is asked for."""
 
     def __init__(self, batches: ViewBatches, steps: range, rows: slice):
         self.of_batch, self.steps, self.rows = batches.indices, steps, rows
@@ -115,46 +122,71 @@ class _Plan(torch.utils.data.Sampler):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self):
-        for epoch, indices in map(self.of, self.steps):
-            yield [(epoch, int(i)) for i in indices]
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return map(self.of, self.steps)
 
 
-class _Crops(torch.utils.data.Dataset):
-    """One image -> the crops of all its views (uint8), decoded once. Runs in the workers."""
+class Crops(torch.utils.data.Dataset):
+    """A batch of images -> the crops of all its views, uint8 [m, 3, s, s] each, decoded once. Runs in the workers."""
 
-    def __init__(self, images: Images, views: list[tuple[int, View]], seed: int):
+    def __init__(self, images: Encoded, views: list[tuple[int, View]], seed: int):
         self.images, self.views, self.seed = images, views, seed
-        # The smallest and narrowest crop of an image of this shorter side still has a view's number of pixels.
-        sides = (v.size / math.sqrt(v.scale[0] * min(v.ratio[0], 1 / v.ratio[1])) for _, v in views)
-        self.at_least = math.ceil(max(sides))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], tuple[Skipped, ...]]:
-        epoch, index = key
-        image, skipped = self._read(index)
-        crops = [crop_file_image(image, Draw(view, n, self.seed, epoch, [index])) for n, view in self.views]
-        return crops, skipped
-
-    def _read(self, index: int) -> tuple[Image.Image, tuple[Skipped, ...]]:
-        """The image, or the next one that can be read: the same on every machine and after resuming."""
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], tuple[Skipped, ...]]:
+        epoch, indices = key
+        draws = [Draw(view, number, self.seed, epoch, indices) for number, view in self.views]
+        flips = [np.isin(np.arange(len(indices)), draw.chosen("flip")) for draw in draws]
+        crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for _, view in self.views]
         skipped: list[Skipped] = []
+        with quiet():
+            for row, index in enumerate(indices.tolist()):
+                parts = [draw.take(np.array([row])) for draw in draws]
+                for v, crop in enumerate(self._crops(index, parts, [f[row] for f in flips], skipped)):
+                    crops[v][row] = torch.from_numpy(crop)
+        return crops, tuple(skipped)
+
+    def _crops(self, index: int, draws: list[Draw], flips: list[bool], skipped: list[Skipped]) -> list[np.ndarray]:
+        """Of the image, or of the next one that can be read: the same on every machine and after resuming."""
+        first = len(skipped)
         for other in range(index, index + len(self.images)):
             try:
-                return self.images.read(other % len(self.images), self.at_least), tuple(skipped)
+                return crops_of(self.images.open(other % len(self.images)), draws, flips)
             except Exception as error:  # Pillow's decoders raise almost anything on broken files
-                paths = self.images.paths if isinstance(self.images, Files) else None
-                skipped.append(Skipped(paths[other % len(paths)] if paths else str(other), str(error)[:200]))
-                if len(skipped) > 100:
+                skipped.append(Skipped(self.images.name(other % len(self.images)), reason(error)))
+                if len(skipped) - first > 100:
                     break
-        raise BadInput(f"100 images in a row cannot be read, from {skipped[0].path}: {skipped[0].reason}")
+        raise BadInput(f"100 images in a row cannot be read, from {skipped[first].path}: {skipped[first].reason}")
 
 
-def _collate(items: list[tuple[list[Tensor], tuple[Skipped, ...]]]) -> tuple[list[Tensor], tuple[Skipped, ...]]:
-    crops = [torch.stack([views[v] for views, _ in items]) for v in range(len(items[0][0]))]
-    return crops, tuple(s for _, skipped in items for s in skipped)
+def crops_of(picture: Picture | Decoded, draws: Sequence[Draw], flips: Sequence[bool]) -> list[np.ndarray]:
+    """The crops of one image, one for each draw (of one row), decoded once and no larger than they need."""
+    boxes = boxes_of(picture, draws)
+    return cut(picture, decoded(picture, boxes, draws), boxes, draws, flips)
+
+
+def boxes_of(picture: Picture | Decoded, draws: Sequence[Draw]) -> list[np.ndarray]:
+    return [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
+
+
+def decoded(picture: Picture | Decoded, boxes: Sequence[np.ndarray], draws: Sequence[Draw]) -> np.ndarray:
+    return picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws]))
+
+
+def cut(
+    picture: Picture | Decoded,
+    pixels: np.ndarray,
+    boxes: Sequence[np.ndarray],
+    draws: Sequence[Draw],
+    flips: Sequence[bool],
+) -> list[np.ndarray]:
+    shrunk = np.array(pixels.shape[:2]) / (picture.height, picture.width)
+    return [
+        crop_pixels(pixels, scaled_box(box, shrunk, pixels.shape), draw.view, flip)
+        for box, draw, flip in zip(boxes, draws, flips)
+    ]
 
 
 class IterableBatches:

@@ -44,7 +44,7 @@ larger than the batch, else just above 1).
 sees the statistics of 64 images."""
 
     data: Positional[str]
-    """digits, a data set's name (cifar10, stl10, imagenet, ...), or a folder of images."""
+    """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, or what `mec pack` wrote."""
     recipe: str | None = None
     """A name that `mec recipes` lists. Default: digits for digits, else auto (chosen from images and machine)."""
     method: str | None = None
@@ -71,7 +71,7 @@ sees the statistics of 64 images."""
     set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
     """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
     data_root: Path | None = None
-    """Where a torchvision data set's files are."""
+    """Where a torchvision data set's files are, or where to fetch shards to."""
     download: bool = False
     """Fetch a torchvision data set from its own home."""
     workers: int | None = None
@@ -338,63 +338,147 @@ The folder gets a run a trial, compare.json, results.jsonl and compare.png."""
 
 
 @dataclass(frozen=True)
+class Pack:
+    """Write a folder of images as tar files with an index, checked, which train the same and are easier to move."""
+
+    more: ClassVar[str] = """\
+  mec pack photos/ packed/                       bytes as they are, in tars of about 256 MB
+  mec pack photos/ packed/ --resize 256          shorter side at most 256 px: decoded several times as fast
+  mec pretrain packed/                           reads them; so do a quoted pattern and a URL:
+  mec pretrain 'packed/train-{000000..000007}.tar'
+  mec pretrain https://example.org/packed/       fetched once, to --data-root DIR or the cache, checksums compared
+
+The tars have the webdataset layout: KEY.jpg, and KEY.cls where there are labels. Each image was decoded before it was
+packed; those that cannot be read are listed in quarantine.jsonl."""
+
+    folder: Positional[Path]
+    """Images, nested in any way; train/CLASS/ and val|test/CLASS/ keep their labels."""
+    out: Positional[Path]
+    """Folder for the shards: new, or empty."""
+    resize: Annotated[int | None, arg(metavar="PX")] = None
+    """Make images whose shorter side is longer than this smaller. Default: keep the bytes."""
+    quality: int = 90
+    """JPEG quality of images that are made smaller."""
+    shard_size: Annotated[float, arg(metavar="MB")] = 256
+    """About how large a tar becomes."""
+
+    def run(self) -> None:
+        from mec.pack import pack
+
+        pack(self.folder, self.out, resize=self.resize, quality=self.quality, shard_size=self.shard_size)
+
+
+@dataclass(frozen=True)
+class BenchCoding:
+    """Coding lengths: the released loop with autograd, ours at several orders, the exact forms."""
+
+    rows: str = "1024,2048,4096"
+    """Numbers of images m, with commas."""
+    sizes: str = "2048"
+    """Embedding sizes d, with commas."""
+    repeats: int = 7
+    """Rounds in which each contender runs once; medians and ranges are over them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to time."""
+    out: Path = Path("runs/bench")
+    """Folder for coding.json and coding.png."""
+
+    def run(self) -> None:
+        from mec.bench import bench_coding
+
+        rows, sizes = whole_numbers(self.rows, "--rows"), whole_numbers(self.sizes, "--sizes")
+        bench_coding(rows, sizes, device=self.device, repeats=self.repeats, out=self.out)
+
+
+@dataclass(frozen=True)
+class BenchStep:
+    """Training steps: forward, objective, backward, optimizer, target network, with each method's published heads."""
+
+    methods: str = "mec,mec-joint,byol,barlow-twins"
+    """Names with commas; ratios are to the first."""
+    recipes: Literal["imagenet", "cifar10"] = "imagenet"
+    """Whose heads, backbone and view size."""
+    batch_size: int = 32
+    """Images."""
+    image_size: int | None = None
+    """px, in place of the recipe's."""
+    backbone: str | None = None
+    """In place of the recipe's."""
+    repeats: int = 7
+    """Rounds in which each contender runs once; medians and ranges are over them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to time."""
+    out: Path = Path("runs/bench")
+    """Folder for step.json."""
+
+    def run(self) -> None:
+        from mec.stepbench import bench_step
+
+        bench_step(
+            [name.strip() for name in self.methods.split(",")],
+            data=self.recipes,
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            backbone=self.backbone,
+            device=self.device,
+            repeats=self.repeats,
+            out=self.out,
+        )
+
+
+@dataclass(frozen=True)
+class BenchData:
+    """From disk to views: images a second of each stage, alone and together, and which one limits."""
+
+    data: Positional[str]
+    """digits, a data set's name, a folder of images, or what `mec pack` wrote."""
+    recipe: str = "auto"
+    """Whose views to make."""
+    images: int = 256
+    """How many images to time."""
+    workers: int | None = None
+    """Processes that decode. Default: none, one, and one a core, each timed."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the views end."""
+    data_root: Path | None = None
+    """Where a torchvision data set's files are."""
+    out: Path = Path("runs/bench")
+    """Folder for data.json."""
+
+    def run(self) -> None:
+        from mec.bench_data import bench_data
+        from mec.data import open_data
+
+        data = open_data(self.data, root=self.data_root)
+        bench_data(data, recipe=self.recipe, images=self.images, workers=self.workers, device=self.device, out=self.out)
+
+
+@dataclass(frozen=True)
 class Bench:
-    """Time what this package does against what it replaces, both sides in one run."""
+    """Time what this package does."""
 
     more: ClassVar[str] = """\
   mec bench coding                                     m 1024 to 4096 at d 2048: some minutes on a CPU
   mec bench coding --rows 256,1024 --sizes 512 --repeats 15
   mec bench step --batch-size 16                       a training step of each method on ResNet-50 at 224 px
   mec bench step --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
+  mec bench data photos/                               reading, decoding, crops, colour: which one limits
 
 coding  coding lengths: the released loop with autograd, ours at several orders, the exact forms; `products` is the
         least that an exact form has to do, its matrix and one product for the gradient of each side
 step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
+data    the stages of the data path, alone and together
 
 Leave the machine alone meanwhile: other work on its cores spoils every figure."""
 
-    what: Positional[Literal["coding", "step"]]
-    """What to time."""
-    rows: str = "1024,2048,4096"
-    """coding: numbers of images m, with commas."""
-    sizes: str = "2048"
-    """coding: embedding sizes d, with commas."""
-    methods: str = "mec,mec-joint,byol,barlow-twins"
-    """step: names with commas; ratios are to the first."""
-    recipes: Literal["imagenet", "cifar10"] = "imagenet"
-    """step: whose heads, backbone and view size."""
-    batch_size: int = 32
-    """step: images."""
-    image_size: int | None = None
-    """step: px, in place of the recipe's."""
-    backbone: str | None = None
-    """step: in place of the recipe's."""
-    repeats: int = 7
-    """Rounds in which each contender runs once; medians and ranges are over them."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to time."""
-    out: Path = Path("runs/bench")
-    """Folder for coding.json and coding.png, or step.json."""
+    what: (
+        Annotated[BenchCoding, subcommand("coding")]
+        | Annotated[BenchStep, subcommand("step")]
+        | Annotated[BenchData, subcommand("data")]
+    )
 
     def run(self) -> None:
-        if self.what == "step":
-            from mec.stepbench import bench_step
-
-            bench_step(
-                [name.strip() for name in self.methods.split(",")],
-                data=self.recipes,
-                batch_size=self.batch_size,
-                image_size=self.image_size,
-                backbone=self.backbone,
-                device=self.device,
-                repeats=self.repeats,
-                out=self.out,
-            )
-            return
-        from mec.bench import bench_coding
-
-        rows, sizes = whole_numbers(self.rows, "--rows"), whole_numbers(self.sizes, "--sizes")
-        bench_coding(rows, sizes, device=self.device, repeats=self.repeats, out=self.out)
+        self.what.run()
 
 
 @dataclass(frozen=True)
@@ -523,6 +607,7 @@ COMMANDS = {
     "health": Health,
     "embed": Embed,
     "export": Export,
+    "pack": Pack,
     "compare": Compare,
     "bench": Bench,
     "table": Table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from mec.errors import BadInput, nearest
-from mec.images import Skipped, decode, list_images, nothing_in, quiet, read_image, to_rgb, why_unreadable
+from mec.images import Decoded, Picture, Skipped, nothing_in, quiet, read_image, reason, to_rgb, why_unreadable
+from mec.listing import REMEMBER_FROM, lines, listing, remember, remembered, text
+from mec.shards import Shards, is_packed, open_packed
 from mec.views import uniforms
 
 MOST_UNREADABLE = 0.2  # of a folder's images; above it training does not start, or stops
@@ -34,7 +37,7 @@ class Stored:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, index: int, at_least: int | None = None) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index].permute(1, 2, 0).numpy())
 
     def take(self, indices: np.ndarray) -> Stored:
@@ -51,8 +54,17 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, index: int, at_least: int | None = None) -> Image.Image:
-        return read_image(self.paths[index], at_least)
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+    def bytes(self, index: int) -> bytes:
+        return Path(self.paths[index]).read_bytes()
+
+    def open(self, index: int) -> Picture:
+        return Picture.of(self.bytes(index))
+
+    def read(self, index: int) -> Image.Image:
+        return read_image(self.paths[index])
 
     def take(self, indices: np.ndarray) -> Files:
         return replace(self, paths=tuple(self.paths[i] for i in indices))
@@ -68,14 +80,21 @@ class Wrapped:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, index: int, at_least: int | None = None) -> Image.Image:
+    def name(self, index: int) -> str:
+        return f"{type(self.items).__name__} {self.indices[index]}"
+
+    def open(self, index: int) -> Decoded:
+        return Decoded(np.asarray(self.read(index)))
+
+    def read(self, index: int) -> Image.Image:
         return to_rgb(self.items[int(self.indices[index])][0])
 
     def take(self, indices: np.ndarray) -> Wrapped:
         return replace(self, indices=self.indices[indices])
 
 
-Images = Stored | Files | Wrapped
+Encoded = Files | Wrapped | Shards  # decoded when asked for
+Images = Stored | Encoded
 
 
 @dataclass(frozen=True)
@@ -125,13 +144,14 @@ def open_data(
     limit: int | None = None,
     seed: int = 0,
 ) -> Data:
-    """A data set by name, or a folder of images nested in any way.
+    """A data set by name, a folder of images nested in any way, or shards.
 
     A folder with train/<class>/... and val|test/<class>/...: only train is trained on, labels serve evaluation.
 
     Args:
-        name: "digits", a torchvision data set in `TORCHVISION`, or a folder.
-        root: where torchvision's files are; "imagenet" reads ROOT/train and ROOT/val.
+        name: "digits", a torchvision data set in `TORCHVISION`, a folder, or what `mec pack` wrote (also a pattern of
+            tars, or a URL).
+        root: where torchvision's files are; "imagenet" reads ROOT/train and ROOT/val; a URL is fetched to ROOT.
         download: fetch from the data set's own home, where torchvision still can.
         limit: this many training images, stratified where there are labels.
         seed: of the draw that `limit` makes.
@@ -153,6 +173,8 @@ def open_data(
         if root is None:
             raise BadInput("imagenet needs --data-root DIR, with DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG.")
         data = replace(from_folder(Path(root), limit, seed), name="imagenet")
+    elif is_packed(name):
+        data = from_packed(name, root, limit, seed)
     else:
         data = from_folder(Path(name), limit, seed)
     return data if data.fingerprint else replace(data, fingerprint=fingerprint(data))
@@ -263,8 +285,27 @@ def _stored_or_wrapped(items: Any) -> Images:
     return Stored(pixels.contiguous())
 
 
-def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
-    """A folder: train and test by its layout, unreadable images set aside, small images of one size kept in memory."""
+@dataclass(frozen=True)
+class Part:
+    """Images of a folder that serve one purpose, by name relative to `root`."""
+
+    name: str  # "train" or "test"
+    root: Path
+    names: list[str]
+    sizes: np.ndarray  # [n] bytes
+    labels: np.ndarray | None
+
+    def take(self, indices: np.ndarray) -> Part:
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, names=[self.names[i] for i in indices], sizes=self.sizes[indices], labels=labels)
+
+
+def folder_parts(folder: Path) -> tuple[list[Part], tuple[str, ...]]:
+    """What a folder's layout says: its training images; with labels of these classes, also its test images.
+
+    Raises:
+        BadInput: no such folder, or no image in it.
+    """
     if not folder.exists():
         known = ["digits", "imagenet", *TORCHVISION]
         raise BadInput(f"{folder}: no such folder, nor a data set of that name. {nearest(str(folder), known)}")
@@ -272,57 +313,109 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
         raise BadInput(f"{folder} is a file: give the folder that holds the images.")
     train_root = folder / "train" if (folder / "train").is_dir() else folder
     test_root = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
-    if train_root == folder:
-        test_root = None
-    train_paths = list_images(train_root)
-    if not train_paths:
+    found = listing(train_root)
+    if not found.names:
         raise BadInput(nothing_in(train_root))
-    train_labels = test_labels = None
-    classes: tuple[str, ...] = ()
-    test_paths: list[str] = []
-    if test_root is not None:
-        test_paths = list_images(test_root)
-        classes = tuple(sorted({c for p in train_paths if (c := class_of(p, train_root)) is not None}))
-        number = {name: i for i, name in enumerate(classes)}
-        train_labels = np.array([number.get(class_of(p, train_root) or "", -1) for p in train_paths])
-        test_labels = np.array([number.get(class_of(p, test_root) or "", -1) for p in test_paths])
-        if len(classes) < 2 or (test_labels < 0).all():  # one folder in train/ names no classes
-            train_labels = test_labels = None
-    if limit is not None and limit < len(train_paths):
-        kept = stratified(train_labels, len(train_paths), limit, seed)
-        train_paths = [train_paths[i] for i in kept]
-        train_labels = None if train_labels is None else train_labels[kept]
+    train = Part("train", train_root, found.names, found.sizes, None)
+    if train_root == folder or test_root is None:
+        return [train], ()
+    held_out = listing(test_root)
+    classes = tuple(sorted({c for name in found.names if (c := class_of(name)) is not None}))
+    number = {name: i for i, name in enumerate(classes)}
+    labels, test_labels = (
+        np.array([number.get(class_of(name) or "", -1) for name in each.names], np.int64) for each in (found, held_out)
+    )
+    test = Part("test", test_root, held_out.names, held_out.sizes, test_labels)
+    if len(classes) < 2 or (test_labels < 0).all():  # one folder in train/ names no classes
+        return [train, replace(test, labels=None)], ()
+    return [replace(train, labels=labels), test], classes
 
-    train, skipped = readable(train_paths, train_labels, train_root)
+
+def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
+    """A folder: train and test by its layout, unreadable images set aside, small images of one size kept in memory."""
+    parts, classes = folder_parts(folder)
+    chosen = parts[0]
+    if limit is not None and limit < len(chosen.names):
+        chosen = chosen.take(stratified(chosen.labels, len(chosen.names), limit, seed))
+    prints = [
+        f"{os.path.relpath(p.root, folder)}/{n} {s}" for p in (chosen, *parts[1:]) for n, s in zip(p.names, p.sizes)
+    ]
+    train, skipped = readable_part(chosen)
     test = None
-    if test_root is not None and test_labels is not None:
-        labelled = test_labels >= 0
-        paths = [p for p, keep in zip(test_paths, labelled) if keep]
-        test, more = readable(paths, test_labels[labelled], test_root)
+    if classes:
+        assert parts[1].labels is not None
+        test, more = readable_part(parts[1].take(np.flatnonzero(parts[1].labels >= 0)))
         skipped += more
-    sizes = sample_sizes(train.images)
-    split_sizes = {*sizes, *(sample_sizes(test.images) if test else ())}
-    if len(split_sizes) == 1 and max(*split_sizes) <= KEEP_BELOW:
-        train = _in_memory(train, sizes[0])
-        test = test and _in_memory(test, sizes[0])
-    typical = (int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes])))
-    relative = [os.path.relpath(p, folder) for p in [*train_paths, *test_paths]]
-    lines = "\n".join(f"{r} {os.path.getsize(folder / r)}" for r in relative)
-    return Data(
-        folder.resolve().name,
-        train,
-        test,
-        classes if test else (),
-        tuple(skipped),
-        hashlib.sha256(lines.encode()).hexdigest()[:16],
-        typical,
+    return in_memory_if_small(
+        Data(
+            folder.resolve().name,
+            train,
+            test,
+            classes,
+            tuple(skipped),
+            hashlib.sha256("\n".join(prints).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+        )
     )
 
 
-def class_of(path: str, root: Path) -> str | None:
-    """The folder right below root that a path lies in."""
-    parts = Path(path).relative_to(root).parts
-    return parts[0] if len(parts) > 1 else None
+def from_packed(name: str, root: str | Path | None, limit: int | None, seed: int) -> Data:
+    """Shards: a folder that `mec pack` wrote, tars by a pattern, or a URL of either."""
+    packed = open_packed(name, root)
+    splits = []
+    for rows in (np.flatnonzero(~packed.test), np.flatnonzero(packed.test)):
+        labels = packed.table.label[rows]
+        splits.append(Split(Shards(packed.table, rows), labels if (labels >= 0).any() else None))
+    train, test = splits
+    if not len(train):
+        raise BadInput(f"{name}: holds no images to train on.")
+    train = limited(train, limit, seed)
+    assert isinstance(train.images, Shards)
+    state = hashlib.sha256("\n".join(packed.checksums).encode())
+    state.update(train.images.rows.tobytes())
+    found = Data(
+        packed.name,
+        train,
+        test.labelled() if test.labels is not None else None,
+        packed.classes,
+        fingerprint=state.hexdigest()[:16],
+    )
+    return in_memory_if_small(found)
+
+
+def in_memory_if_small(data: Data) -> Data:
+    """The data with its typical size; images of one small size are decoded now and stay in memory."""
+    sizes = sample_sizes(data.train.images)
+    both = {*sizes, *(sample_sizes(data.test.images) if data.test else ())}
+    skipped = list(data.skipped)
+    if len(both) == 1 and max(*both) <= KEEP_BELOW:
+        train = _in_memory(data.train, sizes[0], skipped)
+        test = data.test and _in_memory(data.test, sizes[0], skipped)
+        data = replace(data, train=train, test=test, skipped=tuple(skipped))
+    typical = (int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes])))
+    return replace(data, typical_size=typical)
+
+
+def class_of(name: str) -> str | None:
+    """The first folder of a relative path."""
+    first, _, rest = name.partition(os.sep)
+    return first if rest else None
+
+
+def readable_part(part: Part) -> tuple[Split, list[Skipped]]:
+    """`readable` for a part of a folder; what was found is remembered where there are many images."""
+    paths = [os.path.join(part.root, name) for name in part.names]
+    state = hashlib.sha256("\n".join(part.names).encode("utf-8", "surrogateescape"))
+    state.update(part.sizes.tobytes())
+    stamp = np.frombuffer(state.digest(), np.uint8)
+    kept = remembered(part.root, "unreadable") if len(paths) >= REMEMBER_FROM else None
+    if kept is not None and {"stamp", "names", "reasons"} <= kept.keys() and np.array_equal(kept["stamp"], stamp):
+        skipped = [Skipped(os.path.join(part.root, n), r) for n, r in zip(lines(kept["names"]), lines(kept["reasons"]))]
+        return without(paths, part.labels, part.root, skipped), skipped
+    split, skipped = readable(paths, part.labels, part.root)
+    if len(paths) >= REMEMBER_FROM:
+        names = text([os.path.relpath(s.path, part.root) for s in skipped])
+        remember(part.root, "unreadable", stamp=stamp, names=names, reasons=text([s.reason for s in skipped]))
+    return split, skipped
 
 
 def readable(
@@ -338,10 +431,13 @@ def readable(
     skipped = [Skipped(path, reason) for path, reason in reasons.items() if reason]
     if len(skipped) > MOST_UNREADABLE * len(reasons):
         raise BadInput(too_many(skipped, len(reasons), root))
+    return without(paths, labels, root, skipped), skipped
+
+
+def without(paths: list[str], labels: np.ndarray | None, root: Path, skipped: Sequence[Skipped]) -> Split:
     bad = {s.path for s in skipped}
     kept = np.array([i for i, path in enumerate(paths) if path not in bad], dtype=np.int64)
-    images = Files(tuple(paths[i] for i in kept), str(root))
-    return Split(images, None if labels is None else labels[kept]), skipped
+    return Split(Files(tuple(paths[i] for i in kept), str(root)), None if labels is None else labels[kept])
 
 
 def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> str:
@@ -353,18 +449,17 @@ def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> st
 
 
 def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:
-    """(height, width) of images spread over the set, from their headers."""
+    """(height, width) of images spread over the set, from their headers; of those that can be read."""
     if isinstance(images, Stored):
         return [(images.pixels.shape[2], images.pixels.shape[3])]
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
     sizes = []
-    for i in chosen:
-        if isinstance(images, Files):
-            with quiet(), Image.open(images.paths[i]) as image:
-                sizes.append((image.height, image.width))
-        else:
-            image = images.read(int(i))
-            sizes.append((image.height, image.width))
+    with quiet():
+        for i in np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)):
+            with contextlib.suppress(Exception):  # Pillow's decoders raise almost anything on broken files
+                picture = images.open(int(i))
+                sizes.append((picture.height, picture.width))
+    if not sizes:
+        raise BadInput(f"{images.name(0)}: none of {count} images looked at can be read.")
     return sizes
 
 
@@ -373,21 +468,30 @@ def _typical_size(images: Images) -> tuple[int, int]:
     return int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))
 
 
-def _in_memory(split: Split, size: tuple[int, int]) -> Split:
-    """Small images, decoded once. A stray image of another size is resized (bicubic)."""
+def _in_memory(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> Split:
+    """Small images, decoded once. A stray image of another size is resized (bicubic); one that cannot be read goes."""
+    images = split.images
+    assert not isinstance(images, Stored)
 
-    assert isinstance(split.images, Files)
-    paths = split.images.paths
-
-    def pixels(index: int) -> np.ndarray:
-        image = decode(paths[index])
-        if image.size != size[::-1]:
-            image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-        return np.asarray(image)
+    def pixels(index: int) -> np.ndarray | Skipped:
+        try:
+            found = images.open(index).pixels()
+        except Exception as error:  # Pillow's decoders raise almost anything on broken files
+            return Skipped(images.name(index), reason(error))
+        if found.shape[:2] != size:
+            found = np.asarray(Image.fromarray(found).resize(size[::-1], Image.Resampling.BICUBIC))
+        return found
 
     with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        array = np.stack(list(pool.map(pixels, range(len(split)), chunksize=256)))
-    return Split(Stored(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()), split.labels)
+        found = list(pool.map(pixels, range(len(split)), chunksize=256))
+    kept = np.array([i for i, f in enumerate(found) if not isinstance(f, Skipped)], np.int64)
+    bad = [f for f in found if isinstance(f, Skipped)]
+    if len(bad) > MOST_UNREADABLE * len(found):
+        raise BadInput(too_many(bad, len(found), images.name(0)))
+    skipped += bad
+    array = np.stack([f for f in found if not isinstance(f, Skipped)])
+    stored = Stored(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous())
+    return Split(stored, None if split.labels is None else split.labels[kept])
 
 
 def fingerprint(data: Data) -> str:

@@ -15,7 +15,8 @@ from mec.checkpoint import atomic, load_encoder
 from mec.data import Files, readable
 from mec.errors import BadInput
 from mec.evaluate import extract
-from mec.images import list_images, nothing_in
+from mec.images import nothing_in
+from mec.listing import walked
 
 
 def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", workers: int = 0) -> np.ndarray:
@@ -33,7 +34,7 @@ def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", wor
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder.")
     encoder, transform = load_encoder(run)
-    paths = list_images(folder)
+    paths = [os.path.join(folder, name) for name in walked(folder).names]
     if not paths:
         raise BadInput(nothing_in(folder))
     split, skipped = readable(paths, None, folder, all_of_them=True)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()  # noqa: SIM905
 )
 MOST_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
+ORIENTATION = 0x0112  # EXIF's number for it
+JPEG = b"\xff\xd8"  # its first bytes
 
 
 @dataclass(frozen=True)
@@ -27,31 +32,97 @@ class Skipped:
     reason: str
 
 
-def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
+def read_image(path: str | Path) -> Image.Image:
     """Any image Pillow opens, upright, as 8-bit RGB; of an animation the first frame.
-
-    Args:
-        path: the file.
-        at_least: px; a JPEG may be decoded at a half, a quarter or an eighth of its size, which is several times
-            faster, as long as its shorter side keeps this many pixels. None: at its own size.
 
     Raises:
         OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours.
     """
     with quiet():
-        return decode(path, at_least)
+        return decode(path)
 
 
-def decode(path: str | Path, at_least: int | None = None) -> Image.Image:
-    """`read_image` for threads, whose caller is `quiet`: filters of warnings belong to all threads at once."""
-    with Image.open(path) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, above the limit of {MOST_PIXELS}")
-        if at_least is not None:
-            share = at_least / min(image.size)
-            image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
+def decode(file: str | Path | BinaryIO, reduce: int = 1) -> Image.Image:
+    """`read_image` for threads, whose caller is `quiet`: filters of warnings belong to all threads at once.
+
+    A JPEG comes at 1 / reduce of its size (1, 2, 4, 8), which is several times as fast; other formats at their own.
+    """
+    with Image.open(file) as image:
+        check_size(image.height, image.width)
+        if reduce > 1:
+            image.draft(None, (-(-image.width // reduce), -(-image.height // reduce)))
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+def check_size(height: int, width: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, above the limit of {MOST_PIXELS}")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image whose size is known before its pixels are decoded. Its reader is `quiet`."""
+
+    data: bytes
+    height: int  # upright, as is width
+    width: int
+    orientation: int  # of EXIF, 1 to 8
+    fast: bool  # a JPEG that libjpeg-turbo decodes straight into an array
+
+    @classmethod
+    def of(cls, data: bytes) -> Picture:
+        """From the bytes of a file.
+
+        Raises:
+            OSError, ValueError, SyntaxError: no image, or too large, with the reason.
+        """
+        if not data:
+            raise ValueError("empty file (0 bytes)")
+        orientation = 1
+        if data[:2] != JPEG or b"Exif\0\0" in data or b"tiff:Orientation" in data:
+            with Image.open(io.BytesIO(data)) as image:
+                height, width = image.height, image.width
+                orientation = image.getexif().get(ORIENTATION, 1)
+        fast = False
+        if data[:2] == JPEG:
+            with contextlib.suppress(ValueError):  # damaged: Pillow has the last word
+                height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+                fast = space in ("YCbCr", "Gray", "RGB")
+            if not fast:
+                with Image.open(io.BytesIO(data)) as image:
+                    height, width = image.height, image.width
+        check_size(height, width)
+        turned = orientation in (5, 6, 7, 8)
+        return cls(data, width if turned else height, height if turned else width, orientation, fast)
+
+    def pixels(self, reduce: int = 1) -> np.ndarray:
+        """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, others at their own.
+
+        Raises:
+            OSError, ValueError, SyntaxError: as `of`.
+        """
+        if self.fast:
+            with contextlib.suppress(ValueError):  # damaged: Pillow has the last word
+                return upright(simplejpeg.decode_jpeg(self.data, "RGB", **self._smaller(reduce)), self.orientation)
+        return np.asarray(decode(io.BytesIO(self.data), reduce))
+
+    def _smaller(self, reduce: int) -> dict[str, int]:
+        if reduce == 1:
+            return {}
+        height, width = (-(-side // reduce) for side in (self.height, self.width))
+        return {"min_height": min(height, width), "min_width": min(height, width)}
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[h, w, 3] as it is to be seen, by EXIF's number of how it is stored."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 @contextlib.contextmanager
@@ -60,6 +131,24 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A `Picture` that came decoded."""
+
+    array: np.ndarray  # uint8 [h, w, 3]
+
+    @property
+    def height(self) -> int:
+        return self.array.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.array.shape[1]
+
+    def pixels(self, reduce: int = 1) -> np.ndarray:
+        return self.array
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -85,22 +174,14 @@ def why_unreadable(path: str) -> str | None:
             return "empty file (0 bytes)"
         decode(path)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
-        text = str(error).replace(path, "file").strip() or type(error).__name__
-        return text[:200]
+        return reason(error, path)
     return None
 
 
-def list_images(root: Path) -> list[str]:
-    """Paths with an image's suffix, in any depth, sorted; hidden files and folders are left out."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [
-            os.path.join(folder, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(found)
+def reason(error: Exception, path: str = "") -> str:
+    """What an error says about an image, in a few words that are the same wherever it was read from."""
+    words = re.sub(r"<_io\.BytesIO object at \w+>", "file", str(error))
+    return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:200]
 
 
 def nothing_in(root: Path) -> str:

@@ -214,7 +214,8 @@ def recipe_name(recipe: str | Recipe | None, data: Any) -> str:
 def default_out(data: Any, recipe: str, method: str | None) -> Path:
     """runs/<data>-<recipe>, and the method where it is not the recipe's own."""
     if isinstance(data, (str, Path)):
-        name = Path(data).resolve().name
+        path = Path(data).resolve()
+        name = path.parent.name if path.suffix == ".tar" else path.name
     else:
         name = data.name if isinstance(data, Data) else "views"
     return Path("runs") / "-".join(filter(None, [name, recipe, method]))

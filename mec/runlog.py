@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from rich.console import Console
@@ -81,15 +82,30 @@ class Log:
 
     def skip(self, ranks: Ranks, skipped: Sequence[Skipped], step: int, images: int, from_files: bool) -> None:
         """Note images that turned out unreadable while training; stop when there are too many."""
-        new = [s for s in skipped if s.path not in self.known]
+        new = {s.path: s for s in skipped if s.path not in self.known}
         if not new:
             return
-        self.known.update(s.path for s in new)
-        with open(self.out / SKIPPED, "a") as file:  # appends of a line are whole, whichever rank writes
-            file.writelines(json.dumps(asdict(s)) + "\n" for s in new)
-        self.unreadable.update(s.path for s in new)
+        self.known.update(new)
+        with open(self.out / SKIPPED, "a+") as file, only_writer(file):  # another rank may have met it before
+            file.seek(0)
+            listed = {json.loads(line)["path"] for line in file}
+            file.writelines(json.dumps(asdict(s)) + "\n" for path, s in new.items() if path not in listed)
+            file.flush()
+        self.unreadable.update(new)
         if len(self.unreadable) * ranks.size > MOST_UNREADABLE * images:
-            raise TrainingStopped(too_many(new, images, self.out / SKIPPED))
+            raise TrainingStopped(too_many(list(new.values()), images, self.out / SKIPPED))
+
+
+@contextlib.contextmanager
+def only_writer(file: IO[str]) -> Iterator[None]:
+    """No other process of this machine writes to the file meanwhile, where the system can lock files."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+    yield
 
 
 @dataclass

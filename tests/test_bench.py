@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
+from helpers import write_images
 
 from mec.bench import AGAINST, CONTENDERS, RELEASED, cpu_name, machine, of_order, once, released_loop, time_coding
 from mec.cli import main
@@ -95,3 +96,24 @@ def test_the_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
 def test_sizes_below_one_are_refused(rows, sizes, repeats):
     with pytest.raises(BadInput, match="at least 1"):
         time_coding(rows, sizes, repeats=repeats)
+
+
+@pytest.mark.parametrize("side", [80, 12], ids=["decoded", "in memory"])
+def test_the_stages_of_the_data_path_are_timed_alone_and_together(tmp_path, capsys, side):
+    write_images(tmp_path / "photos", 12, ".png", width=side, height=side)
+    out = tmp_path / "bench"
+    flags = ["--images", "8", "--workers", "0", "--out", str(out)]
+    assert main(["bench", "data", str(tmp_path / "photos"), *flags]) == 0
+    stages = {s["name"]: s for s in json.loads((out / "data.json").read_text())["stages"]}
+    alone = ["read", "decode", "crop, flip", "colour, blur"] if side == 80 else ["crop, flip", "colour, blur"]
+    together = "together, 0 workers" if side == 80 else "together"
+    assert list(stages) == [*alone, together]
+    for stage in stages.values():
+        assert stage["images_per_second"] == pytest.approx(1 / stage["seconds"])
+    slowest = max(alone, key=lambda name: stages[name]["seconds"])
+    assert f"{slowest} limits" in capsys.readouterr().out
+
+
+def test_a_number_of_images_too_small_to_time_is_refused(tmp_path, capsys):
+    assert main(["bench", "data", "digits", "--images", "1", "--out", str(tmp_path)]) == 2
+    assert "--images is 1" in capsys.readouterr().err

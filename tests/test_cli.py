@@ -421,3 +421,13 @@ def test_export_by_the_command_prints_where_it_wrote(run, capsys):
     assert str(run / "encoder-timm.safetensors") in capsys.readouterr().out
     assert (run / "encoder-timm.safetensors").exists()
     assert main(["export", str(run), "--to", "torchvision"]) == 2
+
+
+def test_pack_writes_shards_that_pretrain_reads(tmp_path, capsys):
+    write_images(tmp_path / "photos", 40, width=70, height=66)
+    assert main(["pack", str(tmp_path / "photos"), str(tmp_path / "packed"), "--resize", "32"]) == 0
+    assert "40 images in 1 shards" in " ".join(capsys.readouterr().out.split())
+    run = tiny_run(tmp_path / "run", str(tmp_path / "packed"), limit=None, batch_size=16, recipe="digits", workers=0)
+    assert json.loads((run / "settings.json").read_text())["images"] == 40
+    assert main(["pack", str(tmp_path / "photos"), str(tmp_path / "packed")]) == 2
+    assert "already holds something" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from mec import data as module
 from mec.batches import ViewBatches
 from mec.data import Files, Split, Stored, Wrapped, open_data, readable, stratified
 from mec.errors import BadInput
-from mec.images import read_image
+from mec.images import Picture, read_image
 from mec.recipe import View
 
 VIEWS = (View(size=8, scale=(0.5, 1.0), blur=0.5, copies=2),)
@@ -475,10 +475,36 @@ def test_large_folders_are_checked_by_a_spread_sample_and_the_rest_as_it_is_read
     assert among
 
 
-def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_the_crops_need(tmp_path):
-    noise_image(0, width=1600, height=1200).save(tmp_path / "large.jpg")
-    assert read_image(tmp_path / "large.jpg").size == (1600, 1200)
-    assert read_image(tmp_path / "large.jpg", at_least=300).size == (400, 300)
-    assert read_image(tmp_path / "large.jpg", at_least=301).size == (800, 600)
-    noise_image(0, width=1600, height=1200).save(tmp_path / "large.png")
-    assert read_image(tmp_path / "large.png", at_least=300).size == (1600, 1200)
+def picture(path: Path) -> Picture:
+    return Picture.of(path.read_bytes())
+
+
+def test_a_jpeg_can_be_decoded_smaller_and_other_formats_come_whole(tmp_path):
+    noise_image(0, width=1601, height=1200).save(tmp_path / "large.jpg")
+    for reduce, shape in {1: (1200, 1601), 2: (600, 801), 4: (300, 401), 8: (150, 201)}.items():
+        assert picture(tmp_path / "large.jpg").pixels(reduce).shape == (*shape, 3)
+    noise_image(0, width=160, height=120).save(tmp_path / "large.png")
+    assert picture(tmp_path / "large.png").pixels(4).shape == (120, 160, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["usual", "progressive", "444"]
+)
+def test_a_jpeg_is_decoded_to_pillows_pixels(tmp_path, mode, options):
+    Image.fromarray(pattern(101, 67)).convert(mode).save(tmp_path / "image.jpg", quality=90, **options)
+    found = picture(tmp_path / "image.jpg")
+    judge = np.asarray(read_image(tmp_path / "image.jpg"))
+    assert (found.height, found.width) == judge.shape[:2]
+    assert np.abs(found.pixels().astype(int) - judge).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_picture_taken_in_any_orientation_is_upright_as_by_pillow(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pattern()).save(tmp_path / f"image.{suffix}", exif=exif, quality=95)
+    found, judge = picture(tmp_path / f"image.{suffix}"), np.asarray(read_image(tmp_path / f"image.{suffix}"))
+    assert (found.height, found.width) == judge.shape[:2] == ((24, 16) if orientation > 4 else (16, 24))
+    assert np.abs(found.pixels().astype(int) - judge).max() <= 1

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mec.checkpoint import write_text
 from mec.data import Files, Images, Stored
+from mec.shards import Shards
 from mec.version import __version__
 
 MAP_ABOVE = 1 << 28  # bytes; larger files are mapped, so that only what is used is in memory
@@ -60,6 +61,10 @@ def images_hash(images: Images) -> str | None:
     if isinstance(images, Stored):
         state.update(f"{[*images.pixels.shape]}".encode())
         state.update(images.pixels.contiguous().numpy().tobytes())
+        return state.hexdigest()
+    if isinstance(images, Shards):
+        state.update("".join(f"{tar}\0{os.path.getsize(tar)}\n" for tar in images.table.tars).encode())
+        state.update(images.table.crc.tobytes() + images.rows.tobytes())
         return state.hexdigest()
     if isinstance(images, Files):
         paths: Iterable[Any] = images.paths
