@@ -186,20 +186,19 @@ def test_success_is_the_mean_over_thresholds_of_strict_comparisons():
 def test_the_command_stores_a_line_for_each_stage_and_head_boxes_and_a_video(tmp_path, monkeypatch, capsys):
     root = moving_square(tmp_path / "otb", frames=3)
     monkeypatch.chdir(tmp_path)
-    words = ["evaluate", "random:resnet10-tiny", "sot", "--data-root", str(root), "--stage", "3"]
-    assert main([*words, "--video", "gif"]) == 0
-    folder = tmp_path / "runs" / "random-resnet10-tiny"
+    assert main(["evaluate", "pixels", "sot", "--data-root", str(root), "--video", "gif"]) == 0
+    folder = tmp_path / "runs" / "pixels"
     stored = lines(folder / "results.jsonl")
     assert [(line["metric"], line["settings"]["head"]) for line in stored] == [
         (metric, head) for head in ("still", "xcorr", "dcf") for metric in ("AUC", "precision@20px")
     ]
     assert stored[0]["data"] == "OTB2015"
     assert "sot AUC" in capsys.readouterr().out
-    boxes = np.loadtxt(folder / "sot" / "stage3-dcf-clean" / "Square.txt", delimiter=",")
+    boxes = np.loadtxt(folder / "sot" / "stage0-dcf-clean" / "Square.txt", delimiter=",")
     assert boxes.shape == (3, 4)
     assert boxes[0].tolist() == [41, 41, 24, 24]
     assert success_auc(boxes, read_otb(root)[0].boxes) == pytest.approx(stored[4]["value"] / 100)
-    with Image.open(folder / "sot" / "stage3-dcf-clean" / "Square.gif") as video:
+    with Image.open(folder / "sot" / "stage0-dcf-clean" / "Square.gif") as video:
         assert video.n_frames == 3
         assert video.size == (160, 120)
 
