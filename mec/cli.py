@@ -247,20 +247,21 @@ class Embed:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the encoder's weights for other tools; outputs are compared before it says done."""
+    """Write the encoder's weights for other tools; outputs are compared where the tool is at hand."""
 
     more: ClassVar[str] = """\
   mec export runs/photos-auto --to timm
   mec export runs/photos-auto --to torchvision
+  mec export runs/photos-auto --to detectron2
 
-Prints the lines of Python that load the file."""
+Prints the lines of Python that load the file; for detectron2 it writes the configurations that go with it."""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder, or an encoder.safetensors."""
-    to: Literal["torchvision", "timm"]
+    to: Literal["torchvision", "timm", "detectron2"]
     """The names and layout to write."""
     out: Path | None = None
-    """Default: RUN/encoder-torchvision.pth or RUN/encoder-timm.safetensors."""
+    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""
 
     def run(self) -> None:
         from mec.export import export

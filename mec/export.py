@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mec.checkpoint import EncoderInfo, atomic, encoder_file, load_encoder, read_info
+from mec.detectron2 import export_detectron2
 from mec.encoders import POOLED, SMALL, timm_arguments, use_small_stem
 from mec.errors import BadInput
 
@@ -21,23 +22,29 @@ TOLERANCE = 1e-4  # of the largest feature
 
 
 def export(run: str | Path, to: str, out: Path | None = None) -> Path:
-    """Write a weight file for timm (safetensors) or torchvision (.pth), and print the lines that load it.
+    """Write a weight file for timm (safetensors), torchvision (.pth) or detectron2 (.pkl), and say how it is loaded.
 
-    The other tool's own model is built by those lines, loaded, and must give the same features on random images.
+    For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
+    features on random images; detectron2 is not at hand, its file follows its names.
 
     Raises:
-        BadInput: the encoder is a module of the caller's own, or torchvision has no such network.
+        BadInput: the encoder is a module of the caller's own, or the tool has no such network.
     """
     file, info = encoder_file(run), read_info(run)
     if info.backbone == "custom":
         raise BadInput(f"{file}: a module of your own; save its state_dict as you like, there is no {to} name for it.")
     encoder, _ = load_encoder(file)
     weights = {name: t.contiguous() for name, t in encoder.state_dict().items()}
-    suffix = ".safetensors" if to == "timm" else ".pth"
+    suffix = {"timm": ".safetensors", "torchvision": ".pth", "detectron2": ".pkl"}[to]
     out = out or file.parent / f"encoder-{to}{suffix}"
     if out.exists() and out.samefile(file):
         raise BadInput(f"--out is {out}: that is the encoder itself; choose another name.")
     out.parent.mkdir(parents=True, exist_ok=True)
+    if to == "detectron2":
+        configs = export_detectron2(info, weights, out)
+        print(f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:")
+        print("\n".join(f"    {path}" for path in configs))
+        return out
     with atomic(out) as part:
         if to == "timm":
             about = {"mec": json.dumps(asdict(info))}  # timm passes over it; `mec evaluate` reads the file by it

@@ -298,6 +298,78 @@ class Transfer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detection(Protocol):
+    """What fine-tuning as a detector takes; runs go to RUN/PROTOCOL-PRESET/lr-LR-seed-SEED/."""
+
+    data_root: Path
+    """Folder of the data in its standard layout."""
+    preset: str | None = None
+    """Schedule and sizes; `quick` is a look on little data, tested on the photographs it trains on."""
+    lr: float | None = None
+    """Learning rate of the whole batch. Default: the preset's."""
+    sweep: bool = False
+    """Try 0.02, 0.03, 0.05, 0.1 and 0.2 with the first seed and go on with the best."""
+    seeds: str | None = None
+    """Seeds with commas, one run each. Default: 0,1,2,3,4 for VOC, 0 for COCO and quick."""
+    iterations: int | None = None
+    """Others than the preset's; warm-up and drops of the rate move along."""
+    batch_size: int | None = None
+    """Photographs an iteration, over all processes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is automatic mixed precision; auto takes it where the device has units for it."""
+    resume: bool = False
+    """Go on with what RUN/PROTOCOL-PRESET holds, from the very iteration."""
+
+    def detect(self, subject: Subject, protocol: str) -> list[Result]:
+        seeds = None if self.seeds is None else whole_numbers(self.seeds, "--seeds")
+        from mec.evaluate.detection import detect
+
+        return detect(
+            subject,
+            protocol,
+            self.data_root,
+            preset=self.preset,
+            lr=self.lr,
+            sweep=self.sweep,
+            seeds=seeds,
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            resume=self.resume,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc(Detection):
+    """Faster R-CNN (C4), all of it fine-tuned on VOC 2007 trainval, tested on VOC 2007 test.
+
+    Presets: voc07 (default), voc07-vissl, quick. DIR holds VOCdevkit/VOC2007."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        return self.detect(subject, "voc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc0712(Detection):
+    """Faster R-CNN (C4), all of it fine-tuned on VOC 2007 and 2012 trainval, tested on VOC 2007 test.
+
+    Presets: voc0712-24k (default), quick. DIR holds VOCdevkit/VOC2007 and VOCdevkit/VOC2012."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        return self.detect(subject, "voc0712")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(Detection):
+    """Mask R-CNN (C4), all of it fine-tuned on COCO train2017, tested on val2017: boxes and masks.
+
+    Presets: coco-1x (default), quick. DIR holds annotations/ and images/."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        return self.detect(subject, "coco")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking(Protocol):
     """What protocols take that follow objects through videos by frozen features."""
 
@@ -497,6 +569,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "transfer": Transfer,
     "finetune": Finetune,
     "semi": Semi,
+    "voc": Voc,
+    "voc0712": Voc0712,
+    "coco": Coco,
     "sot": Sot,
     "vos": Vos,
     "mot": Mot,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torchvision
+import yaml
 from helpers import tiny_run
 from torch import nn
 
@@ -153,3 +156,63 @@ def test_weights_are_written_without_the_projectors(finished, tmp_path):
     assert set(safetensors.torch.load_file(out)) == set(
         timm.create_model("resnet18", num_classes=0, **shape).state_dict()
     )
+
+
+# --- detectron2 --------------------------------------------------------------------------------------------------
+
+
+def r50_c4_names() -> set[str]:
+    """What detectron2's R50 reads from a file, by the rules of the specification: stem, res2 ... res5, shortcuts."""
+    norm = ("weight", "bias", "running_mean", "running_var")
+    layers = ["stem.conv1"]
+    for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
+        for block in range(blocks):
+            layers += [f"res{stage}.{block}.conv{n}" for n in (1, 2, 3)]
+        layers.append(f"res{stage}.0.shortcut")
+    return {f"{layer}.weight" for layer in layers} | {f"{layer}.norm.{n}" for layer in layers for n in norm}
+
+
+@pytest.mark.slow
+def test_the_detectron2_file_has_every_tensor_of_its_r50_c4_model(tmp_path, capsys):
+    run, encoder = run_with(tmp_path / "run", "resnet50", 64)
+    out = export(run, "detectron2")
+    assert out.name == "encoder-detectron2.pkl"
+    content = pickle.loads(out.read_bytes())  # our own, just written
+    assert set(content) == {"model", "__author__", "matching_heuristics"}
+    assert content["matching_heuristics"] is True
+    names = {name for name in content["model"] if not name.endswith("num_batches_tracked")}
+    assert names == r50_c4_names()
+    assert len(names) == 53 * 5
+    for ours, theirs in (
+        ("conv1.weight", "stem.conv1.weight"),
+        ("bn1.running_var", "stem.conv1.norm.running_var"),
+        ("layer2.3.bn2.bias", "res3.3.conv2.norm.bias"),
+        ("layer4.0.downsample.0.weight", "res5.0.shortcut.weight"),
+        ("layer4.0.downsample.1.running_mean", "res5.0.shortcut.norm.running_mean"),
+    ):
+        assert np.array_equal(content["model"][theirs], encoder.state_dict()[ours].numpy())
+    printed = capsys.readouterr().out
+    for kind in ("voc0712", "coco"):
+        assert str(tmp_path / "run" / f"encoder-detectron2-{kind}.yaml") in printed
+
+
+def test_the_settings_that_go_with_it_are_the_protocols(tmp_path):
+    run, _ = run_with(tmp_path / "run", "resnet18", 64)
+    out = export(run, "detectron2")
+    found = {kind: yaml.safe_load(out.with_name(f"{out.stem}-{kind}.yaml").read_text()) for kind in ("voc0712", "coco")}
+    model = found["voc0712"]["MODEL"]
+    assert model["WEIGHTS"] == str(out)
+    assert (model["RESNETS"]["DEPTH"], model["RESNETS"]["NORM"], model["RESNETS"]["RES2_OUT_CHANNELS"]) == (
+        18, "SyncBN", 64,
+    )  # fmt: skip
+    assert (model["RESNETS"]["STRIDE_IN_1X1"], model["BACKBONE"]["FREEZE_AT"], model["MASK_ON"]) == (False, 0, False)
+    assert model["PIXEL_MEAN"] == pytest.approx([127.5] * 3)  # of this run: 0.5
+    assert model["PIXEL_STD"] == pytest.approx([51] * 3)
+    assert (found["voc0712"]["SOLVER"]["MAX_ITER"], found["coco"]["SOLVER"]["MAX_ITER"]) == (24_000, 90_000)
+    assert (found["coco"]["MODEL"]["MASK_ON"], found["coco"]["MODEL"]["ROI_HEADS"]["NUM_CLASSES"]) == (True, 80)
+    assert found["coco"]["INPUT"]["FORMAT"] == "RGB"
+
+
+def test_what_detectron2_has_no_network_for_is_refused(finished):
+    with pytest.raises(BadInput, match=r"no resnet10-tiny with the stem for small images .*resnet50"):
+        export(finished, "detectron2")

@@ -1,0 +1,444 @@
+"""Photographs with boxes and polygons: VOC and COCO in their standard layouts, and batches of them at several sizes.
+
+Objects are kept in flat arrays, which start fast (COCO's are cached), and which workers share without copying.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mec.checkpoint import atomic
+from mec.errors import BadInput
+from mec.images import read_image
+from mec.signals import leave_signals_to_the_run
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+EMPTY_SIDE = 1e-5  # px: an object thinner than this is dropped
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """n photographs and their objects: those of photograph i are rows starts[i] to starts[i + 1] of the flat arrays."""
+
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]  # VOC: 000005; COCO: the number
+    paths: tuple[str, ...]
+    sizes: np.ndarray  # [n, 2] width, height, px
+    starts: np.ndarray  # [n + 1]
+    boxes: np.ndarray  # [objects, 4] float32 x0, y0, x1, y1, px
+    labels: np.ndarray  # [objects], 0 to K - 1
+    ignored: np.ndarray  # [objects] bool: VOC's difficult (trained on, not counted), COCO's crowds (neither)
+    source: str = ""  # the annotation file, for COCO's evaluation
+    category_ids: tuple[int, ...] = ()  # COCO's number of each class
+    polygon_starts: np.ndarray | None = None  # [objects + 1] into `point_starts`
+    point_starts: np.ndarray | None = None  # [polygons + 1] into `points`
+    points: np.ndarray | None = None  # flat x, y, x, y, ...
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index: int) -> np.ndarray:
+        return np.arange(self.starts[index], self.starts[index + 1])
+
+    def polygons(self, row: int) -> list[np.ndarray]:
+        """Of one object: each flat x, y, x, y, ... px."""
+        assert self.polygon_starts is not None
+        assert self.point_starts is not None
+        assert self.points is not None
+        span = range(self.polygon_starts[row], self.polygon_starts[row + 1])
+        return [self.points[self.point_starts[p] : self.point_starts[p + 1]] for p in span]
+
+    def fingerprint(self) -> str:
+        """Of ids, boxes and labels."""
+        state = hashlib.sha256("\n".join(self.ids).encode())
+        for array in (self.boxes, self.labels, self.ignored):
+            state.update(np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()[:16]
+
+
+def read_image_at(annotations: Annotations, index: int) -> Image.Image:
+    """Upright, or as stored where the annotation gives the size of that.
+
+    Raises:
+        BadInput: it cannot be read, or its size is not the annotated one.
+    """
+    path = annotations.paths[index]
+    try:
+        image = read_image(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}).") from error
+    if image.size != tuple(annotations.sizes[index]):
+        wide, high = annotations.sizes[index]
+        if image.size == (high, wide):  # turned upright, against its annotation
+            with Image.open(path) as stored:
+                return stored.convert("RGB")
+        raise BadInput(f"{path}: is {image.width} x {image.height} px, its annotation says {wide} x {high}.")
+    return image
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
+    """VOC's objects of splits such as (2007, "trainval"): ROOT[/VOCdevkit]/VOC2007/Annotations, ImageSets, JPEGImages.
+
+    Boxes become x0, y0 = xmin - 1, ymin - 1 and x1, y1 = xmax, ymax.
+
+    Raises:
+        BadInput: a folder or file is missing or cannot be read; says which, and what is there.
+    """
+    ids, paths, sizes, counts, boxes, labels, difficult = [], [], [], [], [], [], []
+    for year, split in splits:
+        folder = voc_folder(root, year)
+        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if not listing.exists():
+            known = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
+            raise BadInput(f"{listing}: no such split. There: {', '.join(known) or 'none'}.")
+        for name in listing.read_text().split():
+            file = folder / "Annotations" / f"{name}.xml"
+            try:
+                top = ElementTree.parse(file).getroot()
+                size = [int(_text(top, f"size/{side}")) for side in ("width", "height")]
+                objects = top.findall("object")
+                for found in objects:
+                    label = VOC_CLASSES.index(_text(found, "name"))
+                    x0, y0, x1, y1 = (float(_text(found, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+                    boxes.append((x0 - 1, y0 - 1, x1, y1))
+                    labels.append(label)
+                    difficult.append(found.findtext("difficult", "0").strip() == "1")
+            except (OSError, ValueError, ElementTree.ParseError) as error:
+                raise BadInput(f"{file}: not a VOC annotation that can be read ({error}).") from error
+            ids.append(name)
+            paths.append(str(folder / "JPEGImages" / f"{name}.jpg"))
+            sizes.append(size)
+            counts.append(len(objects))
+    if not ids:
+        raise BadInput(f"{root}: its splits {', '.join(f'{y} {s}' for y, s in splits)} name no photograph.")
+    return Annotations(
+        VOC_CLASSES, tuple(ids), tuple(paths), np.array(sizes), np.cumsum([0, *counts]),
+        np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels, dtype=np.int64),
+        np.array(difficult, dtype=bool),
+    )  # fmt: skip
+
+
+def voc_folder(root: Path, year: int) -> Path:
+    for folder in (root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"):
+        if folder.is_dir():
+            return folder
+    there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) if root.is_dir() else "no such folder"
+    raise BadInput(
+        f"{root}: no VOCdevkit/VOC{year} in it (there: {there or 'nothing'}). --data-root names the folder that holds "
+        f"VOCdevkit/VOC{year}/JPEGImages, Annotations and ImageSets."
+    )
+
+
+def _text(node: ElementTree.Element, path: str) -> str:
+    found = node.findtext(path)
+    if found is None:
+        raise ValueError(f"no <{path}>")
+    return found.strip()
+
+
+def read_coco(root: Path, split: str) -> Annotations:
+    """COCO's objects of a split such as "train2017": ROOT/annotations/instances_SPLIT.json and ROOT[/images]/SPLIT/.
+
+    Read once, then from flat arrays in the cache folder ($XDG_CACHE_HOME, ~/.cache) for as long as the file stays the
+    same.
+
+    Raises:
+        BadInput: the file is missing or not COCO's format.
+    """
+    file = root / "annotations" / f"instances_{split}.json"
+    if not file.exists():
+        known = sorted(p.name for p in file.parent.glob("*.json")) if file.parent.is_dir() else []
+        raise BadInput(
+            f"{file}: no such file (there: {', '.join(known) or 'nothing'}). --data-root names the folder that holds "
+            f"annotations/instances_{split}.json and images/{split}/."
+        )
+    stat = file.stat()
+    key = hashlib.sha256(f"2 {file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mec" / f"coco-{key}.npz"
+    arrays = _load_arrays(cached)
+    if arrays is None:
+        arrays = _coco_arrays(file)
+        _store_arrays(cached, arrays)
+    folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
+    names = [str(name) for name in arrays.pop("names")]
+    return Annotations(
+        classes=tuple(str(name) for name in arrays.pop("classes")),
+        ids=tuple(str(number) for number in arrays.pop("ids")),
+        paths=tuple(str(folder / name) for name in names),
+        source=str(file),
+        category_ids=tuple(int(number) for number in arrays.pop("category_ids")),
+        **arrays,
+    )
+
+
+def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(file, "rb") as stream:
+            content = json.load(stream)
+        categories = sorted(content["categories"], key=lambda c: c["id"])
+        images = sorted(content["images"], key=lambda image: image["id"])
+        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+        for found in content["annotations"]:
+            by_image[found["image_id"]].append(found)
+        number = {c["id"]: i for i, c in enumerate(categories)}
+        counts, boxes, labels, crowds, polygons_each = [], [], [], [], []
+        points: list[np.ndarray] = []
+        for image in images:
+            counts.append(len(by_image[image["id"]]))
+            for found in by_image[image["id"]]:
+                x, y, w, h = found["bbox"]
+                boxes.append((x, y, x + w, y + h))
+                labels.append(number[found["category_id"]])
+                crowds.append(bool(found.get("iscrowd", 0)))
+                shape = found.get("segmentation")
+                # Crowds come as run lengths; a polygon has three points at least.
+                kept = [p for p in shape if len(p) >= 6 and len(p) % 2 == 0] if isinstance(shape, list) else []
+                polygons_each.append(len(kept))
+                points.extend(np.asarray(p, dtype=np.float32) for p in kept)
+        return {
+            "classes": np.array([c["name"] for c in categories]),
+            "category_ids": np.array([c["id"] for c in categories]),
+            "ids": np.array([image["id"] for image in images]),
+            "names": np.array([image["file_name"] for image in images]),
+            "sizes": np.array([(image["width"], image["height"]) for image in images]),
+            "starts": np.cumsum([0, *counts]),
+            "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            "labels": np.array(labels, dtype=np.int64),
+            "ignored": np.array(crowds, dtype=bool),
+            "polygon_starts": np.cumsum([0, *polygons_each]),
+            "point_starts": np.cumsum([0, *map(len, points)]),
+            "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
+        }
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadInput(f"{file}: not COCO's instances format ({type(error).__name__}: {error}).") from error
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
+        return None
+
+
+def _store_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as part, open(part, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError:  # a cache that cannot be kept is no reason to stop
+        return
+
+
+# --- which photographs are used ------------------------------------------------------------------------------------
+
+
+def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
+    """The chosen photographs, in that order, with their objects."""
+    rows = np.concatenate([annotations.rows(i) for i in chosen] or [np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    counts = [annotations.starts[i + 1] - annotations.starts[i] for i in chosen]
+    smaller = replace(
+        annotations,
+        ids=tuple(annotations.ids[i] for i in chosen),
+        paths=tuple(annotations.paths[i] for i in chosen),
+        sizes=annotations.sizes[list(chosen)],
+        starts=np.cumsum([0, *counts]),
+        boxes=annotations.boxes[rows],
+        labels=annotations.labels[rows],
+        ignored=annotations.ignored[rows],
+    )
+    if annotations.polygon_starts is None:
+        return smaller
+    shapes = [annotations.polygons(row) for row in rows]
+    points = [p for shape in shapes for p in shape]
+    return replace(
+        smaller,
+        polygon_starts=np.cumsum([0, *(len(shape) for shape in shapes)]),
+        point_starts=np.cumsum([0, *(len(p) for p in points)]),
+        points=np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
+    )
+
+
+def with_objects(annotations: Annotations) -> np.ndarray:
+    """Numbers of the photographs that are trained on: those with an object that is no crowd."""
+    before = np.cumsum([0, *~crowds(annotations)])  # trainable objects in front of each row
+    return np.flatnonzero(np.diff(before[annotations.starts]))
+
+
+def crowds(annotations: Annotations) -> np.ndarray:
+    """Objects that are not trained on: COCO's crowds. VOC's difficult ones are."""
+    return annotations.ignored if annotations.category_ids else np.zeros_like(annotations.ignored)
+
+
+def largest_objects(annotations: Annotations, count: int) -> Annotations:
+    """The photographs whose median box is largest: for a look on little data, where small objects say little."""
+    usable = with_objects(annotations)
+    sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
+    areas, skipped = sides.prod(1), crowds(annotations)
+    medians = [np.median(areas[rows][~skipped[rows]]) for rows in map(annotations.rows, usable)]
+    best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
+    return take(annotations, sorted(best.tolist()))
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+def grouped_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches without end of photographs that are all wider than high, or all not, from seeded orders of all.
+
+    Args:
+        wide: [n] bool.
+    """
+    waiting: dict[bool, list[int]] = {True: [], False: []}
+    for epoch in itertools.count():
+        for index in np.random.default_rng((seed, epoch)).permutation(len(wide)):
+            group = waiting[bool(wide[index])]
+            group.append(int(index))
+            if len(group) == batch_size:
+                yield np.array(group)
+                group.clear()
+
+
+def resized(width: int, height: int, shorter: int, most: int) -> tuple[int, int]:
+    """Width and height with the shorter side as asked, unless the longer would pass `most`.
+
+    >>> resized(500, 375, 480, 1333), resized(500, 100, 480, 1333)
+    ((640, 480), (1333, 267))
+    """
+    scale = shorter / min(width, height)
+    scale = min(scale, most / max(width, height))
+    return int(width * scale + 0.5), int(height * scale + 0.5)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shorter sides that training draws from, that of testing, and the longest side; px."""
+
+    train: tuple[int, ...]
+    test: int
+    most: int = 1333
+
+
+class TrainingBatches(torch.utils.data.Dataset):
+    """(iteration, first position, photographs) -> an image uint8 [3, h, w], its target and a seed for each.
+
+    Size, mirroring and seed are functions of (seed, iteration, position in the batch).
+    """
+
+    def __init__(self, annotations: Annotations, sizes: Sizes, seed: int, flip: float = 0.5):
+        self.annotations, self.sizes, self.seed, self.flip = annotations, sizes, seed, flip
+
+    def __getitem__(self, asked: tuple[int, int, np.ndarray]) -> list[tuple[Tensor, dict[str, Any], int]]:
+        iteration, first, chosen = asked
+        out = []
+        for position, index in enumerate(chosen.tolist(), first):
+            draw = np.random.default_rng((self.seed, iteration, position))
+            shorter, mirrored = int(draw.choice(self.sizes.train)), bool(draw.random() < self.flip)
+            image, target = example(self.annotations, index, shorter, self.sizes.most, mirrored)
+            out.append((image, target, int(draw.integers(2**62))))
+        return out
+
+
+def example(
+    annotations: Annotations, index: int, shorter: int, most: int, mirrored: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """One photograph resized and perhaps mirrored, with the objects to train on in its px.
+
+    Crowds are left out, and so is what became empty: a side of at most 1e-5 px, or no polygon where polygons are given.
+    """
+    image = read_image_at(annotations, index)
+    before = image.size
+    image = image.resize(resized(*before, shorter, most), Image.Resampling.BILINEAR)
+    scale = np.array([image.width / before[0], image.height / before[1]], dtype=np.float32)
+    rows = annotations.rows(index)
+    boxes = annotations.boxes[rows] * np.tile(scale, 2)
+    boxes = np.clip(boxes, 0, np.tile(np.array(image.size, dtype=np.float32), 2))
+    kept = ~crowds(annotations)[rows] & ((boxes[:, 2:] - boxes[:, :2]) > EMPTY_SIDE).all(1)
+    shapes: list[list[np.ndarray]] | None = None
+    if annotations.points is not None:
+        shapes = [[p * np.resize(scale, len(p)) for p in annotations.polygons(row)] for row in rows]
+        kept &= np.array([len(shape) > 0 for shape in shapes], dtype=bool)
+        shapes = [shape for shape, keep in zip(shapes, kept) if keep]
+    boxes = boxes[kept]
+    pixels = np.asarray(image)
+    if mirrored:
+        pixels = pixels[:, ::-1]
+        boxes = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], 1)
+        for p in itertools.chain.from_iterable(shapes or []):
+            p[::2] = image.width - p[::2]
+    target: dict[str, Any] = {
+        "boxes": torch.from_numpy(np.ascontiguousarray(boxes)),
+        "labels": torch.from_numpy(annotations.labels[rows][kept]),
+    }
+    if shapes is not None:
+        target["polygons"] = shapes
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), target
+
+
+def as_they_are(batch: Any) -> Any:
+    """A collate function that does not collate."""
+    return batch
+
+
+def training_loader(
+    dataset: TrainingBatches, batch_size: int, start: int, stop: int, share: slice, workers: int
+) -> Iterator[list[tuple[Tensor, dict[str, Any], int]]]:
+    """This rank's part of the batches of iterations start to stop - 1; the order does not depend on start or ranks."""
+    usable = with_objects(dataset.annotations)
+    if not len(usable):
+        raise BadInput("none of the training photographs has an object to train on.")
+    wide = dataset.annotations.sizes[usable, 0] > dataset.annotations.sizes[usable, 1]
+    order = itertools.islice(grouped_batches(wide, batch_size, dataset.seed), start, stop)
+    asked = ((iteration, share.start, usable[chosen[share]]) for iteration, chosen in enumerate(order, start))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=asked,
+        num_workers=workers,
+        collate_fn=as_they_are,
+        worker_init_fn=leave_signals_to_the_run,
+    )
+    return iter(loader)
+
+
+class TestImages(torch.utils.data.Dataset):
+    """Photograph i -> its image uint8 [3, h, w] at the test size."""
+
+    __test__ = False  # not pytest's
+
+    def __init__(self, annotations: Annotations, sizes: Sizes):
+        self.annotations, self.sizes = annotations, sizes
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = read_image_at(self.annotations, index)
+        image = image.resize(resized(*image.size, self.sizes.test, self.sizes.most), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def class_counts(annotations: Annotations) -> dict[str, int]:
+    """Objects of each class that occurs and is counted."""
+    found = np.bincount(annotations.labels[~annotations.ignored], minlength=len(annotations.classes))
+    return {name: int(n) for name, n in zip(annotations.classes, found) if n}

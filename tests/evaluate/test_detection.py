@@ -1,0 +1,233 @@
+"""Runs on VOC and COCO from the command line to results, pictures and curves; resuming; schedules; sweeps and seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import photographs
+import pytest
+import torch
+from helpers import lines
+from PIL import Image
+
+from mec.checkpoint import checkpoints
+from mec.cli import main
+from mec.encoders import SMALL
+from mec.errors import BadInput
+from mec.evaluate import detection
+from mec.evaluate.detection import PRESETS, Preset, adapted, as_results, in_original, learning_rate
+from mec.evaluate.detection_data import Sizes
+from mec.evaluate.detector import Regions
+from mec.evaluate.subject import resolve
+
+TINY = {
+    "iterations": 4,
+    "drops": (3,),
+    "warmup": 2,
+    "sizes": Sizes((48, 64), 64, 96),
+    "seeds": (0,),
+    "batch_size": 2,
+    "regions": Regions(anchors=32, before_nms=(200, 100), after_nms=(50, 20), regions=16),
+    "precise": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def _tiny(tmp_path, monkeypatch):
+    """Presets of four iterations, a narrow backbone called resnet10-narrow, and no cache at home."""
+    monkeypatch.setitem(SMALL, "resnet10-narrow", {**SMALL["resnet10-tiny"], "channels": (8, 12, 16, 24)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for protocol, table in PRESETS.items():
+        for name in table:
+            monkeypatch.setitem(PRESETS[protocol], name, replace(table[name], **TINY))
+
+
+def subject(folder: Path):
+    return resolve("random:resnet10-narrow", device="cpu", image_size=64, out=folder)
+
+
+@pytest.mark.parametrize("protocol", ["voc", "voc0712", "coco"])
+def test_a_command_gives_results_pictures_and_curves(protocol, tmp_path, capsys):
+    root = photographs.coco(tmp_path / "data") if protocol == "coco" else photographs.voc(tmp_path / "data")
+    photographs.voc(root, photographs.SCENES[:2], year=2012)
+    out = tmp_path / "run"
+    words = ["evaluate", "random:resnet10-narrow", protocol, "--data-root", str(root), "--out", str(out)]
+    assert main([*words, "--device", "cpu", "--image-size", "64"]) == 0
+    printed = capsys.readouterr().out
+    results = lines(out / "results.jsonl")
+    names = ["AP", "AP50", "AP75"]
+    if protocol == "coco":
+        names = [f"{kind} {n}" for kind in ("box", "mask") for n in [*names, "AP50 medium and large"]]
+    assert [r["metric"] for r in results] == names
+    assert all(r["protocol"] == protocol and r["unit"] == "%" and 0 <= r["value"] <= 100 for r in results)
+    assert all(r["encoder"] == "random:resnet10-narrow" and r["settings"]["lr"] == 0.02 for r in results)
+    assert f"{protocol} {names[0]}" in printed
+    (folder,) = (p for p in out.glob("*/lr-*") if p.is_dir())
+    for name in ("detections.png", "curves.png"):
+        with Image.open(folder / name) as picture:
+            assert np.asarray(picture.convert("RGB")).std() > 10
+    logged = lines(folder / "metrics.jsonl")
+    assert [line["iteration"] for line in logged] == [1, 4]
+    assert all(math.isfinite(line["loss"]) for line in logged)
+    assert ("loss_mask" in logged[0]) == (protocol == "coco")
+    assert json.loads((folder / "result.json").read_text())["seconds_per_iteration"] > 0
+
+
+class Cut(Exception):
+    """Power went off."""
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(at, tmp_path, monkeypatch):
+    root = photographs.coco(tmp_path / "data")
+
+    def run(folder: str, **options):
+        return detection.detect(subject(tmp_path / folder), "coco", root, quiet=True, save_minutes=0, **options)
+
+    whole = run("whole")
+    check, seen = detection.DetectorRun.check, []
+
+    def cut(self, *arguments):
+        seen.append(1)
+        if len(seen) == at + 1:
+            raise Cut
+        check(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detection.DetectorRun, "check", cut)
+        with pytest.raises(Cut):
+            run("cut")
+    with pytest.raises(BadInput, match="Add --resume"):
+        run("cut")
+    again = run("cut", resume=True)
+    assert [r.value for r in again] == [r.value for r in whole]
+    states = []
+    for name in ("whole", "cut"):
+        (folder,) = (tmp_path / name / "coco-coco-1x").glob("lr-*")
+        states.append(torch.load(checkpoints(folder)[-1], weights_only=True))
+        assert [line["iteration"] for line in lines(folder / "metrics.jsonl")] == [1, 4]
+    assert states[0]["step"] == states[1]["step"] == 4
+    for name, tensor in states[0]["detector"].items():
+        assert torch.equal(tensor, states[1]["detector"][name]), name
+    for number, kept in states[0]["optimizer"]["state"].items():
+        assert torch.equal(kept["momentum_buffer"], states[1]["optimizer"]["state"][number]["momentum_buffer"])
+
+
+def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_path, monkeypatch):
+    root = photographs.voc(tmp_path / "data")
+
+    def run(**options):
+        return detection.detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
+
+    first = run()
+    monkeypatch.setattr(detection.DetectorRun, "fit", None)  # would fail
+    assert [r.value for r in run(resume=True)] == [r.value for r in first]
+    with pytest.raises(BadInput, match="other settings"):
+        run(resume=True, iterations=8)
+
+
+def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monkeypatch):
+    heard = []
+
+    def to_the_end(self, save_minutes):
+        heard.append((self.lr, self.seed))
+        if self.lr == 0.2:
+            raise detection.Diverged("diverged")
+        value = 50 - 100 * abs(self.lr - 0.05) + self.seed
+        return {"scores": {"AP": value, "AP50": 2 * value}, "lr": self.lr, "seed": self.seed}
+
+    monkeypatch.setattr(detection.DetectorRun, "to_the_end", to_the_end)
+    root = photographs.voc(tmp_path / "data")
+    results = detection.detect(subject(tmp_path / "run"), "voc", root, sweep=True, seeds=(0, 1, 2), quiet=True)
+    assert heard == [(0.02, 0), (0.03, 0), (0.05, 0), (0.1, 0), (0.2, 0), (0.05, 1), (0.05, 2)]
+    *search, ap, ap50 = results
+    assert [r.settings["lr"] for r in search] == [0.02, 0.03, 0.05, 0.1]
+    assert (ap.value, ap.spread, ap.n, ap.settings["lr"]) == (51, 1, 3, 0.05)
+    assert (ap50.value, ap50.spread) == (102, 2)
+    assert ap.settings["lr_chosen_on"] == "the test photographs"
+    with pytest.raises(detection.Diverged):
+        detection.detect(subject(tmp_path / "one"), "voc", root, lr=0.2, quiet=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    root = photographs.voc(tmp_path / "data")
+    with pytest.raises(detection.Diverged, match=r"diverged at iteration \d.*--lr"):
+        detection.detect(subject(tmp_path / "run"), "voc", root, lr=90.0, iterations=40, quiet=True)
+    assert not list((tmp_path / "run").rglob("result.json"))
+
+
+def test_the_learning_rate_warms_up_and_drops():
+    preset = replace(PRESETS["coco"]["coco-1x"], iterations=90_000, drops=(60_000, 80_000), warmup=1_000)
+    rates = [learning_rate(preset, 0.02, i) for i in (0, 500, 1_000, 59_999, 60_000, 80_000)]
+    assert rates == pytest.approx([0.02 * 0.001, 0.02 * (0.001 + 0.999 / 2), 0.02, 0.02, 0.002, 0.0002])
+    shorter = adapted(preset, 900, 8, (3, 4))
+    assert (shorter.drops, shorter.warmup, shorter.batch_size, shorter.seeds) == ((600, 800), 90, 8, (3, 4))
+
+
+def test_detections_are_scaled_clipped_and_emptied_ones_left_out():
+    result = {
+        "boxes": torch.tensor([[10.0, 20.0, 30.0, 40.0], [95.0, 0.0, 120.0, 50.0], [105.0, 0.0, 120.0, 50.0]]),
+        "scores": torch.tensor([0.9, 0.8, 0.7]),
+        "labels": torch.tensor([2, 0, 1]),
+    }
+    found = in_original(result, (200, 100), (100, 50))
+    assert found.boxes.tolist() == [[5, 10, 15, 20], [47.5, 0, 60, 25], [52.5, 0, 60, 25]]
+    found = in_original(result, (100, 100), (100, 50))
+    assert found.boxes.tolist() == [[10, 10, 30, 20], [95, 0, 100, 25]]
+    assert found.labels.tolist() == [2, 0]
+
+
+def test_results_name_what_was_run():
+    runs = [{"scores": {"AP": 10.0}, "lr": 0.1, "seed": 5}]
+    (result,) = as_results("voc", {}, 0.1, runs, {"preset": "quick"})
+    assert (result.value, result.spread, result.n, result.seed) == (10, None, 1, 5)
+    assert result.settings == {"preset": "quick", "lr": 0.1, "seeds": [5], "values": [10.0]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--preset", "voc0712-24k"], "none of voc's. Did you mean"),
+        (["--sweep", "--lr", "0.1"], "leave out --lr 0.1"),
+        (["--lr", "0"], "--lr is 0.0"),
+        (["--seeds", "1,1"], "--seeds is 1,1"),
+        (["--seeds", "one"], "--seeds is 'one'"),
+        (["--iterations", "0"], "--iterations is 0"),
+        (["--batch-size", "-2"], "--batch-size is -2"),
+    ],
+)
+def test_bad_flags_are_named(flags, words, tmp_path, capsys):
+    root = photographs.voc(tmp_path / "data")
+    out = ["--data-root", str(root), "--out", str(tmp_path / "run"), "--image-size", "64"]
+    assert main(["evaluate", "random:resnet10-narrow", "voc", *out, *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+PUBLISHED = {  # protocols.md 4.1, 4.2
+    "voc0712-24k": (24_000, (18_000, 22_000), 100, 16, 480, 5),
+    "voc07": (7_266, (5_450, 6_661), 100, 16, 480, 5),
+    "voc07-vissl": (12_500, (9_500,), 100, 16, 480, 5),
+    "coco-1x": (90_000, (60_000, 80_000), 1_000, 16, 640, 1),
+}
+
+
+def test_presets_are_the_published_ones():
+    found = {
+        "voc0712-24k": detection.VOC0712_24K,
+        "voc07": detection.VOC07,
+        "voc07-vissl": detection.VOC07_VISSL,
+        "coco-1x": detection.COCO_1X,
+    }
+    for name, preset in found.items():
+        assert isinstance(preset, Preset)
+        numbers = (preset.iterations, preset.drops, preset.warmup, preset.batch_size, preset.sizes.train[0])
+        assert (*numbers, len(preset.seeds)) == PUBLISHED[name]
+        assert preset.sizes.train[-1] == preset.sizes.test == 800
+        assert {b - a for a, b in zip(preset.sizes.train, preset.sizes.train[1:])} == {32}
+        assert (preset.sizes.most, preset.lr, preset.momentum, preset.weight_decay) == (1333, 0.02, 0.9, 1e-4)
+        assert (preset.regions, preset.precise, preset.warmup_factor) == (Regions(), 200, 0.001)
+    assert Regions() == Regions((32, 64, 128, 256, 512), 256, (12_000, 6_000), (2_000, 1_000), 512, 100)
