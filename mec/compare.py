@@ -235,7 +235,7 @@ def measured(folder: Path, trial: Trial, images: Data, device: str) -> Trial:
         return trial
     found = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
     mine = [r for r in found if r["encoder"] == trial.method and r["metric"] == "top-1"]
-    return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear")})
+    return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear-fast")})
 
 
 def accuracy_among_training_images(folder: Path, images: Data, device: str) -> float:
@@ -255,7 +255,7 @@ def accuracy_among_training_images(folder: Path, images: Data, device: str) -> f
 
 ROWS = {  # of results.jsonl: protocol, metric, unit, and where a trial has it
     "knn": ("knn", "top-1", "%", lambda t: t.accuracy["knn"]),
-    "linear": ("linear", "top-1", "%", lambda t: t.accuracy["linear"]),
+    "linear-fast": ("linear-fast", "top-1", "%", lambda t: t.accuracy["linear-fast"]),
     "seconds": ("compare", "time an epoch", "s", lambda t: t.seconds_per_epoch),
     "memory": ("compare", "peak memory", "GiB", lambda t: t.peak_memory),
     "rank": ("compare", "effective rank", "", lambda t: t.effective_rank),
@@ -318,14 +318,14 @@ def table(asked: Asked, trials: Sequence[Trial], rates: dict[str, float | None])
     columns = ("base rate", "k-NN, %", "linear, %", "s an epoch", "peak GiB", "effective rank", "coding ratio")
     for column in ("method", *columns):
         shown.add_column(column, justify="left" if column == "method" else "right")
-    digits = {"knn": 1, "linear": 1, "seconds": 1, "memory": 2, "rank": 0, "ratio": 2}
+    digits = {"knn": 1, "linear-fast": 1, "seconds": 1, "memory": 2, "rank": 0, "ratio": 2}
     for method in asked.methods:
         rate = rates[method]
         found = summary(trials, method)
         cells = []
         for name, places in digits.items():
             value, spread, _ = found.get(name, (math.nan, None, 0))
-            plus = f" ± {spread:.{places}f}" if spread is not None and name in ("knn", "linear") else ""
+            plus = f" ± {spread:.{places}f}" if spread is not None and name in ("knn", "linear-fast") else ""
             cells.append(f"{value:.{places}f}{plus}" if name in found else "-")
         lost = diverged(trials, method)
         name = method + (f" ({lost} of {asked.seeds} diverged)" if lost else "" if found else " (diverged)")
