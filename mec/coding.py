@@ -6,7 +6,6 @@ smaller of the two sides (Sylvester: the paper's Eqn 4), and differentiates once
 raises. Reduced precision is lifted to float32; float64 stays. Rows may lie on several ranks: `ranks` or `shares`.
 """
 
-import functools
 import numbers
 from collections.abc import Sequence
 from typing import Literal
@@ -202,7 +201,6 @@ def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
     return (weights * torch.stack(traces)).sum(), slope
 
 
-@functools.cache
 def blocks(order: int) -> tuple[int, int, int]:
     """(s, q, r) with s q + r = order, r < s, for the fewest products; (order, 1, 0) is power by power.
 
