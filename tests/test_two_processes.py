@@ -52,7 +52,7 @@ def untrained_encoder() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "method",
-    ["mec", pytest.param("mec-joint", marks=[pytest.mark.slow, pytest.mark.xfail(reason="not judged since it moved")])],
+    ["mec", pytest.param("mec-joint", marks=pytest.mark.slow)],
 )
 def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     """Losses, encoder, heads, target network, momentum buffers and running statistics after five steps."""
