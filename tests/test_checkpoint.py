@@ -102,7 +102,7 @@ def test_an_encoder_comes_back_with_the_features_it_had(tmp_path, backbone, size
 
 def test_what_is_stored_about_an_encoder_is_what_the_run_was(finished):
     info = read_info(finished)
-    assert (info.backbone, info.image_size, info.small_stem) == ("resnet10-tiny", 8, True)
+    assert (info.backbone, info.image_size, info.small_stem) == ("resnet10-fast", 8, True)
     assert (info.method, info.recipe, info.data, info.steps) == ("mec-joint", "digits", "digits", 6)
     assert info.feature_size == 256
     assert info.data_fingerprint == open_data("digits", limit=192).fingerprint

@@ -133,7 +133,7 @@ def test_it_does_not_say_done_when_the_other_tool_gives_other_features(tmp_path,
 
 
 def test_what_torchvision_does_not_have_is_refused_with_what_it_has(finished):
-    with pytest.raises(BadInput, match=r"no 'resnet10-tiny'.*resnet18.*--to timm"):
+    with pytest.raises(BadInput, match=r"no 'resnet10-fast'.*resnet18.*--to timm"):
         export(finished, "torchvision")
 
 
@@ -214,5 +214,5 @@ def test_the_settings_that_go_with_it_are_the_protocols(tmp_path):
 
 
 def test_what_detectron2_has_no_network_for_is_refused(finished):
-    with pytest.raises(BadInput, match=r"no resnet10-tiny with the stem for small images .*resnet50"):
+    with pytest.raises(BadInput, match=r"no resnet10-fast with the stem for small images .*resnet50"):
         export(finished, "detectron2")
