@@ -180,7 +180,7 @@ def why_unreadable(path: str) -> str | None:
 
 def reason(error: Exception, path: str = "") -> str:
     """What an error says about an image, in a few words that are the same wherever it was read from."""
-    words = re.sub(r"<_io\.BytesIO object at \w+>", "file", str(error))
+    words = re.sub(r"<_io\.BytesIO object at \w+>", "'file'", str(error))
     return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:200]
 
 

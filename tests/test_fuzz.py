@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mec.batches import ViewBatches
 from mec.data import open_data, readable
-from mec.images import why_unreadable
+from mec.images import quiet, why_unreadable
 from mec.pack import pack
 from mec.recipe import View
 from mec.shards import ShardWriter, write_index
@@ -80,7 +80,8 @@ def damaged(tmp_path_factory) -> tuple[Path, dict[str, str | None]]:
         (folder / f"{number:04}.{suffix}").write_bytes(mutated(data, generator))
     # As many good ones as it takes for the bad to stay below the share at which a run refuses to start.
     write_images(folder / "good", 4 * COUNT, ".png", width=70, height=66)
-    verdict = {str(path): why_unreadable(str(path)) for path in sorted(folder.glob("*.*"))}
+    with quiet():  # a warning is no error, though it is one in these tests
+        verdict = {str(path): why_unreadable(str(path)) for path in sorted(folder.glob("*.*"))}
     return folder, verdict
 
 
@@ -89,7 +90,6 @@ def most_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@pytest.mark.xfail(reason="about one in ten of the files that the check refuses is read, or listed under another path")
 @pytest.mark.slow
 def test_of_two_thousand_damaged_files_each_unreadable_one_is_listed_once_with_its_reason(damaged, tmp_path):
     folder, verdict = damaged
@@ -106,7 +106,6 @@ def test_of_two_thousand_damaged_files_each_unreadable_one_is_listed_once_with_i
     assert most_memory() - before < 2048
 
 
-@pytest.mark.xfail(reason="about one in ten of the files that the check refuses is read, or listed under another path")
 @pytest.mark.slow
 def test_damaged_files_are_set_aside_when_packing_and_skipped_once_when_found_in_a_tar(damaged, tmp_path):
     folder, verdict = damaged
