@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 TINY = ("views.size=8", "network.projector=[32,16]")  # digits as they are, small heads
-TINY_PREDICTOR = "network.predictor=[8,16]"
+TINY_SERIES = ("network.predictor=[8,16]", "settings.distortion=guaranteed")  # in range at the rate of the joint form
 
 
 def tiny_run(out: Path, data="digits", **changes) -> Path:
@@ -24,7 +24,7 @@ def tiny_run(out: Path, data="digits", **changes) -> Path:
 
     options = {"limit": 192, "batch_size": 64, "epochs": 2, "settings": TINY} | changes
     if options.get("method") in ("mec", "mec-exact"):
-        options["settings"] = [*options["settings"], TINY_PREDICTOR]
+        options["settings"] = [*options["settings"], *TINY_SERIES]
     return pretrain(data, out=out, evaluate=options.pop("evaluate", False), quiet=True, device="cpu", **options)
 
 

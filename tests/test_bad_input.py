@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from helpers import (
     TINY,
-    TINY_PREDICTOR,
+    TINY_SERIES,
     command,
     crashed_run,
     digit_images,
@@ -462,7 +462,7 @@ def test_a_series_that_runs_away_exits_with_1_and_names_the_method_that_cannot(
     """Far below what any coding length reaches; the threshold is moved, since small runs seldom get there."""
     assert trainer.RUNAWAY > 10
     monkeypatch.setattr(trainer, "RUNAWAY", 1e-3)
-    words = ["--recipe", "digits", "--batch-size", "64", "--method", "mec", "--set", *TINY, TINY_PREDICTOR]
+    words = ["--recipe", "digits", "--batch-size", "64", "--method", "mec", "--set", *TINY, *TINY_SERIES]
     assert main(["pretrain", str(digit_folder), "--out", str(tmp_path / "run"), *words]) == 1
     text = capsys.readouterr().err
     assert text.startswith("mec: diverged at step ")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import (
     TINY,
-    TINY_PREDICTOR,
+    TINY_SERIES,
     at_step,
     crashed_run,
     identical,
@@ -170,7 +170,7 @@ def test_a_signal_saves_the_step_and_tells_the_command_that_goes_on(
     whole = tiny_run(tmp_path / "whole", digit_folder, **options)
     words = ["pretrain", str(digit_folder), "--out", str(out), "--epochs", "2", "--set", TINY[0], "--set", TINY[1]]
     words += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-    words += ["--set", TINY_PREDICTOR] if method else []
+    words += ["--set", *TINY_SERIES] if method else []
     with monkeypatch.context() as patch:
         at_step(patch, 4, lambda: os.kill(os.getpid(), number))
         assert main(words) == 1

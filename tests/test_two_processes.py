@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, TINY_PREDICTOR, command, lines, tiny_run, weights
+from helpers import TINY, TINY_SERIES, command, lines, tiny_run, weights
 from torch import nn
 
 from mec.batches import ViewBatches
@@ -26,7 +26,7 @@ def words(folder: Path, out: Path, method: str) -> list[str]:
     # Rounding alone moves these tiny networks apart by 1e-3 in five steps at a large rate, or where the
     # series does not converge (distortion below 1).
     settings = [*TINY, "precision=fp32", "optimizer.base_lr=0.01"]
-    settings += [TINY_PREDICTOR, "settings.distortion=1"] if method == "mec" else []
+    settings += TINY_SERIES if method == "mec" else ()
     flags = [
         "--recipe",
         "digits",
@@ -69,7 +69,7 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     assert [m["step"] for m in one] == [m["step"] for m in two] == [1, STEPS]
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "coding_ratio", "agreement", "effective_rank"):
-            within = 1e-5 if a["step"] == 1 else close
+            within = (1e-5 if a["step"] == 1 else close) * (5 if name == "effective_rank" else 1)
             assert a[name] == pytest.approx(b[name], rel=within, abs=within), name
     assert one[0]["gradient_norm"] == pytest.approx(two[0]["gradient_norm"], rel=1e-5)
     state = [torch.load(checkpoints(tmp_path / name)[-1], weights_only=True) for name in ("one", "two")]
@@ -104,7 +104,7 @@ class Plain(nn.Module):
 @pytest.mark.parametrize("micro", [32, 24, 8])  # 24 leaves a last part of 16
 @pytest.mark.parametrize("method", ["mec-joint", "mec"])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, method, micro):
-    heads = ["network.projector=[]", *(["network.predictor=[16]"] if method == "mec" else []), "precision=fp32"]
+    heads = ["network.projector=[]", *(["network.predictor=[16]"] if method == "mec" else ()), "precision=fp32"]
     settings = ["views.size=8", *heads]
 
     def trained(name: str, *more: str) -> Path:
@@ -122,7 +122,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, method, mi
 
 def recipe_of(method: str):
     """The digits recipe with another method, in a part of its settings where rounding does not grow."""
-    target = ["network.target=momentum"] if method == "mec" else []
+    target = ["network.target=momentum"] if method == "mec" else ()
     return changed(RECIPES["digits"], [f"method={method}", "settings.distortion=1", *target])
 
 
