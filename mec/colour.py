@@ -1,5 +1,7 @@
 """Colour and blur on batches of images in [0, 1], with parameters of their own for each image, in few passes.
 
+With tensors, for GPUs; `mec.fused` does the same on a CPU in one pass.
+
 Definitions are torchvision's for float images. Brightness, contrast and saturation are all x <- f x + (1 - f) other,
 clamped, with other = 0, the mean luma, or the pixel's luma: one 3x3 matrix and an offset, whichever of them it is. They
 are not collapsed further, since clamping between them counts. Hue is exact HSV, without the modulo.
@@ -17,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
-CACHED = 3 << 14  # numbers: so many, and what is made of them meanwhile, stay in a core's second-level cache
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -65,25 +66,17 @@ def apply_jitter(x: Tensor, jitter: Jitter) -> Tensor:
         average = None
         if mean.any():
             average = (x.mean((2, 3)) @ x.new_tensor(GREY)).view(-1, 1, 1, 1) * column(mean)
-        times, of_luma = column(factor), column(luma) if luma.any() else None
-        clamped = (factor > 1).any()  # else a mean of values in [0, 1]
-        for strip in strips(x):
-            other = average
-            if of_luma is not None:
-                other = grey(strip).mul_(of_luma)
-                if average is not None:
-                    other.add_(average)
-            strip.mul_(times)
-            if other is not None:
-                strip.add_(other)
-            if clamped:
-                strip.clamp_(0, 1)
+        other = average
+        if luma.any():
+            other = grey(x).mul_(column(luma))
+            if average is not None:
+                other.add_(average)
+        x.mul_(column(factor))
+        if other is not None:
+            x.add_(other)
+        if (factor > 1).any():  # else a mean of values in [0, 1]
+            x.clamp_(0, 1)
     return x
-
-
-def strips(x: Tensor) -> Sequence[Tensor]:
-    """Images [n, c, h, w] by rows of pixels, on a CPU so few at a time that they stay in a core's cache meanwhile."""
-    return [x] if x.is_cuda else x.split(max(1, CACHED // max(1, x[:, :, 0].numel())), 2)
 
 
 def runs(chosen: np.ndarray) -> list[slice]:
@@ -109,29 +102,29 @@ def turn_hue(x: Tensor, turns: np.ndarray, out: Tensor | None = None) -> Tensor:
     holds without a modulo as long as |h - c| <= 7: whole thirds of a turn only swap the c, and what is left moves them
     by at most 1.
     """
+    centres = [torch.from_numpy(c).to(x.device, x.dtype).view(-1, 1, 1) for c in full_at(turns).T]
+    out = torch.empty_like(x) if out is None else out
+    red, green, blue = x.unbind(1)
+    low, chroma, hue, y = x.new_empty(4, *red.shape)
+    torch.minimum(red, green, out=low)
+    torch.minimum(low, blue, out=low)
+    torch.maximum(red, green, out=chroma)
+    torch.maximum(chroma, blue, out=chroma).sub_(low)
+    torch.add(green, blue, out=hue).sub_(red).sub_(low)
+    hue.div_(torch.add(chroma, 1e-12, out=y)).add_(1)  # without chroma the hue does not matter
+    hue.copysign_(torch.sub(green, blue, out=y))
+    low.sub_(chroma)
+    for channel, centre in enumerate(centres):
+        torch.sub(hue, centre, out=y).abs_().sub_(3).abs_().clamp_(1, 2)
+        torch.addcmul(low, chroma, y, out=out[:, channel])
+    return out
+
+
+def full_at(turns: np.ndarray) -> np.ndarray:
+    """[n, 3] the hue, in sixths of the circle, that makes each channel full after [n] turns: `turn_hue`'s c."""
     thirds = np.rint(3 * np.asarray(turns, dtype=np.float64))
     rest = 6 * np.asarray(turns) - 2 * thirds
-    full = [(2 * ((channel - thirds) % 3) + 2) % 6 - 2 - rest for channel in range(3)]
-    centres = [torch.from_numpy(c).to(x.device, x.dtype).view(-1, 1, 1) for c in full]
-    out = torch.empty_like(x) if out is None else out
-    room = None
-    for strip, turned in zip(strips(x), strips(out)):
-        red, green, blue = strip.unbind(1)
-        if room is None or room.shape[1:] != red.shape:
-            room = x.new_empty(4, *red.shape)
-        low, chroma, hue, y = room
-        torch.minimum(red, green, out=low)
-        torch.minimum(low, blue, out=low)
-        torch.maximum(red, green, out=chroma)
-        torch.maximum(chroma, blue, out=chroma).sub_(low)
-        torch.add(green, blue, out=hue).sub_(red).sub_(low)
-        hue.div_(torch.add(chroma, 1e-12, out=y)).add_(1)  # without chroma the hue does not matter
-        hue.copysign_(torch.sub(green, blue, out=y))
-        low.sub_(chroma)
-        for channel, centre in enumerate(centres):
-            torch.sub(hue, centre, out=y).abs_().sub_(3).abs_().clamp_(1, 2)
-            torch.addcmul(low, chroma, y, out=turned[:, channel])
-    return out
+    return np.stack([(2 * ((channel - thirds) % 3) + 2) % 6 - 2 - rest for channel in range(3)], 1)
 
 
 def solarise_(x: Tensor) -> Tensor:
@@ -139,40 +132,38 @@ def solarise_(x: Tensor) -> Tensor:
     return x.sub_(0.5).abs_().neg_().add_(0.5)
 
 
-def gaussian_blur(x: Tensor, sigma: np.ndarray, largest: float) -> Tensor:
-    """Gaussian blur of images [n, c, h, w] with a sigma (px) of its own for each.
+def blur_taps(sigma: np.ndarray, largest: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle and one side [n, 1 + r] of Gaussian kernels with sigmas [n] in px, and how far each reaches [n].
 
     Kernels reach to 4 sigma (6e-5 of the weight lies beyond), but no further than 3 of the largest that is drawn: the
     size of the reference's kernel.
     """
-    height, width = x.shape[2:]
     reaches = np.minimum(np.ceil(4 * sigma), min(math.ceil(3 * largest), height - 1, width - 1))[:, None]
-    reach = int(reaches.max())
-    if reach < 1:
-        return x
-    offsets = np.arange(reach + 1)
+    offsets = np.arange(int(reaches.max(initial=0)) + 1)
     kernel = np.exp(-0.5 * (offsets / sigma[:, None]) ** 2) * (offsets <= reaches)
     kernel /= 2 * kernel.sum(1, keepdims=True) - kernel[:, :1]
+    return kernel, reaches[:, 0].astype(np.int64)
+
+
+def gaussian_blur(x: Tensor, sigma: np.ndarray, largest: float) -> Tensor:
+    """Gaussian blur of images [n, c, h, w] with a sigma (px) of its own for each: `blur_taps`."""
+    height, width = x.shape[2:]
+    kernel, reaches = blur_taps(sigma, largest, height, width)
+    reach = int(reaches.max(initial=0))
+    if reach < 1:
+        return x
     taps = [torch.from_numpy(k).to(x.device, x.dtype).view(-1, 1, 1, 1) for k in kernel.T]
-    across = x.new_empty(*x.shape[:2], height + 2 * reach, width)  # with the rows that reflection adds
-    middle = across.narrow(2, reach, height)
-    for strip, blurred in zip(strips(x), strips(middle)):
-        weighted(F.pad(strip, [reach, reach, 0, 0], mode="reflect"), 3, taps, blurred)
-    across[:, :, :reach] = middle[:, :, 1 : reach + 1].flip(2)
-    across[:, :, reach + height :] = middle[:, :, height - reach - 1 : height - 1].flip(2)
-    out = torch.empty_like(x)
-    top = 0
-    for blurred in strips(out):
-        weighted(across.narrow(2, top, blurred.shape[2] + 2 * reach), 2, taps, blurred)
-        top += blurred.shape[2]
-    return out
+    for axis, pad in ((3, [reach, reach, 0, 0]), (2, [0, 0, reach, reach])):
+        x = weighted(F.pad(x, pad, mode="reflect"), axis, taps)
+    return x
 
 
-def weighted(padded: Tensor, axis: int, taps: Sequence[Tensor], out: Tensor) -> None:
+def weighted(padded: Tensor, axis: int, taps: Sequence[Tensor]) -> Tensor:
     """Sums of pixels along an axis by a symmetric kernel, of which `taps` are the middle and one side."""
-    reach, length = len(taps) - 1, out.shape[axis]
-    torch.mul(padded.narrow(axis, reach, length), taps[0], out=out)
-    pair = torch.empty_like(out)
+    reach = len(taps) - 1
+    length = padded.shape[axis] - 2 * reach
+    out = padded.narrow(axis, reach, length) * taps[0]
     for i in range(1, reach + 1):
-        torch.add(padded.narrow(axis, reach - i, length), padded.narrow(axis, reach + i, length), out=pair)
+        pair = padded.narrow(axis, reach - i, length) + padded.narrow(axis, reach + i, length)
         out.addcmul_(pair, taps[i])
+    return out

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mec.colour import CACHED, HUE, Jitter, apply_jitter, gaussian_blur, grey, solarise_
+from mec.colour import HUE, Jitter, apply_jitter, blur_taps, full_at, gaussian_blur, grey, solarise_
 from mec.recipe import View
 
 # Where each parameter of a view finds its uniform numbers: (first column, how many).
@@ -74,7 +74,11 @@ class Draw:
 
     def chosen(self, name: str) -> np.ndarray:
         """Rows that get an operation that has a probability."""
-        return np.flatnonzero(self[name] < getattr(self.view, name))
+        return np.flatnonzero(self.is_chosen(name))
+
+    def is_chosen(self, name: str) -> np.ndarray:
+        """[m] which rows get it."""
+        return self[name] < getattr(self.view, name)
 
     def jitter(self) -> Jitter:
         """Brightness, contrast, saturation and hue, in an order of its own for each image."""
@@ -193,47 +197,59 @@ def resampling(start: np.ndarray, length: np.ndarray, size_in: int, size_out: in
 
 
 def finish(images: Tensor, draw: Draw) -> Tensor:
-    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarise, noise.
-
-    On a CPU a few images at a time, so that all passes over them find them in the cache.
-    """
-    m, view = len(images), draw.view
-    jitter = draw.jitter()
-    order = np.argsort(jitter.hue_at, kind="stable")  # images that turn their hue at the same position are neighbours
-    each = m if images.is_cuda else max(1, CACHED // max(1, images[0].numel()))
-    out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarise, noise."""
+    view = draw.view
     scale = torch.tensor(view.std, device=images.device).reciprocal().view(3, 1, 1)
-    offset = -torch.tensor(view.mean, device=images.device).view(3, 1, 1) * scale
-    for start in range(0, m, each):
-        rows = order[start : start + each]
-        alone = slice(int(rows[0]), int(rows[0]) + 1) if len(rows) == 1 else None
-        where = torch.from_numpy(rows).to(images.device) if alone is None else alone
-        x = out[alone].copy_(images[alone]) if alone is not None else images[where].float()
-        if images.dtype == torch.uint8:
-            x.mul_(1 / 255)
-        x = augment(x, draw.take(rows), jitter.take(rows))
-        if alone is not None:
-            torch.addcmul(offset, x, scale, out=out[alone])
-        else:
-            out[where] = torch.addcmul(offset, x, scale)
+    moved = bool(view.rotate or view.shear or view.shift or view.zoom)
+    if images.dtype == torch.uint8 and (moved or images.is_cuda):
+        images = images.float().mul_(1 / 255)
+    if moved:
+        images = affine(images, draw)
+    if images.is_cuda:
+        out = coloured(images, draw).sub_(torch.tensor(view.mean, device=images.device).view(3, 1, 1)).mul_(scale)
+    else:
+        out = coloured_on_cpu(images, draw)
+    if view.noise:
+        out.add_(torch.from_numpy(draw.normals(tuple(out.shape[1:]))).to(out) * scale, alpha=view.noise)
     return out
 
 
-def augment(x: Tensor, draw: Draw, jitter: Jitter) -> Tensor:
-    """Everything between crop and normalisation, on images [n, 3, s, s] in [0, 1] that may be written over."""
-    view = draw.view
-    if view.rotate or view.shear or view.shift or view.zoom:
-        x = affine(x, draw)
-    x = apply_jitter(x, jitter)
+def coloured_on_cpu(images: Tensor, draw: Draw) -> Tensor:
+    """Jitter, grey, blur, solarise and normalise [m, 3, s, s]."""
+    from mec import fused  # compiles when it is first used
+
+    view, jitter = draw.view, draw.jitter()
+    low, high = view.blur_sigma
+    taps, reach = blur_taps(low + (high - low) * draw["sigma"], high, *images.shape[2:])
+    return torch.from_numpy(
+        fused.finish(
+            images.contiguous().numpy(),
+            linear=np.stack([jitter.factor, jitter.luma, jitter.mean], 2),
+            centres=full_at(jitter.turns),
+            hue_at=jitter.hue_at,
+            grey=draw.is_chosen("grey"),
+            taps=taps,
+            reach=np.where(draw.is_chosen("blur"), reach, 0),
+            solarise=draw.is_chosen("solarize"),
+            mean=view.mean,
+            std=view.std,
+            threads=torch.get_num_threads(),
+        )
+    )
+
+
+def coloured(x: Tensor, draw: Draw) -> Tensor:
+    """Jitter, grey, blur and solarise of images [m, 3, s, s] in [0, 1], in tensors of their device."""
+    jitter = draw.jitter()
+    order = np.argsort(jitter.hue_at, kind="stable")  # images that turn their hue at the same position are neighbours
+    x = x[torch.from_numpy(order).to(x.device)]
+    draw = draw.take(order)
+    x = apply_jitter(x, jitter.take(order))
     for name, operation in (("grey", greyed), ("blur", blurred), ("solarize", solarised)):
         rows = draw.chosen(name)
-        if len(rows) == len(x):  # as always where images come one at a time
-            x = operation(x, draw)
-        elif len(rows):
+        if len(rows):
             x[rows] = operation(x[rows], draw.take(rows))
-    if view.noise:
-        x.add_(torch.from_numpy(draw.normals(tuple(x.shape[1:]))).to(x), alpha=view.noise)
-    return x
+    return x[torch.from_numpy(order.argsort()).to(x.device)]
 
 
 def greyed(x: Tensor, draw: Draw) -> Tensor:

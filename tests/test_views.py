@@ -15,13 +15,13 @@ from scipy import stats
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as T
 
-from mec import colour, views
+from mec import fused
 from mec.batches import crops_of
 from mec.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, Jitter, apply_jitter, gaussian_blur, turn_hue
 from mec.images import Decoded, Picture
 from mec.recipe import View
 from mec.recipes import BYOL_VIEWS, CIFAR_VIEW, DIGITS_VIEW
-from mec.views import COLUMNS, Draw, crop_boxes, crop_stored_images, finish, numbered, uniforms
+from mec.views import COLUMNS, Draw, coloured, crop_boxes, crop_stored_images, finish, numbered, uniforms
 
 # A view that does nothing, to add one operation to.
 PLAIN = View(size=32, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0, 0, 0), std=(1, 1, 1))
@@ -239,14 +239,19 @@ def by_torchvision(crops: torch.Tensor, draw: Draw) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("view", [*BYOL_VIEWS, CIFAR_VIEW], ids=["byol-1", "byol-2", "cifar"])
-@pytest.mark.parametrize("cached", [1, 10**4, 10**9], ids=["one at a time", "a few", "all at once"])
-def test_a_finished_view_is_what_torchvision_makes_of_the_same_numbers(photographs, view, cached, monkeypatch):
-    for module in (views, colour):
-        monkeypatch.setattr(module, "CACHED", cached)
+@pytest.mark.parametrize("how", ["compiled", "compiled, threads", "tensors"])
+def test_a_finished_view_is_what_torchvision_makes_of_the_same_numbers(photographs, view, how, monkeypatch):
     view = replace(view, size=32)
     draw = Draw(view, 0, 0, 0, np.arange(64))
     crops = crop_stored_images(stored(photographs, 64), draw)
-    found, expected = finish(crops, draw), by_torchvision(crops, draw)
+    expected = by_torchvision(crops, draw)
+    if how == "tensors":  # as on a GPU
+        found = T.normalize(coloured(crops, draw), list(view.mean), list(view.std))
+    else:
+        if how == "compiled, threads":
+            monkeypatch.setattr(fused, "THREADED_FROM", 1000)
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        found = finish(crops, draw)
     unlike = (found - expected).abs() > 5e-3  # 0.001 of 1, divided by a std of 0.22
     # A pixel within 1e-3 of the threshold may be solarised by one and not by the other.
     assert unlike.float().mean() < (2e-3 if view.solarize else 1e-9)
