@@ -221,6 +221,7 @@ def test_the_bound_is_the_exact_form_s_and_other_objectives_have_none():
     expected = -16 * 0.06 * math.log(1 + 1 / (16 * 0.06))
     assert exact_loss_bound("joint_coding", {"distortion": 0.06}, 16, 64) == pytest.approx(expected)
     assert exact_loss_bound("maximum_entropy_coding", SERIES, 64, 16) == pytest.approx(expected)
+    assert exact_loss_bound("maximum_entropy_coding", {**SERIES, "order": 1}, 64, 16) == -1
     assert exact_loss_bound("vicreg", {}, 64, 16) is None
 
 
