@@ -111,18 +111,23 @@ class Curve:
 
 
 def distortion_figure(
-    curves: Sequence[Curve], maps: Mapping[str, Features], classes: Sequence[str], path: Path
+    curves: Sequence[Curve], maps: Mapping[str, Features | None], classes: Sequence[str], path: Path
 ) -> None:
-    """The paper's Figure 4: maps of training features, accuracy over ε_d², spectrum, ‖C‖₂ and the series' gap."""
+    """The paper's Figure 4: maps of training features, accuracy over ε_d², spectrum, ‖C‖₂ and the series' gap.
+
+    A run without features, since it diverged, has an empty map that says so.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8.2), layout="constrained")
     axes = figure.subplots(2, 3)
     for axis, (name, part) in zip(axes[0], maps.items()):
-        draw_map(axis, name, part, classes)
-    for axis in axes[0][len(maps) : 2]:
-        axis.set_axis_off()
+        if part is None:
+            axis.set(title=name, xticks=[], yticks=[])
+            axis.text(0.5, 0.5, "diverged: no features", ha="center", va="center", transform=axis.transAxes)
+        else:
+            draw_map(axis, name, part, classes)
     accuracy, (spectra, norms, gaps) = axes[0][2], axes[1]
     measured = [c for c in curves if c.knn == c.knn]
     accuracy.plot([c.distortion for c in measured], [c.knn for c in measured], "-", color="grey")

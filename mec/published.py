@@ -29,6 +29,19 @@ CIFAR_ASYM = (CIFAR, replace(CIFAR, solarize=0.2))
 CIFAR_STRONG = (replace(CIFAR, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, copies=2),)
 CIFAR_WEAK = (replace(CIFAR, saturation=0.4, blur=0.5, copies=2),)
 
+
+def byol_heads(network: Network) -> Network:
+    """BYOL's projector, predictor and target around an encoder."""
+    return replace(
+        network,
+        projector=(4096, 256),
+        projector_output="linear",
+        predictor=(4096, 256),
+        predictor_bias=False,
+        target="momentum",
+    )
+
+
 # --- CIFAR-10, ResNet-18: solo-learn -----------------------------------------------------------------------------
 
 
@@ -89,14 +102,7 @@ CIFAR_RECIPES = {
         92.58,
         settings={"scale": 4.0},
         views=CIFAR_ASYM,
-        network=replace(
-            RESNET18,
-            projector=(4096, 256),
-            projector_output="linear",
-            predictor=(4096, 256),
-            predictor_bias=False,
-            target="momentum",
-        ),
+        network=byol_heads(RESNET18),
         optimizer=solo_lars(1.0, 1e-5),
     ),
     "cifar10-simclr": solo(
@@ -211,14 +217,7 @@ BYOL = Recipe(
     method="byol",
     settings={"scale": 4.0},
     views=BYOL_VIEWS,
-    network=replace(
-        RESNET50,
-        projector=(4096, 256),
-        projector_output="linear",
-        predictor=(4096, 256),
-        predictor_bias=False,
-        target="momentum",
-    ),
+    network=byol_heads(RESNET50),
     optimizer=replace(LARS, base_lr=0.2, weight_decay=1.5e-6),
     batch_size=4096,
     epochs=1000,

@@ -157,7 +157,8 @@ def distortion_study(
     else:
         base = recipe_named(recipe or "cifar10-paper")
     base = base if epochs is None else replace(base, epochs=epochs)
-    curves, maps = [], {}
+    curves: list[Curve] = []
+    maps: dict[str, Features | None] = {}
     for distortion in sorted({*sweep, *PAPER}):
         run = out / f"distortion-{distortion:g}"
         chosen = replace(base, settings={**base.settings, "distortion": distortion})
@@ -176,8 +177,9 @@ def distortion_study(
                 spectrum=[] if features is None else spectrum(features.x),
             )
         )
-        if distortion in PAPER and features is not None:
-            maps[f"ε_d² {distortion:g}: k-NN {found.knn:.1f} %"] = features
+        if distortion in PAPER:
+            accuracy = "" if features is None else f": k-NN {found.knn:.1f} %"
+            maps[f"ε_d² {distortion:g}{accuracy}"] = features
     write_text(out / "distortion.json", json.dumps([asdict(c) for c in curves], indent=1) + "\n")
     distortion_figure(curves, dict(reversed(maps.items())), images.classes, out / "distortion.png")
     console.print(f"Written: {out / 'distortion.png'}, {out / 'distortion.json'}", highlight=False)
