@@ -317,7 +317,9 @@ The folder gets a run a trial, compare.json, results.jsonl and compare.png."""
 
     def run(self) -> None:
         from mec.compare import compare
+        from mec.memory import keep_freed
 
+        keep_freed()
         compare(
             self.data,
             methods=[name.strip() for name in self.methods.split(",")],
@@ -572,8 +574,10 @@ class DistortionFigure:
     """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
 
     def run(self) -> None:
+        from mec.memory import keep_freed
         from mec.studies import distortion_study
 
+        keep_freed()
         distortion_study(
             self.data,
             self.out,
