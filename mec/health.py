@@ -189,7 +189,7 @@ def since(lines: Sequence[Mapping[str, Any]], is_bad) -> int:
 
 
 def exact_loss_bound(objective: str, settings: Mapping[str, Any], m: int, d: int) -> float | None:
-    """The least that a coding objective can honestly be, by its exact form or as a cosine; None for other objectives."""
+    """The least that a coding objective can honestly be, by its exact form or as a cosine; None for others."""
     if objective not in ("maximum_entropy_coding", "joint_coding"):
         return None
     if settings.get("order") == 1:  # minus the mean cosine of the views
