@@ -95,7 +95,7 @@ def ours(batch: int, variant: str = ""):
         keep_freed()
     recipe = replace(AUTO, batch_size=batch, precision="fp32")
     network = build_siamese(recipe.network, backbone(), 512)
-    objective, settings = build_objective(recipe)
+    objective, settings = build_objective(recipe, network.embedding)
     optimizer = build_optimizer(recipe.optimizer, list(network.parameters()))
     trainer = Trainer(start_fabric("cpu"), current(), recipe, network, objective, settings, optimizer, None, 0)
     if variant != "ours, channels first":
@@ -137,6 +137,7 @@ def main() -> int:
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=side, args=(theirs, name, arguments.batch), daemon=True))
         processes[-1].start()
+        theirs.close()  # so that a side that ends in an error is heard of
         pipes[name].recv()
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(arguments.rounds):

@@ -69,7 +69,7 @@ def approximation_figure(found: Sequence[Approximation], distortion: float, path
     """Milliseconds, and relative error, over the number of rows; the orders of the series and the log-determinant."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(10.4, 5), layout="constrained")
     times, errors = figure.subplots(1, 2)
     inputs = list(dict.fromkeys(a.rows for a in found))
     orders = list(dict.fromkeys(a.order for a in found))
@@ -89,9 +89,8 @@ def approximation_figure(found: Sequence[Approximation], distortion: float, path
         axis.set(xlabel="rows m", xscale="log", yscale="log")
         axis.set_xticks(ticks, labels=ticks)
         axis.minorticks_off()
-        axis.legend(frameon=False, fontsize="small")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize="small")
     times.set(ylabel="value, ms", title=f"{inputs[0]}, d {found[0].d}")
-    errors.set_ylim(top=100 * errors.get_ylim()[1])  # room for the legend
     errors.set(ylabel="relative error, %", title=f"against the log-determinant, ε_d² {distortion:g}")
     with atomic(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)
@@ -147,7 +146,7 @@ def distortion_figure(
     gaps.axhline(0, color="grey", linestyle=":")
     gaps.set(xlabel="step", title="loss of the series minus exact loss")
     gaps.set_yscale("symlog", linthresh=0.01)
-    norms.legend(frameon=False, fontsize="small")
+    spectra.legend(frameon=False, fontsize="small")
     draw_classes(figure, classes)
     with atomic(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)

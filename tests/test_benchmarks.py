@@ -21,6 +21,7 @@ import chebyshev
 import pictures
 import small
 import stability
+import step
 
 
 @pytest.mark.parametrize("b", [0.5, 4.0, 16.7, 100.0])
@@ -117,3 +118,9 @@ def test_the_picture_of_the_forms_is_drawn(tmp_path):
     pictures.draw(tmp_path / "objective.png")
     with Image.open(tmp_path / "objective.png") as picture:
         assert len(picture.convert("RGB").getcolors(2**24)) > 100
+
+
+@pytest.mark.parametrize("side", [step.ours, step.lightly_byol, step.lightly_simclr])
+def test_each_side_of_the_step_benchmark_takes_a_step(side):
+    torch.manual_seed(0)
+    side(4)()
