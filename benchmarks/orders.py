@@ -20,7 +20,7 @@ OBJECTIVES = {
 }
 NETWORKS = {"predictor and target": True, "neither": False}
 SEEDS = (0, 1, 2)
-BATCH, RATE, EPOCHS = 64, 0.3, 6
+BATCH, RATE, EPOCHS = 64, 0.3, 20
 DISTORTIONS = (0.06, 1.01)  # the paper's, and one for which every series surely converges
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from mec.errors import BadInput
 from mec.objectives import lower_bound, maximum_entropy_coding, unit_rows
 
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
-NARROW_SHARE = 0.10  # below this: worth a warning
+NARROW_SHARE = 0.10  # below this: worth a warning; and a collapse where different images look alike, too
+ORDER_1_SHARE = 0.15  # the same where nothing in the objective asks for spread: it only goes down
+ALIKE, HALF_ALIKE = 0.97, 0.5  # mean cosine of different images
 WAIT_SHARE = 0.3  # of the time spent waiting for data: worth a word
 
 
@@ -121,11 +123,8 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     if not all(math.isfinite(last[k]) for k in ("loss", "effective_rank")):
         return Verdict(False, f"diverged: the loss is {last['loss']} at step {last['step']}.", DIVERGED)
     share = last["effective_rank"] / last["effective_rank_limit"]
-    if share < COLLAPSED_SHARE or last["similarity"] > 0.97:
-        step = since(
-            lines,
-            lambda x: x["effective_rank"] < COLLAPSED_SHARE * x["effective_rank_limit"] or x["similarity"] > 0.97,
-        )
+    if is_collapsed(last, settings):
+        step = since(lines, lambda line: is_collapsed(line, settings))
         what = "all images look alike" if last["similarity"] > 0.9 else "embeddings use few directions"
         return Verdict(
             False,
@@ -186,6 +185,13 @@ def since(lines: Sequence[Mapping[str, Any]], is_bad) -> int:
             break
         step = line["step"]
     return step
+
+
+def is_collapsed(line: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether the figures of a step are those of a collapse: of all directions, or of nearly all."""
+    share = line["effective_rank"] / line["effective_rank_limit"]
+    least = ORDER_1_SHARE if settings.get("order") == 1 else COLLAPSED_SHARE
+    return share < least or line["similarity"] > ALIKE or (share < NARROW_SHARE and line["similarity"] > HALF_ALIKE)
 
 
 def exact_loss_bound(objective: str, settings: Mapping[str, Any], m: int, d: int) -> float | None:

@@ -174,6 +174,21 @@ def test_order_1_that_collapsed_is_called_collapsed_although_it_lies_below_the_e
     assert "Order 1 only asks views to agree" in verdict.advice
 
 
+@pytest.mark.parametrize(
+    ("change", "settings", "collapsed"),
+    [
+        ({"effective_rank": 30.0}, {**SERIES, "order": 1}, True),  # no spread is asked for: this is on its way down
+        ({"effective_rank": 30.0}, SERIES, False),
+        ({"effective_rank": 45.0}, {**SERIES, "order": 1}, False),
+        ({"effective_rank": 20.0, "similarity": 0.6}, EXACT, True),
+        ({"effective_rank": 20.0, "similarity": 0.3}, EXACT, False),
+        ({"effective_rank": 60.0, "similarity": 0.6}, EXACT, False),
+    ],
+)
+def test_few_directions_are_judged_with_what_else_is_known(change, settings, collapsed):
+    assert judge(run({}, change), settings).words.startswith("collapsed") == collapsed
+
+
 def test_a_series_below_the_exact_bound_is_called_truncation_error():
     verdict = judge(run({}, {"loss": -1.2, "norm_c": 3.3}, {"loss": -1.58, "norm_c": 5.1}), SERIES)
     assert not verdict.healthy
