@@ -103,8 +103,8 @@ COCO_1X = Preset(
 # A look on little data, on a CPU: small images, few regions, tested on the photographs it was trained on.
 QUICK: dict[str, Any] = {
     "source": "for a look on little data; compares with nothing",
-    "iterations": 300,
-    "drops": (240, 280),
+    "iterations": 600,
+    "drops": (480, 560),
     "warmup": 20,
     "lr": 0.03,
     "sizes": Sizes((128,), 128, 224),
