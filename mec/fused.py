@@ -1,7 +1,8 @@
 """Colour, blur, solarise and normalise on a CPU: one compiled pass over each image, which stays in a core's cache.
 
 The definitions are those of `mec.colour`, which does the same with tensors on a GPU; results agree within rounding.
-numba compiles on the first call and keeps the result beside this file, or in its cache folder.
+numba compiles on the first call (some seconds) and keeps the result as Python keeps bytecode: in __pycache__ beside
+this file, or in the user's cache folder.
 """
 
 from __future__ import annotations
