@@ -8,6 +8,7 @@ Source: UniTrack's SOT (SiamFC and CFNet heads), as protocols.md section 5.2 res
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from mec.errors import BadInput, nearest
 from mec.evaluate.appearance import CELL, Appearance, appearances
 from mec.evaluate.otb import BoxVideo, precision, read_otb, success_auc, write_boxes
 from mec.evaluate.subject import Subject
-from mec.evaluate.video import fingerprint, frames_of, with_boxes, write_video
+from mec.evaluate.video import fingerprint, frames_of, speed, with_boxes, write_video
 from mec.results import Result, labelled
 
 SIDE = 520  # px of a crop
@@ -256,13 +257,17 @@ def measure(
     yield from labelled(scores(stay(videos), videos, {"head": "still"}), **where)
     for appearance in appearances(subject, stage):
         for head in heads:
+            began = time.perf_counter()
             found = track(appearance, videos, head, mode=mode, batch_size=batch_size)
+            seconds = time.perf_counter() - began
             settings = {"stage": appearance.stage, "head": head, "mode": mode}
             folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
             for boxes, each in zip(found, videos):
                 write_boxes(folder / f"{each.name}.txt", boxes)
                 if video is not None:
                     write_video(folder / f"{each.name}.{video}", drawn(each, boxes))
+            frames = sum(len(each.frames) for each in videos)
+            print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds, folder))
             yield from labelled(scores(found, videos, settings), **where)
 
 

@@ -31,6 +31,11 @@ def read_frame(path: str | Path) -> Tensor:
         raise BadInput(f"{path}: {reason}. A tracker needs every frame of the video.") from error
 
 
+def speed(what: str, frames: int, seconds: float, folder: Path) -> str:
+    """A line on how fast it went and where its files are."""
+    return f"{what}: {frames} frames, {frames / max(seconds, 1e-9):.2f} a second; files in {folder}"
+
+
 def frames_of(paths: Sequence[str | Path], ahead: int = 4) -> Iterator[Tensor]:
     """Each frame in order, uint8 [3, h, w]; the next few are decoded meanwhile."""
     with ThreadPoolExecutor(1) as pool:

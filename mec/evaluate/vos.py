@@ -7,8 +7,9 @@ Source: label propagation as in CRW and UniTrack, as protocols.md section 5.3 re
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mec.errors import BadInput
 from mec.evaluate.appearance import CELL, Appearance, appearances, feature_maps
 from mec.evaluate.davis import MaskVideo, first_mask, palette_of, read_davis, score, write_mask
 from mec.evaluate.subject import Subject
-from mec.evaluate.video import fingerprint, frames_of, read_frame, with_masks, write_video
+from mec.evaluate.video import fingerprint, frames_of, read_frame, speed, with_masks, write_video
 from mec.results import Result, labelled
 
 MEMORY = 5  # frames before the present one
@@ -164,16 +165,19 @@ def measure(
     yield from labelled(means(stayed, {"head": "still"}), **where)
     for appearance in appearances(subject, stage):
         folder = subject.folder / "vos" / f"stage{appearance.stage}"
-        scores = []
+        scores, seconds = [], 0.0
         for each, ids in zip(videos, firsts):
-            found = segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)
+            began = time.perf_counter()
+            found = [*segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)]
+            seconds += time.perf_counter() - began
             scores.append(score(written(found, folder, each), each, int(ids.max())))
             if video is not None:
                 write_video(folder / f"{each.name}.{video}", drawn(folder, each))
+        print(speed(f"vos stage {appearance.stage}", sum(len(each.frames) for each in videos), seconds, folder))
         yield from labelled(means(scores, {"stage": appearance.stage}), **where)
 
 
-def written(found: Iterator[np.ndarray], folder: Path, video: MaskVideo) -> Iterator[np.ndarray]:
+def written(found: Iterable[np.ndarray], folder: Path, video: MaskVideo) -> Iterator[np.ndarray]:
     """The id maps, each stored as it passes."""
     palette = palette_of(video.masks[0])
     for frame, ids in zip(video.frames, found):
