@@ -131,7 +131,7 @@ class _LogDetCross(torch.autograd.Function):
         else:
             value, *kept = series_value_and_slope(cross, order)
         ctx.save_for_backward(online, target, *kept)
-        ctx.lam, ctx.batch_wise, ctx.exact = lam, batch_wise, order is None
+        ctx.lam, ctx.batch_wise = lam, batch_wise
         return value
 
     @staticmethod
@@ -145,7 +145,8 @@ class _LogDetCross(torch.autograd.Function):
         with torch.no_grad(), full_precision(online):  # backward() may be called inside an autocast, too
             for side, (rows, turned) in enumerate(sides):
                 if ctx.needs_input_grad[side]:
-                    to = solved(*kept, rows, turned) if ctx.exact else (kept[0].T if turned else kept[0]) @ rows
+                    slope, *places = kept  # or the factors L U of I + C, and where its rows are
+                    to = solved(slope, places[0], rows, turned) if places else (slope.T if turned else slope) @ rows
                     found[side] = (to if ctx.batch_wise else to.T).mul_(ctx.lam * grad)
         return (
             *(None if to is None else once(to, grad, online, target) for to in found),
