@@ -7,6 +7,7 @@ they are printed and stored as they come. To add one: write the dataclass, and a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(ABC):
     """What every protocol takes."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -37,9 +38,9 @@ class Protocol:
     workers: int = 0
     """Processes that decode images."""
 
+    @abstractmethod
     def measure(self, subject: Subject) -> Iterable[Result]:
         """Results that name their data; encoder, checkpoint and time are added by the caller."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,8 +468,9 @@ class Association(Tracking):
         )
         yield from measure(self.benchmark(), subject, self.data_root, options, stage=self.stage, video=self.video)
 
+    @abstractmethod
     def benchmark(self) -> type[Benchmark]:
-        raise NotImplementedError
+        """The sequences, their files and scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
