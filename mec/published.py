@@ -152,7 +152,7 @@ CIFAR_RECIPES = {
     "cifar10-swav": solo(
         "swav",
         89.17,
-        settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=50)},
+        settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=50), "scale": 1.0},
         views=CIFAR_STRONG,
         network=replace(RESNET18, projector=(2048, 128), projector_output="linear-bias"),
         optimizer=solo_lars(0.6, 1e-6, freeze_prototypes_epochs=2.0),
@@ -161,7 +161,7 @@ CIFAR_RECIPES = {
         "swav",
         None,
         source="solo-learn scripts/pretrain/cifar-multicrop/swav.yaml (no figure); the rest as in cifar/swav.yaml",
-        settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=50)},
+        settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=50), "scale": 1.0},
         views=(
             replace(CIFAR_STRONG[0], scale=(0.2, 1.0)),
             replace(CIFAR_STRONG[0], size=18, scale=(0.08, 0.5), copies=6),
@@ -265,7 +265,7 @@ VICREG = Recipe(
 SWAV = Recipe(
     source="SwAV scripts/swav_800ep_pretrain.sh, README",
     method="swav",
-    settings={"prototypes": 3000, "queue": 0},
+    settings={"prototypes": 3000, "queue": 0, "scale": 1.0},
     views=SWAV_VIEWS,
     network=replace(RESNET50, projector=(2048, 128), projector_output="linear-bias", views_together=True),
     # In all 4.8, from 0.3 and to 0.0048, at batch 4096; LARC over all parameters. Frozen for 313 steps, an epoch.
@@ -389,7 +389,7 @@ IMAGENET_RECIPES = {
     "imagenet-swav-bs256": replace(
         SWAV,
         source="SwAV scripts/swav_200ep_bs256_pretrain.sh, README",
-        settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=15)},
+        settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=15), "scale": 1.0},
         optimizer=replace(SWAV.optimizer, base_lr=0.6, end_lr=0.0006, warmup_epochs=0.0, warmup_lr=0.0),
         batch_size=256,
         epochs=200,

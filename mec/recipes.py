@@ -24,7 +24,7 @@ DIGITS = Recipe(
     source="this project, docs/results.md",
     views=(DIGITS_VIEW,),
     settings={"distortion": 0.25},  # larger than for photographs: ten classes need few directions, docs/log.md
-    network=Network("resnet10-fast", projector=(512, 128)),
+    network=Network("resnet10-fast", projector=(512, 128), target_momentum=0.99),  # of methods that have one
     optimizer=Optimizer(base_lr=2.0, warmup_epochs=1),  # 0.5 at batch 64
     batch_size=64,
     epochs=37,

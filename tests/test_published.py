@@ -104,3 +104,9 @@ def test_table_7_s_rows_are_recipes():
     assert crops == [(224, (0.14, 1.0), 1), (224, (0.14, 1.0), 1), (96, (0.05, 0.14), 6)]
     large = RECIPES["imagenet-800ep-large-projector"].network
     assert (large.projector, large.predictor[-1]) == ((8192, 8192, 8192), 8192)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_scale_of_a_published_loss_is_its_own_and_not_that_of_short_runs_here(name):
+    recipe = PUBLISHED[name]
+    assert "scale" in recipe.settings or "scale" not in METHODS[recipe.method].settings
