@@ -115,7 +115,7 @@ def main() -> int:
     error = np.std(differences, ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
     difference = statistics.mean(differences)
     print(f"ours minus torchvision {difference:+.2f}, standard error {error:.2f}")
-    return difference < -2 * error
+    return int(difference < -2 * error)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def main() -> int:
             f"{ratio:.2f} of ours ({min(ratios):.2f}-{max(ratios):.2f}){verdict}"
         )
         missed |= goal is not None and ratio < goal
-    return missed
+    return int(missed)
 
 
 if __name__ == "__main__":
