@@ -129,7 +129,7 @@ class _LogDetCross(torch.autograd.Function):
         if order is None:
             value, *kept = exact_value_and_factors(cross)
         else:
-            value, *kept = series_value_and_slope(cross, order)
+            value, *kept = series_value_and_slope(cross, order, any(ctx.needs_input_grad[:2]))
         ctx.save_for_backward(online, target, *kept)
         ctx.lam, ctx.batch_wise = lam, batch_wise
         return value
@@ -172,8 +172,8 @@ class _Once(torch.autograd.Function):
         raise RuntimeError("coding lengths differentiate once: no second derivative (create_graph) is implemented.")
 
 
-def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Σ_{k=1..n} (-1)^{k+1} Tr(Cᵏ) / k, and the transpose of its gradient, Σ_{k<n} (-C)ᵏ.
+def series_value_and_slope(cross: Tensor, order: int, with_slope: bool = True) -> tuple[Tensor, ...]:
+    """Σ_{k=1..n} (-1)^{k+1} Tr(Cᵏ) / k, and the transpose of its gradient, Σ_{k<n} (-C)ᵏ, where it is asked for.
 
     The slope is a geometric sum in X = -C, so it factors. With n = s q + r (`blocks`):
 
@@ -181,7 +181,7 @@ def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
 
     Traces cost no product, Tr(A B) = <A, Bᵀ>: of X^{si+j} from the powers at hand; and the last r of them from P, since
     Tr X^{sq+j} = <P, X^{j+1}ᵀ> - <P, X^jᵀ> + Tr X^j. In all s + q - 2 products beyond C, one more where r > 0: two at
-    order 4, four at 8, six at 16.
+    order 4, four at 8, six at 16. The value alone takes one less, where r is 0.
     """
     size, number, rest = blocks(order)
     x = -cross
@@ -196,6 +196,9 @@ def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
     turned = [power.T.contiguous() for power in small]
     traces += [inner(power, turned[0]) for power in small[: size - 1]]
     traces += [inner(power, by) for power in large for by in turned]
+    weights = -1 / torch.arange(1, order + 1, dtype=x.dtype, device=x.device)
+    if not (with_slope or rest):
+        return ((weights * torch.stack(traces)).sum(),)
     slope = one_plus(small[: size - 1], like=x)
     if number > 1:  # S (I + L) = S + S L
         slope = torch.addmm(slope, slope, sum_of(large))
@@ -203,7 +206,6 @@ def series_value_and_slope(cross: Tensor, order: int) -> tuple[Tensor, Tensor]:
         sums = [inner(slope, power) for power in turned[: rest + 1]]
         traces += [sums[j + 1] - sums[j] + traces[j] for j in range(rest)]
         slope = one_plus(small[: rest - 1], like=x) + small[rest - 1] @ slope
-    weights = -1 / torch.arange(1, order + 1, dtype=x.dtype, device=x.device)
     return (weights * torch.stack(traces)).sum(), slope
 
 
@@ -338,8 +340,8 @@ def cross_on_ranks(
             for start, adjoint, want in zip(starts, (False, True), wanted)
         ]
     elif everyone is None and m > d * shares.ranks.size:  # powers of [d, d] cost less than those of so many rows
-        value, slope = series_value_and_slope(matrix, order)
-        parts = [target @ slope.T if wanted[0] else None, online @ slope if wanted[1] else None]
+        value, *slopes = series_value_and_slope(matrix, order, any(wanted))
+        parts = [target @ slopes[0].T if wanted[0] else None, online @ slopes[0] if wanted[1] else None]
     else:
         first, traces = geometric(known[0], -matrix.T, order, other)
         weights = -1 / torch.arange(1, order + 1, dtype=matrix.dtype, device=matrix.device)

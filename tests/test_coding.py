@@ -69,6 +69,12 @@ def test_series_takes_few_products_beyond_c_for_value_and_slope(order, products)
     with CountProducts() as counted:
         series_value_and_slope(torch.eye(3) / 2, order)
     assert counted.count == products
+    with CountProducts() as counted:
+        (value, *_) = series_value_and_slope(torch.eye(3) / 2, order, with_slope=False)
+    assert counted.count <= products
+    if order in (4, 6, 8, 9, 16):
+        assert counted.count == products - 1
+    assert value == series_value_and_slope(torch.eye(3) / 2, order)[0]
 
 
 @pytest.mark.parametrize(("m", "d"), SIDES)
