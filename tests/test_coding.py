@@ -77,6 +77,21 @@ def test_series_takes_few_products_beyond_c_for_value_and_slope(order, products)
     assert value == series_value_and_slope(torch.eye(3) / 2, order)[0]
 
 
+@pytest.mark.parametrize(("m", "d"), [(12, 20), (20, 12)])
+def test_the_exact_cross_form_is_right_where_the_factorisation_has_to_swap_rows(m, d):
+    lam = 50.0  # I + C is far from the identity
+    online, target = (units(m, d, seed=seed).requires_grad_() for seed in (1, 2))
+    side = online.detach() @ target.detach().T if m <= d else target.detach().T @ online.detach()
+    permutation, _, _ = torch.linalg.lu(torch.eye(min(m, d), dtype=torch.float64) + lam * side)
+    places = permutation.argmax(1)
+    assert not torch.equal(places, places.argsort())  # more than swaps of pairs
+    value = log_det_cross(online, target, lam, None)
+    expected = torch.linalg.slogdet(torch.eye(m, dtype=torch.float64) + lam * online @ target.T).logabsdet
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    found, wanted = (torch.autograd.grad(v, (online, target)) for v in (value, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize(("m", "d"), SIDES)
 @pytest.mark.parametrize("order", [None, 1, 2, 5, 7, 8])
 def test_gradient_of_coding_length_passes_gradcheck_on_rows_of_any_length(m, d, order):
