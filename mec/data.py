@@ -337,9 +337,10 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
     chosen = parts[0]
     if limit is not None and limit < len(chosen.names):
         chosen = chosen.take(stratified(chosen.labels, len(chosen.names), limit, seed))
-    prints = [
-        f"{os.path.relpath(p.root, folder)}/{n} {s}" for p in (chosen, *parts[1:]) for n, s in zip(p.names, p.sizes)
-    ]
+    prints = []
+    for part in (chosen, *parts[1:]):
+        place = os.path.relpath(part.root, folder)  # once: it takes as long as a million names
+        prints += [f"{place}/{name} {size}" for name, size in zip(part.names, part.sizes)]
     train, skipped = readable_part(chosen)
     test = None
     if classes:
