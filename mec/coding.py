@@ -193,7 +193,7 @@ def series_value_and_slope(cross: Tensor, order: int, with_slope: bool = True) -
         large.append(large[-1] @ small[-1])
 
     traces = [x.diagonal().sum()]
-    turned = [power.T.contiguous() for power in small]
+    turned = [power.T.contiguous() for power in (small if number > 1 else small[:1])]
     traces += [inner(power, turned[0]) for power in small[: size - 1]]
     traces += [inner(power, by) for power in large for by in turned]
     weights = -1 / torch.arange(1, order + 1, dtype=x.dtype, device=x.device)

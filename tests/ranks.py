@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch.distributed as dist
 
 
 def run(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 300) -> list[Any]:
-    """What function(*arguments) returns on each of `size` ranks; a module-level function of what can be pickled."""
+    """What function(*arguments) returns on each of `size` ranks; a module-level function."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "mec.objectives"])  # DDP needs it; once, not once a rank
     with tempfile.TemporaryDirectory() as folder:
@@ -29,7 +28,7 @@ def run(function: Callable[..., Any], size: int, *arguments: Any, timeout: float
         results = []
         for r in range(size):
             found = Path(folder, str(r))
-            ok, result = pickle.loads(found.read_bytes()) if found.exists() else (False, "it left no result")
+            ok, result = torch.load(found, weights_only=True) if found.exists() else (False, "it left no result")
             assert ok, f"rank {r} of {size}: {result}"
             results.append(result)
         return results
@@ -42,6 +41,6 @@ def _rank(rank: int, size: int, folder: str, function: Callable[..., Any], argum
         found = True, function(*arguments)
     except BaseException:
         found = False, traceback.format_exc()
-    Path(folder, str(rank)).write_bytes(pickle.dumps(found))
+    torch.save(found, Path(folder, str(rank)))
     if found[0]:  # a rank that failed leaves at once: others may be waiting for it
         dist.destroy_process_group()

@@ -229,7 +229,8 @@ def work(worlds_rows: dict[str, list[int]]) -> dict:
             found["work", m, d, order] = work_found(m, d, order, group)
     for name in OBJECTIVES:
         found["training", name] = training_found(name, group)
-    found["share"] = group.share(12)
+    part = group.share(12)
+    found["share"] = (part.start, part.stop)
     found["any"] = (group.any(group.rank == group.size - 1), group.any(False))
     found["first"] = group.from_first(0.1 + group.rank)
     found["sum"], found["mean"] = (
@@ -266,7 +267,7 @@ def test_a_single_process_needs_no_group():
 def test_ranks_agree_on_numbers_flags_and_shares(worlds, size):
     for rank, found in enumerate(worlds[size]):
         assert found["group"] == (rank, size)
-        assert found["share"] == slice(rank * 12 // size, (rank + 1) * 12 // size)
+        assert found["share"] == (rank * 12 // size, (rank + 1) * 12 // size)
         assert found["any"] == (True, False)
         assert found["first"] == 0.1
         assert found["sum"].item() == size * (size + 1) / 2
