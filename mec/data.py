@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from mec.views import uniforms
 MOST_UNREADABLE = 0.2  # of a folder's images; above it training does not start, or stops
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
 KEEP_BELOW = 64  # px; images of one size up to this live in memory
+KEEP_BYTES = 2**30  # of pixels, a process: decoding more than 350,000 images of 32 px would hold up every start
 TEST_NAMES = ("val", "valid", "validation", "test")
 
 
@@ -388,7 +390,8 @@ def in_memory_if_small(data: Data) -> Data:
     sizes = sample_sizes(data.train.images)
     both = {*sizes, *(sample_sizes(data.test.images) if data.test else ())}
     skipped = list(data.skipped)
-    if len(both) == 1 and max(*both) <= KEEP_BELOW:
+    needed = (len(data.train) + len(data.test or ())) * 3 * math.prod(sizes[0])
+    if len(both) == 1 and max(*both) <= KEEP_BELOW and needed <= KEEP_BYTES:
         train = _in_memory(data.train, sizes[0], skipped)
         test = data.test and _in_memory(data.test, sizes[0], skipped)
         data = replace(data, train=train, test=test, skipped=tuple(skipped))

@@ -50,6 +50,14 @@ def test_the_split_of_digits_never_changes():
     assert one.fingerprint == "55157e956f5a1ded"  # made with scikit-learn 1.9.1
 
 
+def test_small_images_live_in_memory_unless_they_are_too_many(tmp_path, monkeypatch):
+    labelled_folder(tmp_path, width=10, height=9)  # 36 + 18 images of 270 bytes
+    monkeypatch.setattr(module, "KEEP_BYTES", 54 * 270)
+    assert isinstance(open_data(str(tmp_path)).train.images, Stored)
+    monkeypatch.setattr(module, "KEEP_BYTES", 54 * 270 - 1)
+    assert isinstance(open_data(str(tmp_path)).train.images, Files)
+
+
 # --- a part of the images ----------------------------------------------------------------------------------------
 
 
