@@ -1,0 +1,66 @@
+"""Do four small crops more help in the same time? CIFAR-10, two 32-px views against two and four of 16 px.
+
+    python benchmarks/multicrop.py CIFAR10 [--minutes 4] [--seeds 3]     two runs a seed
+
+CIFAR10 is a folder with train/CLASS/ and test/CLASS/. 10,000 images, the recipe that `auto` chooses, k-NN and linear
+probe on features; everything but the crops is the same. May be stopped: a run that was begun goes on.
+"""
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import mec
+from mec.auto import auto, this_machine
+from mec.bench import machine
+from mec.data import open_data
+from mec.memory import keep_freed
+from mec.plan import with_method
+from mec.run import read_settings
+
+CROPS = {"two views": 0, "and four crops": 4}
+PROTOCOLS = ("knn", "linear-fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--method", default="mec-joint")
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/multicrop"))
+    asked = parser.parse_args()
+    keep_freed()
+    data = open_data(asked.data, limit=10_000)
+    base = with_method(auto(data, this_machine("cpu"))[0], asked.method)
+    print(machine("cpu"))
+    found: dict[str, list[list[float]]] = {name: [] for name in CROPS}
+    for seed in range(asked.seeds):
+        for name, copies in CROPS.items():
+            small = replace(base.views[0], size=16, scale=(0.08, 0.5), copies=copies)
+            recipe = replace(base, views=(*base.views, small) if copies else base.views)
+            run = asked.out / f"{asked.method}-{copies}-{seed}"
+            if not (run / "results.jsonl").exists():
+                mec.pretrain(
+                    data, recipe=recipe, out=run, time_budget=asked.minutes, seed=seed, device="cpu",
+                    resume=run.exists(), quiet=True,
+                )  # fmt: skip
+            results = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+            results = [r for r in results if r["encoder"] == asked.method and r["metric"] == "top-1"]
+            mine = {r["protocol"]: r["value"] for r in results}
+            found[name].append([mine[p] for p in PROTOCOLS])
+            shown = ", ".join(f"{p} {mine[p]:.1f}" for p in PROTOCOLS)
+            settings = read_settings(run)
+            epochs = settings.steps / settings.steps_per_epoch
+            print(f"seed {seed}, {name}: {shown}, {settings.steps} steps, {epochs:.1f} epochs", flush=True)
+    for i, protocol in enumerate(PROTOCOLS):
+        for name, rows in found.items():
+            values = [row[i] for row in rows]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            print(f"{protocol}, {name}: {statistics.mean(values):.1f}{spread}")
+
+
+if __name__ == "__main__":
+    main()
