@@ -228,11 +228,16 @@ def in_words(hint: Any) -> str:
 
     >>> in_words(int | Literal["all"] | None)
     "int | 'all' | None"
+    >>> in_words(tuple[int, ...]), in_words(tuple[float, float])
+    ('[int, ...]', '[float, float]')
     """
     if get_origin(hint) in (Union, types.UnionType):
         return " | ".join(in_words(option) for option in get_args(hint))
     if get_origin(hint) is Literal:
         return " | ".join(repr(option) for option in get_args(hint))
+    if get_origin(hint) is tuple:  # as JSON has it
+        inner = ("..." if option is Ellipsis else in_words(option) for option in get_args(hint))
+        return f"[{', '.join(inner)}]"
     if hint is type(None):
         return "None"
     return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint).replace("typing.", "")

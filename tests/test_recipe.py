@@ -144,10 +144,10 @@ def test_changes_are_made_in_their_order():
         ("epochs=true", "epochs is True: it takes int."),
         ("optimizer.base_lr=fast", "optimizer.base_lr is 'fast': it takes float."),
         ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes 'sgd' | 'lars' | 'adamw'."),
-        ("network.projector=64", "network.projector is 64: it takes tuple[int, ...]."),
+        ("network.projector=64", "network.projector is 64: it takes [int, ...]."),
         ("network.projector=[64, 1.5]", "network.projector is 1.5: it takes int."),
-        ("views.scale=0.2", "views.scale is 0.2: it takes tuple[float, float]."),
-        ("views.scale=[0.2]", "views.scale is [0.2]: it takes tuple[float, float]."),
+        ("views.scale=0.2", "views.scale is 0.2: it takes [float, float]."),
+        ("views.scale=[0.2]", "views.scale is [0.2]: it takes [float, float]."),
         ("views.0=3", "views is 3: it takes View."),
         ("optimizer=3", "optimizer is 3: it takes Optimizer."),
         ('optimizer={"lr": 3}', "optimizer has no 'lr'. Known: name, base_lr, end_lr, warmup_epochs, warmup_lr, "
