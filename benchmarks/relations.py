@@ -3,7 +3,8 @@
     python benchmarks/relations.py runs/digits-digits docs/images/gradient-agreement.png
 
 Two views of one batch of the run's images; the cosine of the objectives' gradients at the first view's unit
-embeddings, the second view held still. Prints the tables, and draws them.
+embeddings, the second view held still; then the same of what is left of each without its part along the negative
+cosine's, the pull that all of them share. Prints the tables, and draws them.
 """
 
 import sys
@@ -58,16 +59,22 @@ def embeddings(run: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def agreement(views: torch.Tensor) -> torch.Tensor:
-    """[n, n] cosines of the gradients at the first view."""
+def directions(views: torch.Tensor) -> torch.Tensor:
+    """[n, m d] gradients at the first view, each of length 1; the first is the negative cosine's."""
     gradients = []
     for formula in FORMULAS.values():
         first = views[0].clone().requires_grad_()
         (gradient,) = torch.autograd.grad(formula(first, views[1]), first)
         along = gradient - (gradient * views[0]).sum(1, keepdim=True) * views[0]  # what can move a unit row
         gradients.append(along.flatten())
-    rows = F.normalize(torch.stack(gradients), dim=1)
-    return rows @ rows.T
+    return F.normalize(torch.stack(gradients), dim=1)
+
+
+def agreements(views: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Cosines [n, n] of the gradients, and [n - 1, n - 1] of what is left of them without the pull."""
+    rows = directions(views)
+    left = F.normalize(rows[1:] - (rows[1:] @ rows[0])[:, None] * rows[0], dim=1)
+    return {"whole": rows @ rows.T, "without the pull": left @ left.T}
 
 
 def gap_of_equation_25(views: torch.Tensor, distortion: float = 0.06) -> tuple[float, float]:
@@ -79,28 +86,31 @@ def gap_of_equation_25(views: torch.Tensor, distortion: float = 0.06) -> tuple[f
 def draw(tables: dict[str, torch.Tensor], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    names = list(FORMULAS)
-    figure = Figure(figsize=(6.2 * len(tables), 5.6), layout="constrained")
-    for axis, (title, table) in zip(figure.subplots(1, len(tables)), tables.items()):
+    figure = Figure(figsize=(14, 12), layout="constrained")
+    for axis, (title, table) in zip(figure.subplots(2, 2).flat, tables.items()):
+        names = list(FORMULAS)[-len(table) :]
         axis.imshow(table, vmin=-1, vmax=1, cmap="RdBu")
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axis.set_yticks(range(len(names)), names)
         axis.set_title(title)
         for i, row in enumerate(table.tolist()):
             for j, value in enumerate(row):
-                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6)
+                ink = "white" if abs(value) > 0.6 else "black"
+                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
     with atomic(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+        figure.savefig(part, format="png", dpi=80)
 
 
 if __name__ == "__main__":
     run, picture = Path(sys.argv[1]), Path(sys.argv[2])
     tables = {}
-    for name, views in embeddings(run).items():
-        tables[name] = agreement(views)
+    for moment, views in embeddings(run).items():
         traces, printed = gap_of_equation_25(views)
-        print(f"{name}: Eqn 25's second-order sum {traces:.1f} as traces, {printed:.1f} as printed")
-        for row, values in zip(FORMULAS, tables[name].tolist()):
-            print(f"  {row:18}" + " ".join(f"{v:5.2f}" for v in values))
+        print(f"{moment}: Eqn 25's second-order sum {traces:.1f} as traces, {printed:.1f} as printed")
+        for part, table in agreements(views).items():
+            tables[f"{moment}, {part}"] = table
+            print(f" {part}")
+            for row, values in zip(list(FORMULAS)[-len(table) :], table.tolist()):
+                print(f"  {row:18}" + " ".join(f"{v:5.2f}" for v in values))
     draw(tables, picture)
     print(f"Written: {picture}")
