@@ -20,6 +20,7 @@ from mec.coding import coding_length
 from mec.data import open_data
 from mec.errors import BadInput
 from mec.evaluate import extract
+from mec.fabric import chosen_device
 from mec.figures import approximation_figure
 from mec.objectives import unit_rows
 from mec.run import read_settings
@@ -96,8 +97,7 @@ def approximation_study(
     for flag, values in {"--rows": counts, "--size": [size], "--repeats": [repeats]}.items():
         if min(values) < 1:
             raise BadInput(f"{flag} is {min(values)}: it is at least 1.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     console = Console()
     console.width = max(console.width, 110)  # of the tables
     rows = torch.randn(max(counts), size, generator=torch.Generator().manual_seed(0)).to(device)

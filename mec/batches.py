@@ -97,13 +97,13 @@ class ViewBatches:
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_the_run,
         )
-        for step, (crops, skipped) in zip(range(start, stop), loader):
+        for step, (crops, shown, skipped) in zip(range(start, stop), loader):
             epoch, indices = plan.of(step)
             made = []
             for (number, view), crop in zip(self.views, crops):
                 draw = Draw(view, number, self.seed, epoch, indices)
                 made.append(finish(crop.to(self.device, non_blocking=True), draw))
-            yield Batch(made, self._labels(indices), tuple(skipped))
+            yield Batch(made, self._labels(shown), tuple(skipped))
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
         return None if self.split.labels is None else torch.from_numpy(self.split.labels[indices]).to(self.device)
@@ -127,7 +127,10 @@ class Plan(torch.utils.data.Sampler):
 
 
 class Crops(torch.utils.data.Dataset):
-    """A batch of images -> the crops of all its views, uint8 [m, 3, s, s] each, decoded once. Runs in the workers."""
+    """A batch of images -> the crops of all its views, uint8 [m, 3, s, s] each, decoded once. Runs in the workers.
+
+    With them the images that are shown, in the place of others where these cannot be read, and those others.
+    """
 
     def __init__(self, images: Encoded, views: list[tuple[int, View]], seed: int):
         self.images, self.views, self.seed = images, views, seed
@@ -135,27 +138,32 @@ class Crops(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], tuple[Skipped, ...]]:
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], np.ndarray, tuple[Skipped, ...]]:
         epoch, indices = key
         draws = [Draw(view, number, self.seed, epoch, indices) for number, view in self.views]
         flips = [np.isin(np.arange(len(indices)), draw.chosen("flip")) for draw in draws]
         crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for _, view in self.views]
         skipped: list[Skipped] = []
+        shown = indices.copy()
         with quiet():
             for row, index in enumerate(indices.tolist()):
                 parts = [draw.take(np.array([row])) for draw in draws]
-                for v, crop in enumerate(self._crops(index, parts, [f[row] for f in flips], skipped)):
+                made, shown[row] = self._crops(index, parts, [f[row] for f in flips], skipped)
+                for v, crop in enumerate(made):
                     crops[v][row] = torch.from_numpy(crop)
-        return crops, tuple(skipped)
+        return crops, shown, tuple(skipped)
 
-    def _crops(self, index: int, draws: list[Draw], flips: list[bool], skipped: list[Skipped]) -> list[np.ndarray]:
+    def _crops(
+        self, index: int, draws: list[Draw], flips: list[bool], skipped: list[Skipped]
+    ) -> tuple[list[np.ndarray], int]:
         """Of the image, or of the next one that can be read: the same on every machine and after resuming."""
         first = len(skipped)
         for other in range(index, index + len(self.images)):
+            other %= len(self.images)
             try:
-                return crops_of(self.images.open(other % len(self.images)), draws, flips)
+                return crops_of(self.images.open(other), draws, flips), other
             except Exception as error:  # Pillow's decoders raise almost anything on broken files
-                skipped.append(Skipped(self.images.name(other % len(self.images)), reason(error)))
+                skipped.append(Skipped(self.images.name(other), reason(error)))
                 if len(skipped) - first > 100:
                     break
         raise BadInput(f"100 images in a row cannot be read, from {skipped[first].path}: {skipped[first].reason}")

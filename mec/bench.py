@@ -18,6 +18,7 @@ from torch import Tensor
 from mec.checkpoint import write_text
 from mec.coding import log_det_cross, log_det_symmetric
 from mec.errors import BadInput
+from mec.fabric import chosen_device
 from mec.figures import timing_plot
 from mec.objectives import unit_rows
 from mec.version import __version__
@@ -180,8 +181,7 @@ def machine(device: str) -> dict[str, str | int]:
 
 def bench_coding(rows: Sequence[int], sizes: Sequence[int], *, device: str, repeats: int, out: Path) -> list[Timing]:
     """Time the objectives, print a table a size, and write coding.json and coding.png into `out`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     console = Console()
     timings = time_coding(rows, sizes, device=device, repeats=repeats)
     where = machine(device)

@@ -21,6 +21,7 @@ from mec.bench import machine
 from mec.checkpoint import write_text
 from mec.data import Data, Split, Stored, Wrapped
 from mec.errors import BadInput
+from mec.fabric import chosen_device
 from mec.images import quiet
 from mec.recipe import View
 from mec.recipes import recipe_named
@@ -49,8 +50,7 @@ def bench_data(
     """
     if images < 2:
         raise BadInput(f"--images is {images}: it is at least 2.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     chosen = auto(data, this_machine(device))[0] if recipe == "auto" else recipe_named(recipe)
     views = numbered(chosen.views)
     count = min(images, len(data.train))

@@ -225,21 +225,21 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
         raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
 
 
-def image_transform(info: EncoderInfo) -> Callable[[Any], Tensor]:
-    """PIL image (or uint8 tensor) -> normalised [3, s, s]: small images resized whole, others resized and cropped."""
+def image_transform(info: EncoderInfo, resize: float = 256 / 224) -> Callable[[Any], Tensor]:
+    """PIL image (or uint8 tensor) -> normalised [3, s, s]: under 64 px resized whole, else to `resize` s, cropped."""
     from torchvision.transforms import v2
 
     modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
     if info.image_size < 64:
-        resize = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
+        resized = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
     else:
-        side = round(info.image_size * 256 / 224)
-        resize = [v2.Resize(side, modes[info.interpolation], antialias=True), v2.CenterCrop(info.image_size)]
+        side = round(info.image_size * resize)
+        resized = [v2.Resize(side, modes[info.interpolation], antialias=True), v2.CenterCrop(info.image_size)]
     return v2.Compose(
         [
             v2.ToImage(),
             v2.RGB(),
-            *resize,
+            *resized,
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(info.mean), list(info.std)),
         ]

@@ -51,7 +51,7 @@ sees the statistics of 64 images."""
     """In place of the recipe's: mec (the paper's form), mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3,
     barlow-twins, vicreg, swav, dino, unigrad, or supervised."""
     out: Path | None = None
-    """Run folder. Default: runs/DATA-RECIPE."""
+    """Run folder. Default: runs/DATA-RECIPE, and -METHOD where one is given."""
     epochs: int | None = None
     """Passes over the images."""
     time_budget: Annotated[float | None, arg(metavar="MIN")] = None

@@ -18,7 +18,7 @@ from mec import checkpoint, health
 from mec.checkpoint import EncoderInfo
 from mec.data import Data, Stored
 from mec.evaluate import Features, extract, fewshot, knn, linear
-from mec.evaluate.features import measured_parts, pixels
+from mec.evaluate.features import is_grey, measured_parts, pixels, tell_skipped
 from mec.figures import embedding_map
 from mec.objectives import method_named
 from mec.results import Result, labelled, record
@@ -43,6 +43,7 @@ def finish_run(
     if images is not None and images.can_be_measured:
         with console.status("measuring"):
             rows = closing_features(run, info, network.encoder, untrained, images, device)
+            tell_skipped(rows[run.recipe.method], console)
             results = closing_results(out, run, rows, images)
             draw_map(out, rows, images)
         record(out, results)
@@ -83,7 +84,8 @@ def closing_features(
     trained = {k: v.clone() for k, v in encoder.state_dict().items()}
     rows: dict[str, tuple[Features, Features]] = {}
     if isinstance(bank.images, Stored):
-        rows["pixels"] = pixels(bank), pixels(test)
+        grey = is_grey(bank.images) and is_grey(test.images)
+        rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
     for name, weights in (("untrained", untrained), (run.recipe.method, trained)):
         encoder.load_state_dict(weights)
         train, held_out = (extract(encoder, part, transform, device=device) for part in (bank, test))

@@ -189,7 +189,7 @@ def finished(
         return Trial(**json.loads((folder / TRIAL).read_text()))
     console.print(f"[{trial.method}, base rate {rate}, seed {trial.seed}{', sweep' * trial.sweep}]", markup=False)
     share = asked.sweep_share if trial.sweep else 1.0
-    reset_peak_memory()
+    reset_peak_memory(device)
     try:
         pretrain(
             images,
@@ -211,7 +211,7 @@ def finished(
     except Diverged as error:
         trial = replace(trial, diverged=str(error))
     else:
-        trial = measured(folder, replace(trial, peak_memory=peak_memory()), images, device)
+        trial = measured(folder, replace(trial, peak_memory=peak_memory(device)), images, device)
     write_text(folder / TRIAL, json.dumps(asdict(trial), indent=1) + "\n")
     return trial
 
@@ -323,11 +323,12 @@ def table(asked: Asked, trials: Sequence[Trial], rates: dict[str, float | None])
         rate = rates[method]
         found = summary(trials, method)
         cells = []
+        shown_rate = f"{rate:g}" if rate is not None else "-" if asked.lrs else "recipe's"
         for name, places in digits.items():
             value, spread, _ = found.get(name, (math.nan, None, 0))
             plus = f" ± {spread:.{places}f}" if spread is not None and name in ("knn", "linear-fast") else ""
             cells.append(f"{value:.{places}f}{plus}" if name in found else "-")
         lost = diverged(trials, method)
         name = method + (f" ({lost} of {asked.seeds} diverged)" if lost else "" if found else " (diverged)")
-        shown.add_row(name, "recipe's" if rate is None else f"{rate:g}", *cells)
+        shown.add_row(name, shown_rate, *cells)
     return shown

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mec.errors import BadInput
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -44,8 +46,14 @@ class Ranks:
         return Shares(self, (n,) if self.size == 1 else _counts(n, self))
 
     def share(self, n: int) -> slice:
-        """This rank's part of n rows. n is a multiple of the number of ranks."""
-        each = n // self.size
+        """This rank's part of n rows.
+
+        Raises:
+            BadInput: n is not a multiple of the number of ranks, so that rows would be lost.
+        """
+        each, left = divmod(n, self.size)
+        if left:
+            raise BadInput(f"{n} rows on {self.size} processes: the number has to be a multiple of theirs.")
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def any(self, flag: bool) -> bool:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from mec.checkpoint import atomic, load_encoder
 from mec.data import Files, readable
 from mec.errors import BadInput
 from mec.evaluate import extract
+from mec.fabric import chosen_device
 from mec.images import nothing_in
 from mec.listing import walked
 
@@ -38,7 +38,7 @@ def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", wor
     if not paths:
         raise BadInput(nothing_in(folder))
     split, skipped = readable(paths, None, folder, all_of_them=True)
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     with console.status(f"{len(split):,} images"):
         features = extract(encoder.to(device), split, transform, device=device, workers=workers).x.numpy()
     assert isinstance(split.images, Files)

@@ -1,4 +1,4 @@
-"""Lightning Fabric, started the same way by everything that trains."""
+"""The device that is asked for, and Lightning Fabric, started the same way by everything that trains."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ import torch
 from mec.errors import BadInput
 
 
-def start_fabric(device: str) -> Any:
-    """Lightning Fabric for this process: alone, or one of those that torchrun or SLURM started."""
+def chosen_device(device: str) -> str:
+    """cpu or cuda.
+
+    Raises:
+        BadInput: neither these nor auto, or cuda where there is none.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput(f"--device is {device!r}: auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA torch.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def start_fabric(device: str) -> Any:
+    """Lightning Fabric for this process: alone, or one of those that torchrun or SLURM started."""
+    device = chosen_device(device)
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 

@@ -114,7 +114,7 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
 
     Args:
         metrics: lines in the order of steps, each with `step`, `loss` and the figures of `measure`.
-        settings: `method`, `distortion`, `order`, and `embedding` (d) where known.
+        settings: `method`, `distortion`, `order`.
     """
     lines = [line for line in metrics if "effective_rank" in line]
     if not lines:
@@ -173,7 +173,7 @@ ORDER_1 = (
     "--method mec-joint; or a predictor and a target network (--method mec)."
 )
 DIVERGED = (
-    "Resume from the last good checkpoint with a lower learning rate: --set optimizer.base_lr=... and a new --out."
+    "Start again with a lower learning rate (--set optimizer.base_lr=..., and a new --out), or use --method mec-joint."
 )
 
 

@@ -126,7 +126,7 @@ def remember(root: Path, kind: str, **arrays: np.ndarray) -> None:
 
 
 def text(names: list[str]) -> np.ndarray:
-    """Names (which hold no line break or are left out of memory) as bytes."""
+    """Names as bytes, with a zero between them, which no name holds."""
     return np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
 
 

@@ -239,7 +239,7 @@ class Method:
 
     objective: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    predictor: bool = False
+    predictor: Literal["narrow", "wide"] | None = None  # a bottleneck (SimSiam), or as wide as the projector (BYOL)
     target: Literal["momentum", "stop-gradient"] | None = None
     network: Mapping[str, Any] = field(default_factory=dict)  # fields of Network that differ from its defaults
     labels: bool = False  # learns from labels: the network gives a logit for each class
@@ -247,22 +247,24 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "mec": Method(
-        "maximum_entropy_coding", {"distortion": 0.06, "order": 4}, predictor=True, target="momentum"
+        "maximum_entropy_coding", {"distortion": 0.06, "order": 4}, predictor="narrow", target="momentum"
     ),  # the paper, appendix C
     "mec-exact": Method(
-        "maximum_entropy_coding", {"distortion": 0.06, "order": None}, predictor=True, target="momentum"
+        "maximum_entropy_coding", {"distortion": 0.06, "order": None}, predictor="narrow", target="momentum"
     ),
     "mec-joint": Method("joint_coding", {"distortion": 0.02}),
-    "simsiam": Method("negative_cosine", predictor=True, target="stop-gradient"),
-    "byol": Method("negative_cosine", predictor=True, target="momentum", network={"projector_output": "linear"}),
+    "simsiam": Method("negative_cosine", predictor="narrow", target="stop-gradient"),
+    "byol": Method("negative_cosine", predictor="wide", target="momentum", network={"projector_output": "linear"}),
     "simclr": Method("nt_xent", {"temperature": 0.2}, network={"projector_output": "linear"}),
     "moco-v2": Method("queued_info_nce", target="momentum", network={"projector_output": "linear"}),
-    "moco-v3": Method("info_nce", {"temperature": 0.2}, predictor=True, target="momentum"),
+    "moco-v3": Method("info_nce", {"temperature": 0.2}, predictor="wide", target="momentum"),
     "barlow-twins": Method("barlow_twins", {"scale": 0.001}, network={"projector_output": "linear"}),
     "vicreg": Method("vicreg", {"scale": 0.04}, network={"projector_output": "linear"}),
     "swav": Method("swav", {"scale": 0.1}, network={"projector_output": "linear"}),
     "dino": Method("dino", target="momentum", network={"projector_output": "linear", "prototypes": 1024}),
-    "unigrad": Method("unigrad", {"scale": 0.1}, target="momentum", network={"projector_output": "linear"}),
+    "unigrad": Method(
+        "unigrad", {"weight": 20.0, "scale": 0.05}, target="momentum", network={"projector_output": "linear"}
+    ),  # the published weight is 100, for embeddings of 2048
     "supervised": Method("cross_entropy", network={"projector_output": "linear-bias"}, labels=True),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 from pathlib import Path
 
@@ -11,16 +12,22 @@ import torch
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def reset_peak_memory() -> None:
-    if torch.cuda.is_available():
+def on_gpu(device: str) -> bool:
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def reset_peak_memory(device: str = "auto") -> None:
+    if on_gpu(device):
         torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(AttributeError, OSError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed, and kept (mec.memory), would count as in use
     with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is then that of the whole process
         RESET.write_text("5")
 
 
-def peak_memory() -> float:
+def peak_memory(device: str = "auto") -> float:
     """GiB: allocated on the GPU where there is one, else resident in this process; NaN where it cannot be told."""
-    if torch.cuda.is_available():
+    if on_gpu(device):
         return torch.cuda.max_memory_allocated() / 2**30
     with contextlib.suppress(OSError, StopIteration):
         line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))

@@ -60,10 +60,16 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     if name == recipe.method:
         return recipe
     network = replace(recipe.network, **heads_of(recipe.method, plain=True))
-    embedding = network.projector[-1] if network.projector else 0
-    predictor = network.predictor or (max(64, embedding // 4), embedding)
-    network = replace(network, predictor=predictor if method.predictor else (), target=method.target, **heads_of(name))
+    predictor = predictor_widths(method.predictor, network.projector)
+    network = replace(network, predictor=predictor, target=method.target, **heads_of(name))
     return replace(recipe, method=name, settings={}, network=network)
+
+
+def predictor_widths(kind: str | None, projector: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a predictor that suits this projector: a bottleneck of a quarter, or the projector's own widths at its end."""
+    if kind is None or not projector:
+        return ()
+    return (max(64, projector[-1] // 4), projector[-1]) if kind == "narrow" else (max(projector), projector[-1])
 
 
 def heads_of(method: str, *, plain: bool = False) -> dict[str, Any]:

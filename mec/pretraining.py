@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from mec.plan import adapted, build_objective, resolve
 from mec.recipe import Recipe
 from mec.run import SETTINGS, RunSettings, as_json, check_free, check_same, read_settings, resume_command
 from mec.runlog import SKIPPED, Watch
+from mec.shards import is_url
 from mec.siamese import Siamese, build_siamese
 from mec.trainer import Trainer, parameters_of, steps_within
 from mec.version import __version__
@@ -111,7 +113,7 @@ def pretrain(
     seed = before.get("seed") or 0 if seed is None else seed
     limit = before.get("limit") if limit is None else limit
     root = before.get("data_root") if data_root is None else data_root
-    images = as_data(data, root=root, download=download, limit=limit, seed=seed)
+    images = opened(data, ranks, root=root, download=download, limit=limit, seed=seed)
     if stored is None:
         if ranks.rank == 0:
             check_free(out)
@@ -179,6 +181,18 @@ def pretrain(
 
 
 # --- the parts, in the order in which they are used ---------------------------------------------------------------
+
+
+def opened(data: Any, ranks: Ranks, *, download: bool, **options: Any) -> Data | None:
+    """`as_data`; where something is fetched, the first process of each machine goes first, and the others find it."""
+    fetches = download or is_url(str(data))
+    first_here = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    if fetches and not first_here:
+        ranks.wait()
+    images = as_data(data, download=download, **options)
+    if fetches and first_here:
+        ranks.wait()
+    return images
 
 
 def as_data(data: Any, **options: Any) -> Data | None:

@@ -35,7 +35,7 @@ class Log:
     """metrics.jsonl, TensorBoard events and skipped.jsonl of a run, written by the first rank."""
 
     def __init__(self, out: Path, start: int, first: bool):
-        self.out, self.first = out, first
+        self.out, self.start, self.first = out, start, first
         self.known: set[str] = set()
         self.unreadable: set[str] = set()
         if not first:
@@ -48,12 +48,12 @@ class Log:
 
     def __enter__(self) -> Log:
         self.last = time.monotonic()
-        self.last_step: int | None = None
+        self.last_step = self.start
         if self.first:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tensorboard's own imports
                 from torch.utils.tensorboard import SummaryWriter
-            self.events = SummaryWriter(str(self.out / "tensorboard"))
+            self.events = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
             self.file = open(self.out / "metrics.jsonl", "a", buffering=1)
         return self
 
@@ -65,7 +65,7 @@ class Log:
     def line(self, figures: dict[str, Any], waited: float, batch_size: int) -> str:
         """Write a line with the pace since the last one; returns it in a few words."""
         now = time.monotonic()
-        steps = figures["step"] - (self.last_step or figures["step"] - 1)
+        steps = figures["step"] - self.last_step
         wait = waited / max(now - self.last, 1e-9)
         figures = {**figures, "data_wait": wait, "images_per_second": batch_size * steps / max(now - self.last, 1e-9)}
         self.last, self.last_step = now, figures["step"]
@@ -80,7 +80,7 @@ class Log:
             if name not in ("step", "epoch") and math.isfinite(value):
                 self.events.add_scalar(name, value, figures["step"])
 
-    def skip(self, ranks: Ranks, skipped: Sequence[Skipped], step: int, images: int, from_files: bool) -> None:
+    def skip(self, ranks: Ranks, skipped: Sequence[Skipped], images: int) -> None:
         """Note images that turned out unreadable while training; stop when there are too many."""
         new = {s.path: s for s in skipped if s.path not in self.known}
         if not new:
@@ -135,7 +135,7 @@ class Watch:
         transform = checkpoint.image_transform(self.info)
         features = [extract(encoder, part, transform, device=self.device) for part in (bank, test)]
         self.accuracy = knn(*features)[0].value
-        progress.say(f"step {done:,}: k-NN accuracy on {len(test):,} held-out images {self.accuracy:.1f} %")
+        progress.say(f"step {done:,}: k-NN accuracy on {len(features[1].x):,} held-out images {self.accuracy:.1f} %")
         return self.accuracy
 
     def with_accuracy(self, text: str) -> str:

@@ -219,13 +219,17 @@ def fetched(url: str, folder: Path) -> str:
             fetch(one, folder / one.rpartition("/")[2])
         return str(folder / url.rpartition("/")[2])
     base = url.removesuffix(INDEX).rstrip("/")
-    for name in (INDEX, TABLE):
-        fetch(f"{base}/{name}", folder / name, again=True)
+    try:
+        for name in (INDEX, TABLE):  # again, since the server's may be newer
+            fetch(f"{base}/{name}", folder / name, again=True)
+    except BadInput:
+        if not all((folder / name).exists() for name in (INDEX, TABLE)):
+            raise
     for shard in json.loads((folder / INDEX).read_text())["shards"]:
         path = folder / os.path.basename(shard["name"])
         fetch(f"{base}/{shard['name']}", path)
         if sha256(path) != shard["sha256"]:
-            path.unlink()
+            path.unlink(missing_ok=True)
             raise BadInput(
                 f"{base}/{shard['name']}: what came is not what the index says (SHA-256 differs). Try again."
             )
@@ -235,7 +239,7 @@ def fetched(url: str, folder: Path) -> str:
 def fetch(url: str, path: Path, again: bool = False) -> None:
     if path.exists() and not again:
         return
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)

@@ -120,10 +120,10 @@ def read(runs: Sequence[Path]) -> list[Measured]:
 
 
 def epochs_of(settings: Path) -> int | None:
-    """What a run's settings.json says of its length."""
+    """What a run's settings.json says of its length: a time budget may have cut the recipe's epochs."""
     stored = json.loads(settings.read_text())
-    epochs = stored.get("recipe", {}).get("epochs") if isinstance(stored, dict) else None
-    return epochs if isinstance(epochs, int) else None
+    steps, each = (stored.get(key) if isinstance(stored, dict) else None for key in ("steps", "steps_per_epoch"))
+    return round(steps / each) if isinstance(steps, int) and isinstance(each, int) and each else None
 
 
 def settings_of(result: dict[str, Any]) -> dict[str, Any]:

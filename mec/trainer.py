@@ -75,7 +75,7 @@ class Trainer:
             for step in range(start, run.steps):
                 batch = next(source)
                 waited += time.monotonic() - before
-                log.skip(self.ranks, batch.skipped, step, run.images, self.images)
+                log.skip(self.ranks, batch.skipped, run.images)
 
                 now = self.at(step, run)
                 self.set_lr(now["lr"])

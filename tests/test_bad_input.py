@@ -23,6 +23,7 @@ from helpers import (
     crashed_run,
     digit_images,
     identical,
+    labelled_folder,
     lines,
     noise_image,
     tiny_run,
@@ -183,6 +184,32 @@ def test_too_many_unreadable_images_stop_before_anything_is_written(tmp_path, ca
     assert len(open_data(str(tmp_path / "photos")).skipped) == 3
 
 
+def test_images_that_turn_out_unreadable_when_accuracy_is_measured_are_left_out_and_told(tmp_path, monkeypatch, capsys):
+    from mec import data
+
+    monkeypatch.setattr(data, "why_unreadable", lambda path: None)  # all well when it was checked
+    labelled_folder(tmp_path / "photos", train=16, test=8, width=80, height=70)
+    for path in (tmp_path / "photos/train/a/0003.png", tmp_path / "photos/val/b/0002.png"):
+        path.write_bytes(path.read_bytes()[:300])
+    words = ["--epochs", "2", "--batch-size", "16", "--set", *TINY, "--device", "cpu", "--workers", "0"]
+    assert main(["pretrain", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), *words]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 of 72 images cannot be read and are left out" in text
+    assert "held-out images" in text
+    for protocol in (["knn"], ["finetune", "--preset", "budget", "--steps", "2"], ["linear", "--preset", "paper"]):
+        told = [*protocol[:1], str(tmp_path / "photos"), *protocol[1:]]
+        assert main(["evaluate", str(tmp_path / "run"), *told]) == 0
+    assert "cannot be read and are left out" in capsys.readouterr().err
+
+
+def test_raw_pixels_have_as_many_channels_in_both_parts_when_one_is_grey(tmp_path):
+    root = labelled_folder(tmp_path / "photos", train=8, test=4)
+    for path in root.glob("train/*/*.png"):
+        Image.open(path).convert("L").save(path)
+    out = tiny_run(tmp_path / "run", str(root), evaluate=True, batch_size=8)
+    assert {r["encoder"] for r in lines(out / "results.jsonl")} == {"pixels", "untrained", "mec-joint"}
+
+
 def test_images_that_turn_unreadable_while_training_are_listed_and_too_many_stop_it(tmp_path, monkeypatch):
     from mec import data
 
@@ -269,6 +296,15 @@ def test_a_wrong_flag_is_repeated_with_what_fits(words, expected, tmp_path, caps
         pytest.skip("there is a CUDA device")
     assert expected in told(capsys, "pretrain", "digits", "--out", tmp_path / "run", *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("words", ["embed RUN IMAGES --out x.npz", "bench coding", "bench data digits", "bench step"])
+def test_a_device_that_is_not_there_is_told(words, finished, digit_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    replaced = {"RUN": finished, "IMAGES": digit_folder}
+    words = [replaced.get(word, word) for word in words.split()]
+    assert "torch sees no CUDA device here. Use --device cpu" in told(capsys, *words, "--device", "cuda")
 
 
 # --- files that are not what they should be ----------------------------------------------------------------------

@@ -468,6 +468,16 @@ def test_the_neighbour_of_the_last_image_is_the_first(tmp_path):
     assert [s.path for s in skipped] == [str(paths[7])]
 
 
+def test_the_label_is_that_of_the_image_that_is_shown(tmp_path):
+    paths = write_images(tmp_path, 8, width=80, height=70)
+    split, _ = readable([str(p) for p in paths], np.arange(8), tmp_path)
+    paths[5].unlink()
+    (batch,) = ViewBatches(split, VIEWS, 8, seed=0, device=CPU, workers=0).batches(0, 1, whole)
+    assert sorted(batch.labels.tolist()) == [0, 1, 2, 3, 4, 6, 6, 7]
+    row = ViewBatches(split, VIEWS, 8, seed=0, device=CPU, workers=0).indices(0)[1].tolist().index(5)
+    assert batch.labels[row] == 6
+
+
 def test_large_folders_are_checked_by_a_spread_sample_and_the_rest_as_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHECK_ALL_BELOW", 10)
     paths = write_images(tmp_path, 40, width=80, height=70)

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mec.coding import coding_length
 from mec.distributed import ALONE, Ranks, SyncBatchNorm, average_gradients, current, synchronise_batch_norm
+from mec.errors import BadInput
 from mec.objectives import METHODS, OBJECTIVES, build, joint_coding, maximum_entropy_coding
 from mec.siamese import Siamese
 
@@ -138,6 +139,29 @@ class Moved:
 
     def __exit__(self, *_):
         dist.all_gather, dist.all_reduce = self.before
+
+
+def test_rows_that_do_not_divide_among_ranks_are_an_error_and_not_lost():
+    assert [Ranks(rank, 4).share(12) for rank in (0, 3)] == [slice(0, 3), slice(9, 12)]
+    with pytest.raises(BadInput, match="10 rows on 4 processes"):
+        Ranks(0, 4).share(10)
+
+
+@pytest.mark.parametrize("local", ["0", "1"])
+def test_what_is_fetched_is_fetched_by_the_first_process_of_a_machine_before_the_others_look(local, monkeypatch):
+    from mec import pretraining
+
+    order = []
+    monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(Ranks, "wait", lambda self: order.append("wait"))
+    monkeypatch.setattr(pretraining, "as_data", lambda data, **options: order.append("open"))
+    for data, download in (("cifar10", True), ("https://here/packed/", False)):
+        order.clear()
+        pretraining.opened(data, Ranks(int(local), 2), download=download)
+        assert order == (["open", "wait"] if local == "0" else ["wait", "open"])
+    order.clear()
+    pretraining.opened("photos/", Ranks(int(local), 2), download=False)
+    assert order == ["open"]
 
 
 def work_found(m: int, d: int, order: int | None, group: Ranks) -> tuple[int, int]:

@@ -210,7 +210,7 @@ def test_a_run_that_ends_in_nan_is_called_diverged(figure, value):
     assert not verdict.healthy
     assert verdict.words.startswith("diverged: the loss is ")
     assert verdict.words.endswith("at step 100.")
-    assert "Resume from the last good checkpoint with a lower learning rate" in verdict.advice
+    assert "Start again with a lower learning rate" in verdict.advice
 
 
 def test_a_low_rank_is_healthy_with_a_word_of_advice():

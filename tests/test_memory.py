@@ -30,6 +30,25 @@ def test_memory_that_was_freed_is_used_again_without_being_mapped_again():
     assert 5 * faults("keep") < faults()  # 18 times 31 large pages, or 15,600 usual ones
 
 
+PEAK = """
+import numpy as np
+from mec.memory import keep_freed
+from mec.peak import peak_memory, reset_peak_memory
+
+keep_freed()
+np.ones(100_000_000)  # 0.75 GiB, freed at once
+reset_peak_memory("cpu")
+np.ones(25_000_000)
+print(peak_memory("cpu"))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
+def test_peak_memory_is_that_since_the_reset_although_freed_memory_is_kept():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert 0.19 < float(done.stdout) < 1  # 0.19 GiB of the array, and 0.5 of torch itself
+
+
 def test_elsewhere_nothing_is_done(monkeypatch):
     from mec import memory
 

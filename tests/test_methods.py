@@ -175,6 +175,14 @@ def test_changing_the_method_takes_its_heads_and_leaves_none_of_the_old_ones():
     assert back.network == RECIPES["digits"].network
 
 
+@pytest.mark.parametrize(("method", "widths"), [("simsiam", (64, 128)), ("byol", (512, 128)), ("simclr", ())])
+def test_predictors_are_narrow_or_as_wide_as_the_projector(method, widths):
+    assert RECIPES["digits"].network.projector == (512, 128)
+    assert with_method(RECIPES["digits"], method).network.predictor == widths
+    paper = RECIPES["imagenet-100ep"]
+    assert with_method(paper, "mec-exact").network == paper.network  # (512, 2048), as published
+
+
 def test_a_toy_method_takes_one_function_and_two_table_rows(tmp_path, monkeypatch):
     """As docs/architecture.md shows it."""
 
@@ -182,6 +190,6 @@ def test_a_toy_method_takes_one_function_and_two_table_rows(tmp_path, monkeypatc
         return (unit_rows(online) - unit_rows(target)).square().sum(1).mean()
 
     monkeypatch.setitem(OBJECTIVES, "squared_distance", over_pairs(squared_distance))
-    monkeypatch.setitem(METHODS, "toy", Method("squared_distance", predictor=True, target="momentum"))
+    monkeypatch.setitem(METHODS, "toy", Method("squared_distance", predictor="wide", target="momentum"))
     out = tiny_run(tmp_path / "run", method="toy", settings=[*TINY, "network.predictor=[8,16]"])
     assert all(0 < line["loss"] < 4 for line in lines(out / "metrics.jsonl"))

@@ -337,7 +337,7 @@ def test_errors_repeat_what_came_and_say_what_fits(call, text):
 def test_the_paper_s_method_is_order_4_at_0_06_with_predictor_and_momentum_target():
     mec = METHODS["mec"]
     assert mec.settings == {"distortion": 0.06, "order": 4}  # appendix C; order: section 3
-    assert (mec.predictor, mec.target) == (True, "momentum")
+    assert (mec.predictor, mec.target) == ("narrow", "momentum")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -26,7 +26,7 @@ def test_every_method_has_a_recipe_for_cifar_10_and_one_for_imagenet():
 def test_every_recipe_has_the_network_that_its_method_asks_for_and_settings_that_are_taken(name):
     recipe = PUBLISHED[name]
     method = METHODS[recipe.method]
-    assert (bool(recipe.network.predictor), recipe.network.target) == (method.predictor, method.target)
+    assert (bool(recipe.network.predictor), recipe.network.target) == (bool(method.predictor), method.target)
     with torch.device("meta"):
         network = build_siamese(recipe.network, nn.Identity(), 512)
     assert network.embedding == (recipe.network.prototypes or recipe.network.projector[-1])

@@ -26,6 +26,7 @@ from helpers import (
     write_images,
 )
 
+from mec import runlog
 from mec.checkpoint import checkpoints
 from mec.cli import main
 from mec.errors import BadInput
@@ -105,6 +106,16 @@ def test_metrics_of_a_resumed_run_are_those_of_one_never_stopped(finished, tmp_p
     crashed_run(monkeypatch, 5, tmp_path / "run", save_minutes=saved)
     tiny_run(tmp_path / "run", resume=True)
     assert logged(tmp_path / "run") == logged(finished)
+
+
+def test_the_first_pace_after_resuming_is_of_the_steps_since_then(tmp_path, monkeypatch):
+    moments = iter([0.0, 2.0])
+    monkeypatch.setattr(runlog.time, "monotonic", lambda: next(moments))
+    with runlog.Log(tmp_path, 12, first=True) as log:
+        log.line({"step": 20, "loss": -0.5, "effective_rank": 3.0}, waited=0.5, batch_size=64)
+    (line,) = lines(tmp_path / "metrics.jsonl")
+    assert line["images_per_second"] == 8 * 64 / 2
+    assert line["data_wait"] == 0.25
 
 
 def test_resuming_with_other_settings_is_refused_and_names_them(finished):

@@ -225,6 +225,9 @@ def test_shards_behind_a_url_are_fetched_once_and_compared(photos, tmp_path, ser
     tars = [path for path in asked if path.endswith(".tar")]
     open_data(f"{url}/out/", root=tmp_path / "here")
     assert [path for path in asked if path.endswith(".tar")] == tars  # not again
+    (out / "index.json").rename(out / "away.json")
+    assert open_data(f"{url}/out/", root=tmp_path / "here").fingerprint == local.fingerprint  # also without a network
+    (out / "away.json").rename(out / "index.json")
     one = open_data(f"{url}/out/train-000000.tar", root=tmp_path / "elsewhere")
     assert 0 < len(one.train) < 30
 

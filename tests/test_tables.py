@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Path:
             Result("linear", "top-1", 90.0, data="cifar10", encoder="mec-joint", settings={"preset": "paper"}),
         ],
     )
-    (folder / "settings.json").write_text(json.dumps({"recipe": {"epochs": 100}}))
+    (folder / "settings.json").write_text(json.dumps({"recipe": {"epochs": 800}, "steps": 4000, "steps_per_epoch": 40}))
     return folder
 
 

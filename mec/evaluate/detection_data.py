@@ -436,9 +436,3 @@ class TestImages(torch.utils.data.Dataset):
         image = read_image_at(self.annotations, index)
         image = image.resize(resized(*image.size, self.sizes.test, self.sizes.most), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
-
-
-def class_counts(annotations: Annotations) -> dict[str, int]:
-    """Objects of each class that occurs and is counted."""
-    found = np.bincount(annotations.labels[~annotations.ignored], minlength=len(annotations.classes))
-    return {name: int(n) for name, n in zip(annotations.classes, found) if n}

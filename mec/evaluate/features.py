@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
-from mec.data import Data, Images, Split, Stored, stratified
+from mec.data import MOST_UNREADABLE, Data, Encoded, Images, Split, Stored, stratified, too_many
 from mec.errors import BadInput
 from mec.evaluate.cache import cached, feature_key
+from mec.images import Skipped, quiet, reason
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Features:
 
     x: Tensor
     y: Tensor
+    skipped: tuple[Skipped, ...] = ()  # images that could not be read: they have no row
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -40,8 +43,11 @@ def extract(
     batch_size: int = 256,
     workers: int = 0,
     cache: Path | None = None,
+    whole: bool = False,
 ) -> Features:
-    """Features of all images of a split, in order; the encoder runs in evaluation mode (its mode is put back).
+    """Features of a split's images, in order; the encoder runs in evaluation mode (its mode is put back).
+
+    An image that cannot be read is left out, with its label; `whole` says that none may be.
 
     Args:
         encoder: images [m, 3, s, s] -> features [m, e].
@@ -51,13 +57,25 @@ def extract(
         batch_size: images at a time.
         workers: processes that decode files.
         cache: folder in which features are kept by what they were made of, and found again; None: only in memory.
+        whole: an image that cannot be read is an error.
+
+    Raises:
+        BadInput: too many images cannot be read, or one with `whole`.
     """
 
     @torch.no_grad()
     def batches(start: int) -> Iterator[Tensor]:
+        """A row an image; NaN for one that cannot be read."""
         rest = split.images if not start else split.images.take(np.arange(start, len(split)))
-        for batch in _batches(rest, transform, batch_size, workers):
-            yield encoder(batch.to(device)).float().cpu()
+        for batch, kept in _batches(rest, transform, batch_size, workers):
+            if not len(batch):
+                assert not isinstance(split.images, Stored)
+                raise BadInput(f"{len(kept)} images in a row cannot be read, from {split.images.name(start)} on.")
+            found = encoder(batch.to(device)).float().cpu()
+            rows = found.new_full((len(kept), found.shape[1]), torch.nan)
+            rows[kept] = found
+            start += len(kept)
+            yield rows
 
     training = encoder.training
     encoder.eval()
@@ -67,15 +85,56 @@ def extract(
     finally:
         encoder.train(training)
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
-    return Features(x, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
+    return without_unreadable(split.images, x, torch.from_numpy(np.asarray(labels, dtype=np.int64)), whole)
 
 
-def pixels(split: Split, side: int = 32) -> Features:
-    """Raw pixels as features, the baseline of no learning: as stored, or resized to side x side where sizes differ."""
+def without_unreadable(images: Images, x: Tensor, y: Tensor, whole: bool) -> Features:
+    """The rows of images that could be read, which are not NaN; others are tried once more, for the reason."""
+    skipped = {}
+    if not isinstance(images, Stored):
+        for index in torch.isnan(x[:, 0]).nonzero().flatten().tolist():
+            try:
+                with quiet():
+                    images.read(index)
+            except Exception as error:  # Pillow's decoders raise almost anything on broken files
+                skipped[index] = Skipped(images.name(index), reason(error))
+    if not skipped:  # an encoder may give NaN as well: that is told where it is used
+        return Features(x, y)
+    found = tuple(skipped.values())
+    if whole:
+        raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
+    if len(found) > MOST_UNREADABLE * len(x):
+        raise BadInput(too_many(found, len(x), found[0].path))
+    kept = np.setdiff1d(np.arange(len(x)), [*skipped])
+    return Features(x[kept], y[kept], found)
+
+
+def tell_skipped(parts: Sequence[Features], console: Console) -> None:
+    """One line about the images that could not be read, where there are any."""
+    found = [skipped for part in parts for skipped in part.skipped]
+    if found:
+        console.print(
+            f"{len(found)} of {sum(len(p.x) for p in parts) + len(found):,} images cannot be read and are left out: "
+            + ", ".join(f"{s.path} ({s.reason})" for s in found[:3])
+            + (", ..." if len(found) > 3 else ""),
+            style="yellow",
+            highlight=False,
+        )
+
+
+def is_grey(images: Images) -> bool:
+    return isinstance(images, Stored) and bool((images.pixels == images.pixels[:, :1]).all())
+
+
+def pixels(split: Split, side: int = 32, *, grey: bool | None = None) -> Features:
+    """Raw pixels as features, the baseline of no learning: as stored, or resized to side x side where sizes differ.
+
+    grey: one channel is enough; None: where all images are grey.
+    """
     images = split.images
     if isinstance(images, Stored):
         x = images.pixels
-        if (x == x[:, :1]).all():  # grey, repeated
+        if is_grey(images) if grey is None else grey:
             x = x[:, :1]
     else:
         x = torch.stack(
@@ -85,27 +144,40 @@ def pixels(split: Split, side: int = 32) -> Features:
     return Features(x.flatten(1).float() / 255, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
 
 
-def _batches(images: Images, transform: Callable[[Any], Tensor], batch_size: int, workers: int):
+def _batches(
+    images: Images, transform: Callable[[Any], Tensor], batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs of the images that can be read, and which of the batch they are (bool)."""
     if isinstance(images, Stored):
         for part in images.pixels.split(batch_size):
-            yield transform(part)
+            yield transform(part), torch.ones(len(part), dtype=torch.bool)
         return
     yield from torch.utils.data.DataLoader(
-        _Transformed(images, transform),
-        batch_size=batch_size,
-        num_workers=workers,
+        _Transformed(images, transform), batch_size=batch_size, num_workers=workers, collate_fn=_together
     )
 
 
 class _Transformed(torch.utils.data.Dataset):
-    def __init__(self, images: Images, transform: Callable[[Any], Tensor]):
+    """The encoder's input of each image; None for one that cannot be read."""
+
+    def __init__(self, images: Encoded, transform: Callable[[Any], Tensor]):
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(self.images.read(index))
+    def __getitem__(self, index: int) -> Tensor | None:
+        with quiet():
+            try:
+                image = self.images.read(index)
+            except Exception:  # Pillow's decoders raise almost anything on broken files
+                return None
+        return self.transform(image)
+
+
+def _together(items: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    inputs = [item for item in items if item is not None]
+    return torch.stack(inputs) if inputs else torch.empty(0), torch.tensor([item is not None for item in items])
 
 
 def measured_parts(images: Data, bank: int, test: int) -> tuple[Split, Split]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mec.checkpoint import image_transform
 from mec.data import Data, Split
-from mec.evaluate.features import extract
+from mec.evaluate.features import Features, extract, tell_skipped
 from mec.evaluate.metrics import top_k
 from mec.evaluate.training import Training, check_training, new_head, progress_console, suited, train_classifier
 from mec.results import Result, described
@@ -33,7 +33,7 @@ FINETUNES = {
     "budget": Training(
         source="ssl-transfer's finetune.py",
         base_lr=0.01, scaled=False, batch_size=64, steps=5_000, nesterov=True, schedule="cosine by step",
-        interpolation="bicubic",
+        interpolation="bicubic", resize=1.0,
     ),
 }  # fmt: skip
 
@@ -67,11 +67,13 @@ def finetuned(
 
 
 @torch.no_grad()
-def scores_of(subject: Subject, encoder: nn.Module, head: nn.Module, split: Split, interpolation: str) -> torch.Tensor:
-    """[n, classes] logits of a split's images, without augmentation, on the CPU."""
-    transform = image_transform(replace(subject.info, interpolation=interpolation))
+def scores_of(subject: Subject, encoder: nn.Module, head: nn.Module, split: Split, recipe: Training) -> Features:
+    """Logits [n, classes] of a split's images, without augmentation, and their labels, on the CPU."""
+    transform = image_transform(replace(subject.info, interpolation=recipe.interpolation), recipe.resize)
     both = nn.Sequential(encoder, head)
-    return extract(both, split, transform, device=subject.device, workers=subject.workers).x
+    found = extract(both, split, transform, device=subject.device, workers=subject.workers)
+    tell_skipped([found], progress_console())
+    return found
 
 
 def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
@@ -93,9 +95,7 @@ def tuned_results(
     assert data.test is not None
     test = data.test.labelled()
     encoder, head = finetuned(subject, train, torch.from_numpy(train.labels), len(data.classes), recipe, seed=seed)
-    scores = scores_of(subject, encoder, head, test, recipe.interpolation).numpy()
+    found = scores_of(subject, encoder, head, test, recipe)
+    scores, labels = found.x.numpy(), found.y.numpy()
     settings = {**described(recipe), "train": len(train)}
-    return [
-        Result(protocol, f"top-{k}", top_k(scores, test.labels, k), seed=seed, settings=settings)  # type: ignore[arg-type]
-        for k in (1, 5)
-    ]
+    return [Result(protocol, f"top-{k}", top_k(scores, labels, k), seed=seed, settings=settings) for k in (1, 5)]

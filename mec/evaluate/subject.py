@@ -15,6 +15,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from mec.checkpoint import (
@@ -32,7 +33,8 @@ from mec.data import Data, Split
 from mec.encoders import SMALL, SMALL_STEM_BELOW, build_encoder, feature_size
 from mec.errors import BadInput
 from mec.evaluate.cache import state_hash
-from mec.evaluate.features import Features, extract
+from mec.evaluate.features import Features, extract, tell_skipped
+from mec.fabric import chosen_device
 
 PIXELS = "pixels"  # the row of no encoder: raw colours of an image reduced to 32 px
 FEATURES = "features"  # folder beside results.jsonl
@@ -68,16 +70,21 @@ class Subject:
         """PIL image (or uint8 tensor) -> the encoder's input, without augmentation."""
         return image_transform(self.info)
 
-    def features(self, split: Split, transform: Callable[[Any], Tensor] | None = None) -> Features:
+    def features(
+        self, split: Split, transform: Callable[[Any], Tensor] | None = None, *, whole: bool = False
+    ) -> Features:
         """Features of a split's images, in order: extracted once, then found in the folder's features/."""
-        return extract(
+        found = extract(
             self.encoder,
             split,
             transform or self.transform,
             device=self.device,
             workers=self.workers,
             cache=self.folder / FEATURES,
+            whole=whole,
         )
+        tell_skipped([found], Console(stderr=True))
+        return found
 
     def both(self, data: Data) -> tuple[Features, Features]:
         """Features of the labelled training and test images."""
@@ -115,17 +122,6 @@ def resolve(
     return Subject(name, encoder.to(chosen).eval(), info, checkpoint, chosen, out or folder, workers)
 
 
-def chosen_device(device: str) -> str:
-    """cpu or cuda.
-
-    Raises:
-        BadInput: cuda where there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA torch.")
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
     """Name, folder for results, encoder, what is known of it, and its hash."""
     if run == PIXELS and not Path(run).exists():
@@ -153,17 +149,18 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
         return run, _folder_of(run), encoder, info, state_hash(encoder)
     path = Path(run)
     if path.is_file() and not _is_ours(path):
+        stem = path.stem.removesuffix(".pth")  # checkpoint.pth.tar
         weights = read_weights(path)
         twin = _twin_info(path, weights)
         if twin is None:
             backbone, small = backbone_of(path, weights)
-            encoder, info = _built(backbone, size or (32 if small else 224), small=small, method=path.stem)
+            encoder, info = _built(backbone, size or (32 if small else 224), small=small, method=stem)
         else:
             info = replace(twin, image_size=size or twin.image_size)
             encoder = build_encoder(info.backbone, info.image_size, info.small_stem)
         _load(path, encoder, weights)
         inside = (path.parent / ENCODER).exists()
-        return info.method, path.parent if inside else _folder_of(path.stem), encoder, info, file_hash(path)
+        return info.method, path.parent if inside else _folder_of(stem), encoder, info, file_hash(path)
     if path.exists() or not _is_model(before):
         file = encoder_file(run)
         info = read_info(run)

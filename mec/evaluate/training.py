@@ -48,6 +48,7 @@ class Training:
     head_std: float = 0.01  # of its weights at the start; 0 for zeros
     norm_rule: bool = False  # batch norm's momentum min(10 / steps per epoch, 0.1)
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"  # torchvision's default
+    resize: float = 256 / 224  # of a test image's shorter side, in sides of the central crop
     crop: tuple[float, float] = (0.08, 1.0)  # share of the area
     flip: float = 0.5
 

@@ -205,7 +205,8 @@ def linear_transfer(
         return dict(ledger.known["test"])
     transform = square(subject.info, 1.0, "bicubic")
     x, x_held, x_test = (
-        subject.features(Split(split.images), transform).x for split in (parts.fit, parts.held_out, parts.test)
+        subject.features(Split(split.images), transform, whole=True).x
+        for split in (parts.fit, parts.held_out, parts.test)
     )
     assert parts.fit.labels is not None
     assert parts.held_out.labels is not None
@@ -303,7 +304,7 @@ def finetune_transfer(
         if tuned is None:
             return None
         rows = Split(judged.images)
-        scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers).x.numpy()
+        scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers, whole=True).x.numpy()
         assert judged.labels is not None
         return metric(scores, judged.labels)
 

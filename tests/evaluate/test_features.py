@@ -9,7 +9,7 @@ from helpers import labelled_folder, write_images
 from PIL import Image
 from torch import nn
 
-from mec.data import open_data
+from mec.data import Files, Split, open_data
 from mec.errors import BadInput
 from mec.evaluate import Features, extract
 from mec.evaluate.features import measured_parts, pixels
@@ -30,6 +30,41 @@ def test_features_are_in_the_order_of_the_images_with_their_labels(tmp_path, siz
         found = extract(nn.Identity(), data.train, mean_colour, batch_size=batch_size)
         torch.testing.assert_close(found.x, expected)
         assert found.y.tolist() == data.train.labels.tolist()
+
+
+def test_an_image_that_cannot_be_read_has_neither_row_nor_label(tmp_path):
+    paths = write_images(tmp_path / "images", 12, width=70, height=70)
+    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    whole = extract(nn.Identity(), split, mean_colour)
+    for i in (3, 7):
+        paths[i].write_bytes(paths[i].read_bytes()[:300])
+    kept = [i for i in range(12) if i not in (3, 7)]
+    for cache in (None, tmp_path / "features", tmp_path / "features"):
+        found = extract(nn.Identity(), split, mean_colour, batch_size=5, cache=cache)
+        assert found.y.tolist() == kept
+        assert torch.equal(found.x, whole.x[kept])
+        assert [s.path for s in found.skipped] == [str(paths[3]), str(paths[7])]
+        assert "truncated" in found.skipped[0].reason
+    with pytest.raises(BadInput, match=r"0003.png cannot be read: .*truncated.* needs all of its images"):
+        extract(nn.Identity(), split, mean_colour, whole=True)
+
+
+def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path):
+    paths = write_images(tmp_path, 12, width=70, height=70)
+    split = Split(Files(tuple(map(str, paths)), str(tmp_path)))
+    for path in paths[:3]:
+        path.write_bytes(b"nothing")
+    with pytest.raises(BadInput, match="3 of 12 images cannot be read"):
+        extract(nn.Identity(), split, mean_colour)
+    with pytest.raises(BadInput, match=r"2 images in a row cannot be read, from .*0000.png on"):
+        extract(nn.Identity(), split, mean_colour, batch_size=2)
+
+
+def test_an_encoder_that_gives_nan_is_not_taken_for_unreadable_images(tmp_path):
+    write_images(tmp_path, 12, width=70, height=70)
+    found = extract(nn.Identity(), open_data(str(tmp_path)).train, lambda image: mean_colour(image) * torch.nan)
+    assert len(found.x) == 12
+    assert not found.skipped
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def test_fine_tuning_is_simclrs():
     assert FINETUNES["simclr-random"].steps == 40_000
     budget = FINETUNES["budget"]
     assert (budget.steps, budget.batch_size, budget.norm_rule) == (5_000, 64, False)
+    assert (budget.resize, recipe.resize) == (1, 256 / 224)
     point = with_decay(recipe, 0.01, 1e-5)
     assert (point.base_lr, point.weight_decay) == pytest.approx((0.01, 1e-3))  # divided by the rate
 

@@ -67,7 +67,7 @@ def test_the_official_checkpoint_gives_its_online_encoder_without_the_projector(
     assert subject.checkpoint == file_hash(path)
     assert (subject.info.backbone, subject.info.image_size, subject.info.feature_size) == ("resnet18", 224, 512)
     assert (subject.info.mean, subject.info.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert subject.folder.parts == ("runs", "checkpoint_0099.pth")
+    assert subject.folder.parts == ("runs", "checkpoint_0099")
 
 
 def test_an_official_checkpoint_with_a_tensor_too_many_or_too_few_is_refused(resnet18, tmp_path):
