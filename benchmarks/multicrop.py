@@ -3,10 +3,13 @@
     python benchmarks/multicrop.py CIFAR10 [--minutes 4] [--seeds 3]     two runs a seed
 
 CIFAR10 is a folder with train/CLASS/ and test/CLASS/. 10,000 images, the recipe that `auto` chooses, k-NN and linear
-probe on features; everything but the crops is the same. May be stopped: a run that was begun goes on.
+probe on features; everything but the crops is the same. A step of both is timed in turns, and each gets the steps that
+fit the minutes. May be stopped: a run that was begun goes on.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import statistics
 from dataclasses import replace
@@ -15,13 +18,31 @@ from pathlib import Path
 import mec
 from mec.auto import auto, this_machine
 from mec.bench import machine
-from mec.data import open_data
+from mec.data import Data, open_data
+from mec.distributed import ALONE
+from mec.fabric import start_fabric
 from mec.memory import keep_freed
 from mec.plan import with_method
+from mec.pretraining import make_trainer
+from mec.recipe import Recipe
 from mec.run import read_settings
+from mec.stepbench import time_steps
+from mec.trainer import steps_in, trial_steps
 
 CROPS = {"two views": 0, "and four crops": 4}
 PROTOCOLS = ("knn", "linear-fast")
+
+
+def seconds_a_step(recipes: dict[str, Recipe], data: Data, rounds: int = 15) -> dict[str, float]:
+    """Medians of rounds in which each recipe takes a step."""
+    fabric = start_fabric("cpu")
+    with contextlib.ExitStack() as opened:
+        steps = {}
+        for name, recipe in recipes.items():
+            trainer, _ = make_trainer(None, data, recipe, "auto", None, 0, fabric, ALONE, 0)
+            trials = opened.enter_context(contextlib.closing(trial_steps(trainer, rounds + 1)))
+            steps[name] = functools.partial(next, trials)
+        return {t.method: t.median for t in time_steps(steps, rounds, fabric.device)}
 
 
 def main() -> None:
@@ -35,17 +56,22 @@ def main() -> None:
     keep_freed()
     data = open_data(asked.data, limit=10_000)
     base = with_method(auto(data, this_machine("cpu"))[0], asked.method)
+    recipes = {}
+    for name, copies in CROPS.items():
+        small = replace(base.views[0], size=16, scale=(0.08, 0.5), copies=copies)
+        recipes[name] = replace(base, views=(*base.views, small) if copies else base.views)
     print(machine("cpu"))
+    pace = seconds_a_step(recipes, data)
+    print(", ".join(f"{name}: {seconds:.3f} s a step" for name, seconds in pace.items()), flush=True)
     found: dict[str, list[list[float]]] = {name: [] for name in CROPS}
     for seed in range(asked.seeds):
         for name, copies in CROPS.items():
-            small = replace(base.views[0], size=16, scale=(0.08, 0.5), copies=copies)
-            recipe = replace(base, views=(*base.views, small) if copies else base.views)
             run = asked.out / f"{asked.method}-{copies}-{seed}"
             if not (run / "results.jsonl").exists():
+                steps = steps_in(60 * asked.minutes, pace[name], ALONE)
                 mec.pretrain(
-                    data, recipe=recipe, out=run, time_budget=asked.minutes, seed=seed, device="cpu",
-                    resume=run.exists(), quiet=True,
+                    data, recipe=recipes[name], out=run, steps=steps, seed=seed,
+                    device="cpu", resume=run.exists(), quiet=True,
                 )  # fmt: skip
             results = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
             results = [r for r in results if r["encoder"] == asked.method and r["metric"] == "top-1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import statistics
@@ -18,16 +20,22 @@ from rich.table import Table
 from mec import health
 from mec.checkpoint import load_encoder, write_text
 from mec.data import Data, open_data, stratified
+from mec.distributed import current
 from mec.errors import BadInput, Diverged
 from mec.evaluate import extract, knn
+from mec.fabric import start_fabric
 from mec.figures import accuracy_over_time
 from mec.objectives import METHODS, method_named
 from mec.peak import peak_memory, reset_peak_memory
-from mec.pretraining import pretrain
+from mec.plan import adapted, resolve
+from mec.pretraining import make_trainer, pretrain, recipe_name
 from mec.results import Result, record
 from mec.run import read_settings
+from mec.stepbench import time_steps
+from mec.trainer import steps_in, trial_steps
 
-ASKED, TRIAL, PICTURE = "compare.json", "trial.json", "compare.png"
+ASKED, PACE, TRIAL, PICTURE = "compare.json", "pace.json", "trial.json", "compare.png"
+ROUNDS = 15  # steps of each method that are timed
 CHOOSING = 5_000  # most training images of the k-NN figure that chooses a learning rate
 
 
@@ -104,7 +112,8 @@ def compare(
 
     With several learning rates each is tried first with seed 0 and a share of the budget, and the one whose encoder
     tells training images apart best (k-NN of a fifth of them among the others) is kept: test images choose nothing.
-    The folder holds a run a trial, compare.json, results.jsonl and compare.png. Called again it goes on where it
+    A budget in minutes becomes a number of steps for each method, once. The folder holds a run a trial, compare.json,
+    pace.json, results.jsonl and compare.png. Called again it goes on where it
     stopped; more methods or seeds may be added.
 
     Raises:
@@ -132,8 +141,10 @@ def compare(
     out = Path("runs") / f"compare-{images.name}" if out is None else Path(out)
     start_folder(out, asked)
 
+    pace = seconds_a_step(out, asked, images, device, workers, console)
+
     def run(trial: Trial) -> Trial:
-        return finished(out, trial, asked, images, device, workers, console)
+        return finished(out, trial, asked, pace, images, device, workers, console)
 
     rates = {name: chosen_rate(name, asked, run, console) for name in asked.methods}
     trials: list[Trial] = []
@@ -166,6 +177,33 @@ def start_folder(out: Path, asked: Asked) -> None:
     write_text(path, json.dumps(now, indent=1) + "\n")
 
 
+def seconds_a_step(
+    out: Path, asked: Asked, images: Data, device: str, workers: int | None, console: Console
+) -> dict[str, float]:
+    """Seconds a step by method where minutes are the budget, timed in turns, so that no method has a busier moment.
+
+    They are kept in pace.json: each run of a method has the same number of steps.
+    """
+    path = out / PACE
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    new = [name for name in asked.methods if name not in known]
+    if asked.time_budget is None or not new:
+        return known
+    fabric, ranks = start_fabric(device), current()
+    name = recipe_name(asked.recipe, images)
+    with console.status("timing a step of each method"), contextlib.ExitStack() as opened:
+        trials = {}
+        for method in new:
+            recipe = resolve(name, images, None, fabric)[0]
+            recipe = adapted(recipe, method, None, asked.batch_size, asked.backbone, asked.set)
+            trainer, _ = make_trainer(None, images, recipe, name, None, 0, fabric, ranks, workers)
+            trials[method] = opened.enter_context(contextlib.closing(trial_steps(trainer, ROUNDS + 1)))
+        timings = time_steps({m: functools.partial(next, t) for m, t in trials.items()}, ROUNDS, fabric.device)
+    known |= {t.method: t.median for t in timings}
+    write_text(path, json.dumps(known, indent=1) + "\n")
+    return known
+
+
 def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float | None:
     """The base rate to train this method with; None: the recipe's, or, where rates were given, none that holds."""
     if len(asked.lrs) < 2:
@@ -180,7 +218,14 @@ def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float 
 
 
 def finished(
-    out: Path, trial: Trial, asked: Asked, images: Data, device: str, workers: int | None, console: Console
+    out: Path,
+    trial: Trial,
+    asked: Asked,
+    pace: dict[str, float],
+    images: Data,
+    device: str,
+    workers: int | None,
+    console: Console,
 ) -> Trial:
     """The trial with what came of it: read from its folder, or trained to its end first."""
     rate = "own" if trial.lr is None else f"{trial.lr:g}"
@@ -189,6 +234,9 @@ def finished(
         return Trial(**json.loads((folder / TRIAL).read_text()))
     console.print(f"[{trial.method}, base rate {rate}, seed {trial.seed}{', sweep' * trial.sweep}]", markup=False)
     share = asked.sweep_share if trial.sweep else 1.0
+    steps = None
+    if asked.time_budget is not None:
+        steps = steps_in(60 * share * asked.time_budget, pace[trial.method], current())
     reset_peak_memory(device)
     try:
         pretrain(
@@ -197,7 +245,7 @@ def finished(
             method=trial.method,
             out=folder,
             epochs=None if asked.epochs is None else max(1, round(share * asked.epochs)),
-            time_budget=None if asked.time_budget is None else share * asked.time_budget,
+            steps=steps,
             batch_size=asked.batch_size,
             backbone=asked.backbone,
             seed=trial.seed,

@@ -45,6 +45,7 @@ def pretrain(
     out: str | Path | None = None,
     epochs: int | None = None,
     time_budget: float | None = None,
+    steps: int | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
     backbone: str | None = None,
@@ -72,6 +73,7 @@ def pretrain(
         out: the run folder; default runs/<data>-<recipe>.
         epochs: passes over the data.
         time_budget: minutes to train for, turned into a number of steps after a short timing.
+        steps: how many, in place of epochs.
         limit: use this many training images, stratified where labels exist.
         batch_size: images a step, over all ranks.
         backbone: a timm name, in place of the recipe's.
@@ -126,19 +128,13 @@ def pretrain(
         name, why = stored.recipe_name, list(stored.why)
         chosen = stored.recipe if epochs is None else replace(stored.recipe, epochs=epochs)
 
-    batches = make_batches(data, images, chosen, seed, fabric.device, workers, ranks)
-    torch.manual_seed(seed)
-    network, info = build_network(chosen, encoder, batches, images, name)
-    untrained = {k: v.clone() for k, v in network.encoder.state_dict().items()}
-    objective, objective_settings = build_objective(chosen, network.embedding)
-    if ranks.size > 1:
-        synchronise_batch_norm(network)
-    trained = [*network.parameters(), *parameters_of(objective)]
-    optimizer = build_optimizer(chosen.optimizer, trained, network.predictor.parameters())
-    trainer = Trainer(fabric, ranks, chosen, network, objective, objective_settings, optimizer, batches, seed)
+    trainer, info = make_trainer(data, images, chosen, name, encoder, seed, fabric, ranks, workers)
+    network, batches = trainer.network, trainer.batches
+    untrained = {k: v.cpu().clone() for k, v in network.encoder.state_dict().items()}
 
     if stored is None:
-        steps = chosen.epochs * batches.steps_per_epoch
+        if steps is None:
+            steps = chosen.epochs * batches.steps_per_epoch
         if time_budget is not None:
             steps, reason = steps_within(time_budget, trainer)
             why.append(reason)
@@ -252,6 +248,29 @@ def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "
             "a new run."
         )
+
+
+def make_trainer(
+    data: Any,
+    images: Data | None,
+    recipe: Recipe,
+    name: str,
+    encoder: nn.Module | None,
+    seed: int,
+    fabric: Any,
+    ranks: Ranks,
+    workers: int | None,
+) -> tuple[Trainer, EncoderInfo]:
+    """Batches, network, objective and optimizer of a recipe, before the first step."""
+    batches = make_batches(data, images, recipe, seed, fabric.device, workers, ranks)
+    torch.manual_seed(seed)
+    network, info = build_network(recipe, encoder, batches, images, name)
+    objective, settings = build_objective(recipe, network.embedding)
+    if ranks.size > 1:
+        synchronise_batch_norm(network)
+    trained = [*network.parameters(), *parameters_of(objective)]
+    optimizer = build_optimizer(recipe.optimizer, trained, network.predictor.parameters())
+    return Trainer(fabric, ranks, recipe, network, objective, settings, optimizer, batches, seed), info
 
 
 def make_batches(

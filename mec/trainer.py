@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -301,38 +301,48 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tupl
     """How many steps fit a time budget, from a few steps on the real data; weights and state are put back."""
     if not minutes > 0:
         raise BadInput(f"--time-budget is {minutes}: minutes, above 0.")
-    network = {k: v.clone() for k, v in trainer.network.state_dict().items()}
-    optimizer = cloned(trainer.optimizer.state_dict())
-    objective = (
-        {k: v.clone() for k, v in trainer.objective.state_dict().items()}
-        if isinstance(trainer.objective, nn.Module)
-        else None
-    )
-    recipe = trainer.recipe
-    run = RunSettings("", recipe, "", "", 0, 0, steps=1000, steps_per_epoch=trainer.batches.steps_per_epoch)
-    trainer.set_lr(0.0)
     times, began = [], time.monotonic()
     before = began
-    for step, batch in enumerate(trainer.batches.batches(0, 50, trainer.ranks.share)):
-        trainer.loss_and_gradient(batch, step, trainer.at(step, run)["settings"])
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad(set_to_none=True)
-        if trainer.fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.monotonic()
-        times.append(now - before)
-        before = now
-        if trainer.ranks.any(now - began > seconds) and step >= 2 * WARM_STEPS:
-            break
+    with contextlib.closing(trial_steps(trainer, 50)) as trials:
+        for step, _ in enumerate(trials):
+            now = time.monotonic()
+            times.append(now - before)
+            before = now
+            if trainer.ranks.any(now - began > seconds) and step >= 2 * WARM_STEPS:
+                break
     each = float(np.median(times[WARM_STEPS:] or times))
-    trainer.network.load_state_dict(network)
-    trainer.optimizer.load_state_dict(optimizer)
-    if objective is not None and isinstance(trainer.objective, nn.Module):
-        trainer.objective.load_state_dict(objective)
-    # A twentieth is left for checkpoints and for the accuracy shown on the way.
-    steps = int(trainer.ranks.from_first(max(1, int(0.95 * (60 * minutes - (time.monotonic() - began)) / each))))
+    steps = steps_in(60 * minutes - (time.monotonic() - began), each, trainer.ranks)
     epochs = steps / trainer.batches.steps_per_epoch
     return steps, f"{steps:,} steps ({epochs:.1f} epochs): {each:.3f} s a step, {minutes:g} minutes"
+
+
+def steps_in(seconds: float, each: float, ranks: Ranks) -> int:
+    """Steps that fit, the same on all ranks; a twentieth is left for checkpoints and for the accuracy on the way."""
+    return int(ranks.from_first(max(1, int(0.95 * seconds / each))))
+
+
+def trial_steps(trainer: Trainer, most: int) -> Generator[None]:
+    """Steps on the real data at a rate of 0, one each time it is advanced; closed, weights and state are put back."""
+    network = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    optimizer = cloned(trainer.optimizer.state_dict())
+    memory = trainer.objective if isinstance(trainer.objective, nn.Module) else None
+    objective = {} if memory is None else {k: v.clone() for k, v in memory.state_dict().items()}
+    run = RunSettings("", trainer.recipe, "", "", 0, 0, steps=1000, steps_per_epoch=trainer.batches.steps_per_epoch)
+    trainer.set_lr(0.0)
+    try:
+        for step, batch in enumerate(trainer.batches.batches(0, most, trainer.ranks.share)):
+            trainer.loss_and_gradient(batch, step, trainer.at(step, run)["settings"])
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad(set_to_none=True)
+            trainer.network.update_target(1.0)
+            if trainer.fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+            yield
+    finally:
+        trainer.network.load_state_dict(network)
+        trainer.optimizer.load_state_dict(optimizer)
+        if memory is not None:
+            memory.load_state_dict(objective)
 
 
 def cloned(state: Any) -> Any:

@@ -13,6 +13,7 @@ from mec.cli import main
 from mec.compare import Asked, compare
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.run import read_settings
+from mec.stepbench import StepTiming
 
 FEW = {"epochs": 2, "limit": 192, "batch_size": 64, "settings": TINY, "device": "cpu", "quiet": True}
 
@@ -103,6 +104,21 @@ def test_a_finished_comparison_is_told_again_without_training_and_takes_more_met
     assert main([*words, "--methods", "mec-joint,simclr,byol"]) == 1  # it begins with what is new, and is stopped
     assert trained == ["byol"]
     assert {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")} == before
+
+
+@pytest.mark.slow
+def test_a_budget_in_minutes_gives_each_method_its_steps_once(tmp_path, monkeypatch):
+    few = {**FEW, "epochs": None, "time_budget": 0.01}
+    out = compare("digits", methods=["mec-joint"], seeds=2, out=tmp_path / "out", **few)
+    monkeypatch.setattr(module, "time_steps", lambda steps, *_: [StepTiming(m, 0.3, 0, 1, 1) for m in steps])
+    compare("digits", methods=["mec-joint", "simclr"], seeds=2, out=out, **few)
+    pace = json.loads((out / "pace.json").read_text())
+    assert 0 < pace["mec-joint"] < 0.3  # measured, and kept
+    assert pace["simclr"] == 0.3
+    found = {name: trial["steps"] for name, trial in trials(out, "runs").items()}
+    assert found["simclr-lr-own-seed-0"] == found["simclr-lr-own-seed-1"] == 1  # 0.6 s less a twentieth
+    joint = int(0.95 * 0.6 / pace["mec-joint"])
+    assert found["mec-joint-lr-own-seed-0"] == found["mec-joint-lr-own-seed-1"] == joint
 
 
 @pytest.mark.slow
