@@ -279,7 +279,7 @@ class Compare:
 
 The same command goes on after a stop; more methods or seeds may be added to it. With several --lrs, each is tried
 first with one seed, and the one that tells training images apart best is kept (k-NN; test images choose nothing).
-The folder gets a run a trial, compare.json, results.jsonl and compare.png."""
+The folder gets a run a trial, compare.json, pace.json, results.jsonl and compare.png."""
 
     data: Positional[str]
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
@@ -289,7 +289,7 @@ The folder gets a run a trial, compare.json, results.jsonl and compare.png."""
     epochs: int | None = None
     """Passes over the images, for each run."""
     time_budget: Annotated[float | None, arg(metavar="MIN")] = None
-    """Minutes of training for each run, in place of --epochs."""
+    """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
     seeds: int = 1
     """Runs a method: seeds 0, 1, ..."""
     lrs: str | None = None
