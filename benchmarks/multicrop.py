@@ -8,8 +8,6 @@ fit the minutes. May be stopped: a run that was begun goes on.
 """
 
 import argparse
-import contextlib
-import functools
 import json
 import statistics
 from dataclasses import replace
@@ -18,31 +16,16 @@ from pathlib import Path
 import mec
 from mec.auto import auto, this_machine
 from mec.bench import machine
-from mec.data import Data, open_data
+from mec.compare import timed_in_turns
+from mec.data import open_data
 from mec.distributed import ALONE
-from mec.fabric import start_fabric
 from mec.memory import keep_freed
 from mec.plan import with_method
-from mec.pretraining import make_trainer
-from mec.recipe import Recipe
 from mec.run import read_settings
-from mec.stepbench import time_steps
-from mec.trainer import steps_in, trial_steps
+from mec.trainer import steps_in
 
 CROPS = {"two views": 0, "and four crops": 4}
 PROTOCOLS = ("knn", "linear-fast")
-
-
-def seconds_a_step(recipes: dict[str, Recipe], data: Data, rounds: int = 15) -> dict[str, float]:
-    """Medians of rounds in which each recipe takes a step."""
-    fabric = start_fabric("cpu")
-    with contextlib.ExitStack() as opened:
-        steps = {}
-        for name, recipe in recipes.items():
-            trainer, _ = make_trainer(None, data, recipe, "auto", None, 0, fabric, ALONE, 0)
-            trials = opened.enter_context(contextlib.closing(trial_steps(trainer, rounds + 1)))
-            steps[name] = functools.partial(next, trials)
-        return {t.method: t.median for t in time_steps(steps, rounds, fabric.device)}
 
 
 def main() -> None:
@@ -61,7 +44,7 @@ def main() -> None:
         small = replace(base.views[0], size=16, scale=(0.08, 0.5), copies=copies)
         recipes[name] = replace(base, views=(*base.views, small) if copies else base.views)
     print(machine("cpu"))
-    pace = seconds_a_step(recipes, data)
+    pace = timed_in_turns(recipes, data, "cpu")
     print(", ".join(f"{name}: {seconds:.3f} s a step" for name, seconds in pace.items()), flush=True)
     found: dict[str, list[list[float]]] = {name: [] for name in CROPS}
     for seed in range(asked.seeds):

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from mec.objectives import METHODS, method_named
 from mec.peak import peak_memory, reset_peak_memory
 from mec.plan import adapted, resolve
 from mec.pretraining import make_trainer, pretrain, recipe_name
+from mec.recipe import Recipe
 from mec.results import Result, record
 from mec.run import read_settings
 from mec.stepbench import time_steps
@@ -113,7 +114,7 @@ def compare(
     With several learning rates each is tried first with seed 0 and a share of the budget, and the one whose encoder
     tells training images apart best (k-NN of a fifth of them among the others) is kept: test images choose nothing.
     A budget in minutes becomes a number of steps for each method, once. The folder holds a run a trial, compare.json,
-    pace.json, results.jsonl and compare.png. Called again it goes on where it
+    pace.json, results.jsonl and compare.png. Called again the comparison goes on where it
     stopped; more methods or seeds may be added.
 
     Raises:
@@ -189,19 +190,26 @@ def seconds_a_step(
     new = [name for name in asked.methods if name not in known]
     if asked.time_budget is None or not new:
         return known
-    fabric, ranks = start_fabric(device), current()
-    name = recipe_name(asked.recipe, images)
-    with console.status("timing a step of each method"), contextlib.ExitStack() as opened:
-        trials = {}
-        for method in new:
-            recipe = resolve(name, images, None, fabric)[0]
-            recipe = adapted(recipe, method, None, asked.batch_size, asked.backbone, asked.set)
-            trainer, _ = make_trainer(None, images, recipe, name, None, 0, fabric, ranks, workers)
-            trials[method] = opened.enter_context(contextlib.closing(trial_steps(trainer, ROUNDS + 1)))
-        timings = time_steps({m: functools.partial(next, t) for m, t in trials.items()}, ROUNDS, fabric.device)
-    known |= {t.method: t.median for t in timings}
+    recipe = resolve(recipe_name(asked.recipe, images), images, None, start_fabric(device))[0]
+    recipes = {m: adapted(recipe, m, None, asked.batch_size, asked.backbone, asked.set) for m in new}
+    with console.status("timing a step of each method"):
+        known |= timed_in_turns(recipes, images, device, workers)
     write_text(path, json.dumps(known, indent=1) + "\n")
     return known
+
+
+def timed_in_turns(
+    recipes: Mapping[str, Recipe], images: Data, device: str = "auto", workers: int | None = None
+) -> dict[str, float]:
+    """Seconds a step of each recipe on these images: medians of rounds in which each takes one."""
+    fabric, ranks = start_fabric(device), current()
+    with contextlib.ExitStack() as opened:
+        steps: dict[str, Callable[[], None]] = {}
+        for name, recipe in recipes.items():
+            trainer, _ = make_trainer(None, images, recipe, name, None, 0, fabric, ranks, workers)
+            trials = opened.enter_context(contextlib.closing(trial_steps(trainer, ROUNDS + 1)))
+            steps[name] = functools.partial(next, trials)
+        return {t.method: t.median for t in time_steps(steps, ROUNDS, fabric.device)}
 
 
 def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float | None:

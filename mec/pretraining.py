@@ -73,7 +73,7 @@ def pretrain(
         out: the run folder; default runs/<data>-<recipe>.
         epochs: passes over the data.
         time_budget: minutes to train for, turned into a number of steps after a short timing.
-        steps: how many, in place of epochs.
+        steps: how many, in place of epochs and of a time budget.
         limit: use this many training images, stratified where labels exist.
         batch_size: images a step, over all ranks.
         backbone: a timm name, in place of the recipe's.
@@ -135,6 +135,8 @@ def pretrain(
     if stored is None:
         if steps is None:
             steps = chosen.epochs * batches.steps_per_epoch
+        elif steps < 1 or time_budget is not None:
+            raise BadInput(f"steps is {steps}, time_budget {time_budget}: one of them, and at least 1 step.")
         if time_budget is not None:
             steps, reason = steps_within(time_budget, trainer)
             why.append(reason)
@@ -181,7 +183,7 @@ def pretrain(
 
 def opened(data: Any, ranks: Ranks, *, download: bool, **options: Any) -> Data | None:
     """`as_data`; where something is fetched, the first process of each machine goes first, and the others find it."""
-    fetches = download or is_url(str(data))
+    fetches = download or (isinstance(data, str) and is_url(data))
     first_here = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
     if fetches and not first_here:
         ranks.wait()

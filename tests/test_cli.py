@@ -197,6 +197,14 @@ def test_the_timing_of_steps_leaves_no_trace_in_the_run(digit_folder, tmp_path, 
     assert identical(weights(budget), weights(plain))
 
 
+def test_steps_are_given_alone_and_at_least_one(tmp_path):
+    for steps, minutes in ((0, None), (5, 1.0)):
+        with pytest.raises(mec.cli.BadInput, match=f"steps is {steps}, time_budget {minutes}: one of them"):
+            tiny_run(tmp_path / "run", steps=steps, time_budget=minutes)
+    tiny_run(tmp_path / "run", steps=5)
+    assert lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 5
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Path:
     """A run by the command itself on a labelled folder: two classes, 24 + 16 images."""
