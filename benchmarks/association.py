@@ -1,6 +1,6 @@
 """MOT, MOTS and PoseTrack on the sample video: figures of several encoders side by side, and frames a second.
 
-    python benchmarks/association.py ../shared/data/samples --out runs/association pixels random:resnet18 runs/cifar
+    python benchmarks/association.py SAMPLES --out runs/association pixels random:resnet18 runs/cifar
 
 The video (41 frames, four people) comes as MOT and as PoseTrack; as MOTS it is made here, masks drawn from joints by
 the rule of the pose front-end, detections from the jittered ones. At full rate people hardly move between frames, so

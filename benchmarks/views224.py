@@ -78,7 +78,7 @@ class Ours:
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", default="../shared/data/jpeg200")
+parser.add_argument("--data", required=True, help="a folder of photographs")
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--block", type=int, default=50, help="images a turn")
 arguments = parser.parse_args()

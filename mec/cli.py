@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from mec.errors import BadInput, TrainingStopped
-from mec.protocols import PROTOCOLS, whole_numbers
+from mec.protocols import PROTOCOLS, DataSet, Folder, Name, Names, Number, numbers, whole_numbers
 from mec.version import __version__
 
 Append = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
@@ -26,55 +26,55 @@ class Pretrain:
     """Train an encoder on images, without labels."""
 
     more: ClassVar[str] = """\
-  mec pretrain digits                                  small and real: a few minutes on a CPU
+  mec pretrain digits                                  small and real: about a minute on a CPU
   mec pretrain photos/                                 your own folder, nested in any way
   mec pretrain photos/ --time-budget 30                as well as it goes in 30 minutes
   mec pretrain cifar10 --data-root data --download     a torchvision data set
-  mec pretrain photos/ --resume                        go on after a stop, from the very step
+  mec pretrain photos/ --resume                        go on after a stop or a crash
   torchrun --nproc-per-node 2 -m mec pretrain photos/  on several processes or GPUs
 
 The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
 skipped.jsonl, TensorBoard events, checkpoints and encoder.safetensors.
 Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only used to measure.
---set changes any value that `mec recipes NAME` shows, for example
-  --set optimizer.base_lr=0.3 views.flip=0 settings.distortion=0.06
+--set changes any value that `mec recipes NAME` shows: --set optimizer.base_lr=0.3 views.flip=0, for example.
 --set settings.distortion=guaranteed is the smallest with which every series surely converges (d/m for embeddings
 larger than the batch, else just above 1).
 --set micro_batch_size=64 saves memory: loss and gradient stay those of the whole batch, but batch norm then
 sees the statistics of 64 images."""
 
-    data: Positional[str]
+    data: DataSet
     """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, or what `mec pack` wrote."""
-    recipe: str | None = None
+    recipe: Name = None
     """A name that `mec recipes` lists. Default: digits for digits, else auto (chosen from images and machine)."""
-    method: str | None = None
-    """In place of the recipe's: mec (the paper's form), mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3,
-    barlow-twins, vicreg, swav, dino, unigrad, or supervised."""
-    out: Path | None = None
+    method: Name = None
+    """In place of the recipe's: mec (the paper's form), mec-exact or mec-joint,
+    or simsiam, byol, simclr, moco-v2, moco-v3, barlow-twins, vicreg, swav, dino, unigrad, supervised."""
+    out: Folder = None
     """Run folder. Default: runs/DATA-RECIPE, and -METHOD where one is given."""
-    epochs: int | None = None
+    epochs: Number = None
     """Passes over the images."""
-    time_budget: Annotated[float | None, arg(metavar="MIN")] = None
+    time_budget: Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")] = None
     """Minutes to train; turned into a number of steps after a short timing, and stored."""
-    limit: int | None = None
+    limit: Number = None
     """Use this many training images, stratified where there are labels."""
-    batch_size: int | None = None
+    batch_size: Number = None
     """Images a step, over all processes."""
-    backbone: str | None = None
+    backbone: Name = None
     """A timm name, or resnet10-fast, resnet10-tiny, resnet10-half, resnet10."""
-    seed: int | None = None
+    seed: Number = None
     """Of weights, order and views. Default: 0."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     resume: bool = False
-    """Go on with the run in the run folder from its last checkpoint."""
+    """Go on with the run in the run folder from its last checkpoint: it ends with the weights it would have had anyway.
+    A stop (Ctrl-C) saves one; a crash or a power cut costs an epoch or five minutes, whichever is less."""
     set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
     """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
-    data_root: Path | None = None
+    data_root: Folder = None
     """Where a torchvision data set's files are, or where to fetch shards to."""
     download: bool = False
     """Fetch a torchvision data set from its own home."""
-    workers: int | None = None
+    workers: Number = None
     """Processes that decode images. Default: one a core, at most 8."""
 
     def run(self) -> None:
@@ -123,6 +123,7 @@ RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   random:NAME             an untrained timm backbone, for the row of no learning
   pixels                  raw colours, for the row of no encoder
   NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
+
 Flags come after the protocol's word; `mec evaluate RUN PROTOCOL --help` shows them.
 A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
 
@@ -131,18 +132,10 @@ A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
     protocol: Chosen
 
     def run(self) -> None:
-        from mec.evaluate.subject import resolve
         from mec.results import labelled, record
 
-        chosen = self.protocol
-        subject = resolve(
-            self.run_folder,
-            device=chosen.device,
-            out=chosen.out,
-            image_size=chosen.image_size,
-            workers=chosen.workers,
-        )
-        for result in chosen.measure(subject):
+        subject = self.protocol.subject(self.run_folder)
+        for result in self.protocol.measure(subject):
             (result,) = labelled([result], encoder=subject.name, checkpoint=subject.checkpoint)
             record(subject.folder, [result])
             print(result.line())
@@ -157,7 +150,7 @@ class Recipes:
   mec recipes                  all, a few lines each
   mec recipes imagenet-100ep   one in full; its keys are those that --set takes"""
 
-    name: Positional[str | None] = None
+    name: Annotated[Positional[str | None], arg(metavar="[NAME]", help_behavior_hint="")] = None
     """One recipe to show in full, as JSON whose keys --set takes."""
 
     def run(self) -> None:
@@ -185,12 +178,13 @@ class Health:
     more: ClassVar[str] = """\
   mec health runs/photos-auto
 
-agreement      mean cosine of two views of one image; near 1 is good
-similarity     mean cosine of different images; near 0 is good, near 1 is collapse
-effective_rank how many directions the embeddings use (RankMe)
-coding_ratio   coding length over the most that is possible
-norm_c         spectral norm of the cross matrix; a series converges surely below 1
-series_gap     loss of the series minus the exact one; far below 0, the series invents entropy"""
+What its lines say:
+  agreement       mean cosine of two views of one image; near 1 is good
+  similarity      mean cosine of different images; near 0 is good, near 1 is collapse
+  effective_rank  how many directions the embeddings use (RankMe)
+  coding_ratio    coding length over the most that is possible
+  norm_c          spectral norm of the cross matrix; a series converges surely below 1
+  series_gap      loss of the series minus the exact one; far below 0, the series invents entropy"""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder."""
@@ -230,7 +224,7 @@ class Embed:
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder, or an encoder.safetensors."""
-    folder: Positional[Path]
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Images, nested in any way."""
     out: Path
     """The .npz to write. Read it with numpy.load(FILE): data["features"][i] belongs to data["paths"][i]."""
@@ -251,8 +245,8 @@ class Export:
 
     more: ClassVar[str] = """\
   mec export runs/photos-auto --to timm
-  mec export runs/photos-auto --to torchvision
-  mec export runs/photos-auto --to detectron2
+  mec export runs/imagenet-100ep --to torchvision   ResNets of 18 layers and more
+  mec export runs/imagenet-100ep --to detectron2
 
 Prints the lines of Python that load the file; for detectron2 it writes the configurations that go with it."""
 
@@ -260,7 +254,7 @@ Prints the lines of Python that load the file; for detectron2 it writes the conf
     """A run folder, or an encoder.safetensors."""
     to: Literal["torchvision", "timm", "detectron2"]
     """The names and layout to write."""
-    out: Path | None = None
+    out: Folder = None
     """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""
 
     def run(self) -> None:
@@ -275,44 +269,44 @@ class Compare:
 
     more: ClassVar[str] = """\
   mec compare digits --methods mec-joint,simclr,byol --epochs 45 --seeds 3
-  mec compare cifar10/ --limit 10000 --methods mec,mec-joint,simclr --time-budget 8 --seeds 3 --lrs 0.2,0.5,1
+  mec compare cifar10/ --limit 10000 --methods mec,mec-joint,simclr --time-budget 8 --seeds 3 --lrs 0.3,1,3
 
 The same command goes on after a stop; more methods or seeds may be added to it. With several --lrs, each is tried
 first with one seed, and the one that tells training images apart best is kept (k-NN; test images choose nothing).
 The folder gets a run a trial, compare.json, pace.json, results.jsonl and compare.png."""
 
-    data: Positional[str]
+    data: DataSet
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
     methods: str
-    """Names with commas: mec, mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3, barlow-twins, vicreg,
-    swav, dino, unigrad, supervised."""
-    epochs: int | None = None
+    """Names with commas, of mec, mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3
+    and barlow-twins, vicreg, swav, dino, unigrad, supervised."""
+    epochs: Number = None
     """Passes over the images, for each run."""
-    time_budget: Annotated[float | None, arg(metavar="MIN")] = None
+    time_budget: Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")] = None
     """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
     seeds: int = 1
     """Runs a method: seeds 0, 1, ..."""
-    lrs: str | None = None
+    lrs: Names = None
     """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
     sweep_share: float = 0.375
     """Of the budget, for each rate tried."""
-    recipe: str | None = None
+    recipe: Name = None
     """A name that `mec recipes` lists: views, backbone, batch. Default: digits for digits, else auto."""
-    limit: int | None = None
+    limit: Number = None
     """Use this many training images."""
-    batch_size: int | None = None
+    batch_size: Number = None
     """Images a step."""
-    backbone: str | None = None
+    backbone: Name = None
     """A timm name, or resnet10-fast, resnet10-tiny, resnet10-half, resnet10."""
-    out: Path | None = None
+    out: Folder = None
     """Folder of the comparison. Default: runs/compare-DATA."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
     """Change single values of the recipe, for all methods. May be repeated."""
-    data_root: Path | None = None
+    data_root: Folder = None
     """Where a torchvision data set's files are."""
-    workers: int | None = None
+    workers: Number = None
     """Processes that decode images."""
 
     def run(self) -> None:
@@ -326,7 +320,7 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
             epochs=self.epochs,
             time_budget=self.time_budget,
             seeds=self.seeds,
-            lrs=numbers(self.lrs, "--lrs") if self.lrs else (),
+            lrs=numbers(self.lrs, "--lrs") or (),
             sweep_share=self.sweep_share,
             recipe=self.recipe,
             limit=self.limit,
@@ -354,11 +348,11 @@ class Pack:
 The tars have the webdataset layout: KEY.jpg, and KEY.cls where there are labels. Each image was decoded before it was
 packed; those that cannot be read are listed in quarantine.jsonl."""
 
-    folder: Positional[Path]
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Images, nested in any way; train/CLASS/ and val|test/CLASS/ keep their labels."""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder for the shards: new, or empty."""
-    resize: Annotated[int | None, arg(metavar="PX")] = None
+    resize: Annotated[int | None, arg(metavar="PX", help_behavior_hint="")] = None
     """Make images whose shorter side is longer than this smaller. Default: keep the bytes."""
     quality: int = 90
     """JPEG quality of images that are made smaller."""
@@ -403,9 +397,9 @@ class BenchStep:
     """Whose heads, backbone and view size."""
     batch_size: int = 32
     """Images."""
-    image_size: int | None = None
+    image_size: Number = None
     """px, in place of the recipe's."""
-    backbone: str | None = None
+    backbone: Name = None
     """In place of the recipe's."""
     repeats: int = 7
     """Rounds in which each contender runs once; medians and ranges are over them."""
@@ -433,17 +427,17 @@ class BenchStep:
 class BenchData:
     """From disk to views: images a second of each stage, alone and together, and which one limits."""
 
-    data: Positional[str]
+    data: DataSet
     """digits, a data set's name, a folder of images, or what `mec pack` wrote."""
     recipe: str = "auto"
     """Whose views to make."""
     images: int = 256
     """How many images to time."""
-    workers: int | None = None
+    workers: Number = None
     """Processes that decode. Default: none, one, and one a core, each timed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the views end."""
-    data_root: Path | None = None
+    data_root: Folder = None
     """Where a torchvision data set's files are."""
     out: Path = Path("runs/bench")
     """Folder for data.json."""
@@ -467,10 +461,10 @@ class Bench:
   mec bench step --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
   mec bench data photos/                               reading, decoding, crops, colour: which one limits
 
-coding  coding lengths: the released loop with autograd, ours at several orders, the exact forms; `products` is the
-        least that an exact form has to do, its matrix and one product for the gradient of each side
-step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
-data    the stages of the data path, alone and together
+  coding  the released loop with autograd, ours at several orders, the exact forms; `products` is the least that an
+          exact form has to do, its matrix and one product for the gradient of each side
+  step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
+  data    the stages of the data path, alone and together
 
 Leave the machine alone meanwhile: other work on its cores spoils every figure."""
 
@@ -501,7 +495,7 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
     """Run folders, or results.jsonl files; none: the published rows alone."""
     format: Literal["markdown", "latex", "html"] = "markdown"
     """How to write it."""
-    out: Path | None = None
+    out: Folder = None
     """A file, in place of the screen."""
 
     def run(self) -> None:
@@ -526,9 +520,9 @@ class CodingFigure:
     """Embedding size d of the random unit rows."""
     distortion: float = 0.06
     """ε_d²; the paper's is 0.06."""
-    run_folder: Annotated[Path | None, arg(name="run", metavar="RUN")] = None
+    run_folder: Annotated[Path | None, arg(name="run", metavar="RUN", help_behavior_hint="")] = None
     """A run folder: measure on its encoder's features, too."""
-    data: str | None = None
+    data: Name = None
     """Images for those features. Default: those that the run was trained on."""
     repeats: int = 5
     """Rounds; medians and ranges are over them."""
@@ -558,15 +552,15 @@ class DistortionFigure:
 
     data: str = "digits"
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
-    recipe: str | None = None
+    recipe: Name = None
     """Default: a small one for digits, else cifar10-paper. All with the series of order 4 and no target network."""
-    epochs: int | None = None
+    epochs: Number = None
     """Passes over the images, for each model."""
     sweep: str = "0.01,0.03,0.12,0.5,2"
     """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
     seed: int = 0
     """Of weights, order and views."""
-    data_root: Path | None = None
+    data_root: Folder = None
     """Where a torchvision data set's files are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
@@ -583,7 +577,7 @@ class DistortionFigure:
             self.out,
             recipe=self.recipe,
             epochs=self.epochs,
-            sweep=numbers(self.sweep, "--sweep"),
+            sweep=numbers(self.sweep, "--sweep") or (),
             seed=self.seed,
             device=self.device,
             data_root=self.data_root,
@@ -626,15 +620,9 @@ Start here:
   mec pretrain FOLDER            train on your own images; no labels needed
   mec COMMAND --help             what a command takes, with examples
 
-Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose.
+Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose;
+mec --version says which version this is.
 """
-
-
-def numbers(text: str, flag: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise BadInput(f"{flag} is {text!r}: numbers with commas between, for example 0.1,0.5.") from None
 
 
 def parsed(arguments: list[str]):
@@ -643,7 +631,10 @@ def parsed(arguments: list[str]):
     if arguments and arguments[0] in COMMANDS:
         kind: Any = COMMANDS[arguments[0]]
         text = f"{kind.__doc__}\n\n{kind.more}"
-        return tyro.cli(kind, args=arguments[1:], prog=f"mec {arguments[0]}", description=text, config=config)
+        prog = f"mec {arguments[0]}"
+        if kind is Evaluate and len(arguments) > 2 and arguments[2] in PROTOCOLS:
+            prog += " RUN"
+        return tyro.cli(kind, args=arguments[1:], prog=prog, description=text, config=config)
     if arguments and arguments[0] == "--version":
         print(__version__)
         sys.exit(0)
@@ -657,6 +648,10 @@ def main(arguments: list[str] | None = None) -> int:
     command = parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         return _told(error, 2)
     except (TrainingStopped, OSError) as error:

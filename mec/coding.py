@@ -89,12 +89,6 @@ def log_det_cross(
         return _LogDetCross.apply(online, target, lam, order)
 
 
-def largest_coding_length(m: int, d: int, distortion: float) -> float:
-    """The value that m unit rows of size d reach when they agree and spread evenly: μ r log(1 + λ m / r), in nats."""
-    r = min(m, d)
-    return (m + d) / 2 * r * float(torch.log1p(torch.tensor(1 / (r * distortion), dtype=torch.float64)))
-
-
 class _LogDetSymmetric(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, lam: float) -> Tensor:

@@ -1,6 +1,6 @@
 """The encoder as detectron2 reads it: a file of its names, and configurations of the R50-C4 protocols.
 
-detectron2 is not on the package registry and not used here: the file follows the names that its ResNets have.
+detectron2 itself is no dependency: the file follows the names that its ResNets have.
 """
 
 from __future__ import annotations

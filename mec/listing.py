@@ -32,12 +32,6 @@ class Listing:
     folders: list[str] = field(default_factory=list)  # relative, each with its time of change
     times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # ns
 
-    def stamp(self) -> str:
-        """Changes when an image is added, removed, renamed, or of another size."""
-        state = hashlib.sha256("\n".join([self.root, *self.names]).encode("utf-8", "surrogateescape"))
-        state.update(self.sizes.tobytes() + self.times.tobytes())
-        return state.hexdigest()[:16]
-
 
 def listing(root: Path) -> Listing:
     """The images of a folder, from memory where that is still right."""

@@ -17,6 +17,14 @@ from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
 
+DataSet = Annotated[Positional[str], arg(metavar="DATA")]
+# Flags that may be left out; what happens then is said in words.
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Names = Annotated[str | None, arg(metavar="A,B,...", help_behavior_hint="")]
+Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Real = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
+
 if TYPE_CHECKING:
     from mec.data import Data
     from mec.evaluate.multiobject import Benchmark
@@ -31,12 +39,14 @@ class Protocol(ABC):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the encoder runs."""
-    out: Path | None = None
+    out: Folder = None
     """Folder for results.jsonl and cached features. Default: RUN, or runs/NAME for what is no run folder."""
-    image_size: int | None = None
-    """Side of the images the encoder gets, px. Default: what it was trained on; 224 where that is unknown."""
-    workers: int = 0
-    """Processes that decode images."""
+
+    def subject(self, run: str) -> Subject:
+        """What RUN names, as these flags have it."""
+        from mec.evaluate.subject import resolve
+
+        return resolve(run, device=self.device, out=self.out)
 
     @abstractmethod
     def measure(self, subject: Subject) -> Iterable[Result]:
@@ -44,16 +54,31 @@ class Protocol(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnLabels(Protocol):
+class OnImages(Protocol):
+    """What protocols take that read single images."""
+
+    image_size: Number = None
+    """Side of the images the encoder gets, px. Default: what it was trained on; 224 where that is unknown."""
+    workers: int = 0
+    """Processes that decode images."""
+
+    def subject(self, run: str) -> Subject:
+        from mec.evaluate.subject import resolve
+
+        return resolve(run, device=self.device, out=self.out, image_size=self.image_size, workers=self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLabels(OnImages):
     """What protocols take that learn from one labelled data set and test on its other part."""
 
-    data: Positional[str]
+    data: DataSet
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
-    data_root: Path | None = None
+    data_root: Folder = None
     """Where a torchvision data set's files are; imagenet reads DIR/train and DIR/val."""
     download: bool = False
     """Fetch a torchvision data set from its own home."""
-    limit: int | None = None
+    limit: Number = None
     """At most this many training images, and as many test images, for a quick look: results say so."""
 
     def open(self) -> Data:
@@ -126,13 +151,13 @@ class Knn(OnLabels):
 class Trained(OnLabels):
     """What protocols take that train on augmented views. Each of these is the preset's where it is not given."""
 
-    base_lr: float | None = None
+    base_lr: Real = None
     """Learning rate; times batch / 256 where the preset scales it."""
-    batch_size: int | None = None
+    batch_size: Number = None
     """Images a step."""
-    epochs: int | None = None
+    epochs: Number = None
     """Passes over the labelled images."""
-    crop: float | None = None
+    crop: Real = None
     """The smallest share of an image's area that a crop covers."""
     seed: int = 0
     """Of the head, order and views."""
@@ -160,7 +185,7 @@ class Linear(Trained):
         "fast", "paper", "released", "simclr", "simsiam", "barlow-twins", "vicreg", "lightly"
     ] = "fast"  # fmt: skip
     """Whose settings. paper and released: LARS, batch 4096, 100 epochs, lr 0.05, and 0.03 after a batch norm."""
-    head_norm: bool | None = None
+    head_norm: Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="")] = None
     """Batch norm without affine before the linear layer."""
 
     def measure(self, subject: Subject) -> list[Result]:
@@ -190,11 +215,11 @@ class Finetune(Trained):
 
     preset: Literal["simclr", "simclr-random", "budget"] = "simclr"
     """simclr: 20,000 steps of 256 images (40,000 for random weights); budget: 5,000 steps of 64."""
-    steps: int | None = None
+    steps: Number = None
     """Length; in place of epochs."""
     weight_decay: float = 0.0
     """Divided by the learning rate before use, as SimCLR's grid of 1e-6 to 1e-3 is."""
-    head_lr: float | None = None
+    head_lr: Real = None
     """Learning rate of the linear layer, where it is another."""
 
     def measure(self, subject: Subject) -> list[Result]:
@@ -215,7 +240,7 @@ class Semi(Trained):
     line, such as SimCLR's 1percent.txt."""
     preset: Literal["paper", "simclr", "barlow-twins", "vicreg", "swav", "vissl"] = "paper"
     """Whose recipe for so many labels. paper: SGD, batch 1024, 50 epochs, lr 0.05 x batch / 256, cosine."""
-    head_lr: float | None = None
+    head_lr: Real = None
     """Learning rate of the linear layer, where it is another."""
 
     def measure(self, subject: Subject) -> list[Result]:
@@ -236,7 +261,7 @@ class Semi(Trained):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Protocol):
+class Transfer(OnImages):
     """Eleven other data sets: logistic regression on frozen features, or fine-tuning, each by its own grid.
 
     Settings are chosen on held-out images, fitted once more on all training images, and tested once. An interrupted
@@ -252,13 +277,13 @@ class Transfer(Protocol):
     preset: Literal["paper", "random", "budget"] = "paper"
     """For finetune. paper: 56 runs of 20,000 steps. random: twice as long, for an untrained network. budget: 20 runs of
     5,000 steps of 64."""
-    steps: int | None = None
+    steps: Number = None
     """For finetune: steps of each run, in place of the preset's."""
-    batch_size: int | None = None
+    batch_size: Number = None
     """For finetune: images a step, in place of the preset's."""
-    learning_rates: str | None = None
+    learning_rates: Names = None
     """For finetune: the grid, with commas, in place of the preset's."""
-    weight_decays: str | None = None
+    weight_decays: Names = None
     """For finetune: the grid, with commas; each is divided by the learning rate."""
     standardise: bool = False
     """For linear: features of mean 0 and deviation 1. The protocol takes them raw."""
@@ -266,7 +291,7 @@ class Transfer(Protocol):
     """Caltech-101 with its background folder as the 102nd class."""
     difficult_as_absent: bool = False
     """VOC: count images that show a class only in difficult instances as negatives, instead of leaving them out."""
-    limit: int | None = None
+    limit: Number = None
     """Use this many training and test images of each set, for a quick look that tables leave out."""
     seed: int = 0
     """Of the held-out parts, Caltech-101's draw and fine-tuning."""
@@ -299,27 +324,29 @@ class Transfer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection(Protocol):
+class Detection(OnImages):
     """What fine-tuning as a detector takes; runs go to RUN/PROTOCOL-PRESET/lr-LR-seed-SEED/."""
 
     data_root: Path
     """Folder of the data in its standard layout."""
-    preset: str | None = None
+    preset: Name = None
     """Schedule and sizes; `quick` is a look on little data, tested on the photographs it trains on."""
-    lr: float | None = None
+    image_size: Number = None
+    """px: below 96 random:NAME has the stem for small images. The size of photographs is the preset's."""
+    lr: Real = None
     """Learning rate of the whole batch. Default: the preset's."""
     sweep: bool = False
     """Try 0.02, 0.03, 0.05, 0.1 and 0.2 with the first seed and go on with the best."""
-    seeds: str | None = None
+    seeds: Names = None
     """Seeds with commas, one run each. Default: 0,1,2,3,4 for VOC, 0 for COCO and quick."""
-    iterations: int | None = None
+    iterations: Number = None
     """Others than the preset's; warm-up and drops of the rate move along."""
-    batch_size: int | None = None
+    batch_size: Number = None
     """Photographs an iteration, over all processes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 is automatic mixed precision; auto takes it where the device has units for it."""
     resume: bool = False
-    """Go on with what RUN/PROTOCOL-PRESET holds, from the very iteration."""
+    """Go on with what RUN/PROTOCOL-PRESET holds, from its last checkpoint (one every ten minutes)."""
 
     def detect(self, subject: Subject, protocol: str) -> list[Result]:
         seeds = None if self.seeds is None else whole_numbers(self.seeds, "--seeds")
@@ -382,7 +409,7 @@ class Tracking(Protocol):
     """Names with commas. Default: all."""
     batch_size: int = 8
     """Frames or crops that go through the encoder together."""
-    video: Literal["mp4", "gif"] | None = None
+    video: Annotated[Literal["mp4", "gif"] | None, arg(metavar="{mp4,gif}", help_behavior_hint="")] = None
     """Also draw what was found over the frames, a file a sequence beside the result files."""
 
     def names(self) -> tuple[str, ...]:
@@ -398,7 +425,7 @@ class Sot(Tracking):
     head: Literal["xcorr", "dcf", "both"] = "both"
     """Cross-correlation with the first frame, or a correlation filter that learns."""
     mode: Literal["clean", "unitrack"] = "clean"
-    """unitrack keeps that code's slips, to compare with its figures."""
+    """unitrack: with the known mistakes of UniTrack's released code, to compare with its published figures."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluate.sot import measure
@@ -420,7 +447,7 @@ class Sot(Tracking):
 class Vos(Tracking):
     """Masks of the first frame carried through a video: DAVIS-2017, mean overlap J and boundary accuracy F."""
 
-    cache: Path | None = None
+    cache: Folder = None
     """Folder to keep feature maps in (6 to 50 MB a frame at 480p), and to find them in."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
@@ -441,17 +468,17 @@ class Vos(Tracking):
 class Association(Tracking):
     """What protocols take that join given detections to tracks."""
 
-    detections: str | None = None
+    detections: Name = None
     """A name in obs/, det (each sequence's det/det.txt), gt (the truth), or a folder. Default: the only ones there."""
     motion: bool = False
     """Let a Kalman filter's distances count beside appearance; it predicts boxes in any case."""
     mode: Literal["clean", "unitrack"] = "clean"
-    """unitrack keeps that code's slips, to compare with its figures."""
+    """unitrack: with the known mistakes of UniTrack's released code, to compare with its published figures."""
     split: str = "train"
     """Of the benchmark; train has a public truth."""
     batch_size: int = 1
     """Frames that go through the encoder together."""
-    cache: Path | None = None
+    cache: Folder = None
     """Keep feature maps in this folder (some 10 to 60 MB a frame), and find them again."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
@@ -526,10 +553,10 @@ class Videos(Protocol):
     head: Literal["xcorr", "dcf", "both"] = "both"
     """Of sot."""
     mode: Literal["clean", "unitrack"] = "clean"
-    """unitrack keeps that code's slips, to compare with its figures."""
+    """unitrack: with the known mistakes of UniTrack's released code, to compare with its published figures."""
     motion: bool = False
     """Of mot, mots and posetrack: let a Kalman filter's distances count beside appearance."""
-    video: Literal["mp4", "gif"] | None = None
+    video: Annotated[Literal["mp4", "gif"] | None, arg(metavar="{mp4,gif}", help_behavior_hint="")] = None
     """Also draw what was found over the frames."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:

@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # small matrices; and one number of threads here and i
 
 @pytest.fixture(scope="session")
 def samples() -> Path:
-    """The sample data (design.md section 5): $MEC_SAMPLES, or ../shared/data beside the checkout."""
+    """The sample data: $MEC_SAMPLES, or ../shared/data beside the checkout."""
     place = os.environ.get("MEC_SAMPLES")
     folder = Path(place) if place else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():

@@ -64,6 +64,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "encoder.safetensors")
 
 
+def untrained_encoder(backbone: str) -> dict[str, torch.Tensor]:
+    """The parameters that a run of seed 0 with 8-px views starts from."""
+    from mec.encoders import build_encoder
+
+    torch.manual_seed(0)
+    return dict(build_encoder(backbone, 8).named_parameters())
+
+
 def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

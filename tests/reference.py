@@ -42,7 +42,7 @@ def algorithm_1(z1: Tensor, z2: Tensor, mu: float, lamda: float, n: int, feature
 
 
 def released_loss(p1: Tensor, z2: Tensor, p2: Tensor, z1: Tensor, eps: float, order: int = 4) -> Tensor:
-    """The official script (protocols.md 1.6): mean of the two directions' traces, over m, times -1/λ; no μ.
+    """The official script: mean of the two directions' traces, over m, times -1/λ; no μ.
 
     Its eps (default 64) is the distortion times d: λ = d / (m eps).
     """

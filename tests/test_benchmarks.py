@@ -121,6 +121,16 @@ def test_the_picture_of_the_forms_is_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("side", [step.ours, step.lightly_byol, step.lightly_simclr])
-def test_each_side_of_the_step_benchmark_takes_a_step(side):
+def test_each_side_of_the_step_benchmark_takes_a_step(side, monkeypatch):
     torch.manual_seed(0)
+    moved, original = [], torch.optim.SGD.step
+
+    def watched(self, *given):
+        weights = [p for group in self.param_groups for p in group["params"] if p.ndim > 1]
+        before = [p.detach().clone() for p in weights]
+        original(self, *given)
+        moved.append(any(not torch.equal(p, b) for p, b in zip(weights, before, strict=True)))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
     side(4)()
+    assert moved == [True]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,29 @@ def test_help_of_every_command_exits_with_0_and_shows_an_example(command, capsys
     text = capsys.readouterr().out
     assert f"mec {command}" in text
     assert cli.COMMANDS[command].__doc__.split(",")[0].split(".")[0] in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["health"], "\n  similarity  "),
+        (["bench"], "\n  step  "),
+        (["evaluate"], "\n  pixels  "),
+        (["evaluate", "RUN", "knn"], "usage: mec evaluate RUN knn [-h] [KNN OPTIONS] DATA"),
+        (["pack"], "FOLDER OUT"),
+    ],
+)
+def test_help_keeps_its_lists_and_shows_commands_as_they_are_typed(words, shown, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        parsed([*words, "--help"])
+    assert shown in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    command = f"{sys.executable} -m mec recipes | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("auto", "")
 
 
 def test_help_names_every_command_and_the_exit_codes(capsys):
@@ -258,7 +283,7 @@ FIELDS = {
         (["semi", "digits", "--labels", "10%", "--limit", "64", "--epochs", "2"], 2),
     ],
 )
-def test_evaluate_adds_lines_with_every_field_of_the_design(run, words, count, capsys):
+def test_evaluate_adds_lines_with_every_field_of_a_result(run, words, count, capsys):
     (run / "results.jsonl").write_text('{"earlier": true}\n')
     assert main(["evaluate", str(run), *words]) == 0
     earlier, *results = lines(run / "results.jsonl")

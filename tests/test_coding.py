@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mec.coding import coding_length, distortion_for, largest_coding_length, log_det_cross, series_value_and_slope
+from mec.coding import coding_length, distortion_for, log_det_cross, series_value_and_slope
 from mec.errors import BadInput
 
 SIDES = [(7, 12), (9, 9), (12, 7)]  # batch-wise, square, feature-wise
@@ -116,11 +116,15 @@ def test_coding_length_ignores_the_order_of_images_and_the_choice_of_axes():
     assert_close(coding_length(z[torch.randperm(8)] @ rotation, 0.06), coding_length(z, 0.06))
 
 
+def largest_coding_length(m, d, distortion):
+    """μ r log(1 + λ m / r), in nats."""
+    r = min(m, d)
+    return (m + d) / 2 * r * math.log(1 + 1 / (r * distortion))
+
+
 @pytest.mark.parametrize(("m", "d"), [(4, 9), (6, 6), (12, 4), (9, 4)])
 def test_evenly_spread_rows_reach_the_largest_coding_length(m, d):
-    r = min(m, d)
-    expected = (m + d) / 2 * r * math.log(1 + 1 / (r * 0.06))  # μ r log(1 + λ m / r)
-    assert largest_coding_length(m, d, 0.06) == pytest.approx(expected, rel=1e-14)
+    expected = largest_coding_length(m, d, 0.06)
     assert coding_length(reference.even_spread(m, d), 0.06).item() == pytest.approx(expected, rel=1e-12)
 
 

@@ -98,7 +98,7 @@ def test_small_backbones_are_resnets_of_one_block_a_stage_with_torchvision_s_nam
 
 
 def test_last_batch_norm_of_each_residual_block_starts_at_zero():
-    # protocols.md 1.6; torchvision leaves them at one.
+    # As the released code; torchvision leaves them at one.
     encoder = build_encoder("resnet18", 32)
     assert all(block.bn2.weight.abs().max() == 0 for block in encoder.modules() if hasattr(block, "bn2"))
 

@@ -22,4 +22,4 @@ def test_an_encoder_of_measurements_beats_the_measurements_with_one_label_a_clas
 
 @pytest.mark.slow
 def test_the_minimal_example_learns_digits_from_python(tmp_path):
-    assert example("minimal").main(str(tmp_path / "run"), epochs=5) > 40  # untrained: 34
+    assert example("minimal").main(str(tmp_path / "run"), epochs=5) > 60  # untrained: 48

@@ -18,7 +18,7 @@ def random(*shape, seed=0):
 
 
 @pytest.mark.parametrize(("m", "d"), [(16, 24), (24, 16)])
-def test_total_collapse_shows_the_marks_that_design_states(m, d):
+def test_total_collapse_has_the_figures_that_follow_from_the_formulas(m, d):
     views = random(1, 1, d).expand(2, m, d)
     found = measure(views, None, distortion=0.06)
     r = min(m, d)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import TINY, crashed_run, identical, lines, tiny_run
+from helpers import TINY, crashed_run, identical, lines, tiny_run, untrained_encoder, weights
 from torch import nn
 from torch.testing import assert_close
 
@@ -154,7 +154,8 @@ def test_every_method_trains_on_digits_by_name(tmp_path, method):
     out = tiny_run(tmp_path / "run", method=method, settings=tiny(method))
     found = lines(out / "metrics.jsonl")
     assert all(torch.tensor(line["loss"]).isfinite() for line in found)
-    assert (out / "encoder.safetensors").exists()
+    trained, start = weights(out), untrained_encoder(RECIPES["digits"].network.backbone)
+    assert max((trained[name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
 
 
 def test_a_network_of_supervised_gives_a_logit_a_class(tmp_path):

@@ -1,4 +1,4 @@
-"""Judges: SGD and LARS restated (protocols.md 1.3), as plain arithmetic in float64."""
+"""Judges: SGD and LARS restated, as plain arithmetic in float64."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def stepped(recipe: Optimizer) -> dict[str, torch.Tensor]:
 
 
 def restated(decay, adapt, trust=0.001, momentum=0.9) -> dict[str, torch.Tensor]:
-    """protocols.md 1.3, with decay and adapt as functions of a parameter's number of dimensions."""
+    """LARS, with decay and adapt as functions of a parameter's number of dimensions."""
     values = {name: p.detach().clone() for name, p in parameters().items()}
     speed = {name: torch.zeros_like(p) for name, p in values.items()}
     for step, lr in enumerate(RATES):
@@ -116,7 +116,7 @@ def test_a_model_of_one_kind_of_parameter_is_one_group():
 
 
 def test_the_800_epoch_recipe_leaves_norms_and_biases_to_plain_sgd():
-    # [D] of protocols.md 1.3, as Barlow Twins and BYOL; the 100-epoch recipe decays all, as released.
+    # As Barlow Twins and BYOL; the 100-epoch recipe decays all, as released.
     assert RECIPES["imagenet-800ep"].optimizer.decay_1d is False
     assert RECIPES["imagenet-100ep"].optimizer.decay_1d is True
 

@@ -64,10 +64,12 @@ def test_a_resumed_run_also_has_the_target_network_and_optimizer_of_one_never_st
     assert all(torch.equal(buffers[0][i]["momentum_buffer"], buffers[1][i]["momentum_buffer"]) for i in buffers[0])
 
 
-def test_files_read_by_workers_resume_bit_identical(tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_on_files_resumes_bit_identical(tmp_path, monkeypatch, workers):
     write_images(tmp_path / "photos", 24, width=80, height=70)
     tiny = {"recipe": "digits", "batch_size": 8, "limit": None, "workers": 0}
     whole = tiny_run(tmp_path / "whole", tmp_path / "photos", **tiny)
+    tiny["workers"] = workers
     crashed_run(monkeypatch, 5, tmp_path / "run", tmp_path / "photos", **tiny, save_minutes=0)
     tiny_run(tmp_path / "run", tmp_path / "photos", **tiny, resume=True)
     assert identical(weights(tmp_path / "run"), weights(whole))

@@ -1,4 +1,4 @@
-"""Judges: the schedules as protocols.md prints them, and what holds for any run."""
+"""Judges: the schedules as the papers print them, and what holds for any run."""
 
 import math
 from itertools import pairwise
@@ -64,7 +64,7 @@ def test_imagenet_warms_up_linearly_for_10_epochs_to_2_0_and_then_falls_to_0_by_
 def test_released_distortion_falls_from_0_25_to_0_03125_in_10_epochs_and_stays():
     value = RECIPES["imagenet-100ep-released"].settings["distortion"]
     assert [setting(value, epoch) for epoch in (0, 5, 10, 50, 99.9)] == [0.25, 0.140625, 0.03125, 0.03125, 0.03125]
-    # protocols.md 1.6: 1/λ = m ε_d² is 256 at first and 32 at the end, at m 1024; it moves in a straight line.
+    # As released: 1/λ = m ε_d² is 256 at first and 32 at the end, at m 1024; it moves in a straight line.
     assert [1024 * setting(value, epoch) for epoch in (0, 10)] == [256, 32]
     steps = [setting(value, epoch / 7) - setting(value, (epoch + 1) / 7) for epoch in range(69)]
     assert min(steps) == pytest.approx(max(steps), rel=1e-9)

@@ -152,7 +152,7 @@ def test_a_predictor_that_does_not_lead_back_to_the_embedding_is_an_error():
 
 
 def test_imagenet_heads_have_the_layers_of_the_released_code():
-    # protocols.md 1.6: projector three times 2048 without biases, its last BN without affine; predictor 512, 2048.
+    # Projector three times 2048 without biases, its last BN without affine; predictor 512, 2048.
     with torch.device("meta"):
         net = build_siamese(RECIPES["imagenet-100ep"].network, nn.Identity(), 2048)
     linear, norm = "Linear[2048, 2048]", "BatchNorm1d[2048]"

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, TINY_SERIES, command, lines, tiny_run, weights
+from helpers import TINY, TINY_SERIES, command, lines, tiny_run, untrained_encoder, weights
 from torch import nn
 
 from mec.batches import ViewBatches
 from mec.checkpoint import checkpoints
 from mec.cli import main
 from mec.data import open_data
-from mec.encoders import build_encoder
 from mec.recipe import changed
 from mec.recipes import RECIPES
 
@@ -42,12 +41,6 @@ def words(folder: Path, out: Path, method: str) -> list[str]:
         "1",
     ]
     return ["pretrain", str(folder), "--out", str(out), *flags, "--set", *settings]
-
-
-def untrained_encoder() -> dict[str, torch.Tensor]:
-    """What both runs start from."""
-    torch.manual_seed(0)
-    return dict(build_encoder("resnet10-tiny", 8).named_parameters())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +73,7 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
         expected, found = of_one["momentum_buffer"], state[1]["optimizer"]["state"][i]["momentum_buffer"]
         assert (found - expected).norm() <= 100 * close * expected.norm() + close, i
     encoders = [weights(tmp_path / name) for name in ("one", "two")]
-    start = untrained_encoder()
+    start = untrained_encoder("resnet10-tiny")
     assert max((encoders[0][name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
     for name, value in encoders[0].items():
         torch.testing.assert_close(encoders[1][name], value, atol=close, rtol=close, msg=name)

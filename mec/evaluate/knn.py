@@ -48,11 +48,6 @@ def knn(
     return results
 
 
-def vote(train: Features, queries: Tensor, *, k: int, temperature: float, chunk: int = QUERIES) -> Tensor:
-    """[q, classes] sums of votes for queries [q, e], so many at a time."""
-    return weighted(*neighbours(train, queries, k=k, at_once=(chunk, BANK)), classes_of(train), temperature)
-
-
 def neighbours(
     train: Features, queries: Tensor, *, k: int, device: str = "cpu", at_once: tuple[int, int] = (QUERIES, BANK)
 ) -> tuple[Tensor, Tensor]:

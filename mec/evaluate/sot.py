@@ -3,7 +3,7 @@
 Around the last box three windows of neighbouring scales are cropped, warped to a square, and searched for the target by
 cross-correlation or by a correlation filter. All sequences go in step, so that their crops share batches.
 
-Source: UniTrack's SOT (SiamFC and CFNet heads), as protocols.md section 5.2 restates it.
+Source: UniTrack's single-object tracking, with the heads of SiamFC and CFNet.
 """
 
 from __future__ import annotations

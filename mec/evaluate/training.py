@@ -175,7 +175,7 @@ def classifier_optimizer(encoder: nn.Module, head: nn.Module, recipe: Training, 
         "nesterov": recipe.nesterov,
         "weight_decay": recipe.weight_decay,
     }
-    if recipe.optimizer == "lars":  # the update of protocols.md 1.3, without clipping
+    if recipe.optimizer == "lars":  # as LARS' paper has it, without clipping
         return Lars(groups, lr=1.0, trust_coeff=recipe.trust, always_adapt=True, **options)
     return torch.optim.SGD(groups, lr=1.0, **options)
 

@@ -2,7 +2,7 @@
 
 Each cell takes the soft labels of the cells that look most like it, in the first frame and in the five before it.
 
-Source: label propagation as in CRW and UniTrack, as protocols.md section 5.3 restates it.
+Source: label propagation as in CRW and UniTrack.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def test_bad_flags_are_named(flags, words, tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
-PUBLISHED = {  # protocols.md 4.1, 4.2
+PUBLISHED = {  # MoCo's detectron2 configurations and VISSL's
     "voc0712-24k": (24_000, (18_000, 22_000), 100, 16, 480, 5),
     "voc07": (7_266, (5_450, 6_661), 100, 16, 480, 5),
     "voc07-vissl": (12_500, (9_500,), 100, 16, 480, 5),

@@ -11,7 +11,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mec.errors import BadInput
 from mec.evaluate import Features, knn
-from mec.evaluate.knn import neighbours, vote, weighted
+from mec.evaluate.knn import classes_of, neighbours, weighted
+
+
+def vote(train, queries, *, k, temperature, at_once=(512, 65_536)):
+    found = neighbours(train, queries, k=k, at_once=at_once)
+    return weighted(*found, classes_of(train), temperature)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_equal_votes_go_to_the_lowest_class():
 def test_a_whole_bank_and_one_query_at_a_time_give_the_same_votes(digits):
     train, test = digits
     whole = vote(train, test.unit()[:50], k=20, temperature=0.07)
-    single = vote(train, test.unit()[:50], k=20, temperature=0.07, chunk=1)
+    single = vote(train, test.unit()[:50], k=20, temperature=0.07, at_once=(1, 65_536))
     torch.testing.assert_close(single, whole, atol=1e-3, rtol=1e-3)
     many = vote(train, test.unit()[:50], k=10_000, temperature=0.07)  # more than there are: all of them
     torch.testing.assert_close(many, vote(train, test.unit()[:50], k=900, temperature=0.07))

@@ -22,7 +22,7 @@ def subject(tmp_path):
 
 
 def test_the_presets_are_the_published_numbers():
-    """protocols.md 1.1, 1.2 and 1.4."""
+    """The paper's, and the released scripts of MEC and of the methods that the others are called after."""
     paper, released = PROBES["paper"], PROBES["released"]
     for recipe in (paper, released):
         assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("lars", 0.9, 0)

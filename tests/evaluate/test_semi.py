@@ -101,7 +101,7 @@ def test_shares_that_make_no_sense_are_refused(labels):
 
 
 def test_the_recipes_are_the_published_numbers():
-    """protocols.md 2.2 and 2.3: (full rate of backbone, of head, batch, epochs) at 1 % and 10 %."""
+    """The paper's and the others' released scripts: (rate of backbone, of head, batch, epochs) at 1 % and 10 %."""
 
     def numbers(preset, share):
         recipe = semi_recipe(preset, share)
@@ -125,7 +125,7 @@ def test_the_recipes_are_the_published_numbers():
 
 
 def test_fine_tuning_is_simclrs():
-    """protocols.md 3.3."""
+    """Appendix B.8 of SimCLR's paper."""
     recipe = FINETUNES["simclr"]
     assert (recipe.steps, recipe.batch_size, recipe.nesterov, recipe.momentum) == (20_000, 256, True, 0.9)
     assert (recipe.schedule, recipe.norm_rule, recipe.scaled) == ("cosine by step", True, False)

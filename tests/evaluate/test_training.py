@@ -205,7 +205,7 @@ def test_files_are_trained_on_as_images_in_memory_are(tmp_path):
 def test_rates_follow_the_published_schedules():
     by_epoch = [rate_factor(Training("", 1.0, epochs=100), 10 * e + 9, 1000, 10) for e in range(100)]
     assert by_epoch[0] == 1
-    assert by_epoch[-1] == pytest.approx(0.00025, abs=1e-5)  # never 0: protocols.md 1.2
+    assert by_epoch[-1] == pytest.approx(0.00025, abs=1e-5)  # never 0
     assert by_epoch[50] == pytest.approx(0.5)
     by_step = [rate_factor(Training("", 1.0, schedule="cosine by step"), s, 1000, 10) for s in (0, 500, 999)]
     assert by_step == pytest.approx([1, 0.5, 0], abs=1e-5)
