@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -399,7 +400,9 @@ class Coco(Detection):
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking(Protocol):
-    """What protocols take that follow objects through videos by frozen features."""
+    """What protocols take that follow objects through videos by frozen features.
+
+    `measure` reads and checks the data when it is called; what takes long comes with the results."""
 
     data_root: Path
     """Folder of the benchmark, in its published layout."""
@@ -431,7 +434,7 @@ class Sot(Tracking):
         from mec.evaluate.sot import measure
 
         heads = ("xcorr", "dcf") if self.head == "both" else (self.head,)
-        yield from measure(
+        return measure(
             subject,
             self.data_root,
             stage=self.stage,
@@ -453,7 +456,7 @@ class Vos(Tracking):
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluate.vos import measure
 
-        yield from measure(
+        return measure(
             subject,
             self.data_root,
             stage=self.stage,
@@ -493,7 +496,7 @@ class Association(Tracking):
             batch_size=self.batch_size,
             cache=self.cache,
         )
-        yield from measure(self.benchmark(), subject, self.data_root, options, stage=self.stage, video=self.video)
+        return measure(self.benchmark(), subject, self.data_root, options, stage=self.stage, video=self.video)
 
     @abstractmethod
     def benchmark(self) -> type[Benchmark]:
@@ -544,7 +547,7 @@ LAYOUTS = {  # what tells a benchmark's folder
 
 @dataclass(frozen=True, kw_only=True)
 class Videos(Protocol):
-    """All of sot, vos, mot, mots and posetrack whose data is there."""
+    """All of sot, vos, mot, mots and posetrack whose data is there, each with its only detections."""
 
     data_root: Path
     """A folder with a benchmark's folders in it, each in its published layout; or one of these."""
@@ -565,13 +568,31 @@ class Videos(Protocol):
         print(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
         if absent:
             print(f"No data for {', '.join(absent)}: left out.")
+        yield from chain.from_iterable(self.checked(subject, places))
+
+    def checked(self, subject: Subject, places: dict[str, Path]) -> list[Iterable[Result]]:
+        """The runs over the benchmarks, before the first of them takes its hours; those that cannot run are named.
+
+        Raises:
+            BadInput: none can.
+        """
         kinds: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}
+        runs, complaints = [], []
         for word, place in places.items():
             kind = kinds[word]
             known = {field.name for field in fields(kind)}
             shared = {name: getattr(self, name) for name in ("stage", "head", "mode", "motion", "video")}
             flags: dict[str, Any] = {name: value for name, value in shared.items() if name in known}
-            yield from kind(data_root=place, **flags).measure(subject)
+            try:
+                runs.append(kind(data_root=place, **flags).measure(subject))
+            except (BadInput, FileNotFoundError) as error:
+                by_itself = f"By itself, with all of its flags: mec evaluate RUN {word} --data-root {place}"
+                complaints.append(f"{word} is left out: {error} {by_itself}")
+        if not runs:
+            raise BadInput("\n".join(complaints))
+        for words in complaints:
+            print(words)
+        return runs
 
 
 def benchmarks_in(root: Path) -> dict[str, Path]:

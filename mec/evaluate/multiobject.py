@@ -123,7 +123,8 @@ def measure(
 ) -> Iterator[Result]:
     """Results of tracks that never move, then of each stage; files go to FOLDER/TASK/SETTING/.
 
-    scores.json there has every sequence, and where the time went.
+    The data are read and checked at once, the results come as they are asked for. scores.json has every sequence, and
+    where the time went.
 
     Args:
         make: one of `mot.Mot`, `mots.Mots`, `posetrack.PoseTrack`.
@@ -135,7 +136,11 @@ def measure(
         BadInput, FileNotFoundError: of the data or detections, in words.
     """
     require(make)
-    bench = make(root, options)
+    return _tracked(make(root, options), subject, stage, video)
+
+
+def _tracked(bench: Benchmark, subject: Subject, stage: str, video: str | None) -> Iterator[Result]:
+    options = bench.options
     folder = subject.folder / bench.task / "still"
     for name in bench.names:
         bench.write(folder, name, bench.still(name))

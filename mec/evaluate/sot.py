@@ -246,6 +246,8 @@ def measure(
 ) -> Iterator[Result]:
     """Results of a tracker that never moves, then of each stage and head; boxes go to FOLDER/sot/SETTING/NAME.txt.
 
+    The data are read and checked at once, the results come as they are asked for.
+
     Args:
         root: OTB-2015's folder.
         names: of sequences; all where empty.
@@ -254,21 +256,25 @@ def measure(
     videos = read_otb(root, names)
     data = fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
     where = {"data": "OTB2015", "data_fingerprint": data}
-    yield from labelled(scores(stay(videos), videos, {"head": "still"}), **where)
-    for appearance in appearances(subject, stage):
-        for head in heads:
-            began = time.perf_counter()
-            found = track(appearance, videos, head, mode=mode, batch_size=batch_size)
-            seconds = time.perf_counter() - began
-            settings = {"stage": appearance.stage, "head": head, "mode": mode}
-            folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
-            for boxes, each in zip(found, videos):
-                write_boxes(folder / f"{each.name}.txt", boxes)
-                if video is not None:
-                    write_video(folder / f"{each.name}.{video}", drawn(each, boxes))
-            frames = sum(len(each.frames) for each in videos)
-            print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds, folder))
-            yield from labelled(scores(found, videos, settings), **where)
+
+    def results() -> Iterator[Result]:
+        yield from labelled(scores(stay(videos), videos, {"head": "still"}), **where)
+        for appearance in appearances(subject, stage):
+            for head in heads:
+                began = time.perf_counter()
+                found = track(appearance, videos, head, mode=mode, batch_size=batch_size)
+                seconds = time.perf_counter() - began
+                settings = {"stage": appearance.stage, "head": head, "mode": mode}
+                folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
+                for boxes, each in zip(found, videos):
+                    write_boxes(folder / f"{each.name}.txt", boxes)
+                    if video is not None:
+                        write_video(folder / f"{each.name}.{video}", drawn(each, boxes))
+                frames = sum(len(each.frames) for each in videos)
+                print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds, folder))
+                yield from labelled(scores(found, videos, settings), **where)
+
+    return results()
 
 
 def drawn(video: BoxVideo, boxes: np.ndarray) -> Iterator[Image.Image]:

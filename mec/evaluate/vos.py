@@ -150,6 +150,8 @@ def measure(
     """Results of masks that stay as they were in the first frame, then of each stage; masks go to
     FOLDER/vos/stageN/NAME/*.png.
 
+    The data are read and checked at once, the results come as they are asked for.
+
     Args:
         root: DAVIS-2017's folder.
         names: of sequences; all where empty.
@@ -161,20 +163,24 @@ def measure(
     where = {"data": "DAVIS2017", "split": "val", "data_fingerprint": fingerprint(files, root)}
     sizes = [read_frame(each.frames[0]).shape[1:] for each in videos]
     firsts = [first_mask(each, (size[1], size[0])) for each, size in zip(videos, sizes)]
-    stayed = [score([ids] * len(each.frames), each, int(ids.max())) for each, ids in zip(videos, firsts)]
-    yield from labelled(means(stayed, {"head": "still"}), **where)
-    for appearance in appearances(subject, stage):
-        folder = subject.folder / "vos" / f"stage{appearance.stage}"
-        scores, seconds = [], 0.0
-        for each, ids in zip(videos, firsts):
-            began = time.perf_counter()
-            found = [*segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)]
-            seconds += time.perf_counter() - began
-            scores.append(score(written(found, folder, each), each, int(ids.max())))
-            if video is not None:
-                write_video(folder / f"{each.name}.{video}", drawn(folder, each))
-        print(speed(f"vos stage {appearance.stage}", sum(len(each.frames) for each in videos), seconds, folder))
-        yield from labelled(means(scores, {"stage": appearance.stage}), **where)
+
+    def results() -> Iterator[Result]:
+        stayed = [score([ids] * len(each.frames), each, int(ids.max())) for each, ids in zip(videos, firsts)]
+        yield from labelled(means(stayed, {"head": "still"}), **where)
+        for appearance in appearances(subject, stage):
+            folder = subject.folder / "vos" / f"stage{appearance.stage}"
+            scores, seconds = [], 0.0
+            for each, ids in zip(videos, firsts):
+                began = time.perf_counter()
+                found = [*segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)]
+                seconds += time.perf_counter() - began
+                scores.append(score(written(found, folder, each), each, int(ids.max())))
+                if video is not None:
+                    write_video(folder / f"{each.name}.{video}", drawn(folder, each))
+            print(speed(f"vos stage {appearance.stage}", sum(len(each.frames) for each in videos), seconds, folder))
+            yield from labelled(means(scores, {"stage": appearance.stage}), **where)
+
+    return results()
 
 
 def written(found: Iterable[np.ndarray], folder: Path, video: MaskVideo) -> Iterator[np.ndarray]:

@@ -343,6 +343,24 @@ def test_tracking_runs_what_is_there_and_says_what_is_not(made, tmp_path, capsys
     assert "No data for sot, vos: left out." in capsys.readouterr().out
 
 
+def test_tracking_leaves_out_what_cannot_run_before_the_rest_runs(made, tmp_path, capsys):
+    root = copied(made, tmp_path)
+    (root / "mot/images/train/MOT16-01/det/det.txt").unlink()  # the first in turn
+    (root / "mots/obs/other").mkdir()
+    words = ["evaluate", "pixels", "tracking", "--data-root", str(root), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert {line["protocol"] for line in lines} == {"posetrack"}
+    said = capsys.readouterr().out
+    assert "mot is left out: which detections? none in" in said
+    assert "mots is left out: which detections? there are made, other" in said
+    assert f"mec evaluate RUN mots --data-root {root / 'mots'}" in said
+    assert said.index("mots is left out") < said.index("posetrack stage")
+    (root / "posetrack/images/val/a/000004.png").unlink()
+    assert main(words) == 2
+    assert "posetrack is left out: " in capsys.readouterr().err
+
+
 def test_tracking_without_data_or_with_two_of_a_kind_is_refused(made, tmp_path):
     with pytest.raises(BadInput, match="no tracking benchmark in it"):
         benchmarks_in(tmp_path)
