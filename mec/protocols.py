@@ -156,6 +156,9 @@ class Trained(OnLabels):
     """Learning rate; times batch / 256 where the preset scales it."""
     batch_size: Number = None
     """Images a step."""
+    micro_batch_size: Number = None
+    """Images that go through the network together, where memory is short: gradients of a batch's parts add up, batch
+    norm sees the parts. Default: the batch; 256 where the backbone is frozen, which changes no figure."""
     epochs: Number = None
     """Passes over the labelled images."""
     crop: Real = None
@@ -165,9 +168,9 @@ class Trained(OnLabels):
 
     def changed(self, recipe: Training) -> Training:
         """The recipe with what was given on the command line."""
-        asked: dict[str, Any] = {"base_lr": self.base_lr, "batch_size": self.batch_size, "epochs": self.epochs}
-        asked |= {"head_lr": getattr(self, "head_lr", None), "head_norm": getattr(self, "head_norm", None)}
-        asked |= {"steps": getattr(self, "steps", None), "crop": None if self.crop is None else (self.crop, 1.0)}
+        flags = ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps", "head_norm")
+        asked: dict[str, Any] = {name: getattr(self, name, None) for name in flags}
+        asked["crop"] = None if self.crop is None else (self.crop, 1.0)
         if self.epochs is not None:
             recipe = replace(recipe, steps=None)
         return replace(recipe, **{name: value for name, value in asked.items() if value is not None})
@@ -202,9 +205,8 @@ class Linear(Trained):
         return self.results(data, found, preset=self.preset)
 
     def refuse_training_flags(self) -> None:
-        given = [
-            name for name in ("base_lr", "batch_size", "epochs", "crop", "head_norm") if getattr(self, name) is not None
-        ]
+        flags = ("base_lr", "batch_size", "micro_batch_size", "epochs", "crop", "head_norm")
+        given = [name for name in flags if getattr(self, name) is not None]
         if given:
             flag = given[0].replace("_", "-")
             raise BadInput(f"--{flag} belongs to the presets that train; fast has none. Add --preset paper, say.")

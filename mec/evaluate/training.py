@@ -23,6 +23,8 @@ from mec.progress import TrainingProgress
 from mec.recipe import View
 from mec.schedules import cosine
 
+FROZEN_AT_ONCE = 256  # images through a frozen backbone: a batch of 4096 would take 40 GiB in a ResNet-50
+
 
 @dataclass(frozen=True)
 class Training:
@@ -33,6 +35,7 @@ class Training:
     head_lr: float | None = None  # of the linear layer; None: base_lr
     scaled: bool = True
     batch_size: int = 256
+    micro_batch_size: int | None = None  # that go through the network together; None: the batch, or FROZEN_AT_ONCE
     epochs: int = 100
     steps: int | None = None  # in place of epochs
     optimizer: Literal["sgd", "lars"] = "sgd"
@@ -55,7 +58,7 @@ class Training:
 
 def check_training(recipe: Training) -> None:
     """Raise BadInput for numbers that no training can have."""
-    for name in ("base_lr", "head_lr", "batch_size", "epochs", "steps"):
+    for name in ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps"):
         value = getattr(recipe, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise BadInput(f"--{name.replace('_', '-')} is {value}: it is above 0.")
@@ -103,6 +106,8 @@ def train_classifier(
     """Train the head, and the encoder unless it is frozen, in place; both are left in evaluation mode.
 
     Views are random resized crops and flips, functions of (seed, epoch, image). The last incomplete batch is kept.
+    Gradients of the parts of a batch (`micro_batch_size`) add up to that of the batch; only batch norm can tell, which
+    then takes its statistics over a part. A frozen backbone gives the head the features of the whole batch in any case.
 
     Args:
         encoder: images [m, 3, s, s] -> features [m, e].
@@ -144,22 +149,42 @@ def train_classifier(
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * factor
             assert batch.labels is not None
-            with torch.set_grad_enabled(not recipe.frozen):
-                features = encoder(batch.views[0])
-            loss = classifier_loss(head(features), targets[batch.labels])
+            optimizer.zero_grad()
+            loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
             if not torch.isfinite(loss):
                 raise TrainingStopped(
                     f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
                     f"{recipe.base_lr:g}) or --head-lr is the usual cure."
                 )
-            optimizer.zero_grad()
-            loss.backward()
             optimizer.step()
             done = step + 1
             bar.step(done, f"loss {loss.item():.3f}" if done % 10 == 0 else "")
             if after_epoch and (done % each == 0 or done == steps):
                 _set_mode(encoder, head, recipe, training=False)
                 after_epoch(-(-done // each))
+
+
+def backward(encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training) -> Tensor:
+    """Add the gradients of a batch's loss, part by part; gives the loss, detached."""
+    if recipe.frozen:
+        with torch.no_grad():
+            parts = parts_of(images, recipe.micro_batch_size or FROZEN_AT_ONCE)
+            features = torch.cat([encoder(part) for part in parts])
+        loss = classifier_loss(head(features), targets)
+        loss.backward()
+        return loss.detach()
+    total, whole = images.new_zeros(()), labels_in(targets)
+    most = recipe.micro_batch_size or len(images)
+    for part, wanted in zip(parts_of(images, most), parts_of(targets, most)):
+        loss = classifier_loss(head(encoder(part)), wanted, whole)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def parts_of(rows: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Of about equal size, at most so many rows each: none is left with a single row that batch norm cannot take."""
+    return rows.tensor_split(math.ceil(len(rows) / most))
 
 
 def classifier_optimizer(encoder: nn.Module, head: nn.Module, recipe: Training, batch_size: int):
@@ -196,12 +221,21 @@ def rate_factor(recipe: Training, step: int, steps: int, steps_per_epoch: int) -
     return cosine(1.0, 0.0, step / steps)
 
 
-def classifier_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of [m] classes; of [m, classes] (1, -1, 0: no part) sigmoid cross-entropy, a mean over the rest."""
+def classifier_loss(logits: Tensor, targets: Tensor, whole: int | None = None) -> Tensor:
+    """Cross-entropy of [m] classes; of [m, classes] (1, -1, 0: no part) sigmoid cross-entropy, a mean over the rest.
+
+    Of a part of a batch with `whole` labels, its share of the batch's loss: the shares add up.
+    """
+    whole = labels_in(targets) if whole is None else whole
     if targets.ndim == 1:
-        return F.cross_entropy(logits, targets)
+        return F.cross_entropy(logits, targets, reduction="sum") / whole
     kept = targets != 0
-    return F.binary_cross_entropy_with_logits(logits[kept], (targets[kept] > 0).to(logits))
+    return F.binary_cross_entropy_with_logits(logits[kept], (targets[kept] > 0).to(logits), reduction="sum") / whole
+
+
+def labels_in(targets: Tensor) -> int:
+    """How many take part in the loss."""
+    return len(targets) if targets.ndim == 1 else int((targets != 0).sum())
 
 
 @contextmanager

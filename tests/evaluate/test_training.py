@@ -191,6 +191,45 @@ def test_targets_stay_with_their_images_whatever_the_order(digits):
     assert head(torch.eye(10) * 8).argmax(1).tolist() == list(range(10))
 
 
+def test_a_frozen_backbone_sees_large_batches_in_parts_and_its_head_the_whole():
+    data = open_data("digits")
+    spy = Spy()
+    recipe = Training("", base_lr=0.1, batch_size=600, epochs=1, frozen=True, head_norm=True, **WHOLE)
+    head = new_head(4, 10, recipe, 0)
+    train_classifier(spy, head, data.train, torch.from_numpy(data.train.labels), recipe, info())
+    assert max(map(len, spy.batches)) <= 256
+    assert sum(map(len, spy.batches)) == len(data.train)
+    assert head[0].num_batches_tracked == 3  # 1,257 images in batches of 600
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["a class each", "several labels"])
+def test_parts_of_a_batch_train_as_the_batch_does(digits, several):
+    """Without batch norm; labels that take no part are unequally many in the parts."""
+    targets = torch.from_numpy(digits.train.labels)
+    if several:
+        targets = torch.randint(-1, 2, (120, 10), generator=torch.Generator().manual_seed(0))
+    found = []
+    for micro in (None, 13, 50):
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()).double()
+        encoder.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+        recipe = Training("", base_lr=0.5, batch_size=50, epochs=3, micro_batch_size=micro)
+        head = new_head(144, 10, recipe, 0).double()
+        train_classifier(encoder, head, digits.train, targets, recipe, info())
+        found.append([*encoder.parameters(), *head.parameters()])
+    for other in found[1:]:
+        assert_close(other, found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_batch_norm_sees_the_parts_none_of_which_is_a_single_image(digits):
+    encoder, seen = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192)), []
+    encoder.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    recipe = Training("", base_lr=0.1, batch_size=120, epochs=1, micro_batch_size=17)
+    train_classifier(encoder, new_head(192, 10, recipe, 0), digits.train, torch.from_numpy(digits.train.labels), recipe,
+                     info())  # fmt: skip
+    assert seen == [15] * 8
+
+
 def test_files_are_trained_on_as_images_in_memory_are(tmp_path):
     data = open_data(str(labelled_folder(tmp_path, width=70, height=70)))
     recipe = Training("", base_lr=0.1, batch_size=8, epochs=2, frozen=True, **WHOLE)
@@ -265,6 +304,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_change(digits):
         ({"base_lr": 0.0}, "--base-lr is 0"),
         ({"head_lr": -1.0}, "--head-lr is -1"),
         ({"batch_size": 0}, "--batch-size is 0"),
+        ({"micro_batch_size": 0}, "--micro-batch-size is 0"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"base_lr": math.nan}, "--base-lr is nan"),
         ({"weight_decay": -1.0}, "--weight-decay is -1"),
