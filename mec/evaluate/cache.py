@@ -84,14 +84,14 @@ def images_hash(images: Images) -> str | None:
     return state.hexdigest()
 
 
-def cached(folder: Path, key: str, rows: int, batches: Callable[[int], Iterable[Tensor]]) -> Tensor:
+def cached(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Tensor:
     """Features [rows, e] float32: read from the folder, or made and kept there.
 
     Args:
         folder: made if need be.
         key: of `feature_key`.
         rows: how many there are.
-        batches: gives features [m, e] in order, from a row on.
+        batches: gives features [m, e] in order, from a row on; also gets e, 0 where it is not known yet.
     """
     path = folder / f"{key}.npy"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _read(path: Path, rows: int) -> Tensor | None:
     return torch.from_numpy(array)
 
 
-def _write(path: Path, rows: int, batches: Callable[[int], Iterable[Tensor]]) -> None:
+def _write(path: Path, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> None:
     part, note = path.with_suffix(".part"), path.with_suffix(".json")
     done, size = _progress(part, note, rows)
     with open(part, "r+b" if done else "wb") as file:
@@ -131,7 +131,7 @@ def _write(path: Path, rows: int, batches: Callable[[int], Iterable[Tensor]]) ->
             write_text(note, json.dumps({"done": done, "size": size}))
 
         try:
-            for batch in batches(done):
+            for batch in batches(done, size):
                 if not done:
                     size = batch.shape[1]
                     file.write(_header_bytes(rows, size))

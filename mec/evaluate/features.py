@@ -17,6 +17,8 @@ from mec.errors import BadInput
 from mec.evaluate.cache import cached, feature_key
 from mec.images import Skipped, quiet, reason
 
+ROWS_AT_ONCE = 65_536
+
 
 @dataclass(frozen=True)
 class Features:
@@ -33,6 +35,15 @@ class Features:
     def unit(self) -> Tensor:
         return nn.functional.normalize(self.x, dim=1)
 
+    def check_finite(self) -> None:
+        """Raise BadInput where some are not: neighbours and probes of those would mean nothing."""
+        bad = sum(int((~part.isfinite()).any(1).sum()) for part in self.x.split(ROWS_AT_ONCE))
+        if bad:
+            raise BadInput(
+                f"the features of {bad:,} of {len(self.x):,} images are not finite: the encoder gives NaN or infinity, "
+                "as one that has diverged does. Measure an earlier checkpoint, or train again with a lower rate."
+            )
+
 
 def extract(
     encoder: nn.Module,
@@ -47,7 +58,7 @@ def extract(
 ) -> Features:
     """Features of a split's images, in order; the encoder runs in evaluation mode (its mode is put back).
 
-    An image that cannot be read is left out, with its label; `whole` says that none may be.
+    An image that cannot be read, at two tries, is left out, with its label; `whole` says that none may be.
 
     Args:
         encoder: images [m, 3, s, s] -> features [m, e].
@@ -64,49 +75,71 @@ def extract(
     """
 
     @torch.no_grad()
-    def batches(start: int) -> Iterator[Tensor]:
-        """A row an image; NaN for one that cannot be read."""
+    def encoded(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A row an image, NaN for one that cannot be read, and which can be; size: the width, 0 if not known yet."""
+        waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
+        for inputs, kept in _batches(images, transform, batch_size, workers):
+            waiting.append(kept)
+            found = encoder(inputs.to(device)).float().cpu() if len(inputs) else torch.empty(0, size)
+            size = found.shape[1]
+            while size and waiting:
+                which = waiting.pop(0)
+                rows = torch.full((len(which), size), torch.nan)
+                rows[which] = found[: int(which.sum())]
+                yield rows, which
+        if waiting:
+            assert not isinstance(images, Stored)
+            first = f"{images.name(0)}: {why_unreadable(images, 0)}"
+            raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
+
+    def batches(start: int, size: int = 0) -> Iterator[Tensor]:
         rest = split.images if not start else split.images.take(np.arange(start, len(split)))
-        for batch, kept in _batches(rest, transform, batch_size, workers):
-            if not len(batch):
-                assert not isinstance(split.images, Stored)
-                raise BadInput(f"{len(kept)} images in a row cannot be read, from {split.images.name(start)} on.")
-            found = encoder(batch.to(device)).float().cpu()
-            rows = found.new_full((len(kept), found.shape[1]), torch.nan)
-            rows[kept] = found
-            start += len(kept)
-            yield rows
+        return (rows for rows, _ in encoded(rest, size))
+
+    def second_try(x: Tensor) -> list[int]:
+        """Read rows of NaN once more (a disk or network may have failed at the time); gives those that cannot be."""
+        lost = torch.isnan(x[:, 0]).nonzero().flatten()
+        unreadable: list[int] = []
+        for rows, kept in encoded(split.images.take(lost.numpy()), x.shape[1]) if len(lost) else ():
+            tried, lost = lost[: len(rows)], lost[len(rows) :]
+            x[tried] = rows
+            unreadable += tried[~kept].tolist()
+            if kept.any() and torch.isnan(rows[kept]).all():
+                break  # it is the encoder that gives NaN, which is told where features are used
+        return unreadable
 
     training = encoder.training
     encoder.eval()
     try:
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
         x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
+        unreadable = [] if isinstance(split.images, Stored) else second_try(x)
     finally:
         encoder.train(training)
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
-    return without_unreadable(split.images, x, torch.from_numpy(np.asarray(labels, dtype=np.int64)), whole)
+    y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    return without_unreadable(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
 
 
-def without_unreadable(images: Images, x: Tensor, y: Tensor, whole: bool) -> Features:
-    """The rows of images that could be read, which are not NaN; others are tried once more, for the reason."""
-    skipped = {}
-    if not isinstance(images, Stored):
-        for index in torch.isnan(x[:, 0]).nonzero().flatten().tolist():
-            try:
-                with quiet():
-                    images.read(index)
-            except Exception as error:  # Pillow's decoders raise almost anything on broken files
-                skipped[index] = Skipped(images.name(index), reason(error))
-    if not skipped:  # an encoder may give NaN as well: that is told where it is used
-        return Features(x, y)
-    found = tuple(skipped.values())
+def without_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
+    """Features without the rows of images that cannot be read; says why these cannot be."""
+    assert not isinstance(images, Stored)
+    found = tuple(Skipped(images.name(index), why_unreadable(images, index)) for index in unreadable)
     if whole:
         raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
     if len(found) > MOST_UNREADABLE * len(x):
         raise BadInput(too_many(found, len(x), found[0].path))
-    kept = np.setdiff1d(np.arange(len(x)), [*skipped])
+    kept = np.setdiff1d(np.arange(len(x)), unreadable)
     return Features(x[kept], y[kept], found)
+
+
+def why_unreadable(images: Encoded, index: int) -> str:
+    try:
+        with quiet():
+            images.read(index)
+    except Exception as error:  # Pillow's decoders raise almost anything on broken files
+        return reason(error)
+    return "only at some tries it can"
 
 
 def tell_skipped(parts: Sequence[Features], console: Console) -> None:

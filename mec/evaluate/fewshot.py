@@ -20,9 +20,11 @@ def fewshot(
     L2-normalised features, scikit-learn's LogisticRegression(C=10).
 
     Raises:
-        BadInput: one class only, or one with fewer images than labels are asked for.
+        BadInput: one class only, one with fewer images than labels are asked for, or features that are not finite.
     """
-    x, x_test, y = train.unit().numpy(), test.unit().numpy(), train.y.numpy()
+    train.check_finite()
+    test.check_finite()
+    x_test, y = test.unit().numpy(), train.y.numpy()
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
         raise BadInput(f"all {len(y)} training images are of one class ({classes[0]}): a probe needs at least two.")
@@ -37,7 +39,8 @@ def fewshot(
         for draw in range(draws):
             generator = np.random.default_rng([seed, draw, count])
             chosen = np.concatenate([generator.choice(np.flatnonzero(y == c), count, replace=False) for c in classes])
-            model = LogisticRegression(C=10, max_iter=1000).fit(x[chosen], y[chosen])
+            labelled = Features(train.x[chosen], train.y[chosen])  # the bank may be mapped from disk, and large
+            model = LogisticRegression(C=10, max_iter=1000).fit(labelled.unit().numpy(), labelled.y.numpy())
             accuracies.append(100 * model.score(x_test, test.y.numpy()))
         spread = float(np.std(accuracies, ddof=1)) if draws > 1 else None
         results.append(

@@ -29,11 +29,14 @@ def knn(
     Source: the k-NN protocol of DINO (protocol numbers: k 20, T 0.07); ties go to the lowest class.
 
     Raises:
-        BadInput: k < 1 or temperature <= 0. A k above the bank's size takes the whole bank.
+        BadInput: k < 1, temperature <= 0, or features that are not finite. A k above the bank's size takes
+            the whole bank.
     """
     ks = [k] if isinstance(k, int) else list(k)
     if not ks or min(ks) < 1 or temperature <= 0:
         raise BadInput(f"k is {k}, temperature {temperature}: k is at least 1, the temperature above 0.")
+    train.check_finite()
+    test.check_finite()
     similarity, labels = neighbours(train, test.x, k=max(ks), device=device)
     results = []
     for count in ks:

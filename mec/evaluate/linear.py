@@ -29,8 +29,10 @@ def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000
     `most` training rows are used, a seeded stratified draw.
 
     Raises:
-        BadInput: one class only.
+        BadInput: one class only, or features that are not finite.
     """
+    train.check_finite()
+    test.check_finite()
     x, y = train.x.numpy(), train.y.numpy()
     if len(np.unique(y)) < 2:
         raise BadInput(f"all {len(y)} training images are of one class ({y[0]}): a probe needs at least two.")

@@ -146,7 +146,7 @@ def test_rows_that_may_not_be_on_disk_are_made_again(split, tmp_path):
     key, expected = "k", torch.arange(60.0).reshape(20, 3)
 
     def until(stop):
-        def batches(start):
+        def batches(start, size):
             for i in range(start, stop, 4):
                 yield expected[i : i + 4]
             if stop < 20:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from helpers import labelled_folder, write_images
 from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from mec.data import Files, Split, open_data
 from mec.errors import BadInput
-from mec.evaluate import Features, extract
+from mec.evaluate import Features, extract, fewshot, knn, linear
 from mec.evaluate.features import measured_parts, pixels
+
+TO_FLOAT = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])  # one that says what it does
 
 
 def mean_colour(image) -> torch.Tensor:
@@ -56,8 +61,68 @@ def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path):
         path.write_bytes(b"nothing")
     with pytest.raises(BadInput, match="3 of 12 images cannot be read"):
         extract(nn.Identity(), split, mean_colour)
-    with pytest.raises(BadInput, match=r"2 images in a row cannot be read, from .*0000.png on"):
+    with pytest.raises(BadInput, match="3 of 12 images cannot be read"):  # the first batch is of these
         extract(nn.Identity(), split, mean_colour, batch_size=2)
+    with pytest.raises(BadInput, match=r"none of 3 images can be read \(.*0000.png: "):
+        extract(nn.Identity(), split.take(np.arange(3)), mean_colour)
+
+
+@pytest.mark.parametrize("broken", [0, 11], ids=["first", "last"])
+def test_a_batch_of_one_image_that_cannot_be_read_costs_only_its_row(tmp_path, broken):
+    paths = write_images(tmp_path / "images", 12, width=70, height=70)
+    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    kept = np.delete(np.arange(12), broken)
+    whole = extract(nn.Flatten(), split.take(kept), TO_FLOAT)
+    paths[broken].write_bytes(b"nothing")
+    for cache in (None, tmp_path / "features"):
+        found = extract(nn.Flatten(), split, TO_FLOAT, batch_size=1, cache=cache)
+        assert found.y.tolist() == kept.tolist()
+        assert torch.equal(found.x, whole.x)
+
+
+def test_going_on_with_nothing_but_images_that_cannot_be_read(tmp_path):
+    """Extraction stopped when all but the last batch were kept, and that one holds a single broken image."""
+    paths = write_images(tmp_path / "images", 12, width=70, height=70)
+    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    paths[11].write_bytes(b"nothing")
+    encoder, seen = nn.Flatten(), []
+
+    def stop_at_the_last(_, inputs):
+        seen.append(inputs)
+        if len(seen) == 11:
+            raise KeyboardInterrupt
+
+    hook = encoder.register_forward_hook(lambda module, inputs, out: stop_at_the_last(module, inputs))
+    with pytest.raises(KeyboardInterrupt):
+        extract(encoder, split, TO_FLOAT, batch_size=1, cache=tmp_path / "features")
+    hook.remove()
+    found = extract(encoder, split, TO_FLOAT, batch_size=1, cache=tmp_path / "features")
+    assert found.y.tolist() == list(range(11))
+
+
+def test_an_image_that_could_not_be_read_once_has_its_row_when_it_can(tmp_path):
+    """A network or disk failed for a moment: neither time nor size of the file have changed."""
+    paths = write_images(tmp_path / "images", 12, width=70, height=70)
+    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    whole = extract(nn.Flatten(), split, TO_FLOAT)
+    content, info = paths[5].read_bytes(), os.stat(paths[5])
+    for there in (bytes(len(content)), content):
+        paths[5].write_bytes(there)
+        os.utime(paths[5], ns=(info.st_atime_ns, info.st_mtime_ns))
+        found = extract(nn.Flatten(), split, TO_FLOAT, batch_size=4, cache=tmp_path / "features")
+    assert len([*(tmp_path / "features").glob("*.npy")]) == 1
+    assert torch.equal(found.x, whole.x)
+    assert found.y.tolist() == list(range(12))
+    assert not found.skipped
+
+
+@pytest.mark.parametrize("measure", [knn, linear, fewshot])
+@pytest.mark.parametrize("side", [0, 1], ids=["train", "test"])
+def test_features_that_are_not_finite_are_refused(measure, side):
+    parts = [Features(torch.rand(20, 4), torch.arange(20) % 2) for _ in range(2)]
+    parts[side].x[[3, 7], 1] = torch.tensor([torch.nan, torch.inf])
+    with pytest.raises(BadInput, match=r"the features of 2 of 20 images are not finite: .* diverged"):
+        measure(*parts)
 
 
 def test_an_encoder_that_gives_nan_is_not_taken_for_unreadable_images(tmp_path):
