@@ -150,7 +150,8 @@ class Knn(OnLabels):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(OnLabels):
-    """What protocols take that train on augmented views. Each of these is the preset's where it is not given."""
+    """What protocols take that train on augmented views. Each of these is the preset's where it is not given; results
+    of other numbers than the preset's say so: paper, changed."""
 
     base_lr: Real = None
     """Learning rate; times batch / 256 where the preset scales it."""
@@ -200,9 +201,12 @@ class Linear(Trained):
             self.refuse_training_flags()
             return self.results(data, linear(*subject.both(data), seed=self.seed))
         from mec.evaluate.probe import PROBES, probe
+        from mec.evaluate.training import preset_name
 
-        found = probe(subject, data, self.changed(PROBES[self.preset]), seed=self.seed)
-        return self.results(data, found, preset=self.preset)
+        published = PROBES[self.preset]
+        recipe = self.changed(published)
+        found = probe(subject, data, recipe, seed=self.seed)
+        return self.results(data, found, preset=preset_name(self.preset, published, recipe))
 
     def refuse_training_flags(self) -> None:
         flags = ("base_lr", "batch_size", "micro_batch_size", "epochs", "crop", "head_norm")
@@ -227,11 +231,14 @@ class Finetune(Trained):
 
     def measure(self, subject: Subject) -> list[Result]:
         from mec.evaluate.finetune import FINETUNES, finetune, with_decay
+        from mec.evaluate.training import preset_name
 
-        recipe = self.changed(FINETUNES[self.preset])
+        published = FINETUNES[self.preset]
+        recipe = self.changed(published)
         data = self.open()
         recipe = with_decay(recipe, recipe.base_lr, self.weight_decay)
-        return self.results(data, finetune(subject, data, recipe, seed=self.seed), preset=self.preset)
+        found = finetune(subject, data, recipe, seed=self.seed)
+        return self.results(data, found, preset=preset_name(self.preset, published, recipe))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +256,7 @@ class Semi(Trained):
     def measure(self, subject: Subject) -> list[Result]:
         from mec.data import limited
         from mec.evaluate.semi import labelled_part, semi, semi_recipe
+        from mec.evaluate.training import preset_name
 
         if self.limit is not None and self.limit < 1:
             raise BadInput(f"--limit is {self.limit}: it is a number of images, at least 1.")
@@ -257,10 +265,11 @@ class Semi(Trained):
         data = replace(data, test=limited(data.test, self.limit, self.seed))
         everything = data.train.labelled()
         part = labelled_part(everything, self.labels, self.seed)
-        recipe = self.changed(semi_recipe(self.preset, len(part) / len(everything)))
+        published = semi_recipe(self.preset, len(part) / len(everything))
+        recipe = self.changed(published)
         train = limited(part, self.limit, self.seed)
         found = semi(subject, data, train, recipe, labels=self.labels, seed=self.seed)
-        return self.results(data, found, preset=self.preset)
+        return self.results(data, found, preset=preset_name(self.preset, published, recipe))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -297,7 +297,10 @@ def test_evaluate_adds_lines_with_every_field_of_a_result(run, words, count, cap
         name = "linear-fast" if words[0] == "linear" and "--preset" not in words else words[0]
         assert (result["protocol"], result["data"], result["split"]) == (name, "digits", "test")
         assert ("limit" in result["settings"]) == ("--limit" in words)
-        assert result["settings"].get("preset", "fast") in [*words, "fast", "simclr", "paper"]
+        preset = result["settings"].get("preset", "fast")
+        assert preset.removesuffix(", changed") in [*words, "fast", "simclr", "paper"]
+        changed = {"--epochs", "--steps", "--base-lr", "--weight-decay"} & {*words}
+        assert preset.endswith(", changed") == bool(changed)
         assert (result["encoder"], result["unit"], result["version"]) == ("mec-joint", "%", mec.__version__)
         assert result["checkpoint"] == file_hash(run / "encoder.safetensors")
         assert result["data_fingerprint"] == data.fingerprint

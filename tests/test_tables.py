@@ -85,6 +85,14 @@ def test_table_7_keeps_kinds_of_probe_apart_and_takes_imagenet_only(run):
     assert cells(text, "DINO")[-1] == "_75.3_"
 
 
+def test_a_quick_run_does_not_take_the_place_of_the_published_probe(run):
+    changed = {"preset": "paper, changed", "epochs": 1}
+    record(run, [Result("linear", "top-1", 11.0, data="imagenet", encoder="mec-joint", settings=changed)])
+    text = FORMATS["markdown"](table_7(read([run])))
+    assert cells(text, "mec-joint", 0) == ["100", "paper", "74.9"]
+    assert cells(text, "mec-joint", 2) == ["100", "paper, changed", "11.0"]
+
+
 def test_a_run_without_such_figures_is_a_row_of_missing_cells(tmp_path):
     record(tmp_path / "a", [Result("knn", "top-1", 50.0, data="digits", encoder="mec")])
     assert cells(FORMATS["markdown"](table_7(read([tmp_path / "a"]))), "mec (a)") == ["–", "–", "–"]

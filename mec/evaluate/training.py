@@ -69,6 +69,17 @@ def check_training(recipe: Training) -> None:
         raise BadInput(f"the crop's share of an image is {low} to {high}: 0 < low <= high <= 1.")
 
 
+def preset_name(preset: str, published: Training, recipe: Training) -> str:
+    """What results call a recipe: the preset, or "PRESET, changed", whose figures are not those of the preset.
+
+    >>> preset_name("paper", Training("", 0.1), Training("", 0.2))
+    'paper, changed'
+    """
+    if recipe.frozen:  # how many images a frozen backbone sees at once changes nothing
+        recipe = replace(recipe, micro_batch_size=published.micro_batch_size)
+    return preset if recipe == published else f"{preset}, changed"
+
+
 def progress_console() -> Console:
     """Where a bar is shown: on the error output, so that results can be piped."""
     return Console(stderr=True)
