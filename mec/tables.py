@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from mec.errors import BadInput
 
 MISSING = "–"
+HASH_SHOWN = 6  # hex digits of a checkpoint's hash
 SOURCE = "MEC (NeurIPS 2022), appendix D"
 # Columns of Table 8, by the names of our data sets.
 TRANSFER = {
@@ -80,7 +82,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of one encoder of one run folder."""
+    """The results of one encoder, of one checkpoint, of one run folder."""
 
     name: str
     results: tuple[dict[str, Any], ...]
@@ -88,7 +90,7 @@ class Measured:
 
 
 def read(runs: Sequence[Path]) -> list[Measured]:
-    """The encoders of all runs, in the order given.
+    """The encoders of all runs, in the order given; checkpoints are told by their hashes where a name has several.
 
     Args:
         runs: run folders, or results.jsonl files of any name.
@@ -102,20 +104,20 @@ def read(runs: Sequence[Path]) -> list[Measured]:
         path = run / "results.jsonl" if run.is_dir() else run
         if not path.exists():
             raise FileNotFoundError(f"{path}: no results. `mec evaluate {run} ...` writes them.")
-        by_encoder: dict[str, list[dict[str, Any]]] = {}
+        by_encoder: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 result = json.loads(line)
-                by_encoder.setdefault(result["encoder"], []).append(result)
+                by_encoder.setdefault((result["encoder"], result.get("checkpoint", "")), []).append(result)
             except (ValueError, KeyError, TypeError) as error:
                 raise BadInput(f"{path}, line {number}: no result ({error}); remove the line.") from error
         settings = path.parent / "settings.json"
         epochs = epochs_of(settings) if settings.exists() else None
-        for encoder, results in by_encoder.items():
+        several = Counter(encoder for encoder, _ in by_encoder)
+        for (encoder, checkpoint), results in by_encoder.items():
             trained = encoder not in ("untrained", "pixels") and not encoder.startswith("random:")
-            found.append(
-                Measured(f"{encoder} ({path.parent.name})", tuple(results), epochs if trained else None)
-            )  # fmt: skip
+            name = f"{encoder} {checkpoint[:HASH_SHOWN]}".rstrip() if several[encoder] > 1 else encoder
+            found.append(Measured(f"{name} ({path.parent.name})", tuple(results), epochs if trained else None))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,15 @@ def test_several_runs_are_several_rows_in_their_order(run, tmp_path):
                                    settings={"mode": "linear"})])  # fmt: skip
     names = [row.name for row in table_8(read([run, tmp_path / "b"])).blocks[0].rows if row.ours]
     assert names == ["mec-joint (cifar-joint)", "random:resnet50 (b)"]
+
+
+def test_checkpoints_of_one_name_are_rows_of_their_own(tmp_path):
+    one, other = "0123456789abcdef", "fedcba9876543210"
+    for data, checkpoint, value in (("dtd", one, 50.0), ("dtd", other, 60.0), ("food101", one, 70.0)):
+        record(tmp_path / "a", [replace(transferred(data, value), checkpoint=checkpoint)])
+    text = FORMATS["markdown"](table_8(read([tmp_path / "a"])))
+    assert [cells(text, "mec-joint 012345 (a) (ours)")[i] for i in (0, 7)] == ["70.0", "50.0"]
+    assert [cells(text, "mec-joint fedcba (a) (ours)")[i] for i in (0, 7)] == ["–", "60.0"]
 
 
 def test_the_command_prints_or_writes(run, tmp_path, capsys):
