@@ -27,10 +27,12 @@ from mec.evaluate.detection_data import (
     TestImages,
     TrainingBatches,
     as_they_are,
+    crowds,
     largest_objects,
     read_coco,
     read_voc,
     training_loader,
+    without_polygons,
 )
 from mec.evaluate.detection_metrics import Detections, coco_package, coco_scores, masks_api, voc_scores
 from mec.evaluate.detector import FULL, Detector, Regions, build_detector, parameter_groups, paste_masks
@@ -170,6 +172,7 @@ def detect(
     coco_package()  # asked for now, not after hours of training
     train, test = read_data(protocol, root, chosen)
     fabric = start_fabric(subject.device)
+    bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(fabric.device.type))
     ranks = current()
     if chosen.batch_size % ranks.size:
         raise BadInput(f"a batch of {chosen.batch_size} cannot be shared by {ranks.size} processes.")
@@ -179,6 +182,7 @@ def detect(
         "protocol": protocol,
         "preset": json.loads(json.dumps(asdict(chosen))),
         "lr": "sweep" if sweep else lr if lr is not None else chosen.lr,
+        "precision": "bf16" if bf16 else "fp32",
         "checkpoint": subject.checkpoint,
         "data_fingerprint": train.fingerprint() + test.fingerprint(),
     }
@@ -190,12 +194,16 @@ def detect(
         highlight=False,
     )
 
+    lacking = without_polygons(train).sum()
+    if lacking:
+        console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)
+
     def run(rate: float, seed: int) -> dict[str, Any]:
         folder = out / f"lr-{rate:g}-seed-{seed}"
         if (folder / "result.json").exists():
             return json.loads((folder / "result.json").read_text())
         console.print(f"{folder}", highlight=False)
-        one = DetectorRun(fabric, ranks, subject, protocol, chosen, train, test, rate, seed, folder, console, precision)
+        one = DetectorRun(fabric, ranks, subject, protocol, chosen, train, test, rate, seed, folder, console, bf16)
         return one.to_the_end(save_minutes)
 
     rates = SWEEP if sweep else (lr if lr is not None else chosen.lr,)
@@ -214,8 +222,9 @@ def detect(
     if ranks.rank > 0:
         return []
     about = {
-        "preset": chosen_name, "iterations": chosen.iterations, "batch_size": chosen.batch_size,
-        "source": chosen.source, "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])),
+        "preset": result_name(protocol, chosen_name, chosen), "precision": settings["precision"],
+        "iterations": chosen.iterations, "batch_size": chosen.batch_size, "source": chosen.source,
+        "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])),
     }  # fmt: skip
     results = as_results(protocol, tried if sweep else {}, best, runs, about)
     split = chosen.test if chosen.photographs is None else "train"
@@ -258,6 +267,12 @@ def preset_named(protocol: str, name: str | None) -> tuple[str, Preset]:
     return name, table[name]
 
 
+def result_name(protocol: str, name: str, preset: Preset) -> str:
+    """What results call it: the preset, or "PRESET, changed" where more than its seeds was."""
+    published = PRESETS[protocol][name]
+    return name if replace(preset, seeds=published.seeds) == published else f"{name}, changed"
+
+
 def adapted(preset: Preset, iterations: int | None, batch_size: int | None, seeds: Sequence[int] | None) -> Preset:
     """The preset with what was asked for; warm-up and drops keep their places in the run."""
     for flag, value in (("--iterations", iterations), ("--batch-size", batch_size)):
@@ -283,6 +298,13 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
     else:
         read = lambda names: read_voc(root, [(int(n.split()[0]), n.split()[1]) for n in names])  # noqa: E731
     train = read(preset.train)
+    lacking, crowd = without_polygons(train), crowds(train)
+    if lacking.any() and (lacking | crowd).all():
+        raise BadInput(
+            f"{train.source}: none of its {lacking.sum():,} objects has a polygon (they have boxes alone, or masks as "
+            'run lengths), and masks are learned from polygons. Write the outlines into "segmentation", as '
+            "[[x, y, x, y, ...]]."
+        )
     if preset.photographs is not None:
         train = largest_objects(train, preset.photographs)
         return train, train
@@ -333,12 +355,11 @@ class DetectorRun:
         seed: int,
         out: Path,
         console: Console,
-        precision: str = "auto",
+        bf16: bool,
     ):
         self.fabric, self.ranks, self.protocol, self.preset = fabric, ranks, protocol, preset
         self.train, self.test, self.lr, self.seed, self.out = train, test, lr, seed, out
-        self.workers, self.console = subject.workers, console
-        self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(fabric.device.type))
+        self.workers, self.console, self.bf16 = subject.workers, console, bf16
         torch.manual_seed(seed)
         self.detector = build_detector(
             copy.deepcopy(subject.encoder).cpu(),
@@ -627,7 +648,13 @@ def interleaved(parts: Sequence[Detections], ranks: int) -> list[Detections]:
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """What was logged; without a last line that a power cut tore."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        json.loads(lines[-1] if lines else "{}")
+    except ValueError:
+        lines.pop()
+    return [json.loads(line) for line in lines]
 
 
 def keep_lines(path: Path, start: int) -> None:

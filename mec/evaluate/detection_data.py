@@ -280,8 +280,9 @@ def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
 
 
 def with_objects(annotations: Annotations) -> np.ndarray:
-    """Numbers of the photographs that are trained on: those with an object that is no crowd."""
-    before = np.cumsum([0, *~crowds(annotations)])  # trainable objects in front of each row
+    """Numbers of the photographs that are trained on: those with an object that `example` keeps."""
+    sizes = np.repeat(annotations.sizes, np.diff(annotations.starts), axis=0)
+    before = np.cumsum([0, *trainable(annotations, np.arange(len(sizes)), sizes)])  # such objects in front of each row
     return np.flatnonzero(np.diff(before[annotations.starts]))
 
 
@@ -290,12 +291,36 @@ def crowds(annotations: Annotations) -> np.ndarray:
     return annotations.ignored if annotations.category_ids else np.zeros_like(annotations.ignored)
 
 
+def without_polygons(annotations: Annotations) -> np.ndarray:
+    """Objects that are no crowds and have no polygon where polygons are given: masks cannot be learned from them."""
+    if annotations.polygon_starts is None:
+        return np.zeros_like(annotations.ignored)
+    return ~crowds(annotations) & (np.diff(annotations.polygon_starts) == 0)
+
+
+def trainable(annotations: Annotations, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which objects are trained on: no crowds, with a polygon where polygons are given, and not empty.
+
+    Args:
+        rows: of the objects.
+        sizes: [rows, 2] or [2], width and height of their photographs; what is outside does not count.
+    """
+    corners = annotations.boxes[rows].reshape(-1, 2, 2).clip(0, np.broadcast_to(sizes, (len(rows), 2))[:, None])
+    kept = (corners[:, 1] - corners[:, 0] > EMPTY_SIDE).all(1) & ~crowds(annotations)[rows]
+    if annotations.polygon_starts is None:
+        return kept
+    return kept & (annotations.polygon_starts[rows + 1] > annotations.polygon_starts[rows])
+
+
 def largest_objects(annotations: Annotations, count: int) -> Annotations:
     """The photographs whose median box is largest: for a look on little data, where small objects say little."""
     usable = with_objects(annotations)
     sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
-    areas, skipped = sides.prod(1), crowds(annotations)
-    medians = [np.median(areas[rows][~skipped[rows]]) for rows in map(annotations.rows, usable)]
+    areas = sides.prod(1)
+    medians = [
+        np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])])
+        for i, rows in zip(usable, map(annotations.rows, usable))
+    ]
     best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
     return take(annotations, sorted(best.tolist()))
 
@@ -364,7 +389,7 @@ def example(
 ) -> tuple[Tensor, dict[str, Any]]:
     """One photograph resized and perhaps mirrored, with the objects to train on in its px.
 
-    Crowds are left out, and so is what became empty: a side of at most 1e-5 px, or no polygon where polygons are given.
+    Objects that are not `trainable` are left out.
     """
     image = read_image_at(annotations, index)
     before = image.size
@@ -373,12 +398,10 @@ def example(
     rows = annotations.rows(index)
     boxes = annotations.boxes[rows] * np.tile(scale, 2)
     boxes = np.clip(boxes, 0, np.tile(np.array(image.size, dtype=np.float32), 2))
-    kept = ~crowds(annotations)[rows] & ((boxes[:, 2:] - boxes[:, :2]) > EMPTY_SIDE).all(1)
+    kept = trainable(annotations, rows, annotations.sizes[index])
     shapes: list[list[np.ndarray]] | None = None
     if annotations.points is not None:
-        shapes = [[p * np.resize(scale, len(p)) for p in annotations.polygons(row)] for row in rows]
-        kept &= np.array([len(shape) > 0 for shape in shapes], dtype=bool)
-        shapes = [shape for shape, keep in zip(shapes, kept) if keep]
+        shapes = [[p * np.resize(scale, len(p)) for p in annotations.polygons(row)] for row in rows[kept]]
     boxes = boxes[kept]
     pixels = np.asarray(image)
     if mirrored:

@@ -130,6 +130,52 @@ def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_p
         run(resume=True, iterations=8)
 
 
+def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, monkeypatch):
+    done = {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
+    monkeypatch.setattr(detection.DetectorRun, "to_the_end", lambda self, minutes: {**done, "bf16": self.bf16})
+    root = photographs.voc(tmp_path / "data")
+
+    def run(**options):
+        return detection.detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
+
+    assert run(precision="bf16")[0].settings["precision"] == "bf16"
+    with pytest.raises(BadInput, match="precision: 'bf16' before, 'fp32' now"):
+        run(precision="fp32", resume=True)
+    assert run(precision="bf16", resume=True)[0].settings["precision"] == "bf16"
+
+
+def test_results_of_other_iterations_than_the_presets_say_so():
+    published = PRESETS["voc"]["voc07"]
+    assert detection.result_name("voc", "voc07", adapted(published, None, None, (3,))) == "voc07"
+    assert detection.result_name("voc", "voc07", adapted(published, 2, None, None)) == "voc07, changed"
+
+
+def test_a_torn_last_line_of_the_log_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 20}\n{"iteration": 40, "lo')
+    detection.keep_lines(path, 20)
+    assert lines(path) == [{"iteration": 1}, {"iteration": 20}]
+    detection.keep_lines(path, 1)
+    assert lines(path) == [{"iteration": 1}]
+
+
+def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(tmp_path, monkeypatch, capsys):
+    done = {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
+    monkeypatch.setattr(detection.DetectorRun, "to_the_end", lambda self, minutes: done)
+    root = photographs.coco(tmp_path / "data")
+    file = root / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0].pop("segmentation")
+    file.write_text(json.dumps(content))
+    detection.detect(subject(tmp_path / "one"), "coco", root)
+    assert "1 objects have no polygon" in capsys.readouterr().out
+    for found in content["annotations"]:
+        found["segmentation"] = found["segmentation"] if found["iscrowd"] else []
+    file.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="none of its 6 objects has a polygon"):
+        detection.detect(subject(tmp_path / "none"), "coco", root)
+
+
 def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monkeypatch):
     heard = []
 

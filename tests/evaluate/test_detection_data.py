@@ -24,6 +24,7 @@ from mec.evaluate.detection_data import (
     take,
     training_loader,
     with_objects,
+    without_polygons,
 )
 
 SMALL = Sizes((48, 64), 64, 96)
@@ -65,6 +66,24 @@ def test_photographs_without_a_trainable_object_are_left_out(tmp_path):
     assert with_objects(found).tolist() == [0, 1, 2, 3]
     drawn = {int(i) for batch in _some_batches(found, 6, batch_size=2) for i in batch}
     assert drawn == {0, 1, 2, 3}
+
+
+def test_an_object_without_polygons_or_extent_is_not_trained_on_and_alone_not_looked_for(tmp_path):
+    """Which photographs are looked at, and what is then seen in them, is one decision."""
+    file = photographs.coco(tmp_path) / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    objects = content["annotations"]
+    objects[0].pop("segmentation")  # one of two in the first photograph
+    objects[2]["segmentation"] = {"size": [64, 96], "counts": "run lengths"}  # beside a crowd in the second
+    objects[4]["bbox"][2] = 0.0  # alone in the third
+    objects[5]["bbox"] = [200.0, 10.0, 5.0, 5.0]  # outside, in the fourth
+    file.write_text(json.dumps(content))
+    found = read_coco(tmp_path, "train2017")
+    seen = [len(example(found, i, 64, 96, mirrored=False)[1]["labels"]) for i in range(4)]
+    assert seen == [1, 0, 0, 1]
+    assert with_objects(found).tolist() == [0, 3]
+    assert without_polygons(found).nonzero()[0].tolist() == [0, 2]
+    assert len(largest_objects(found, 4)) == 2
 
 
 def _some_batches(found, count: int, batch_size: int):
