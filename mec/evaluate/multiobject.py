@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,7 +122,7 @@ def measure(
     stage: str = "both",
     video: str | None = None,
 ) -> Iterator[Result]:
-    """Results of tracks that never move, then of each stage; files go to FOLDER/TASK/SETTING/.
+    """Results of tracks that never move, then of each stage; files go to FOLDER/TASK/SPLIT-DETECTIONS/SETTING/.
 
     The data are read and checked at once, the results come as they are asked for. scores.json has every sequence, and
     where the time went.
@@ -141,13 +142,14 @@ def measure(
 
 def _tracked(bench: Benchmark, subject: Subject, stage: str, video: str | None) -> Iterator[Result]:
     options = bench.options
-    folder = subject.folder / bench.task / "still"
+    given = re.sub(r"[^\w.-]+", "-", bench.detections).strip("-")  # a name, or a folder's path
+    out = subject.folder / bench.task / f"{options.split}-{given}"
     for name in bench.names:
-        bench.write(folder, name, bench.still(name))
-    yield from _results(bench, folder, {"head": "still"}, {})
+        bench.write(out / "still", name, bench.still(name))
+    yield from _results(bench, out / "still", {"head": "still"}, {})
     for appearance in appearances(subject, stage):
         motion = "motion" if options.motion else "womotion"
-        folder = subject.folder / bench.task / f"stage{appearance.stage}-{motion}-{options.mode}"
+        folder = out / f"stage{appearance.stage}-{motion}-{options.mode}"
         clocks = {}
         for name in bench.names:
             tracks, clocks[name] = bench.track(appearance, name)

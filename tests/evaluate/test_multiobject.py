@@ -153,17 +153,17 @@ def test_result_files_are_in_the_submission_formats(made, tmp_path):
     for task, kind, split in TASKS:
         list(measure(kind, subject, made / task, Options(split), video="gif"))
     setting = "stage0-womotion-clean"
-    boxes = motfiles.read_boxes(tmp_path / f"mot/{setting}/MOT16-01.txt", FRAMES, unique=True)
+    boxes = motfiles.read_boxes(tmp_path / f"mot/train-det/{setting}/MOT16-01.txt", FRAMES, unique=True)
     assert set(boxes.id.tolist()) == {1, 2, 3}
-    masks_ = motfiles.read_masks(tmp_path / f"mots/{setting}/MOTS20-01.txt", FRAMES, unique=True)
+    masks_ = motfiles.read_masks(tmp_path / f"mots/train-made/{setting}/MOTS20-01.txt", FRAMES, unique=True)
     assert {row.id for row in masks_} == {2001, 2002, 2003}
     assert {row.kind for row in masks_} == {2}
     given = posefiles.read_annotations(made / "posetrack/obs/val/made/a.json")
-    named = posefiles.read_annotations(tmp_path / f"posetrack/{setting}/a.json")
+    named = posefiles.read_annotations(tmp_path / f"posetrack/val-made/{setting}/a.json")
     ids = [[person["track_id"][0] for person in frame["annorect"]] for frame in named["annolist"]]
     assert ids == [[1 + ORDERS[0].index(i) for i in ORDERS[t % 3]] for t in range(FRAMES)]
     assert posefiles.with_tracks(named, [[0] * 3] * FRAMES) == given
-    for task, name in (("mot", "MOT16-01"), ("mots", "MOTS20-01"), ("posetrack", "a")):
+    for task, name in (("mot/train-det", "MOT16-01"), ("mots/train-made", "MOTS20-01"), ("posetrack/val-made", "a")):
         with Image.open(tmp_path / f"{task}/{setting}/{name}.gif") as video:
             assert video.n_frames == FRAMES  # type: ignore[attr-defined]
         seconds = json.loads((tmp_path / f"{task}/{setting}/scores.json").read_text())["seconds"][name]
@@ -179,7 +179,7 @@ def test_a_pose_that_returns_has_its_id_at_once_or_as_in_the_source_a_frame_late
         content["annolist"][t]["annorect"].pop(ORDERS[t % 3].index(0))
     posefiles.write_annotations(path, content)
     list(measure(PoseTrack, resolve("pixels", out=tmp_path / "out"), root / "posetrack", Options("val", mode=mode)))
-    named = posefiles.read_annotations(tmp_path / f"out/posetrack/stage0-womotion-{mode}/a.json")
+    named = posefiles.read_annotations(tmp_path / f"out/posetrack/val-made/stage0-womotion-{mode}/a.json")
     ids = [named["annolist"][t]["annorect"][ORDERS[t % 3].index(0)]["track_id"][0] for t in (0, 5, 6)]
     own = ids[0]
     assert ids == [own, own if first_id == 1 else first_id, own]
@@ -310,6 +310,11 @@ def test_a_folder_of_detections_is_taken_and_a_missing_sequence_named(made, tmp_
     (mine / "MOT16-01.txt").write_text((root / "mot/images/train/MOT16-01/det/det.txt").read_text())
     results = list(measure(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", str(mine))))
     assert figures(results)["IDF1"] == pytest.approx(100)
+    list(measure(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", "gt")))
+    folders = sorted(p.parent for p in (tmp_path / "out").glob("mot/*/still/MOT16-01.txt"))
+    assert [p.parent.name for p in folders] == ["train-gt", f"train-{str(mine).strip('/').replace('/', '-')}"]
+    texts = {(folder.parent / "stage0-womotion-clean/MOT16-01.txt").read_text() for folder in folders}
+    assert len(texts) == 2  # neither took the other's place
 
 
 def test_unknown_sequences_and_splits_are_named(made, tmp_path):
@@ -322,7 +327,7 @@ def test_without_a_truth_tracks_are_written_and_nothing_is_scored(made, tmp_path
     root = copied(made, tmp_path)
     (root / "mot/images/train/MOT16-01/gt/gt.txt").unlink()
     assert list(measure(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train"))) == []
-    assert (tmp_path / "out/mot/stage0-womotion-clean/MOT16-01.txt").stat().st_size > 0
+    assert (tmp_path / "out/mot/train-det/stage0-womotion-clean/MOT16-01.txt").stat().st_size > 0
     assert "nothing was scored" in capsys.readouterr().out
 
 
