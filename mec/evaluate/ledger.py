@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mec.checkpoint import write_text
+
 
 class Ledger:
     """Values by key, written as they come. The file's name holds a hash of what the sweep is about."""
@@ -18,10 +20,11 @@ class Ledger:
         self.known: dict[str, Any] = {}
         if not self.path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"about": about}) + "\n")
+            write_text(self.path, json.dumps({"about": about}) + "\n")
             return
-        whole, newline, _ = self.path.read_text().rpartition("\n")
-        self.path.write_text(whole + newline)  # a line that a power cut tore goes
+        whole, newline, torn = self.path.read_text().rpartition("\n")
+        if torn:  # by a power cut
+            write_text(self.path, whole + newline)
         for line in whole.splitlines():
             entry = json.loads(line)
             if "key" in entry:

@@ -30,6 +30,7 @@ from mec.evaluate.subject import Subject
 from mec.evaluate.training import Training, new_head, train_classifier
 from mec.evaluate.transfer_data import TRANSFER_SETS, Choices, Parts, require
 from mec.results import Result
+from mec.version import __version__
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ def transfer(
         }  # fmt: skip
         if finetuning is not None:
             settings["recipe"] = asdict(finetuning)
-        about = {**settings, "checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint}
+        about = {
+            **settings, "checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint, "version": __version__,
+            "mean": subject.info.mean, "std": subject.info.std,
+        }  # fmt: skip
         ledger = Ledger(folder, f"{name}-{mode}", about)
         if parts.drawn:
             write_text(folder / f"{name}-split.json", json.dumps({"seed": choices.seed, **parts.drawn}) + "\n")

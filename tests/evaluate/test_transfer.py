@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -316,6 +317,20 @@ def test_fine_tuning_works_on_a_copy_and_chooses_on_held_out_images(subject, dat
     assert result.settings["preset"] == "custom"
 
 
+def test_a_ledger_is_only_written_anew_where_its_last_line_is_torn_and_then_whole(tmp_path):
+    ledger = Ledger(tmp_path, "a", {})
+    ledger.once("one", lambda: 1.0)
+    before, text = os.stat(ledger.path), ledger.path.read_text()
+    assert Ledger(tmp_path, "a", {}).known == {"one": 1.0}
+    after = os.stat(ledger.path)
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    ledger.path.write_text(text + '{"key": "tw')
+    again = Ledger(tmp_path, "a", {})
+    assert again.known == {"one": 1.0}
+    assert again.path.read_text() == text
+    assert os.stat(ledger.path).st_ino != before.st_ino  # another file took its place, whole
+
+
 def test_an_interrupted_fine_tuning_sweep_trains_no_pair_twice(subject, data, monkeypatch):
     (whole,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
     for path in subject.folder.glob("transfer/*.jsonl"):
@@ -334,6 +349,17 @@ def test_an_interrupted_fine_tuning_sweep_trains_no_pair_twice(subject, data, mo
     (again,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
     assert len(trained) == 3 + 2 + 1
     assert again == whole
+
+
+def test_figures_of_another_version_or_normalisation_are_not_gone_on_with(subject, data, monkeypatch):
+    def run(subject):
+        list(transfer(subject, ["dtd"], data, say=lambda line: None))
+        return len([*subject.folder.glob("transfer/dtd-linear-*.jsonl")])
+
+    assert [run(subject), run(subject)] == [1, 1]
+    assert run(replace(subject, info=replace(subject.info, mean=(0.4, 0.5, 0.5)))) == 2
+    monkeypatch.setattr(module, "__version__", "0.0.0")
+    assert run(subject) == 3
 
 
 def test_a_rate_that_diverges_is_never_chosen_and_one_that_all_do_is_said(subject, data):
