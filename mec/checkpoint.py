@@ -27,6 +27,7 @@ from mec.version import __version__
 
 ENCODER = "encoder.safetensors"
 KEPT = 2  # checkpoints
+LONGEST = 8  # times the shorter side: of what lies further out a central crop sees nothing
 PROBE_TOLERANCE = 0.02  # of the largest feature; TF32 on a GPU differs from a CPU by up to a few thousandths
 
 
@@ -225,6 +226,23 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
         raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
 
 
+class WithoutEnds(nn.Module):
+    """Cuts off the ends of an image that is over `LONGEST` times as long as it is wide.
+
+    A central crop never sees them, but resizing the shorter side of 3000 x 1 px would make 768,000 x 256 px of it.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        h, w = image.shape[-2:]
+        most = LONGEST * min(h, w)
+        if max(h, w) <= most:
+            return image
+        from torchvision.transforms.v2.functional import center_crop
+
+        most += (max(h, w) - most) % 2  # the middle stays where it is
+        return center_crop(image, [min(h, most), min(w, most)])
+
+
 def image_transform(info: EncoderInfo, resize: float = 256 / 224) -> Callable[[Any], Tensor]:
     """PIL image (or uint8 tensor) -> normalised [3, s, s]: under 64 px resized whole, else to `resize` s, cropped."""
     from torchvision.transforms import v2
@@ -234,7 +252,11 @@ def image_transform(info: EncoderInfo, resize: float = 256 / 224) -> Callable[[A
         resized = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
     else:
         side = round(info.image_size * resize)
-        resized = [v2.Resize(side, modes[info.interpolation], antialias=True), v2.CenterCrop(info.image_size)]
+        resized = [
+            WithoutEnds(),
+            v2.Resize(side, modes[info.interpolation], antialias=True),
+            v2.CenterCrop(info.image_size),
+        ]
     return v2.Compose(
         [
             v2.ToImage(),

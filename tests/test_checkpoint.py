@@ -29,6 +29,7 @@ from mec.data import open_data
 from mec.encoders import build_encoder
 from mec.errors import BadInput
 from mec.evaluate import extract
+from mec.evaluate.transfer import square
 
 
 def interrupted_write(path) -> None:
@@ -144,6 +145,26 @@ def test_small_images_are_resized_whole_and_others_resized_and_cropped_to_the_ce
     resized = T.resize(pixels, [256], InterpolationMode.BICUBIC, antialias=True)
     judge = T.center_crop(T.to_dtype(resized, torch.float32, scale=True), [224, 224])
     assert torch.equal(large, T.normalize(judge, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3001), (2000, 100), (101, 2000)])
+def test_the_unseen_ends_of_a_long_image_are_not_enlarged(size):
+    """The crop is what it was; 3000 x 1 px do not become 768,000 x 256 on the way."""
+    from torchvision.transforms.v2 import functional as T
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    for transform in (image_transform(info_of("resnet18", 64)), square(info_of("resnet18", 64), 1.0, "bicubic")):
+        steps = transform.transforms
+        resized = next(i for i, step in enumerate(steps) if type(step).__name__ == "Resize")
+        halfway = image
+        for step in steps[: resized + 1]:
+            halfway = step(halfway)
+        assert max(halfway.shape) < 9 * min(halfway.shape[-2:])
+        if min(size) > 1:
+            whole = T.pil_to_tensor(image)
+            for step in steps[resized:]:
+                whole = step(whole)
+            torch.testing.assert_close(transform(image), whole, atol=0.15, rtol=0)  # by a fraction of a px
 
 
 def test_a_grey_image_and_a_stored_tensor_go_through_the_transform_alike():

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mec.checkpoint import EncoderInfo, write_text
+from mec.checkpoint import EncoderInfo, WithoutEnds, write_text
 from mec.data import Split, stratified
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluate.features import extract
@@ -193,6 +193,7 @@ def square(info: EncoderInfo, resize: float, interpolation: str) -> Callable[[An
         [
             v2.ToImage(),
             v2.RGB(),
+            WithoutEnds(),
             v2.Resize(round(resize * info.image_size), modes[interpolation], antialias=True),
             v2.CenterCrop(info.image_size),
             v2.ToDtype(torch.float32, scale=True),
