@@ -115,7 +115,9 @@ def list_clips(root: Path, split: str, seqmap: str) -> list[Path]:
         near = sorted(p.name for p in root.glob("images/*")) or sorted(p.name for p in root.glob("*"))
         raise FileNotFoundError(f"{images}: no such folder. Beside it: {', '.join(near[:8]) or 'nothing'}.")
     if listing.is_file():
-        names = [line.strip() for line in listing.read_text().splitlines()[1:] if line.strip()]  # the first is a head
+        names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+        if names and not (images / names[0]).is_dir():
+            del names[0]  # a heading; some lists have none
         absent = [name for name in names if not (images / name).is_dir()]
         if absent:
             raise BadInput(f"{listing} lists {', '.join(absent[:3])}, which {images} does not hold.")

@@ -77,10 +77,10 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
         BadInput: a setting that makes no sense.
         TrainingStopped: the loss is not finite.
     """
-    check_training(recipe)
     assert data.test is not None
     recipe = suited(recipe, data)
     train = data.train.labelled()
+    check_training(recipe, len(train))
     console = progress_console()
     if reach(recipe, len(train)) < ENOUGH:
         console.print(

@@ -56,12 +56,15 @@ class Training:
     flip: float = 0.5
 
 
-def check_training(recipe: Training) -> None:
-    """Raise BadInput for numbers that no training can have."""
+def check_training(recipe: Training, images: int | None = None) -> None:
+    """Raise BadInput for numbers that no training can have, on so many images."""
     for name in ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps"):
         value = getattr(recipe, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise BadInput(f"--{name.replace('_', '-')} is {value}: it is above 0.")
+    if recipe.head_norm and min(recipe.batch_size, recipe.batch_size if images is None else images) < 2:
+        few = f"--batch-size is {recipe.batch_size}" if images != 1 else "there is a single training image"
+        raise BadInput(f"{few}: the batch norm before the linear layer needs two images or more; or --head-norm False.")
     if recipe.weight_decay < 0:
         raise BadInput(f"--weight-decay is {recipe.weight_decay}: it is 0 or above.")
     low, high = recipe.crop
@@ -165,7 +168,7 @@ def train_classifier(
             if not torch.isfinite(loss):
                 raise TrainingStopped(
                     f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
-                    f"{recipe.base_lr:g}) or --head-lr is the usual cure."
+                    f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure."
                 )
             optimizer.step()
             done = step + 1

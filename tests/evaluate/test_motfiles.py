@@ -198,6 +198,8 @@ def test_a_seqmap_chooses_sequences_and_must_be_right(tmp_path):
     (tmp_path / "seqmaps").mkdir()
     (tmp_path / "seqmaps" / "MOT16-train.txt").write_text("name\nMOT16-02\n")
     assert [p.name for p in motfiles.list_clips(tmp_path, "train", "MOT16-train.txt")] == ["MOT16-02"]
+    (tmp_path / "seqmaps" / "MOT16-train.txt").write_text("MOT16-02\n")
+    assert [p.name for p in motfiles.list_clips(tmp_path, "train", "MOT16-train.txt")] == ["MOT16-02"]
     (tmp_path / "seqmaps" / "MOT16-train.txt").write_text("name\nMOT16-07\n")
     with pytest.raises(BadInput, match="lists MOT16-07, which"):
         motfiles.list_clips(tmp_path, "train", "MOT16-train.txt")

@@ -293,9 +293,11 @@ def test_several_labels_an_image_are_scored_without_those_that_take_no_part():
 def test_a_loss_that_is_not_finite_stops_with_what_to_change(digits):
     recipe = Training("", base_lr=1e30, batch_size=60, epochs=3, scaled=False)
     encoder = build_encoder("resnet10-tiny", 8)
-    with pytest.raises(TrainingStopped, match="lower --base-lr"):
-        train_classifier(encoder, new_head(256, 10, recipe, 0), digits.train, torch.from_numpy(digits.train.labels),
-                         recipe, info())  # fmt: skip
+    for frozen, words in ((False, r"lower --base-lr \(now 1e\+30\) or --head-lr is"), (True, r"\(now 1e\+30\) is the")):
+        recipe = dataclasses.replace(recipe, frozen=frozen)
+        with pytest.raises(TrainingStopped, match=words):
+            train_classifier(copy.deepcopy(encoder), new_head(256, 10, recipe, 0), digits.train,
+                             torch.from_numpy(digits.train.labels), recipe, info())  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -309,11 +311,19 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_change(digits):
         ({"base_lr": math.nan}, "--base-lr is nan"),
         ({"weight_decay": -1.0}, "--weight-decay is -1"),
         ({"crop": (0.0, 1.0)}, "the crop's share"),
+        ({"head_norm": True, "batch_size": 1}, "--batch-size is 1: the batch norm before the linear layer"),
     ],
 )
 def test_numbers_that_no_training_can_have_are_refused(change, words):
     with pytest.raises(BadInput, match=words):
         check_training(Training("", **{"base_lr": 0.1, **change}))
+
+
+def test_a_batch_norm_before_the_linear_layer_needs_two_images():
+    check_training(Training("", 0.1, head_norm=True), images=2)
+    check_training(Training("", 0.1, batch_size=1), images=1)
+    with pytest.raises(BadInput, match="there is a single training image"):
+        check_training(Training("", 0.1, head_norm=True), images=1)
 
 
 def test_digits_are_not_mirrored(digits):
