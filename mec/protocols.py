@@ -183,7 +183,8 @@ class Linear(Trained):
 
     fast (results say linear-fast): logistic regression on features of images as they are, its penalty chosen on
     held-out training images. The others train on random crops and flips, as published; they were made for ImageNet:
-    with few images their learning rates are too low (--base-lr), and on a CPU they take long.
+    with few images their learning rates are too low (--base-lr), and on a CPU they take long. Interrupted, they go on
+    where they stopped when the same command runs again.
     """
 
     preset: Literal[
@@ -218,7 +219,9 @@ class Linear(Trained):
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Trained):
-    """The backbone and a new linear layer, trained from end to end with all labels."""
+    """The backbone and a new linear layer, trained from end to end with all labels.
+
+    Interrupted, it goes on where it stopped when the same command runs again."""
 
     preset: Literal["simclr", "simclr-random", "budget"] = "simclr"
     """simclr: 20,000 steps of 256 images (40,000 for random weights); budget: 5,000 steps of 64."""
@@ -243,7 +246,9 @@ class Finetune(Trained):
 
 @dataclass(frozen=True, kw_only=True)
 class Semi(Trained):
-    """The backbone and a new linear layer, trained from end to end with 1 % or 10 % of the labels."""
+    """The backbone and a new linear layer, trained from end to end with 1 % or 10 % of the labels.
+
+    Interrupted, it goes on where it stopped when the same command runs again."""
 
     labels: str
     """1%, 10% or another share, drawn class by class (a smaller one is part of a larger); or a file of names, one a

@@ -14,6 +14,7 @@ from mec.data import Data, Split
 from mec.evaluate.features import Features, extract, tell_skipped
 from mec.evaluate.metrics import top_k
 from mec.evaluate.training import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.evaluate.unfinished import Unfinished, unfinished
 from mec.results import Result, described
 
 if TYPE_CHECKING:
@@ -45,7 +46,14 @@ def with_decay(recipe: Training, lr: float, decay: float) -> Training:
 
 
 def finetuned(
-    subject: Subject, train: Split, targets: torch.Tensor, classes: int, recipe: Training, *, seed: int = 0
+    subject: Subject,
+    train: Split,
+    targets: torch.Tensor,
+    classes: int,
+    recipe: Training,
+    *,
+    seed: int = 0,
+    state: Unfinished | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
 
@@ -56,12 +64,13 @@ def finetuned(
         classes: width of the head.
         recipe: how.
         seed: of head, order and views.
+        state: keeps what an interruption would lose.
     """
     encoder = copy.deepcopy(subject.encoder)
     head = new_head(subject.info.feature_size, classes, recipe, seed)
     train_classifier(
         encoder, head, train, targets, recipe, subject.info, seed=seed, device=subject.device,
-        workers=subject.workers, console=progress_console(),
+        workers=subject.workers, console=progress_console(), unfinished=state,
     )  # fmt: skip
     return encoder, head
 
@@ -90,12 +99,18 @@ def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -
 def tuned_results(
     subject: Subject, data: Data, train: Split, recipe: Training, *, protocol: str, seed: int
 ) -> list[Result]:
-    """Fine-tune on these images of the data set and measure on its test images."""
+    """Fine-tune on these images of the data set and measure on its test images.
+
+    Interrupted, it goes on where it was up to ten minutes before when it is called again.
+    """
     assert train.labels is not None
     assert data.test is not None
     test = data.test.labelled()
-    encoder, head = finetuned(subject, train, torch.from_numpy(train.labels), len(data.classes), recipe, seed=seed)
+    state = unfinished(subject, protocol, data, train, recipe, seed)
+    targets = torch.from_numpy(train.labels)
+    encoder, head = finetuned(subject, train, targets, len(data.classes), recipe, seed=seed, state=state)
     found = scores_of(subject, encoder, head, test, recipe)
     scores, labels = found.x.numpy(), found.y.numpy()
     settings = {**described(recipe), "train": len(train)}
+    state.remove()
     return [Result(protocol, f"top-{k}", top_k(scores, labels, k), seed=seed, settings=settings) for k in (1, 5)]

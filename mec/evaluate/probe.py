@@ -12,6 +12,7 @@ from mec.checkpoint import image_transform
 from mec.data import Data
 from mec.evaluate.metrics import top_k
 from mec.evaluate.training import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.evaluate.unfinished import unfinished
 from mec.results import Result, described
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
     """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
 
     The backbone is left as it is, bit for bit. Test images are not augmented, so their features come once; the best
-    epoch is chosen on the very images that it is reported on, as the released script does.
+    epoch is chosen on the very images that it is reported on, as the released script does. Interrupted, it goes on
+    where it was up to ten minutes before when it is called again.
 
     Raises:
         BadInput: a setting that makes no sense.
@@ -92,7 +94,8 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
     test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
     assert train.labels is not None
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
-    accuracies: list[tuple[float, float]] = []
+    state = unfinished(subject, "linear", data, train, recipe, seed)
+    accuracies: list[tuple[float, float]] = state.found
 
     @torch.no_grad()
     def measure(epoch: int) -> None:
@@ -102,6 +105,7 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
     train_classifier(
         subject.encoder, head, train, torch.from_numpy(train.labels), recipe, subject.info, seed=seed,
         device=subject.device, workers=subject.workers, after_epoch=measure, console=console,
+        unfinished=state,
     )  # fmt: skip
     best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
     results = []
@@ -111,4 +115,5 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
             Result("linear", metric, value, seed=seed, settings=settings)
             for metric, value in zip(("top-1", "top-5"), accuracies[index])
         ]
+    state.remove()
     return results

@@ -19,6 +19,7 @@ from mec.batches import ViewBatches
 from mec.checkpoint import EncoderInfo
 from mec.data import Data, Split
 from mec.errors import BadInput, TrainingStopped
+from mec.evaluate.unfinished import Unfinished
 from mec.progress import TrainingProgress
 from mec.recipe import View
 from mec.schedules import cosine
@@ -116,6 +117,7 @@ def train_classifier(
     workers: int = 0,
     after_epoch: Callable[[int], None] | None = None,
     console: Console | None = None,
+    unfinished: Unfinished | None = None,
 ) -> None:
     """Train the head, and the encoder unless it is frozen, in place; both are left in evaluation mode.
 
@@ -135,6 +137,7 @@ def train_classifier(
         workers: processes that decode images.
         after_epoch: called with the number of epochs done; finds both in evaluation mode.
         console: shows a progress bar.
+        unfinished: keeps the state, and gives that of a training that was interrupted.
 
     Raises:
         TrainingStopped: the loss is not finite.
@@ -155,9 +158,13 @@ def train_classifier(
     head.to(device)
     targets = targets.to(device)
     optimizer = classifier_optimizer(encoder, head, recipe, batch_size)
-    console = console or Console(quiet=True)
-    with _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, 0) as bar:
-        for step, batch in enumerate(batches.batches(0, steps, lambda size: slice(0, size))):
+    console, unfinished = console or Console(quiet=True), unfinished or Unfinished()
+    parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}
+    start = unfinished.restore(parts)
+    if start:
+        console.print(f"going on after step {start:,} of {steps:,}, from {unfinished.path}", highlight=False)
+    with _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, start) as bar:
+        for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):
             _set_mode(encoder, head, recipe, training=True)
             factor = rate_factor(recipe, step, steps, each)
             for group in optimizer.param_groups:
@@ -166,6 +173,7 @@ def train_classifier(
             optimizer.zero_grad()
             loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
             if not torch.isfinite(loss):
+                unfinished.remove()
                 raise TrainingStopped(
                     f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
                     f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure."
@@ -176,6 +184,7 @@ def train_classifier(
             if after_epoch and (done % each == 0 or done == steps):
                 _set_mode(encoder, head, recipe, training=False)
                 after_epoch(-(-done // each))
+            unfinished.save(done, parts, last=done == steps)
 
 
 def backward(encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training) -> Tensor:
