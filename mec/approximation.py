@@ -98,7 +98,7 @@ def approximation_study(
         if min(values) < 1:
             raise BadInput(f"{flag} is {min(values)}: it is at least 1.")
     device = chosen_device(device)
-    console = Console()
+    console = Console(markup=False)
     console.width = max(console.width, 110)  # of the tables
     rows = torch.randn(max(counts), size, generator=torch.Generator().manual_seed(0)).to(device)
     found = approximations(RANDOM, rows, counts, distortion=distortion, repeats=repeats)

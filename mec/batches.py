@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mec.data import Encoded, Split, Stored
-from mec.errors import BadInput
+from mec.errors import BadInput, TrainingStopped
 from mec.images import Decoded, Picture, Skipped, quiet, reason
 from mec.recipe import View
 from mec.signals import leave_signals_to_the_run
@@ -51,6 +51,8 @@ class ViewBatches:
         workers: int | None,
         keep_last: bool = False,
     ):
+        if min(len(split), batch_size) < 2 and not keep_last:
+            raise BadInput(f"{len(split)} readable images, batch_size {batch_size}: both are at least 2.")
         if len(split) < batch_size and not keep_last:
             raise BadInput(
                 f"{len(split)} readable images, batch_size {batch_size}: a batch takes that many different ones. "
@@ -59,6 +61,8 @@ class ViewBatches:
         self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
         self.views = numbered(views)
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        if isinstance(split.images, Stored):
+            self.workers = 0  # nothing to decode
         # The last incomplete batch is dropped in pretraining, where a loss depends on its number of images.
         self.steps_per_epoch, left = divmod(len(split), batch_size)
         if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image
@@ -215,11 +219,19 @@ class IterableBatches:
     def _epoch(self, epoch: int) -> Iterator[Sequence[Tensor]]:
         if hasattr(self.source, "set_epoch"):
             self.source.set_epoch(epoch)
-        for item in self.source:
+        for item in self._items(epoch):
             if len(item) < 2 or len({len(view) for view in item}) != 1:
                 shapes = [[*view.shape] if isinstance(view, Tensor) else type(view).__name__ for view in item]
                 raise BadInput(f"a batch of views is {shapes}: it is at least two tensors [m, ...] with equal m.")
             yield item
+
+    def _items(self, epoch: int) -> Iterator[Any]:
+        try:
+            yield from self.source
+        except OSError as error:  # not ours: a run takes an OSError for its own folder's
+            raise TrainingStopped(
+                f"the iterable of views failed in epoch {epoch}: {type(error).__name__}: {error}. What is saved stays."
+            ) from error
 
     def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
         step = start - start % self.steps_per_epoch

@@ -182,7 +182,7 @@ def machine(device: str) -> dict[str, str | int]:
 def bench_coding(rows: Sequence[int], sizes: Sequence[int], *, device: str, repeats: int, out: Path) -> list[Timing]:
     """Time the objectives, print a table a size, and write coding.json and coding.png into `out`."""
     device = chosen_device(device)
-    console = Console()
+    console = Console(markup=False)
     timings = time_coding(rows, sizes, device=device, repeats=repeats)
     where = machine(device)
     console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)

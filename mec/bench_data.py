@@ -58,7 +58,7 @@ def bench_data(
     alone = from_memory(split, views, device) if isinstance(split.images, Stored) else from_disk(split, views, device)
     together = [loaded(split, chosen.views, device, number) for number in numbers_of_workers(split, workers)]
 
-    console = Console()
+    console = Console(markup=False)
     where = {**machine(device), "cores": os.cpu_count() or 1}
     console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
     sizes = ", ".join(str(view.size) for _, view in views)

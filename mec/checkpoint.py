@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mec.encoders import build_encoder
+from mec.encoders import build_encoder, evaluating
 from mec.errors import BadInput
 from mec.version import __version__
 
@@ -124,10 +124,8 @@ def probe(encoder: nn.Module, image_size: int) -> tuple[float, ...]:
     side = torch.linspace(-1, 1, image_size)
     image = torch.stack([side[None].expand(image_size, -1), side[:, None].expand(-1, image_size), side[:, None] * side])
     device = next(encoder.parameters()).device
-    training = encoder.training
-    with torch.no_grad():
-        features = encoder.eval()(image[None].to(device)).float().flatten()[:8].cpu()
-    encoder.train(training)
+    with torch.no_grad(), evaluating(encoder):
+        features = encoder(image[None].to(device)).float().flatten()[:8].cpu()
     return tuple(round(v, 6) for v in features.tolist())
 
 
@@ -188,6 +186,9 @@ def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.M
     Args:
         run: a run folder, or an `encoder.safetensors`.
         module: for an encoder that was not built by name: the module to load the weights into.
+
+    Returns:
+        The encoder, images [m, 3, s, s] -> features [m, e], on the CPU; and the transform.
 
     Raises:
         FileNotFoundError: nothing there.

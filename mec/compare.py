@@ -33,7 +33,7 @@ from mec.recipe import Recipe
 from mec.results import Result, record
 from mec.run import read_settings
 from mec.stepbench import time_steps
-from mec.trainer import steps_in, trial_steps
+from mec.trainer import data_seconds, steps_in, trial_steps
 
 ASKED, PACE, TRIAL, PICTURE = "compare.json", "pace.json", "trial.json", "compare.png"
 ROUNDS = 15  # steps of each method that are timed
@@ -121,7 +121,7 @@ def compare(
         BadInput: something does not fit, or the folder holds another comparison.
         TrainingStopped: a signal asked to stop.
     """
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     images = open_data(data, root=data_root, limit=limit)
     if not images.can_be_measured:
         raise BadInput(f"{data} has no labels to compare by: it needs train/CLASS/ and val/CLASS/ or test/CLASS/.")
@@ -201,15 +201,20 @@ def seconds_a_step(
 def timed_in_turns(
     recipes: Mapping[str, Recipe], images: Data, device: str = "auto", workers: int | None = None
 ) -> dict[str, float]:
-    """Seconds a step of each recipe on these images: medians of rounds in which each takes one."""
+    """Seconds a step of each recipe on these images: medians of rounds in which each takes one.
+
+    None is faster than the images come, which the others' turns would hide.
+    """
     fabric, ranks = start_fabric(device), current()
     with contextlib.ExitStack() as opened:
         steps: dict[str, Callable[[], None]] = {}
+        data: dict[str, float] = {}
         for name, recipe in recipes.items():
             trainer, _ = make_trainer(None, images, recipe, name, None, 0, fabric, ranks, workers)
+            data[name] = data_seconds(trainer)
             trials = opened.enter_context(contextlib.closing(trial_steps(trainer, ROUNDS + 1)))
             steps[name] = functools.partial(next, trials)
-        return {t.method: t.median for t in time_steps(steps, ROUNDS, fabric.device)}
+        return {t.method: max(t.median, data[t.method]) for t in time_steps(steps, ROUNDS, fabric.device)}
 
 
 def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float | None:
@@ -240,7 +245,7 @@ def finished(
     folder = out / ("sweep" if trial.sweep else "runs") / f"{trial.method}-lr-{rate}-seed-{trial.seed}"
     if (folder / TRIAL).exists():
         return Trial(**json.loads((folder / TRIAL).read_text()))
-    console.print(f"[{trial.method}, base rate {rate}, seed {trial.seed}{', sweep' * trial.sweep}]", markup=False)
+    console.print(f"[{trial.method}, base rate {rate}, seed {trial.seed}{', sweep' * trial.sweep}]")
     share = asked.sweep_share if trial.sweep else 1.0
     steps = None
     if asked.time_budget is not None:
@@ -267,16 +272,19 @@ def finished(
     except Diverged as error:
         trial = replace(trial, diverged=str(error))
     else:
-        trial = measured(folder, replace(trial, peak_memory=peak_memory(device)), images, device)
+        trial = measured(
+            folder, replace(trial, peak_memory=peak_memory(device)), images, device, pace.get(trial.method)
+        )
     write_text(folder / TRIAL, json.dumps(asdict(trial), indent=1) + "\n")
     return trial
 
 
-def measured(folder: Path, trial: Trial, images: Data, device: str) -> Trial:
-    """The trial with the figures of its finished run."""
+def measured(folder: Path, trial: Trial, images: Data, device: str, step: float | None) -> Trial:
+    """The trial with the figures of its finished run; seconds a step where it was timed beforehand."""
     run, lines = read_settings(folder), health.read_metrics(folder)
-    paced = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    step = run.recipe.batch_size / statistics.median(paced[1:] or paced)  # the first lines warm up
+    if step is None:
+        paced = [line["images_per_second"] for line in lines if "images_per_second" in line]
+        step = run.recipe.batch_size / statistics.median(paced[1:] or paced)  # the first lines warm up
     last = [line for line in lines if "effective_rank" in line][-1]
     trial = replace(
         trial,

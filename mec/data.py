@@ -296,6 +296,7 @@ class Part:
     names: list[str]
     sizes: np.ndarray  # [n] bytes
     labels: np.ndarray | None
+    closed: tuple[Skipped, ...] = ()  # folders in it that may not be listed
 
     def take(self, indices: np.ndarray) -> Part:
         labels = None if self.labels is None else self.labels[indices]
@@ -318,7 +319,7 @@ def folder_parts(folder: Path) -> tuple[list[Part], tuple[str, ...]]:
     found = listing(train_root)
     if not found.names:
         raise BadInput(nothing_in(train_root))
-    train = Part("train", train_root, found.names, found.sizes, None)
+    train = Part("train", train_root, found.names, found.sizes, None, found.closed)
     if train_root == folder or test_root is None:
         return [train], ()
     held_out = listing(test_root)
@@ -327,7 +328,7 @@ def folder_parts(folder: Path) -> tuple[list[Part], tuple[str, ...]]:
     labels, test_labels = (
         np.array([number.get(class_of(name) or "", -1) for name in each.names], np.int64) for each in (found, held_out)
     )
-    test = Part("test", test_root, held_out.names, held_out.sizes, test_labels)
+    test = Part("test", test_root, held_out.names, held_out.sizes, test_labels, held_out.closed)
     if len(classes) < 2 or (test_labels < 0).all():  # one folder in train/ names no classes
         return [train, replace(test, labels=None)], ()
     return [replace(train, labels=labels), test], classes
@@ -349,6 +350,7 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
         assert parts[1].labels is not None
         test, more = readable_part(parts[1].take(np.flatnonzero(parts[1].labels >= 0)))
         skipped += more
+    skipped += [folder for part in parts for folder in part.closed]
     return in_memory_if_small(
         Data(
             folder.resolve().name,
@@ -412,13 +414,15 @@ def readable_part(part: Part) -> tuple[Split, list[Skipped]]:
     state.update(part.sizes.tobytes())
     stamp = np.frombuffer(state.digest(), np.uint8)
     kept = remembered(part.root, "unreadable") if len(paths) >= REMEMBER_FROM else None
-    if kept is not None and {"stamp", "names", "reasons"} <= kept.keys() and np.array_equal(kept["stamp"], stamp):
-        skipped = [Skipped(os.path.join(part.root, n), r) for n, r in zip(lines(kept["names"]), lines(kept["reasons"]))]
+    if kept is not None and {"stamp", "names"} <= kept.keys() and np.array_equal(kept["stamp"], stamp):
+        known = [os.path.join(part.root, name) for name in lines(kept["names"])]
+        with quiet():  # once more: they may have been mended, or been out of reach for a moment
+            skipped = [Skipped(path, why) for path in known if (why := why_unreadable(path))]
         return without(paths, part.labels, part.root, skipped), skipped
     split, skipped = readable(paths, part.labels, part.root)
     if len(paths) >= REMEMBER_FROM:
         names = text([os.path.relpath(s.path, part.root) for s in skipped])
-        remember(part.root, "unreadable", stamp=stamp, names=names, reasons=text([s.reason for s in skipped]))
+        remember(part.root, "unreadable", stamp=stamp, names=names)
     return split, skipped
 
 

@@ -193,17 +193,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return out
 
     def _normalise(self, input: Tensor) -> Tensor:
-        ranks = current()
-        x = input if input.dtype == torch.float64 else input.float()
-        axes = [0, *range(2, x.ndim)]
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        total = x.sum(axes)
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        summed = ranks.sum(torch.cat([total, count]))
-        total, n = summed[:-1], summed[-1].detach()
-        mean = total / n
-        centred = x - mean.view(shape)
-        var = ranks.sum(centred.square().sum(axes)) / n
+        weight, bias = (self.weight, self.bias) if self.affine else (None, None)
+        out, mean, var, n = _BatchNorm.apply(input, weight, bias, self.eps, current())
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             with torch.no_grad():
@@ -211,10 +202,54 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
                 momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), momentum)
-        out = centred * torch.rsqrt(var + self.eps).view(shape)
-        if self.affine:
-            out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(input.dtype)
+        return out
+
+
+class _BatchNorm(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the rows of all ranks; keeps nothing but its input.
+
+    Gives also mean, var (biased) and the number of values of a channel, which have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Ranks):
+        x, axes, shape = _channels(input)
+        total = x.sum(axes)
+        summed = ranks.sum(torch.cat([total, x.new_tensor([x.numel() / x.shape[1]])]))
+        mean, n = summed[:-1] / summed[-1], summed[-1]
+        centred = x - mean.view(shape)
+        var = ranks.sum(centred.square().sum(axes)) / n
+        scale = torch.rsqrt(var + eps)
+        ctx.save_for_backward(input, weight, mean, scale, n)
+        ctx.ranks = ranks
+        out = centred.mul_((scale if weight is None else scale * weight).view(shape))
+        if bias is not None:
+            out = out.add_(bias.view(shape))
+        ctx.mark_non_differentiable(mean, var, n)
+        return out.to(input.dtype), mean, var, n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_):
+        input, weight, mean, scale, n = ctx.saved_tensors
+        x, axes, shape = _channels(input)
+        grad = grad.to(x.dtype)
+        normal = (x - mean.view(shape)).mul_(scale.view(shape))
+        of_bias, of_weight = grad.sum(axes), (grad * normal).sum(axes)  # of this rank's rows, as those of other layers
+        if ctx.needs_input_grad[0]:
+            both = ctx.ranks.sum(torch.cat([of_bias, of_weight])) / n
+            through = normal.mul_(both[len(mean) :].view(shape)).add_(both[: len(mean)].view(shape))
+            factor = scale if weight is None else scale * weight
+            through = (grad - through).mul_(factor.view(shape)).to(input.dtype)
+        else:
+            through = None
+        return through, None if weight is None else of_weight, None if weight is None else of_bias, None, None
+
+
+def _channels(input: Tensor) -> tuple[Tensor, list[int], tuple[int, ...]]:
+    """The input in float32 at least, the axes that a channel is summed over, and the shape of a number a channel."""
+    x = input if input.dtype == torch.float64 else input.float()
+    return x, [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:

@@ -28,16 +28,18 @@ def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", wor
         BadInput: no image in the folder, or too many that cannot be read; OUT does not end with .npz.
         FileNotFoundError: no such run or folder.
     """
-    console = Console()
+    console = Console(markup=False)
     if out.suffix != ".npz":
         raise BadInput(f"--out is {out}: its name ends with .npz.")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder.")
     encoder, transform = load_encoder(run)
-    paths = [os.path.join(folder, name) for name in walked(folder).names]
+    listed = walked(folder)
+    paths = [os.path.join(folder, name) for name in listed.names]
     if not paths:
         raise BadInput(nothing_in(folder))
     split, skipped = readable(paths, None, folder, all_of_them=True)
+    skipped += listed.closed
     device = chosen_device(device)
     with console.status(f"{len(split):,} images"):
         features = extract(encoder.to(device), split, transform, device=device, workers=workers).x.numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
         raise BadInput(f"no backbone is called {name!r}. {nearest(name, [*SMALL, *timm.list_models()])[:200]}")
     # Vision transformers fix their grid when they are made; convolutional networks take any size and have no img_size.
     grid: dict[str, Any] = {"img_size": image_size, **({"patch_size": 4} if small else {})}
-    for extra in (grid, {}):
+    for extra in ({**grid, "dynamic_img_size": True}, grid, {}):  # dynamic: crops of several sizes go through it
         try:
             encoder = timm.create_model(model, pretrained=False, num_classes=0, **arguments, **extra)
         except TypeError:
@@ -71,12 +73,23 @@ def use_small_stem(encoder: nn.Module, *, pooled: bool = False) -> None:
         encoder.maxpool = nn.Identity()
 
 
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode; afterwards every part of it is in the mode that it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 @torch.no_grad()
 def feature_size(encoder: nn.Module, example: torch.Tensor) -> int:
     """e, from one forward pass of an example batch in evaluation mode (the mode is put back)."""
-    training = encoder.training
-    features = encoder.eval()(example)
-    encoder.train(training)
+    with evaluating(encoder):
+        features = encoder(example)
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         shape = [*features.shape] if isinstance(features, torch.Tensor) else type(features).__name__
         raise BadInput(f"the encoder turned {[*example.shape]} into {shape}: it has to give features [m, e].")

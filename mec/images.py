@@ -94,6 +94,8 @@ class Picture:
                     height, width = image.height, image.width
         check_size(height, width)
         turned = orientation in (5, 6, 7, 8)
+        if turned and data[:2] != JPEG:  # some of Pillow's readers have turned the size already, by version
+            height, width = decode(io.BytesIO(data)).size
         return cls(data, width if turned else height, height if turned else width, orientation, fast)
 
     def pixels(self, reduce: int = 1) -> np.ndarray:

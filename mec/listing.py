@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mec.images import SUFFIXES
+from mec.errors import BadInput
+from mec.images import SUFFIXES, Skipped
 
 REMEMBER_FROM = 10_000  # images
 SAMPLE = 1_000  # files whose size is compared before a listing is used again
@@ -31,6 +32,7 @@ class Listing:
     sizes: np.ndarray  # [n] bytes
     folders: list[str] = field(default_factory=list)  # relative, each with its time of change
     times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # ns
+    closed: tuple[Skipped, ...] = ()  # folders that may not be listed
 
 
 def listing(root: Path) -> Listing:
@@ -43,7 +45,7 @@ def listing(root: Path) -> Listing:
                 return found
     found = walked(root)
     settled = len(found.times) and time.time_ns() - found.times.max() > SETTLED
-    if len(found.names) >= REMEMBER_FROM and settled:
+    if len(found.names) >= REMEMBER_FROM and settled and not found.closed:
         remember(
             root,
             "listing",
@@ -56,9 +58,21 @@ def listing(root: Path) -> Listing:
 
 
 def walked(root: Path) -> Listing:
+    """The images of a folder as it is now.
+
+    Raises:
+        BadInput: the folder itself may not be listed.
+    """
     names, folders = [], []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    closed: list[Skipped] = []
+
+    def note(error: OSError) -> None:
+        if error.filename == str(root):
+            raise BadInput(f"{root}: cannot be listed ({error.strerror}).") from error
+        closed.append(Skipped(str(error.filename), f"folder cannot be listed: {error.strerror}"))
+
+    for folder, subfolders, files in os.walk(str(root), followlinks=True, onerror=note):
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not leads_back(folder, n))
         below = os.path.relpath(folder, root)
         folders.append(below)
         prefix = "" if below == "." else below + os.sep
@@ -70,7 +84,13 @@ def walked(root: Path) -> Listing:
     names.sort()
     times = [os.stat(os.path.join(root, folder)).st_mtime_ns for folder in folders]
     sizes = [size(os.path.join(root, name)) for name in names]
-    return Listing(str(root), names, np.array(sizes, np.int64), folders, np.array(times, np.int64))
+    return Listing(str(root), names, np.array(sizes, np.int64), folders, np.array(times, np.int64), tuple(closed))
+
+
+def leads_back(folder: str, name: str) -> bool:
+    """Whether a link in a folder points to one that holds it, and would be walked for ever."""
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
 
 
 def size(path: str) -> int:

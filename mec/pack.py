@@ -56,7 +56,7 @@ def pack(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
     parts, classes = folder_parts(folder)
-    console = console or Console()
+    console = console or Console(markup=False)
     work = out.with_name(out.name + ".part")
     shutil.rmtree(work, ignore_errors=True)  # of a pack that was interrupted
     work.mkdir(parents=True)
@@ -80,7 +80,8 @@ def pack(
             raise BadInput(too_many(skipped, total, folder))
         about = {"version": __version__, "resize": resize, "quality": quality if resize else None}
         write_index(work, writers, classes, about)
-        (work / QUARANTINE).write_text("".join(json.dumps(asdict(s)) + "\n" for s in skipped))
+        closed = [folder for part in parts for folder in part.closed]
+        (work / QUARANTINE).write_text("".join(json.dumps(asdict(s)) + "\n" for s in [*skipped, *closed]))
         if out.exists():
             out.rmdir()
         os.replace(work, out)
@@ -90,8 +91,8 @@ def pack(
     shards = [shard for writer in writers for shard in writer.shards]
     size = sum(shard["bytes"] for shard in shards) / 1e6
     console.print(f"{out}: {total - len(skipped):,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)
-    if skipped:
-        console.print(f"{len(skipped)} images cannot be read and are left out: {out / QUARANTINE}", highlight=False)
+    if skipped or closed:
+        console.print(f"{len(skipped) + len(closed)} images cannot be read: {out / QUARANTINE}", highlight=False)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -98,8 +99,9 @@ def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tenso
         trial, call = build(method.objective, 4, settings)
         memory = isinstance(trial, nn.Module)
         rows = torch.randn(2, recipe.batch_size, 4) if memory else torch.eye(4).repeat(2, 1, 1)
-        now = {name: schedules.setting(value, 0.0) for name, value in call.items()}
         labels = torch.zeros(rows.shape[1], dtype=torch.long) if method.labels else None
-        trial(rows, None if recipe.network.target is None else rows, labels=labels, **now)
+        for epoch in (0.0, math.inf):  # as settings are at first and at last
+            now = {name: schedules.setting(value, epoch) for name, value in call.items()}
+            trial(rows, None if recipe.network.target is None else rows, labels=labels, **now)
     objective, call = build(method.objective, embedding, settings)
     return objective, {**call, "scale": float(scale)}

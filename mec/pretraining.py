@@ -63,14 +63,16 @@ def pretrain(
     """Train an encoder without labels; the run folder is returned, with `encoder.safetensors` in it.
 
     Args:
-        data: "digits", a torchvision name, a folder of images; or, for any modality, something that can be iterated
-            once an epoch, has a length, and yields batches of views: V tensors [m, ...] with rows in the same order.
-            If it has `set_epoch`, that is called with the epoch's number before each pass.
+        data: "digits", a torchvision name, "imagenet", a folder of images, what `mec pack` wrote or a URL of it, or a
+            `mec.data.Data`; or, for any modality, something that can be iterated once an epoch, has a length, and
+            yields batches of views: V tensors [m, ...] with rows in the same order. If it has `set_epoch`, that is
+            called with the epoch's number before each pass.
         recipe: a name in RECIPES or a Recipe; default: "digits" for digits, else "auto".
         method: a name in METHODS, in place of the recipe's.
         encoder: a module of your own, inputs -> features [m, e], in place of the recipe's backbone. Needed for views
-            that are not images.
-        out: the run folder; default runs/<data>-<recipe>.
+            that are not images. It is put into training mode.
+        out: the run folder; default runs/<data>-<recipe>, and -<method> where one is given. On several machines it
+            lies where all see it.
         epochs: passes over the data.
         time_budget: minutes to train for, turned into a number of steps after a short timing.
         steps: how many, in place of epochs and of a time budget.
@@ -81,7 +83,8 @@ def pretrain(
         device: "auto", "cpu" or "cuda".
         resume: go on with the run in `out` from its last checkpoint.
         settings: KEY=VALUE changes to the recipe.
-        data_root, download: for torchvision data sets.
+        data_root: where a torchvision data set's or imagenet's files are, or where to fetch shards to.
+        download: fetch a torchvision data set from its own home.
         workers: processes that decode images; default: one a core, 8 at most.
         save_minutes: time between checkpoints inside an epoch.
         evaluate: whether to measure with labels, where the data have any.
@@ -93,7 +96,7 @@ def pretrain(
     """
     fabric = start_fabric(device)
     ranks = current()
-    console = Console(quiet=quiet or ranks.rank > 0)
+    console = Console(quiet=quiet or ranks.rank > 0, markup=False)
     asked = {
         "recipe": recipe if isinstance(recipe, str) else None,
         "method": method,
@@ -111,6 +114,8 @@ def pretrain(
 
     # What to do: from the run folder when resuming, else from the recipe and what was asked.
     stored = resumable(out, asked) if resume else None
+    if ranks.any(stored is None) and ranks.any(stored is not None):
+        raise BadInput(f"{out} is a run for some of the processes only: it has to lie where all machines see it.")
     before = stored.asked if stored else {}
     seed = before.get("seed") or 0 if seed is None else seed
     limit = before.get("limit") if limit is None else limit
@@ -163,9 +168,15 @@ def pretrain(
         return out
     describe(console, out, run, info, images, trainer, start)
     watch = Watch(out, images if evaluate else None, info, fabric.device, console)
-    try:
-        if ranks.rank == 0:
+    if ranks.rank == 0:
+        try:
             start_folder(out, run, images)
+        except OSError as error:
+            raise TrainingStopped(f"{out}: cannot be written ({error}). Make room, or choose another --out.") from error
+    ranks.wait()
+    if ranks.any(not out.is_dir()):
+        raise BadInput(f"{out} is not there for all processes: it has to lie where all machines see it.")
+    try:
         trainer.run(out, run, info, start, watch, save_minutes)
     except OSError as error:
         raise TrainingStopped(
@@ -174,8 +185,7 @@ def pretrain(
         ) from error
     if ranks.rank == 0:
         finish_run(out, run, info, network, untrained, images if evaluate else None, fabric.device, console)
-    ranks.wait()
-    return out
+    return out  # the other processes do not wait for the measuring: it may take longer than a group's patience
 
 
 # --- the parts, in the order in which they are used ---------------------------------------------------------------
@@ -244,7 +254,8 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
     """The images are those that the run was started on."""
-    if images is not None and images.fingerprint != stored.data_fingerprint:
+    same = images is None or (images.fingerprint, len(images.train)) == (stored.data_fingerprint, stored.images)
+    if images is not None and not same:  # of another number: one cannot be read now, or can again
         raise BadInput(
             f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "
@@ -301,6 +312,7 @@ def build_network(
     own = encoder is not None
     if encoder is None:
         encoder = build_encoder(recipe.network.backbone, size, recipe.network.small_stem)
+    encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still
     if isinstance(batches, ViewBatches):
         device = next(encoder.parameters()).device
         example = torch.zeros(2, 3, size, size, device=device)
@@ -326,7 +338,7 @@ def build_network(
     if method_named(recipe.method).labels:
         if images is None or images.train.labels is None:
             raise BadInput(f"method {recipe.method} learns from labels, and there are none: train/CLASS/ folders.")
-        heads = replace(heads, projector=(len(images.classes),))
+        heads = replace(heads, projector=(max(len(images.classes), int(images.train.labels.max()) + 1),))
     return build_siamese(heads, encoder, features), info
 
 

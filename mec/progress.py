@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY = 15.0  # seconds, where the output is not a terminal
@@ -28,7 +27,7 @@ class TrainingProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=console,
             transient=True,
         )
@@ -50,7 +49,7 @@ class TrainingProgress:
             self.bar.update(self.task, completed=done, **shown)
         elif figures and time.monotonic() - self.last_line > LINE_EVERY:
             self.last_line = time.monotonic()
-            self.console.print(f"step {done}/{self.steps}, {self._left(done)} left, {escape(figures)}")
+            self.console.print(f"step {done}/{self.steps}, {self._left(done)} left, {figures}")
 
     def say(self, words: str) -> None:
         """A line that stays."""

@@ -19,7 +19,6 @@ from torch import nn
 from mec import checkpoint, health
 from mec.checkpoint import EncoderInfo
 from mec.data import MOST_UNREADABLE, Data, too_many
-from mec.distributed import Ranks
 from mec.errors import TrainingStopped
 from mec.evaluate import extract, knn
 from mec.evaluate.features import measured_parts
@@ -36,15 +35,13 @@ class Log:
 
     def __init__(self, out: Path, start: int, first: bool):
         self.out, self.start, self.first = out, start, first
-        self.known: set[str] = set()
-        self.unreadable: set[str] = set()
+        self.known = {s.path for s in listed(out / SKIPPED)}  # when the images were opened, or before resuming
+        self.met: set[str] = set()
         if not first:
             return
         if (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
             kept = [line for line in health.read_metrics(out) if line["step"] <= start]
             checkpoint.write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        if (out / SKIPPED).exists():
-            self.known = {json.loads(line)["path"] for line in (out / SKIPPED).read_text().splitlines()}
 
     def __enter__(self) -> Log:
         self.last = time.monotonic()
@@ -80,20 +77,25 @@ class Log:
             if name not in ("step", "epoch") and math.isfinite(value):
                 self.events.add_scalar(name, value, figures["step"])
 
-    def skip(self, ranks: Ranks, skipped: Sequence[Skipped], images: int) -> None:
-        """Note images that turned out unreadable while training; stop when there are too many."""
-        new = {s.path: s for s in skipped if s.path not in self.known}
+    def skip(self, skipped: Sequence[Skipped], images: int) -> None:
+        """Note images that turned out unreadable while training; stop when all ranks have met too many."""
+        new = {s.path: s for s in skipped if s.path not in self.known | self.met}
         if not new:
             return
-        self.known.update(new)
         with open(self.out / SKIPPED, "a+") as file, only_writer(file):  # another rank may have met it before
-            file.seek(0)
-            listed = {json.loads(line)["path"] for line in file}
-            file.writelines(json.dumps(asdict(s)) + "\n" for path, s in new.items() if path not in listed)
+            there = listed(self.out / SKIPPED)
+            new = {path: s for path, s in new.items() if path not in {s.path for s in there}}
+            file.writelines(json.dumps(asdict(s)) + "\n" for s in new.values())
             file.flush()
-        self.unreadable.update(new)
-        if len(self.unreadable) * ranks.size > MOST_UNREADABLE * images:
-            raise TrainingStopped(too_many(list(new.values()), images, self.out / SKIPPED))
+        met = [s for s in [*there, *new.values()] if s.path not in self.known]
+        self.met = {s.path for s in met}
+        if len(met) > MOST_UNREADABLE * images:
+            raise TrainingStopped(too_many(met, images, self.out / SKIPPED))
+
+
+def listed(path: Path) -> list[Skipped]:
+    """What skipped.jsonl holds."""
+    return [Skipped(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @contextlib.contextmanager
@@ -104,7 +106,8 @@ def only_writer(file: IO[str]) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+    with contextlib.suppress(OSError):  # a file system without locks: at worst an image is listed twice
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
     yield
 
 

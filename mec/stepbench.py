@@ -119,7 +119,7 @@ def bench_step(
     for flag, value in {"--repeats": repeats, "--batch-size": batch_size}.items():
         if value < 1:
             raise BadInput(f"{flag} is {value}: it is at least 1.")
-    console, fabric = Console(), start_fabric(device)
+    console, fabric = Console(markup=False), start_fabric(device)
     options: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "backbone": backbone}
     steps = {name: step_of(name, data, fabric=fabric, **options) for name in dict.fromkeys(methods)}
     timings = time_steps(steps, repeats, fabric.device)

@@ -146,7 +146,7 @@ def distortion_study(
     Raises:
         BadInput: no labels to colour and measure by, or the recipe is not of a coding length.
     """
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     images = open_data(str(data), root=data_root)
     if not images.can_be_measured:
         raise BadInput(f"{data} has no labels: the figure colours by class and measures accuracy.")

@@ -75,7 +75,7 @@ class Trainer:
             for step in range(start, run.steps):
                 batch = next(source)
                 waited += time.monotonic() - before
-                log.skip(self.ranks, batch.skipped, run.images)
+                log.skip(batch.skipped, run.images)
 
                 now = self.at(step, run)
                 self.set_lr(now["lr"])
@@ -144,7 +144,8 @@ class Trainer:
             self.fabric.backward(loss * scale)
             average_gradients(parameters_of(self.objective), self.ranks)
             return loss.detach(), online.detach(), target
-        parts = [slice(i, i + micro) for i in range(0, m, micro)]
+        number_of_parts = -(-m // micro)  # of nearly one size: batch norm has no variance of a last single row
+        parts = [slice(m * i // number_of_parts, m * (i + 1) // number_of_parts) for i in range(number_of_parts)]
         with torch.no_grad(), statistics_kept(self.network.encoder, self.network.projector, self.network.predictor):
             pieces = []
             for number, part in enumerate(parts):
@@ -202,12 +203,11 @@ class Trainer:
     def figures(self, loss: Tensor, online: Tensor, target: Tensor | None, now: Mapping[str, Any]) -> dict[str, float]:
         """What is logged: loss, its exact bound, learning rate, gradient norm, and the health of the embeddings."""
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        everyone = self.ranks.gather(online, 1)
-        them = None if target is None else self.ranks.gather(target, 1)
-        m, d = everyone.shape[1:]
+        m, d = online.shape[1] * self.ranks.size, online.shape[2]
+        rows = -(-HEALTH_ROWS // self.ranks.size)  # of each rank; two views are enough
         found = health.measure(
-            everyone[:, :HEALTH_ROWS],
-            None if them is None else them[:, :HEALTH_ROWS],
+            self.ranks.gather(online[:2, :rows], 1),
+            None if target is None else self.ranks.gather(target[:2, :rows], 1),
             distortion_for(now["settings"].get("distortion", 0.06), m, d),
             now["settings"].get("order"),
         )
@@ -301,16 +301,20 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tupl
     """How many steps fit a time budget, from a few steps on the real data; weights and state are put back."""
     if not minutes > 0:
         raise BadInput(f"--time-budget is {minutes}: minutes, above 0.")
-    times, began = [], time.monotonic()
+    times, waits, began = [], [], time.monotonic()
     before = began
-    with contextlib.closing(trial_steps(trainer, 50)) as trials:
-        for step, _ in enumerate(trials):
+    # Workers bring batches in bursts, one long wait and then as many at once: several bursts are waited for.
+    enough = max(2 * WARM_STEPS, 4 * getattr(trainer.batches, "workers", 0))
+    with contextlib.closing(trial_steps(trainer, max(50, enough + 1))) as trials:
+        for step, waited in enumerate(trials):
             now = time.monotonic()
-            times.append(now - before)
+            times.append(now - before - waited)
+            waits.append(waited)
             before = now
-            if trainer.ranks.any(now - began > seconds) and step >= 2 * WARM_STEPS:
+            if trainer.ranks.any(now - began > seconds) and step >= enough:
                 break
-    each = float(np.median(times[WARM_STEPS:] or times))
+    warm = enough // 4 if len(times) > enough else 0
+    each = float(np.median(times[warm:]) + np.mean(waits[warm:]))
     steps = steps_in(60 * minutes - (time.monotonic() - began), each, trainer.ranks)
     epochs = steps / trainer.batches.steps_per_epoch
     return steps, f"{steps:,} steps ({epochs:.1f} epochs): {each:.3f} s a step, {minutes:g} minutes"
@@ -321,8 +325,22 @@ def steps_in(seconds: float, each: float, ranks: Ranks) -> int:
     return int(ranks.from_first(max(1, int(0.95 * seconds / each))))
 
 
-def trial_steps(trainer: Trainer, most: int) -> Generator[None]:
-    """Steps on the real data at a rate of 0, one each time it is advanced; closed, weights and state are put back."""
+def data_seconds(trainer: Trainer) -> float:
+    """Seconds that a batch of views takes to come, alone; workers bring bursts of them, and the first is left out."""
+    burst = max(1, getattr(trainer.batches, "workers", 1))
+    source = trainer.batches.batches(0, 4 * burst, trainer.ranks.share)
+    began = 0.0
+    for number, _ in enumerate(source):
+        if number == burst - 1:
+            began = time.monotonic()
+    return (time.monotonic() - began) / (3 * burst)
+
+
+def trial_steps(trainer: Trainer, most: int) -> Generator[float]:
+    """Steps on the real data at a rate of 0, one each time it is advanced; closed, weights and state are put back.
+
+    Yields the seconds that a step waited for its batch.
+    """
     network = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     optimizer = cloned(trainer.optimizer.state_dict())
     memory = trainer.objective if isinstance(trainer.objective, nn.Module) else None
@@ -330,14 +348,18 @@ def trial_steps(trainer: Trainer, most: int) -> Generator[None]:
     run = RunSettings("", trainer.recipe, "", "", 0, 0, steps=1000, steps_per_epoch=trainer.batches.steps_per_epoch)
     trainer.set_lr(0.0)
     try:
-        for step, batch in enumerate(trainer.batches.batches(0, most, trainer.ranks.share)):
+        source = trainer.batches.batches(0, most, trainer.ranks.share)
+        for step in range(most):
+            before = time.monotonic()
+            batch = next(source)
+            waited = time.monotonic() - before
             trainer.loss_and_gradient(batch, step, trainer.at(step, run)["settings"])
             trainer.optimizer.step()
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.network.update_target(1.0)
             if trainer.fabric.device.type == "cuda":
                 torch.cuda.synchronize()
-            yield
+            yield waited
     finally:
         trainer.network.load_state_dict(network)
         trainer.optimizer.load_state_dict(optimizer)

@@ -137,9 +137,9 @@ def command(*words: str | Path, cwd: Path | None = None, timeout: float = 120) -
     )
 
 
-def started(*words: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+def started(*words: str | Path, cwd: Path | None = None, **options: bool) -> subprocess.Popen[str]:
     """`python WORDS` in a process of its own, going on."""
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
-        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip

@@ -33,12 +33,14 @@ from helpers import (
 from PIL import Image
 from torch import nn
 
-from mec import trainer
+from mec import runlog, trainer
 from mec.checkpoint import checkpoints, load_encoder, newest
 from mec.cli import main
 from mec.data import MOST_UNREADABLE, open_data
 from mec.errors import BadInput, TrainingStopped
 from mec.health import read_metrics
+from mec.images import Skipped
+from mec.pretraining import pretrain
 from mec.recipes import RECIPES
 
 PHOTOS = {"recipe": "digits", "batch_size": 8, "limit": None, "workers": 0}
@@ -225,6 +227,59 @@ def test_images_that_turn_unreadable_while_training_are_listed_and_too_many_stop
         else:
             tiny_run(out, folder, **PHOTOS)
             assert {line["path"] for line in lines(out / "skipped.jsonl")} == {str(p) for p in paths[-2:]}
+
+
+def test_the_limit_of_unreadable_images_is_of_what_all_ranks_have_met(tmp_path):
+    """Each meets, over the epochs, what the others have met before."""
+    (tmp_path / "skipped.jsonl").write_text('{"path": "0", "reason": "known from the start"}\n')
+    logs = [runlog.Log(tmp_path, 0, first=rank == 0) for rank in range(4)]
+    for log in logs:
+        for number in range(9):
+            log.skip([Skipped(str(number), "rot")], images=40)  # 8 are new: 20 %
+    assert len(lines(tmp_path / "skipped.jsonl")) == 9
+    with pytest.raises(TrainingStopped, match="9 of 40 images cannot be read"):
+        logs[3].skip([Skipped("9", "rot")], images=40)
+    runlog.Log(tmp_path, 0, first=False).skip([Skipped("9", "rot")], images=40)  # known after resuming
+
+
+def test_a_single_image_is_told_to_be_too_few(tmp_path, capsys):
+    write_images(tmp_path / "photos", 1)
+    for size in ("1", "2"):
+        words = ("pretrain", tmp_path / "photos", "--out", tmp_path / "run", "--recipe", "digits", "--batch-size", size)
+        assert f"1 readable images, batch_size {size}: both are at least 2" in told(capsys, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_labelled_test_image_ends_with_a_table_and_no_map(tmp_path):
+    root = labelled_folder(tmp_path / "photos", train=8, test=1)
+    for path in sorted(root.glob("val/*/*.png"))[1:]:
+        path.unlink()
+    out = tiny_run(tmp_path / "run", str(root), evaluate=True, batch_size=8)
+    assert (out / "health.json").exists()
+    assert lines(out / "results.jsonl")
+
+
+def test_an_error_of_the_callers_own_views_is_not_told_as_a_full_disk(tmp_path):
+    class Broken(list):
+        def __iter__(self):
+            yield torch.randn(2, 8, 5)
+            raise FileNotFoundError("table-3.parquet")
+
+    with pytest.raises(TrainingStopped, match=r"the iterable of views failed in epoch 0: .*table-3\.parquet"):
+        pretrain(Broken([1, 2]), encoder=nn.Linear(5, 4), out=tmp_path / "run", epochs=1, quiet=True, device="cpu")
+
+
+def test_an_encoder_that_comes_in_evaluation_mode_is_trained_in_training_mode(tmp_path):
+    encoder = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).eval()
+    views = [torch.randn(2, 8, 5) + 3]
+    pretrain(views, encoder=encoder, out=tmp_path / "run", epochs=2, quiet=True, device="cpu")
+    assert encoder[1].running_mean.abs().max() > 0
+
+
+def test_a_run_folder_that_cannot_be_made_is_told_with_what_helps(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(TrainingStopped, match="choose another --out"):
+        tiny_run(tmp_path / "runs" / "run")
 
 
 def test_fewer_images_than_a_batch_names_both_numbers_and_the_batch_that_fits(tmp_path, capsys):

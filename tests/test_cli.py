@@ -6,7 +6,9 @@ import datetime
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from helpers import TINY, digit_images, identical, labelled_folder, lines, tiny_
 
 import mec
 import mec.pretraining
+import mec.trainer
 from mec import cli
 from mec.checkpoint import file_hash
 from mec.cli import main, parsed
 from mec.data import open_data
+from mec.distributed import ALONE
 from mec.evaluate import extract, knn
 from mec.recipes import RECIPES
 from mec.run import read_settings
@@ -220,6 +224,19 @@ def test_the_timing_of_steps_leaves_no_trace_in_the_run(digit_folder, tmp_path, 
     plain = tiny_run(tmp_path / "plain", digit_folder, **options)  # eight steps
     budget = tiny_run(tmp_path / "budget", digit_folder, **options, time_budget=0.01)
     assert identical(weights(budget), weights(plain))
+
+
+def test_a_time_budget_counts_the_waits_for_workers_who_bring_several_batches_at_once(monkeypatch):
+    def bursts(_, most):
+        for step in range(most):
+            waited = 0.08 if step % 4 == 0 else 0.0
+            time.sleep(waited + 0.001)
+            yield waited
+
+    monkeypatch.setattr(mec.trainer, "trial_steps", bursts)
+    batches = SimpleNamespace(workers=4, steps_per_epoch=10)
+    steps, _ = mec.trainer.steps_within(1.0, SimpleNamespace(ranks=ALONE, batches=batches), seconds=0.5)
+    assert 60 / 0.04 < steps < 60 / 0.018  # 0.02 s a step and something, not 0.001
 
 
 def test_steps_are_given_alone_and_at_least_one(tmp_path):

@@ -518,11 +518,13 @@ def test_a_jpeg_is_decoded_to_pillows_pixels(tmp_path, mode, options):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_a_picture_taken_in_any_orientation_is_upright_as_by_pillow(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pattern()).save(tmp_path / f"image.{suffix}", exif=exif, quality=95)
+    Image.fromarray(pattern()).save(
+        tmp_path / f"image.{suffix}", exif=exif, quality=95, **({"lossless": True} if suffix == "webp" else {})
+    )
     found, judge = picture(tmp_path / f"image.{suffix}"), np.asarray(read_image(tmp_path / f"image.{suffix}"))
     assert (found.height, found.width) == judge.shape[:2] == ((24, 16) if orientation > 4 else (16, 24))
     assert np.abs(found.pixels().astype(int) - judge).max() <= 1

@@ -370,6 +370,16 @@ def test_training_under_ddp_gives_the_losses_weights_and_target_of_one_process(w
         assert_equal(found["training", objective], alone["training", objective])
 
 
+def test_synchronised_batch_norm_keeps_no_more_than_its_input():
+    norm = synchronise_batch_norm(nn.Sequential(nn.BatchNorm2d(3)))
+    x = torch.randn(4, 3, 16, 16).bfloat16().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        out = norm(x)
+    assert out.dtype == torch.bfloat16
+    assert sum(kept) < 1.1 * x.nbytes
+
+
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])  # the second has norm and activation in one module
 def test_synchronising_keeps_state_names_and_outputs_of_timm_models(name):
     import timm

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 from torch.testing import assert_close
 
-from mec.encoders import SMALL, build_encoder, feature_size
+from mec.encoders import SMALL, build_encoder, evaluating, feature_size
 from mec.errors import BadInput
 
 
@@ -143,3 +143,16 @@ def test_an_encoder_that_gives_maps_instead_of_features_is_refused():
     with pytest.raises(BadInput) as caught:
         feature_size(nn.Conv2d(3, 4, 3, padding=1), images(4))
     assert str(caught.value) == "the encoder turned [2, 3, 4, 4] into [2, 4, 4, 4]: it has to give features [m, e]."
+
+
+def test_a_vision_transformer_takes_crops_of_several_sizes():
+    encoder = build_encoder("vit_tiny_patch16_224", 64)
+    assert encoder(torch.randn(2, 3, 64, 64)).shape == encoder(torch.randn(2, 3, 32, 32)).shape == (2, 192)
+
+
+def test_parts_that_were_frozen_in_evaluation_mode_stay_there():
+    encoder = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    encoder[0].eval()
+    with evaluating(encoder):
+        assert not encoder[1].training
+    assert [part.training for part in encoder] == [False, True]

@@ -11,6 +11,7 @@ from helpers import labelled_folder, write_images
 
 from mec import data, images, listing
 from mec.data import open_data
+from mec.errors import BadInput
 
 
 @pytest.fixture
@@ -42,17 +43,59 @@ def counted(monkeypatch) -> list[str]:
     return seen
 
 
-def test_the_second_start_walks_and_checks_nothing_and_finds_the_same(folder, monkeypatch):
-    (folder / "train" / "a" / "0003.png").write_bytes(b"rot")
+def test_the_second_start_walks_nothing_checks_what_was_unreadable_and_finds_the_same(folder, monkeypatch):
+    rotten = folder / "train" / "a" / "0003.png"
+    rotten.write_bytes(b"rot")
     settle(folder)
     first, seen = open_data(str(folder)), counted(monkeypatch)
     second = open_data(str(folder))
-    assert seen == []
+    assert seen == [str(rotten)]  # it may have been mended
     assert first.fingerprint == second.fingerprint
     assert first.train.images == second.train.images
     assert first.skipped == second.skipped
     assert len(second.skipped) == 1
     assert first.train.labels.tolist() == second.train.labels.tolist()
+
+
+def test_an_image_that_was_mended_is_trained_on_again(folder):
+    rotten = folder / "train" / "a" / "0003.png"
+    whole = rotten.read_bytes()
+    rotten.write_bytes(bytes(len(whole)))
+    settle(folder)
+    assert len(open_data(str(folder)).train) == 35
+    rotten.write_bytes(whole)
+    assert len(open_data(str(folder)).train) == 36
+
+
+@pytest.mark.parametrize("target", [".", "..", "../b"])
+def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path, target):
+    write_images(tmp_path / "set" / "a", 3)
+    write_images(tmp_path / "set" / "b", 2)
+    (tmp_path / "set" / "a" / "link").symlink_to(target)
+    names = listing.walked(tmp_path / "set").names
+    assert len(names) == (5 if target.strip(".") == "" else 7)
+
+
+def test_a_folder_that_may_not_be_listed_is_named_and_the_rest_is_read(tmp_path, monkeypatch):
+    write_images(tmp_path / "set" / "open", 3)
+    write_images(tmp_path / "set" / "closed", 2)
+    scan = os.scandir
+
+    def refused(path):
+        if Path(path) == refuse:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    refuse = tmp_path / "set" / "closed"
+    found = open_data(str(tmp_path / "set"))
+    assert len(found.train) == 3
+    assert [(s.path, s.reason) for s in found.skipped] == [
+        (str(refuse), "folder cannot be listed: Permission denied"),
+    ]
+    refuse = tmp_path / "set"
+    with pytest.raises(BadInput, match=r"set: cannot be listed \(Permission denied\)"):
+        open_data(str(tmp_path / "set"))
 
 
 def add(folder):

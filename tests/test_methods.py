@@ -80,7 +80,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor | None]:
     return {name: p.grad for name, p in named.items() if p.requires_grad}
 
 
-@pytest.mark.parametrize("micro", [5, 4])  # 5 leaves a last part of 2
+@pytest.mark.parametrize("micro", [11, 5, 4])  # of 12 rows; 11 does not leave one alone
 @pytest.mark.parametrize("method", METHODS)
 def test_micro_batches_give_the_loss_gradient_and_memory_of_the_whole_batch(method, micro):
     whole, parts = small_trainer(method), small_trainer(method, f"micro_batch_size={micro}")
@@ -156,6 +156,12 @@ def test_every_method_trains_on_digits_by_name(tmp_path, method):
     assert all(torch.tensor(line["loss"]).isfinite() for line in found)
     trained, start = weights(out), untrained_encoder(RECIPES["digits"].network.backbone)
     assert max((trained[name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
+
+
+def test_what_will_not_fit_late_in_a_run_is_told_at_its_start():
+    recipe = changed(RECIPES["cifar10-swav"], ["batch_size=512"])  # a queue of 3840, used from epoch 50 on
+    with pytest.raises(BadInput, match="queue 3840 with batches of 512"):
+        build_objective(recipe, 128)
 
 
 def test_a_network_of_supervised_gives_a_logit_a_class(tmp_path):

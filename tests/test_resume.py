@@ -221,6 +221,20 @@ def test_sigterm_to_the_command_saves_exits_with_1_and_the_printed_command_finis
     assert steps == sorted(set(steps))
 
 
+def test_a_signal_to_all_processes_of_a_run_lets_its_workers_end_the_step(tmp_path):
+    """As torchrun and SLURM send it."""
+    write_images(tmp_path / "photos", 24, width=80, height=70)
+    out = tmp_path / "run"
+    words = ["--recipe", "digits", "--batch-size", "8", "--epochs", "2000", "--workers", "2", "--out", out]
+    process = started("-m", "mec", "pretrain", tmp_path / "photos", *words, start_new_session=True)
+    wait_for(lambda: (out / "metrics.jsonl").exists() and lines(out / "metrics.jsonl"), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1, told
+    assert "stopped by a signal" in told
+    assert checkpoints(out)
+
+
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 SCRIPT = """
