@@ -1,6 +1,6 @@
 """The whole story on a CPU: learn from unlabelled digits, then see what one label a class is worth.
 
-The same as `mec pretrain digits`, from Python, with the objective in sight. About two minutes on two cores.
+The same as `mec pretrain digits`, from Python, with the objective in sight. About a minute on two cores.
 """
 
 from __future__ import annotations

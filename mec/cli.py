@@ -71,7 +71,7 @@ sees the statistics of 64 images."""
     set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
     """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
     data_root: Folder = None
-    """Where a torchvision data set's files are, or where to fetch shards to."""
+    """Where a torchvision data set's or imagenet's files are, or where to fetch shards to."""
     download: bool = False
     """Fetch a torchvision data set from its own home."""
     workers: Number = None
@@ -305,7 +305,7 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
     set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
     """Change single values of the recipe, for all methods. May be repeated."""
     data_root: Folder = None
-    """Where a torchvision data set's files are."""
+    """Where a torchvision data set's or imagenet's files are."""
     workers: Number = None
     """Processes that decode images."""
 
@@ -438,7 +438,7 @@ class BenchData:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the views end."""
     data_root: Folder = None
-    """Where a torchvision data set's files are."""
+    """Where a torchvision data set's or imagenet's files are."""
     out: Path = Path("runs/bench")
     """Folder for data.json."""
 
@@ -561,7 +561,7 @@ class DistortionFigure:
     seed: int = 0
     """Of weights, order and views."""
     data_root: Folder = None
-    """Where a torchvision data set's files are."""
+    """Where a torchvision data set's or imagenet's files are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     out: Path = Path("runs/figures/distortion")

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,10 @@ from mec.cli import main, parsed
 from mec.data import open_data
 from mec.distributed import ALONE
 from mec.evaluate import extract, knn
+from mec.health import effective_rank
+from mec.protocols import OnLabels
 from mec.recipes import RECIPES
+from mec.results import Result
 from mec.run import read_settings
 
 # --- parsing -----------------------------------------------------------------------------------------------------
@@ -285,6 +289,22 @@ FIELDS = {
     "protocol", "data", "split", "encoder", "metric", "unit", "value", "spread", "n", "seed", "settings", "checkpoint",
     "data_fingerprint", "version", "time",
 }  # fmt: skip
+
+
+def test_a_toy_protocol_takes_one_dataclass(tmp_path):
+    """As docs/architecture.md shows it."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Spread(OnLabels):
+        def measure(self, subject):
+            data = self.open()
+            _, test = subject.both(data)
+            yield from self.results(data, [Result("spread", "effective rank", effective_rank(test.unit()))])
+
+    chosen = Spread(data="digits", limit=64, out=tmp_path, image_size=8)
+    (result,) = chosen.measure(chosen.subject("random:resnet10-fast"))
+    assert 1 < result.value <= 64
+    assert (result.data, result.settings) == ("digits", {"limit": 64})
 
 
 @pytest.mark.parametrize(
