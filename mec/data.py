@@ -250,6 +250,11 @@ TORCHVISION: dict[str, TorchvisionSet] = {
 LABELS = ("targets", "labels", "_labels")
 
 
+def terms_of(name: str, terms: str) -> str:
+    """The line that is printed before a data set is fetched."""
+    return f"{name}: {terms}. See docs/data.md before you use it."
+
+
 def from_torchvision(name: str, root: str | Path | None, download: bool) -> Data:
     import torchvision
 
@@ -257,7 +262,7 @@ def from_torchvision(name: str, root: str | Path | None, download: bool) -> Data
     if root is None:
         raise BadInput(f"{name} needs --data-root DIR: where its files are, or where --download puts them.")
     if download:
-        print(f"{name}: {entry.terms}. See docs/data.md before you use it.")
+        print(terms_of(name, entry.terms))
     splits = []
     for keywords in (entry.train, entry.test):
         try:

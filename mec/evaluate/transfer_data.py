@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mec.data import Files, Split, Stored, stratified
+from mec.data import TORCHVISION, Files, Split, Stored, stratified, terms_of
 from mec.errors import Absent, BadInput, absent, nearest
 from mec.images import SUFFIXES
 
@@ -372,6 +372,12 @@ TRANSFER_SETS: dict[str, TransferSet] = {
 }  # fmt: skip
 
 
+OTHER_TERMS = {  # of sets that can be fetched and that mec.data does not open by name
+    "caltech101": "CC BY 4.0, as data.caltech.edu states it",
+    "voc2007": "images from Flickr, subject to its terms of use",
+}
+
+
 def names_of(text: str) -> list[str]:
     """NAME, NAME,NAME or all."""
     names = list(TRANSFER_SETS) if text == "all" else [part.strip() for part in text.split(",")]
@@ -392,6 +398,7 @@ def require(names: Sequence[str], root: Path, *, download: bool = False) -> None
     for name in names:
         entry, reason = TRANSFER_SETS[name], ""
         if download and lacking(name, root) and entry.fetch is not None:
+            print(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else OTHER_TERMS[name]))
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 entry.fetch(root)

@@ -11,9 +11,10 @@ import pytest
 import torchvision
 from transfer_layouts import LAYOUTS
 
-from mec.data import Files, Split
+from mec.data import TORCHVISION, Files, Split
 from mec.errors import BadInput
 from mec.evaluate.transfer_data import (
+    OTHER_TERMS,
     TRANSFER_SETS,
     VOC_CLASSES,
     Choices,
@@ -267,7 +268,12 @@ def test_one_message_says_which_sets_are_absent_where_they_belong_and_how_to_get
     assert "give cifar10,dtd as their name" in text
 
 
-def test_download_fetches_what_can_be_fetched_and_says_what_went_wrong(tmp_path, monkeypatch):
+def test_every_set_that_can_be_fetched_has_terms():
+    fetched = {name for name, entry in TRANSFER_SETS.items() if entry.fetch is not None}
+    assert fetched <= TORCHVISION.keys() | OTHER_TERMS.keys()
+
+
+def test_download_fetches_what_can_be_fetched_and_says_what_went_wrong(tmp_path, monkeypatch, capsys):
     asked = []
 
     def fetch(self, *arguments, **keywords):
@@ -279,6 +285,7 @@ def test_download_fetches_what_can_be_fetched_and_says_what_went_wrong(tmp_path,
     with pytest.raises(BadInput) as caught:
         require(["food101", "cars", "dtd"], tmp_path, download=True)
     assert asked == ["DTD"]
+    assert "dtd: research use only. See docs/data.md" in capsys.readouterr().out
     assert "2 data sets are not there" in str(caught.value)
     assert "(tried: HTTP Error 404: Not Found)" in str(caught.value)
     assert json.loads((tmp_path / "food-101" / "meta" / "test.json").read_text())
