@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mec.data import MOST_UNREADABLE, Data, Encoded, Images, Split, Stored, stratified, too_many
+from mec.encoders import evaluating
 from mec.errors import BadInput
 from mec.evaluate.cache import cached, feature_key
 from mec.images import Skipped, quiet, reason
@@ -108,14 +109,10 @@ def extract(
                 break  # it is the encoder that gives NaN, which is told where features are used
         return unreadable
 
-    training = encoder.training
-    encoder.eval()
-    try:
+    with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
         x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
         unreadable = [] if isinstance(split.images, Stored) else second_try(x)
-    finally:
-        encoder.train(training)
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
     y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
     return without_unreadable(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
