@@ -137,6 +137,8 @@ class Watch:
         bank, test = measured_parts(self.images, WATCH_BANK, WATCH_TEST)
         transform = checkpoint.image_transform(self.info)
         features = [extract(encoder, part, transform, device=self.device) for part in (bank, test)]
+        if not all(bool(part.x.isfinite().all()) for part in features):
+            return math.nan  # it has diverged, and the next step says so
         self.accuracy = knn(*features)[0].value
         progress.say(f"step {done:,}: k-NN accuracy on {len(features[1].x):,} held-out images {self.accuracy:.1f} %")
         return self.accuracy

@@ -26,11 +26,13 @@ from helpers import (
     labelled_folder,
     lines,
     noise_image,
+    small_subject,
     tiny_run,
     weights,
     write_images,
 )
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from mec import runlog, trainer
@@ -280,6 +282,15 @@ def test_a_run_folder_that_cannot_be_made_is_told_with_what_helps(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(TrainingStopped, match="choose another --out"):
         tiny_run(tmp_path / "runs" / "run")
+
+
+def test_accuracy_on_the_way_is_no_error_where_the_encoder_has_diverged(tmp_path):
+    """The loss has the word at the next step."""
+    subject = small_subject(tmp_path)
+    for parameter in subject.encoder.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    watch = runlog.Watch(tmp_path, open_data("digits"), subject.info, torch.device("cpu"), Console(quiet=True))
+    assert np.isnan(watch.measure(subject.encoder, 1, watch.progress(2, 0)))
 
 
 def test_fewer_images_than_a_batch_names_both_numbers_and_the_batch_that_fits(tmp_path, capsys):
