@@ -154,6 +154,7 @@ def compare(
             if rates[name] is not None or not lrs:
                 trials.append(run(Trial(name, rates[name], seed, sweep=False)))
                 tell(out, asked, trials, images)
+    console.width = max(console.width, 110)  # of the table
     console.print(table(asked, trials, rates), highlight=False)
     console.print(f"Written: {out / 'results.jsonl'}, {out / PICTURE}", highlight=False)
     return out
