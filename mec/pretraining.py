@@ -254,8 +254,10 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
     """The images are those that the run was started on."""
-    same = images is None or (images.fingerprint, len(images.train)) == (stored.data_fingerprint, stored.images)
-    if images is not None and not same:  # of another number: one cannot be read now, or can again
+    if images is None:
+        return
+    # Of another number: one cannot be read now, or can be again.
+    if (images.fingerprint, len(images.train)) != (stored.data_fingerprint, stored.images):
         raise BadInput(
             f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "

@@ -304,7 +304,8 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tupl
     times, waits, began = [], [], time.monotonic()
     before = began
     # Workers bring batches in bursts, one long wait and then as many at once: several bursts are waited for.
-    enough = max(2 * WARM_STEPS, 4 * getattr(trainer.batches, "workers", 0))
+    burst = getattr(trainer.batches, "workers", 0)
+    warm, enough = max(WARM_STEPS, burst), max(2 * WARM_STEPS, 4 * burst)
     with contextlib.closing(trial_steps(trainer, max(50, enough + 1))) as trials:
         for step, waited in enumerate(trials):
             now = time.monotonic()
@@ -313,7 +314,6 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tupl
             before = now
             if trainer.ranks.any(now - began > seconds) and step >= enough:
                 break
-    warm = enough // 4 if len(times) > enough else 0
     each = float(np.median(times[warm:]) + np.mean(waits[warm:]))
     steps = steps_in(60 * minutes - (time.monotonic() - began), each, trainer.ranks)
     epochs = steps / trainer.batches.steps_per_epoch
