@@ -4,7 +4,7 @@
 
 CIFAR10 is a folder with train/CLASS/ and test/CLASS/. 10,000 images, the recipe that `auto` chooses, k-NN and linear
 probe on features; everything but the crops is the same. A step of both is timed in turns, and each gets the steps that
-fit the minutes. May be stopped: a run that was begun goes on.
+fit the minutes. May be stopped: called again, it goes on.
 """
 
 import argparse
@@ -16,9 +16,11 @@ from pathlib import Path
 import mec
 from mec.auto import auto, this_machine
 from mec.bench import machine
+from mec.checkpoint import write_text
 from mec.compare import timed_in_turns
 from mec.data import open_data
 from mec.distributed import ALONE
+from mec.fabric import start_fabric
 from mec.memory import keep_freed
 from mec.plan import with_method
 from mec.run import read_settings
@@ -44,7 +46,11 @@ def main() -> None:
         small = replace(base.views[0], size=16, scale=(0.08, 0.5), copies=copies)
         recipes[name] = replace(base, views=(*base.views, small) if copies else base.views)
     print(machine("cpu"))
-    pace = timed_in_turns(recipes, data, "cpu")
+    timed = asked.out / f"{asked.method}-pace.json"
+    if not timed.exists():
+        asked.out.mkdir(parents=True, exist_ok=True)
+        write_text(timed, json.dumps(timed_in_turns(recipes, data, start_fabric("cpu"), None)))
+    pace = json.loads(timed.read_text())
     print(", ".join(f"{name}: {seconds:.3f} s a step" for name, seconds in pace.items()), flush=True)
     found: dict[str, list[list[float]]] = {name: [] for name in CROPS}
     for seed in range(asked.seeds):

@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from mec import health
 from mec.checkpoint import load_encoder, write_text
 from mec.data import Data, open_data, stratified
-from mec.distributed import current
+from mec.distributed import ALONE, current
 from mec.errors import BadInput, Diverged
 from mec.evaluate import extract, knn
 from mec.fabric import start_fabric
 from mec.figures import accuracy_over_time
 from mec.objectives import METHODS, method_named
-from mec.peak import peak_memory, reset_peak_memory
+from mec.peak import reset_peak_memory
 from mec.plan import adapted, resolve
 from mec.pretraining import make_trainer, pretrain, recipe_name
 from mec.recipe import Recipe
-from mec.results import Result, record
+from mec.results import RESULTS, Result, as_lines
 from mec.run import read_settings
 from mec.stepbench import time_steps
 from mec.trainer import data_seconds, steps_in, trial_steps
@@ -38,6 +37,7 @@ from mec.trainer import data_seconds, steps_in, trial_steps
 ASKED, PACE, TRIAL, PICTURE = "compare.json", "pace.json", "trial.json", "compare.png"
 ROUNDS = 15  # steps of each method that are timed
 CHOOSING = 5_000  # most training images of the k-NN figure that chooses a learning rate
+SWEEP_SHARE = 0.375  # of the budget, for each rate tried (3 of 8 minutes)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Asked:
     epochs: int | None = None
     time_budget: float | None = None  # minutes a run
     lrs: tuple[float, ...] = ()  # base rates to choose from; none: the recipe's
-    sweep_share: float = 0.375  # of the budget, for each rate tried (3 of 8 minutes)
+    sweep_share: float = SWEEP_SHARE
     recipe: str | None = None
     batch_size: int | None = None
     backbone: str | None = None
@@ -64,8 +64,11 @@ class Asked:
             method_named(name)
         if (self.epochs is None) == (self.time_budget is None):
             raise BadInput("a comparison has one budget: --epochs N, or --time-budget MIN for each run.")
-        rates = [("--lrs", lr) for lr in self.lrs]
-        for flag, value in [("--seeds", self.seeds), ("--sweep-share", self.sweep_share), *rates]:
+        values: list[tuple[str, float]] = [("--lrs", lr) for lr in self.lrs]
+        values += [("--seeds", self.seeds), ("--sweep-share", self.sweep_share)]
+        values += [("--time-budget", self.time_budget)] if self.time_budget is not None else []
+        values += [("--epochs", self.epochs)] if self.epochs is not None else []
+        for flag, value in values:
             if not value > 0 or not math.isfinite(value):
                 raise BadInput(f"{flag} is {value}: above 0.")
 
@@ -89,6 +92,17 @@ class Trial:
     curve: list[tuple[float, float]] | None = None  # minutes of training, k-NN accuracy (%)
 
 
+@dataclass(frozen=True)
+class Setup:
+    """Where and on what a comparison runs; nothing in it changes what comes of it."""
+
+    out: Path
+    images: Data
+    device: str
+    workers: int | None
+    console: Console
+
+
 def compare(
     data: str,
     *,
@@ -97,7 +111,7 @@ def compare(
     time_budget: float | None = None,
     seeds: int = 1,
     lrs: Sequence[float] = (),
-    sweep_share: float = 0.375,
+    sweep_share: float = SWEEP_SHARE,
     recipe: str | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
@@ -121,46 +135,55 @@ def compare(
         BadInput: something does not fit, or the folder holds another comparison.
         TrainingStopped: a signal asked to stop.
     """
+    device = start_fabric(device).device.type
+    if current().size > 1:
+        raise BadInput(f"mec compare was started as {current().size} processes: it runs in one, without torchrun.")
     console = Console(quiet=quiet, markup=False)
     images = open_data(data, root=data_root, limit=limit)
     if not images.can_be_measured:
         raise BadInput(f"{data} has no labels to compare by: it needs train/CLASS/ and val/CLASS/ or test/CLASS/.")
     asked = Asked(
-        images.name,
-        images.fingerprint,
-        tuple(methods),
-        seeds,
-        epochs,
-        time_budget,
-        tuple(lrs),
-        sweep_share,
-        recipe,
-        batch_size,
-        backbone,
-        tuple(settings),
+        data=images.name,
+        data_fingerprint=images.fingerprint,
+        methods=tuple(methods),
+        seeds=seeds,
+        epochs=epochs,
+        time_budget=time_budget,
+        lrs=tuple(lrs),
+        sweep_share=sweep_share,
+        recipe=recipe,
+        batch_size=batch_size,
+        backbone=backbone,
+        set=tuple(settings),
     )
     out = Path("runs") / f"compare-{images.name}" if out is None else Path(out)
-    start_folder(out, asked)
-
-    pace = seconds_a_step(out, asked, images, device, workers, console)
+    setup = Setup(out, images, device, workers, console)
+    start_comparison(out, asked)
+    pace = seconds_a_step(asked, setup)
 
     def run(trial: Trial) -> Trial:
-        return finished(out, trial, asked, pace, images, device, workers, console)
+        return finished(trial, asked, pace, setup)
 
     rates = {name: chosen_rate(name, asked, run, console) for name in asked.methods}
-    trials: list[Trial] = []
-    for seed in range(seeds):  # seeds outside: every method has its first run before one has its second
-        for name in asked.methods:
-            if rates[name] is not None or not lrs:
-                trials.append(run(Trial(name, rates[name], seed, sweep=False)))
-                tell(out, asked, trials, images)
+    # Seeds outside: every method has its first run before one has its second.
+    wanted = [
+        Trial(name, rates[name], seed, sweep=False)
+        for seed in range(seeds)
+        for name in asked.methods
+        if rates[name] is not None or not lrs
+    ]
+    drawn = tell(asked, stored_of(wanted, out), setup)
+    for trial in wanted:
+        if stored(trial, out) is None:
+            run(trial)
+            drawn = tell(asked, stored_of(wanted, out), setup)
     console.width = max(console.width, 110)  # of the table
-    console.print(table(asked, trials, rates), highlight=False)
-    console.print(f"Written: {out / 'results.jsonl'}, {out / PICTURE}", highlight=False)
+    console.print(table(asked, stored_of(wanted, out), rates), highlight=False)
+    console.print(f"Written: {out / RESULTS}" + f", {out / PICTURE}" * drawn, highlight=False)
     return out
 
 
-def start_folder(out: Path, asked: Asked) -> None:
+def start_comparison(out: Path, asked: Asked) -> None:
     """compare.json; one that is there already has to be of the same comparison, but for methods and seeds."""
     path = out / ASKED
     now = json.loads(json.dumps(asdict(asked)))
@@ -179,46 +202,42 @@ def start_folder(out: Path, asked: Asked) -> None:
     write_text(path, json.dumps(now, indent=1) + "\n")
 
 
-def seconds_a_step(
-    out: Path, asked: Asked, images: Data, device: str, workers: int | None, console: Console
-) -> dict[str, float]:
+def seconds_a_step(asked: Asked, setup: Setup) -> dict[str, float]:
     """Seconds a step by method where minutes are the budget, timed in turns, so that no method has a busier moment.
 
     They are kept in pace.json: each run of a method has the same number of steps.
     """
-    path = out / PACE
+    path = setup.out / PACE
     known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     new = [name for name in asked.methods if name not in known]
     if asked.time_budget is None or not new:
         return known
-    recipe = resolve(recipe_name(asked.recipe, images), images, None, start_fabric(device))[0]
+    fabric = start_fabric(setup.device)
+    recipe = resolve(recipe_name(asked.recipe, setup.images), setup.images, None, fabric)[0]
     recipes = {m: adapted(recipe, m, None, asked.batch_size, asked.backbone, asked.set) for m in new}
-    with console.status("timing a step of each method"):
-        known |= timed_in_turns(recipes, images, device, workers)
+    with setup.console.status("timing a step of each method"):
+        known |= timed_in_turns(recipes, setup.images, fabric, setup.workers)
     write_text(path, json.dumps(known, indent=1) + "\n")
     return known
 
 
-def timed_in_turns(
-    recipes: Mapping[str, Recipe], images: Data, device: str = "auto", workers: int | None = None
-) -> dict[str, float]:
+def timed_in_turns(recipes: Mapping[str, Recipe], images: Data, fabric: Any, workers: int | None) -> dict[str, float]:
     """Seconds a step of each recipe on these images: medians of rounds in which each takes one.
 
     None is faster than the images come, which the others' turns would hide.
     """
-    fabric, ranks = start_fabric(device), current()
     with contextlib.ExitStack() as opened:
         steps: dict[str, Callable[[], None]] = {}
         data: dict[str, float] = {}
         for name, recipe in recipes.items():
-            trainer, _ = make_trainer(None, images, recipe, name, None, 0, fabric, ranks, workers)
+            trainer, _ = make_trainer(None, images, recipe, name, None, 0, fabric, ALONE, workers)
             data[name] = data_seconds(trainer)
             trials = opened.enter_context(contextlib.closing(trial_steps(trainer, ROUNDS + 1)))
             steps[name] = functools.partial(next, trials)
         return {t.method: max(t.median, data[t.method]) for t in time_steps(steps, ROUNDS, fabric.device)}
 
 
-def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float | None:
+def chosen_rate(method: str, asked: Asked, run: Callable[[Trial], Trial], console: Console) -> float | None:
     """The base rate to train this method with; None: the recipe's, or, where rates were given, none that holds."""
     if len(asked.lrs) < 2:
         return asked.lrs[0] if asked.lrs else None
@@ -231,30 +250,39 @@ def chosen_rate(method: str, asked: Asked, run: Any, console: Console) -> float 
     return best
 
 
-def finished(
-    out: Path,
-    trial: Trial,
-    asked: Asked,
-    pace: dict[str, float],
-    images: Data,
-    device: str,
-    workers: int | None,
-    console: Console,
-) -> Trial:
+def folder_of(trial: Trial, out: Path) -> Path:
+    return out / ("sweep" if trial.sweep else "runs") / f"{trial.method}-lr-{rate_of(trial)}-seed-{trial.seed}"
+
+
+def rate_of(trial: Trial) -> str:
+    return "own" if trial.lr is None else f"{trial.lr:g}"
+
+
+def stored(trial: Trial, out: Path) -> Trial | None:
+    """The trial with what came of it; None if it has not been finished."""
+    path = folder_of(trial, out) / TRIAL
+    return Trial(**json.loads(path.read_text())) if path.exists() else None
+
+
+def stored_of(trials: Sequence[Trial], out: Path) -> list[Trial]:
+    return [done for trial in trials if (done := stored(trial, out)) is not None]
+
+
+def finished(trial: Trial, asked: Asked, pace: Mapping[str, float], setup: Setup) -> Trial:
     """The trial with what came of it: read from its folder, or trained to its end first."""
-    rate = "own" if trial.lr is None else f"{trial.lr:g}"
-    folder = out / ("sweep" if trial.sweep else "runs") / f"{trial.method}-lr-{rate}-seed-{trial.seed}"
-    if (folder / TRIAL).exists():
-        return Trial(**json.loads((folder / TRIAL).read_text()))
-    console.print(f"[{trial.method}, base rate {rate}, seed {trial.seed}{', sweep' * trial.sweep}]")
+    before = stored(trial, setup.out)
+    if before is not None:
+        return before
+    folder = folder_of(trial, setup.out)
+    setup.console.print(f"[{trial.method}, base rate {rate_of(trial)}, seed {trial.seed}{', sweep' * trial.sweep}]")
     share = asked.sweep_share if trial.sweep else 1.0
     steps = None
     if asked.time_budget is not None:
-        steps = steps_in(60 * share * asked.time_budget, pace[trial.method], current())
-    reset_peak_memory(device)
+        steps = steps_in(60 * share * asked.time_budget, pace[trial.method], ALONE)
+    reset_peak_memory(setup.device)
     try:
         pretrain(
-            images,
+            setup.images,
             recipe=asked.recipe,
             method=trial.method,
             out=folder,
@@ -263,24 +291,22 @@ def finished(
             batch_size=asked.batch_size,
             backbone=asked.backbone,
             seed=trial.seed,
-            device=device,
+            device=setup.device,
             resume=True,
             settings=[*asked.set, *([] if trial.lr is None else [f"optimizer.base_lr={trial.lr!r}"])],
-            workers=workers,
+            workers=setup.workers,
             evaluate=not trial.sweep,
             quiet=True,
         )
     except Diverged as error:
         trial = replace(trial, diverged=str(error))
     else:
-        trial = measured(
-            folder, replace(trial, peak_memory=peak_memory(device)), images, device, pace.get(trial.method)
-        )
+        trial = measured(folder, trial, setup, pace.get(trial.method))
     write_text(folder / TRIAL, json.dumps(asdict(trial), indent=1) + "\n")
     return trial
 
 
-def measured(folder: Path, trial: Trial, images: Data, device: str, step: float | None) -> Trial:
+def measured(folder: Path, trial: Trial, setup: Setup, step: float | None) -> Trial:
     """The trial with the figures of its finished run; seconds a step where it was timed beforehand."""
     run, lines = read_settings(folder), health.read_metrics(folder)
     if step is None:
@@ -289,16 +315,17 @@ def measured(folder: Path, trial: Trial, images: Data, device: str, step: float 
     last = [line for line in lines if "effective_rank" in line][-1]
     trial = replace(
         trial,
-        chosen_by=accuracy_among_training_images(folder, images, device),
+        chosen_by=accuracy_among_training_images(folder, setup.images, setup.device),
         steps=run.steps,
         seconds_per_epoch=step * run.steps_per_epoch,
+        peak_memory=max((line["peak_memory"] for line in lines if "peak_memory" in line), default=math.nan),
         effective_rank=last["effective_rank"],
         coding_ratio=last["coding_ratio"],
         curve=[(line["step"] * step / 60, line["knn"]) for line in lines if "knn" in line],
     )
     if trial.sweep:
         return trial
-    found = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
+    found = [json.loads(text) for text in (folder / RESULTS).read_text().splitlines()]
     mine = [r for r in found if r["encoder"] == trial.method and r["metric"] == "top-1"]
     return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear-fast")})
 
@@ -306,13 +333,12 @@ def measured(folder: Path, trial: Trial, images: Data, device: str, step: float 
 def accuracy_among_training_images(folder: Path, images: Data, device: str) -> float:
     """k-NN accuracy (%) of every fifth labelled training image among the others."""
     encoder, transform = load_encoder(folder)
-    where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     split = images.train.labelled()
     if len(split) > CHOOSING:
         split = split.take(stratified(split.labels, len(split), CHOOSING, seed=0))
     queries = np.random.Generator(np.random.Philox(0)).permutation(len(split)) % 5 == 0
     parts = [split.take(np.flatnonzero(chosen)) for chosen in (~queries, queries)]
-    bank, asked = (extract(encoder.to(where), part, transform, device=where) for part in parts)
+    bank, asked = (extract(encoder.to(device), part, transform, device=device) for part in parts)
     return knn(bank, asked)[0].value
 
 
@@ -320,7 +346,7 @@ def accuracy_among_training_images(folder: Path, images: Data, device: str) -> f
 
 ROWS = {  # of results.jsonl: protocol, metric, unit, and where a trial has it
     "knn": ("knn", "top-1", "%", lambda t: t.accuracy["knn"]),
-    "linear-fast": ("linear-fast", "top-1", "%", lambda t: t.accuracy["linear-fast"]),
+    "linear-fast": ("linear-fast", "top-1", "%", lambda t: t.accuracy.get("linear-fast")),  # not of many classes
     "seconds": ("compare", "time an epoch", "s", lambda t: t.seconds_per_epoch),
     "memory": ("compare", "peak memory", "GiB", lambda t: t.peak_memory),
     "rank": ("compare", "effective rank", "", lambda t: t.effective_rank),
@@ -330,21 +356,22 @@ ROWS = {  # of results.jsonl: protocol, metric, unit, and where a trial has it
 
 def summary(trials: Sequence[Trial], method: str) -> dict[str, tuple[float, float | None, int]]:
     """Mean, spread and number of the finished runs of a method, by row."""
-    done = [t for t in trials if t.method == method and not t.diverged and not t.sweep]
+    done = [t for t in trials if t.method == method and not t.diverged]
     found = {}
     for name, (*_, of) in ROWS.items():
-        values = [of(t) for t in done]
+        values = [value for t in done if (value := of(t)) is not None]
         if values:
             spread = statistics.stdev(values) if len(values) > 1 else None
             found[name] = (statistics.fmean(values), spread, len(values))
     return found
 
 
-def tell(out: Path, asked: Asked, trials: Sequence[Trial], images: Data) -> None:
-    """results.jsonl and the picture, from all runs that are finished."""
+def tell(asked: Asked, trials: Sequence[Trial], setup: Setup) -> bool:
+    """results.jsonl and the picture, from the runs that are finished; whether there was anything to draw."""
     results = []
     for method in asked.methods:
-        settings = {"base_lr": [t.lr for t in trials if t.method == method][:1], "diverged": diverged(trials, method)}
+        rate = next((t.lr for t in trials if t.method == method), None)
+        settings = {"base_lr": rate, "diverged": diverged(trials, method)}
         for name, (value, spread, n) in summary(trials, method).items():
             protocol, metric, unit, _ = ROWS[name]
             results.append(
@@ -355,20 +382,20 @@ def tell(out: Path, asked: Asked, trials: Sequence[Trial], images: Data) -> None
                     unit,
                     spread,
                     n,
-                    data=images.name,
+                    data=setup.images.name,
                     encoder=method,
                     settings={**settings, "epochs": asked.epochs, "minutes": asked.time_budget},
-                    data_fingerprint=images.fingerprint,
+                    data_fingerprint=setup.images.fingerprint,
                 )
             )
-    (out / "results.jsonl").unlink(missing_ok=True)
-    record(out, results)
+    write_text(setup.out / RESULTS, as_lines(results))
     curves: dict[str, list] = {}
     for trial in trials:
         if trial.curve:
             curves.setdefault(trial.method, []).append(trial.curve)
     if curves:
-        accuracy_over_time(curves, f"{images.name}: k-NN accuracy", out / PICTURE)
+        accuracy_over_time(curves, f"{setup.images.name}: k-NN accuracy", setup.out / PICTURE)
+    return bool(curves)
 
 
 def diverged(trials: Sequence[Trial], method: str) -> int:

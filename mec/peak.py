@@ -12,12 +12,8 @@ import torch
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def on_gpu(device: str) -> bool:
-    return device != "cpu" and torch.cuda.is_available()
-
-
-def reset_peak_memory(device: str = "auto") -> None:
-    if on_gpu(device):
+def reset_peak_memory(device: str) -> None:
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(AttributeError, OSError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)  # what was freed, and kept (mec.memory), would count as in use
@@ -25,9 +21,9 @@ def reset_peak_memory(device: str = "auto") -> None:
         RESET.write_text("5")
 
 
-def peak_memory(device: str = "auto") -> float:
-    """GiB: allocated on the GPU where there is one, else resident in this process; NaN where it cannot be told."""
-    if on_gpu(device):
+def peak_memory(device: str) -> float:
+    """GiB: allocated on the GPU for cuda, else resident in this process; NaN where it cannot be told."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     with contextlib.suppress(OSError, StopIteration):
         line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from mec.version import __version__
 
+RESULTS = "results.jsonl"
 TELLING = (
     "labels_per_class",
     "k",
@@ -64,10 +65,14 @@ def labelled(results: Iterable[Result], **where: Any) -> list[Result]:
     return [replace(result, **where) for result in results]
 
 
+def as_lines(results: Iterable[Result]) -> str:
+    """JSON, a line a result, with the time where it has none."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return "".join(json.dumps(asdict(replace(result, time=result.time or now))) + "\n" for result in results)
+
+
 def record(folder: Path, results: Iterable[Result]) -> None:
     """Append to the folder's results.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    with open(folder / "results.jsonl", "a") as file:
-        for result in results:
-            file.write(json.dumps(asdict(replace(result, time=result.time or now))) + "\n")
+    with open(folder / RESULTS, "a") as file:
+        file.write(as_lines(results))

@@ -79,7 +79,9 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
 
 
 def resume_command(data: Any, out: Path) -> str:
-    """The command that goes on with a run; all else that was asked for stands in its settings.json."""
+    """What goes on with a run; all else that was asked for stands in its settings.json."""
+    if not isinstance(data, (str, Path)):
+        return "the same again (mec.pretrain: with resume=True)"
     asked = read_settings(out).asked if (out / SETTINGS).exists() else {}
-    words = ["mec", "pretrain", str(data) if isinstance(data, (str, Path)) else "DATA", "--out", str(out), "--resume"]
-    return shlex.join([*words, *(["--data-root", asked["data_root"]] if asked.get("data_root") else [])])
+    root = ["--data-root", asked["data_root"]] if asked.get("data_root") else []
+    return shlex.join(["mec", "pretrain", str(data), "--out", str(out), "--resume", *root])

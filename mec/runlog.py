@@ -23,6 +23,7 @@ from mec.errors import TrainingStopped
 from mec.evaluate import extract, knn
 from mec.evaluate.features import measured_parts
 from mec.images import Skipped
+from mec.peak import peak_memory
 from mec.progress import TrainingProgress
 from mec.run import RunSettings
 
@@ -33,8 +34,8 @@ WATCH_BANK, WATCH_TEST = 5_000, 2_000  # most images in the k-NN figure during t
 class Log:
     """metrics.jsonl, TensorBoard events and skipped.jsonl of a run, written by the first rank."""
 
-    def __init__(self, out: Path, start: int, first: bool):
-        self.out, self.start, self.first = out, start, first
+    def __init__(self, out: Path, start: int, first: bool, device: str = "cpu"):
+        self.out, self.start, self.first, self.device = out, start, first, device
         self.known = {s.path for s in listed(out / SKIPPED)}  # when the images were opened, or before resuming
         self.met: set[str] = set()
         if not first:
@@ -66,6 +67,8 @@ class Log:
         wait = waited / max(now - self.last, 1e-9)
         figures = {**figures, "data_wait": wait, "images_per_second": batch_size * steps / max(now - self.last, 1e-9)}
         self.last, self.last_step = now, figures["step"]
+        if math.isfinite(peak := peak_memory(self.device)):
+            figures["peak_memory"] = peak  # GiB
         self.write(figures)
         return f"loss {figures['loss']:.3f}, rank {figures['effective_rank']:.0f}, data wait {wait:.0%}"
 

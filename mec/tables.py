@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mec.errors import BadInput
+from mec.results import RESULTS
 
 MISSING = "–"
 HASH_SHOWN = 6  # hex digits of a checkpoint's hash
@@ -101,7 +102,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
     """
     found: list[Measured] = []
     for run in runs:
-        path = run / "results.jsonl" if run.is_dir() else run
+        path = run / RESULTS if run.is_dir() else run
         if not path.exists():
             raise FileNotFoundError(f"{path}: no results. `mec evaluate {run} ...` writes them.")
         by_encoder: dict[tuple[str, str], list[dict[str, Any]]] = {}

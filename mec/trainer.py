@@ -66,10 +66,10 @@ class Trainer:
         self, out: Path, run: RunSettings, info: EncoderInfo, start: int, watch: Watch, save_minutes: float
     ) -> None:
         """Steps start to run.steps - 1."""
-        first = self.ranks.rank == 0
+        first, device = self.ranks.rank == 0, self.fabric.device.type
         saved = time.monotonic()
         step, waited = start, 0.0
-        with signals() as stop, Log(out, start, first) as log, watch.progress(run.steps, start) as progress:
+        with signals() as stop, Log(out, start, first, device) as log, watch.progress(run.steps, start) as progress:
             before = time.monotonic()
             source = self.batches.batches(start, run.steps, self.ranks.share)
             for step in range(start, run.steps):
@@ -82,7 +82,7 @@ class Trainer:
                 loss, online, target = self.loss_and_gradient(batch, step, now["settings"])
                 due = (step + 1) % LOG_EVERY == 0 or step + 1 == run.steps or step == 0
                 figures = self.figures(loss, online, target, now) if due else {}
-                if due or self.fabric.device.type == "cpu":
+                if due or device == "cpu":
                     self.check(out, loss, figures, step, now)
                 self.limit_gradients(step)
                 self.optimizer.step()
@@ -106,7 +106,7 @@ class Trainer:
                 if save_now or stopping or done == run.steps:
                     # A gradient that is not finite may have come with a finite loss: never save what it left.
                     sound = bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
-                    if not sound or (not due and self.fabric.device.type != "cpu"):
+                    if not sound or (not due and device != "cpu"):
                         self.check(out, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
                     if first:
                         self.save(out, done, info)
