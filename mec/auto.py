@@ -83,7 +83,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
         micro //= 2
     why.append(
         f"batch {batch}: "
-        + ("at least four batches an epoch" if n < 8 * batch else "enough different images to spread out")
+        + ("few images, many batches" if n < 8 * batch else "enough different images to spread out")
         + (f", in forward passes of {micro} rows to fit {machine.memory_gib:.0f} GiB" if micro < batch else "")
     )
 

@@ -27,6 +27,8 @@ from mec.views import (
     scaled_box,
 )
 
+IN_A_ROW = 100  # unreadable images after which it is the disk rather than the images
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -104,6 +106,12 @@ class ViewBatches:
             worker_init_fn=leave_signals_to_the_run,
         )
         for step, (crops, shown, skipped) in zip(range(start, stop), loader):
+            if not crops:
+                lost = skipped[-min(IN_A_ROW, len(skipped)) :]
+                raise TrainingStopped(
+                    f"{len(lost)} images in a row cannot be read, from {lost[0].path}: {lost[0].reason}. Is the disk "
+                    "still there? What is saved stays, and --resume goes on."
+                )
             epoch, indices = plan.of(step)
             made = []
             for (number, view), crop in zip(self.views, crops):
@@ -135,7 +143,8 @@ class Plan(torch.utils.data.Sampler):
 class Crops(torch.utils.data.Dataset):
     """A batch of images -> the crops of all its views, uint8 [m, 3, s, s] each, decoded once. Runs in the workers.
 
-    With them the images that are shown, in the place of others where these cannot be read, and those others.
+    With them the images that are shown, in the place of others where these cannot be read, and those others. No crops
+    where too many in a row cannot: an error raised in a worker would come with the worker's traceback.
     """
 
     def __init__(self, images: Encoded, views: list[tuple[int, View]], seed: int):
@@ -154,15 +163,21 @@ class Crops(torch.utils.data.Dataset):
         with quiet():
             for row, index in enumerate(indices.tolist()):
                 parts = [draw.take(np.array([row])) for draw in draws]
-                made, shown[row] = self._crops(index, parts, [f[row] for f in flips], skipped)
+                found = self._crops(index, parts, [f[row] for f in flips], skipped)
+                if found is None:
+                    return [], shown, tuple(skipped)
+                made, shown[row] = found
                 for v, crop in enumerate(made):
                     crops[v][row] = torch.from_numpy(crop)
         return crops, shown, tuple(skipped)
 
     def _crops(
         self, index: int, draws: list[Draw], flips: list[bool], skipped: list[Skipped]
-    ) -> tuple[list[np.ndarray], int]:
-        """Of the image, or of the next one that can be read: the same on every machine and after resuming."""
+    ) -> tuple[list[np.ndarray], int] | None:
+        """Of the image, or of the next one that can be read: the same on every machine and after resuming.
+
+        None where `IN_A_ROW` cannot.
+        """
         first = len(skipped)
         for other in range(index, index + len(self.images)):
             other %= len(self.images)
@@ -170,9 +185,9 @@ class Crops(torch.utils.data.Dataset):
                 return crops_of(self.images.open(other), draws, flips), other
             except Exception as error:  # Pillow's decoders raise almost anything on broken files
                 skipped.append(Skipped(self.images.name(other), reason(error)))
-                if len(skipped) - first > 100:
+                if len(skipped) - first >= IN_A_ROW:
                     break
-        raise BadInput(f"100 images in a row cannot be read, from {skipped[first].path}: {skipped[first].reason}")
+        return None
 
 
 def crops_of(picture: Picture | Decoded, draws: Sequence[Draw], flips: Sequence[bool]) -> list[np.ndarray]:

@@ -54,6 +54,8 @@ def bench_data(
     chosen = auto(data, this_machine(device))[0] if recipe == "auto" else recipe_named(recipe)
     views = numbered(chosen.views)
     count = min(images, len(data.train))
+    if count < 2:
+        raise BadInput(f"{data.name} has {count} training image: at least 2 are timed.")
     split = data.train.take(np.linspace(0, len(data.train) - 1, count).astype(int))
     alone = from_memory(split, views, device) if isinstance(split.images, Stored) else from_disk(split, views, device)
     together = [loaded(split, chosen.views, device, number) for number in numbers_of_workers(split, workers)]
@@ -170,12 +172,11 @@ def wait_for(device: str) -> None:
 def loaded(split: Split, views: tuple[View, ...], device: str, workers: int) -> Stage:
     """All of it as a run does it, after the first batches, which start the workers."""
     batch = min(BLOCK, len(split) // 2)
-    each = len(split) // batch
     batches = ViewBatches(split, views, batch, seed=0, device=torch.device(device), workers=workers)
-    steps = max(2 * each, 4)
+    ahead = 1 + 2 * workers  # batches that are being made when the first one comes: their time is not seen
+    steps = ahead + max(len(split) // batch, 8 * workers, 4)
     source = batches.batches(0, steps, lambda n: slice(0, n))
-    first = 1 + workers
-    for _ in range(min(first, steps - 1)):
+    for _ in range(ahead):
         next(source)
     began = time.perf_counter()
     count = sum(1 for _ in source)

@@ -35,7 +35,7 @@ class Pretrain:
 
 The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
 skipped.jsonl, TensorBoard events, checkpoints and encoder.safetensors.
-Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only used to measure.
+Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only used to measure (but by supervised).
 --set changes any value that `mec recipes NAME` shows: --set optimizer.base_lr=0.3 views.flip=0, for example.
 --set settings.distortion=guaranteed is the smallest with which every series surely converges (d/m for embeddings
 larger than the batch, else just above 1).
@@ -67,7 +67,7 @@ sees the statistics of 64 images."""
     """Where to train."""
     resume: bool = False
     """Go on with the run in the run folder from its last checkpoint: it ends with the weights it would have had anyway.
-    A stop (Ctrl-C) saves one; a crash or a power cut costs an epoch or five minutes, whichever is less."""
+    A stop (Ctrl-C) saves one; a crash or a power cut costs five minutes at most."""
     set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
     """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
     data_root: Folder = None

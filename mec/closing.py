@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,6 @@ from mec.figures import embedding_map
 from mec.objectives import method_named
 from mec.results import Result, labelled, record
 from mec.run import RunSettings
-from mec.siamese import Siamese
 
 HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
@@ -35,16 +35,17 @@ def finish_run(
     out: Path,
     run: RunSettings,
     info: EncoderInfo,
-    network: Siamese,
+    encoder: nn.Module,
     untrained: Mapping[str, Tensor],
     images: Data | None,
     device: torch.device,
+    workers: int,
     console: Console,
 ) -> None:
     """The closing table, the verdict on health, and what to do next."""
     if images is not None and images.can_be_measured:
         with console.status("measuring"):
-            rows = closing_features(run, info, network.encoder, untrained, images, device)
+            rows = closing_features(run, info, encoder, untrained, images, device, workers)
             tell_skipped(rows[run.recipe.method], console)
             results = closing_results(out, run, rows, images)
             draw_map(out, rows, images)
@@ -56,16 +57,20 @@ def finish_run(
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
     console.print(f"Encoder: {out / checkpoint.ENCODER}{picture}", highlight=False)
     if images is not None:
-        subject = run.asked.get("data") or images.name
-        console.print(
-            f"Next:  mec embed {out} FOLDER --out features.npz   (features of your images)\n"
-            + (
-                f"       mec evaluate {out} knn {subject}"
-                if images.can_be_measured
-                else f"       mec export {out} --to timm   (weights for other tools)"
-            ),
-            highlight=False,
-        )
+        console.print(next_steps(out, run, images), highlight=False)
+
+
+def next_steps(out: Path, run: RunSettings, images: Data) -> str:
+    """Two commands that a user may want now."""
+    folder = shlex.quote(str(out))
+    root = run.asked.get("data_root")
+    data = [run.asked.get("data") or images.name, *(["--data-root", root] if root else [])]
+    measure = f"mec evaluate {folder} knn {shlex.join(data)}"
+    export = f"mec export {folder} --to timm   (weights for other tools)"
+    return (
+        f"Next:  mec embed {folder} FOLDER --out features.npz   (features of your images)\n"
+        f"       {measure if images.can_be_measured else export}"
+    )
 
 
 def judged_settings(run: RunSettings) -> dict[str, Any]:
@@ -79,6 +84,7 @@ def closing_features(
     untrained: Mapping[str, Tensor],
     images: Data,
     device: torch.device,
+    workers: int,
 ) -> dict[str, tuple[Features, Features]]:
     """Training and test features of raw pixels, of the encoder before training, and after."""
     bank, test = measured_parts(images, MEASURE_BANK, MEASURE_TEST)
@@ -90,7 +96,7 @@ def closing_features(
         rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
     for name, weights in (("untrained", untrained), (run.recipe.method, trained)):
         encoder.load_state_dict(weights)
-        train, held_out = (extract(encoder, part, transform, device=device) for part in (bank, test))
+        train, held_out = (extract(encoder, part, transform, device=device, workers=workers) for part in (bank, test))
         rows[name] = train, held_out
     return rows
 
@@ -128,8 +134,7 @@ def draw_map(out: Path, rows: Mapping[str, tuple[Features, Features]], images: D
         embedding_map(shown, images.classes, out / "embedding.png")
 
 
-def closing_table(results: Sequence[Result], images: Data) -> Any:
-
+def closing_table(results: Sequence[Result], images: Data) -> Table:
     assert images.test is not None
     top1 = [r for r in results if r.metric == "top-1"]
     table = Table(title=f"{images.name}: accuracy on held-out images, %")

@@ -213,7 +213,7 @@ def seconds_a_step(asked: Asked, setup: Setup) -> dict[str, float]:
     if asked.time_budget is None or not new:
         return known
     fabric = start_fabric(setup.device)
-    recipe = resolve(recipe_name(asked.recipe, setup.images), setup.images, None, fabric)[0]
+    recipe = resolve(recipe_name(asked.recipe, setup.images), setup.images, None, setup.device)[0]
     recipes = {m: adapted(recipe, m, None, asked.batch_size, asked.backbone, asked.set) for m in new}
     with setup.console.status("timing a step of each method"):
         known |= timed_in_turns(recipes, setup.images, fabric, setup.workers)

@@ -8,9 +8,9 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class Data:
     skipped: tuple[Skipped, ...] = ()
     fingerprint: str = ""
     typical_size: tuple[int, int] = (0, 0)  # height, width: medians
-    suits: str = field(default="photographs")  # or "digits": which views make sense
+    suits: Literal["photographs", "digits"] = "photographs"  # which views make sense
 
     @property
     def can_be_measured(self) -> bool:
@@ -276,7 +276,7 @@ def from_torchvision(name: str, root: str | Path | None, download: bool) -> Data
         splits.append(Split(_stored_or_wrapped(items), np.asarray(found, dtype=np.int64)))
     train, test = splits
     classes = tuple(str(c) for c in getattr(items, "classes", ())) or tuple(map(str, np.unique(np.asarray(found))))
-    return Data(name, train, test, classes, typical_size=_typical_size(train.images))
+    return Data(name, train, test, classes, typical_size=middle(sample_sizes(train.images)))
 
 
 def _stored_or_wrapped(items: Any) -> Images:
@@ -402,8 +402,7 @@ def in_memory_if_small(data: Data) -> Data:
         train = _in_memory(data.train, sizes[0], skipped)
         test = data.test and _in_memory(data.test, sizes[0], skipped)
         data = replace(data, train=train, test=test, skipped=tuple(skipped))
-    typical = (int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes])))
-    return replace(data, typical_size=typical)
+    return replace(data, typical_size=middle(sizes))
 
 
 def class_of(name: str) -> str | None:
@@ -476,8 +475,8 @@ def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:
     return sizes
 
 
-def _typical_size(images: Images) -> tuple[int, int]:
-    sizes = sample_sizes(images)
+def middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The median height and the median width."""
     return int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))
 
 
@@ -496,7 +495,7 @@ def _in_memory(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
         return found
 
     with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = list(pool.map(pixels, range(len(split)), chunksize=256))
+        found = list(pool.map(pixels, range(len(split))))
     kept = np.array([i for i, f in enumerate(found) if not isinstance(f, Skipped)], np.int64)
     bad = [f for f in found if isinstance(f, Skipped)]
     if len(bad) > MOST_UNREADABLE * len(found):
@@ -508,7 +507,7 @@ def _in_memory(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
 
 
 def fingerprint(data: Data) -> str:
-    """A hash that changes when the images or their labels do."""
+    """A hash that changes when the images in memory, their number or labels do."""
     state = hashlib.sha256(data.name.encode())
     for split in (data.train, data.test):
         if split is None:

@@ -12,7 +12,7 @@ from torch import nn
 from mec.errors import BadInput, nearest
 
 # With one block a stage, blocks whose last batch norm starts at zero leave little to start from: ten points of k-NN in
-# a short run (docs/log.md). Deeper networks keep timm's zeros, as the papers do.
+# a short run (docs/log.md). Deeper networks start as the recipe says.
 ONE_BLOCK = {"model": "resnet18", "layers": (1, 1, 1, 1), "zero_init_last": False}
 # ResNets for CPUs and small data; weights keep torchvision's names.
 SMALL: dict[str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ SMALL_STEM_BELOW = 64  # px
 POOLED = {"resnet10-fast"}  # keep the max-pool on small images too: it saves two thirds of a step on a CPU
 
 
-def build_encoder(name: str, image_size: int, small_stem: bool | None = None) -> nn.Module:
+def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *, zero_init: bool = True) -> nn.Module:
     """A backbone that turns images [m, 3, h, w] into features [m, e]; e is its `num_features`.
 
     Args:
@@ -33,6 +33,7 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
         image_size: side of the images it will see, px.
         small_stem: whether to replace the stem by a 3x3 convolution of stride 1, without max-pool unless `POOLED`
             has the name; None decides by size.
+        zero_init: whether the last batch norm of a ResNet's blocks starts at zero, as timm's do, or at one.
 
     Raises:
         BadInput: no such backbone (with the nearest name), or one that cannot take this image size.
@@ -53,6 +54,8 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
             continue
         if small and not extra:
             use_small_stem(encoder, pooled=name in POOLED)
+        if not zero_init:
+            start_at_one(encoder)
         return encoder
     raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px.")
 
@@ -60,6 +63,14 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None) ->
 def timm_arguments(name: str) -> dict[str, Any]:
     """What `timm.create_model` is given for a backbone: its model name under 'model', and keywords."""
     return dict(SMALL.get(name, {"model": name}))
+
+
+def start_at_one(encoder: nn.Module) -> None:
+    """The last batch norm of each residual block at one, torch's own start, in place."""
+    for block in encoder.modules():
+        if hasattr(block, "zero_init_last"):  # timm's blocks
+            last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
+            nn.init.ones_(last.get_parameter("weight"))
 
 
 def use_small_stem(encoder: nn.Module, *, pooled: bool = False) -> None:

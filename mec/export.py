@@ -19,6 +19,7 @@ from mec.encoders import POOLED, SMALL, timm_arguments, use_small_stem
 from mec.errors import BadInput
 
 TOLERANCE = 1e-4  # of the largest feature
+TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def export(run: str | Path, to: str, out: Path | None = None) -> Path:
@@ -45,6 +46,9 @@ def export(run: str | Path, to: str, out: Path | None = None) -> Path:
         print(f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:")
         print("\n".join(f"    {path}" for path in configs))
         return out
+    if to == "torchvision" and info.backbone not in TORCHVISION:
+        small = " Its widths are not torchvision's;" if info.backbone in SMALL else ""
+        raise BadInput(f"torchvision has no {info.backbone!r} (it has {', '.join(TORCHVISION)}).{small} use --to timm.")
     with atomic(out) as part:
         if to == "timm":
             about = {"mec": json.dumps(asdict(info))}  # timm passes over it; `mec evaluate` reads the file by it
@@ -82,24 +86,12 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
 
 def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
     """The lines that load the file into torchvision's ResNet, and the model that they build."""
-    makers: dict[str, Any] = {
-        "resnet18": torchvision.models.resnet18,
-        "resnet34": torchvision.models.resnet34,
-        "resnet50": torchvision.models.resnet50,
-        "resnet101": torchvision.models.resnet101,
-        "resnet152": torchvision.models.resnet152,
-        "resnet10": None,
-    }
-    if info.backbone not in makers:
-        known = ", ".join(makers)
-        small = " Its widths are not torchvision's;" if info.backbone in SMALL else ""
-        raise BadInput(f"torchvision has no {info.backbone!r} (it has {known}).{small} use --to timm.")
     if info.backbone == "resnet10":
         block = torchvision.models.resnet.BasicBlock
         other: nn.Module = torchvision.models.ResNet(block, [1, 1, 1, 1])
         made = "torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"
     else:
-        other, made = makers[info.backbone](), f"torchvision.models.{info.backbone}()"
+        other, made = torchvision.models.get_model(info.backbone), f"torchvision.models.{info.backbone}()"
     other.fc = nn.Identity()
     stem: list[str] = []
     if info.small_stem:

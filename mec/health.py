@@ -204,7 +204,7 @@ def exact_loss_bound(objective: str, settings: Mapping[str, Any], m: int, d: int
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut off by a crash is left out."""
+    """The lines of a run's metrics.jsonl; one that a crash cut off is left out."""
     path = run / "metrics.jsonl"
     if not path.exists():
         raise BadInput(f"{run}: no metrics.jsonl in it, so it is not the folder of a run.")
@@ -222,10 +222,13 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
     >>> sparkline([0, 1, 2, 3], width=4)
     '▁▃▆█'
+    >>> sparkline([0, 7])
+    '▁█'
     """
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         return ""
-    picked = [finite[round(i * (len(finite) - 1) / max(1, width - 1))] for i in range(min(width, len(finite)))]
+    count = min(width, len(finite))
+    picked = [finite[round(i * (len(finite) - 1) / max(1, count - 1))] for i in range(count)]
     low, high = min(picked), max(picked)
     return "".join("▁▂▃▄▅▆▇█"[round((v - low) / (high - low or 1) * 7)] for v in picked)

@@ -114,9 +114,11 @@ def still_right(found: Listing) -> bool:
 # --- arrays that are kept between runs -----------------------------------------------------------------------------
 
 
-def place(root: Path, kind: str) -> Path:
+def place(root: Path | str, kind: str) -> Path:
+    """The file for what is kept about a folder or a URL."""
+    known_by = str(root.resolve()) if isinstance(root, Path) else root
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache) / "mec" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}-{kind}.npz"
+    return Path(cache) / "mec" / f"{hashlib.sha256(known_by.encode()).hexdigest()[:16]}-{kind}.npz"
 
 
 def remembered(root: Path, kind: str) -> dict[str, np.ndarray] | None:

@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -224,6 +224,15 @@ def setting_names(objective: Callable) -> frozenset[str]:
     return keywords(objective)
 
 
+def setting_types(objective: Callable) -> dict[str, Any]:
+    """The type hint of each of `setting_names`."""
+    if isinstance(objective, type) and issubclass(objective, nn.Module):
+        hints = {**get_type_hints(objective.__init__), **get_type_hints(objective.forward)}
+    else:
+        hints = get_type_hints(objective)
+    return {name: hints[name] for name in setting_names(objective)}
+
+
 def keywords(function: Callable) -> frozenset[str]:
     parameters = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY) - {"labels", "ranks", "weights"}
@@ -243,6 +252,7 @@ class Method:
     target: Literal["momentum", "stop-gradient"] | None = None
     network: Mapping[str, Any] = field(default_factory=dict)  # fields of Network that differ from its defaults
     labels: bool = False  # learns from labels: the network gives a logit for each class
+    keeps: Literal["online", "target"] = "online"  # the encoder that is stored and measured
 
 
 METHODS: dict[str, Method] = {
@@ -261,7 +271,9 @@ METHODS: dict[str, Method] = {
     "barlow-twins": Method("barlow_twins", {"scale": 0.001}, network={"projector_output": "linear"}),
     "vicreg": Method("vicreg", {"scale": 0.04}, network={"projector_output": "linear"}),
     "swav": Method("swav", {"scale": 0.1}, network={"projector_output": "linear"}),
-    "dino": Method("dino", target="momentum", network={"projector_output": "linear", "prototypes": 1024}),
+    "dino": Method(
+        "dino", target="momentum", network={"projector_output": "linear", "prototypes": 1024}, keeps="target"
+    ),
     "unigrad": Method(
         "unigrad", {"weight": 20.0, "scale": 0.05}, target="momentum", network={"projector_output": "linear"}
     ),  # the published weight is 100, for embeddings of 2048

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +14,29 @@ from mec import schedules
 from mec.auto import auto, this_machine
 from mec.data import Data
 from mec.errors import BadInput
-from mec.objectives import OBJECTIVES, build, method_named, setting_names
-from mec.recipe import Network, Recipe, changed
+from mec.objectives import OBJECTIVES, build, method_named, setting_types
+from mec.recipe import Linear, Recipe, changed, fitted
 from mec.recipes import recipe_named
+
+T = TypeVar("T")
+# What belongs to a recipe's method, and not to its images and machine: it goes when another method takes its place.
+OF_A_METHOD = (
+    "projector_hidden", "projector_output", "prototypes", "predictor_bias", "views_together",
+    "predictor_lr_constant", "clip", "freeze_prototypes_epochs",
+)  # fmt: skip
 
 
 def resolve(
-    recipe: str | Recipe, images: Data | None, encoder: nn.Module | None, fabric: Any
+    recipe: str | Recipe, images: Data | None, encoder: nn.Module | None, device: str
 ) -> tuple[Recipe, list[str]]:
     """The recipe to start from, and why it is as it is."""
+    if images is None and encoder is None:
+        raise BadInput("an iterable of views needs encoder=..., a module that turns them into features [m, e].")
     if isinstance(recipe, Recipe):
         return recipe, []
-    if recipe != "auto":
+    if recipe != "auto" or images is None:
         return recipe_named(recipe), []
-    if images is None:
-        if encoder is None:
-            raise BadInput("views that are not images need encoder=..., a module that turns them into features [m, e].")
-        return recipe_named("auto"), []
-    return auto(images, this_machine(fabric.device.type))
+    return auto(images, this_machine(device))
 
 
 def adapted(
@@ -60,10 +65,16 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     method = method_named(name)
     if name == recipe.method:
         return recipe
-    network = replace(recipe.network, **heads_of(recipe.method, plain=True))
+    network, optimizer = plain(recipe.network, OF_A_METHOD), plain(recipe.optimizer, OF_A_METHOD)
     predictor = predictor_widths(method.predictor, network.projector)
-    network = replace(network, predictor=predictor, target=method.target, **heads_of(name))
-    return replace(recipe, method=name, settings={}, network=network)
+    network = replace(network, predictor=predictor, target=method.target, **method.network)
+    return replace(recipe, method=name, settings={}, network=network, optimizer=optimizer)
+
+
+def plain(part: T, names: Sequence[str]) -> T:
+    """A part of a recipe with these fields, as far as it has them, at their defaults."""
+    kind: Any = type(part)
+    return replace(part, **{f.name: f.default for f in fields(kind) if f.name in names})  # type: ignore[type-var]
 
 
 def predictor_widths(kind: str | None, projector: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,12 +82,6 @@ def predictor_widths(kind: str | None, projector: tuple[int, ...]) -> tuple[int,
     if kind is None or not projector:
         return ()
     return (max(64, projector[-1] // 4), projector[-1]) if kind == "narrow" else (max(projector), projector[-1])
-
-
-def heads_of(method: str, *, plain: bool = False) -> dict[str, Any]:
-    """The fields of a network that a method sets; `plain`: as they are where no method sets them."""
-    fields = method_named(method).network
-    return {k: getattr(Network(), k) for k in fields} if plain else dict(fields)
 
 
 def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tensor], dict[str, Any]]:
@@ -87,11 +92,13 @@ def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tenso
     method = method_named(recipe.method)
     settings = {"scale": 1.0, **method.settings, **recipe.settings}
     scale = settings.pop("scale")
-    known = setting_names(OBJECTIVES[method.objective])
-    for name in settings:
+    known = setting_types(OBJECTIVES[method.objective])
+    for name, value in settings.items():
         if name not in known:
-            takes = ", ".join(sorted(known | {"scale"}))
+            takes = ", ".join(sorted([*known, "scale"]))
             raise BadInput(f"method {recipe.method} has no setting {name!r}. It takes: {takes}.")
+        for each in (value.start, value.end) if isinstance(value, Linear) else (value,):
+            fitted(each, known[name], f"settings.{name}")
     if not isinstance(scale, (int, float)) or not scale > 0:
         raise BadInput(f"settings.scale is {scale!r}: a number above 0, by which the loss is multiplied.")
     # A small trial: a value that does not fit is told now, not after the images were read.

@@ -69,8 +69,8 @@ def pretrain(
             called with the epoch's number before each pass.
         recipe: a name in RECIPES or a Recipe; default: "digits" for digits, else "auto".
         method: a name in METHODS, in place of the recipe's.
-        encoder: a module of your own, inputs -> features [m, e], in place of the recipe's backbone. Needed for views
-            that are not images. It is put into training mode.
+        encoder: a module of your own, inputs -> features [m, e], in place of the recipe's backbone. An iterable of
+            views needs it. It is put into training mode.
         out: the run folder; default runs/<data>-<recipe>, and -<method> where one is given. On several machines it
             lies where all see it.
         epochs: passes over the data.
@@ -125,17 +125,19 @@ def pretrain(
         if ranks.rank == 0:
             check_free(out)
         ranks.wait()
-        chosen, why = resolve(recipe if isinstance(recipe, Recipe) else name, images, encoder, fabric)
+        chosen, why = resolve(recipe if isinstance(recipe, Recipe) else name, images, encoder, fabric.device.type)
         chosen = adapted(chosen, method, epochs, batch_size, backbone, settings)
         why += changed_as_asked(asked) if why else []
     else:
         check_images(out, stored, images)
+        if steps is not None and epochs is None and steps != stored.steps:
+            raise BadInput(f"{out} is a run of {stored.steps:,} steps, steps is {steps:,}: epochs makes it longer.")
         name, why = stored.recipe_name, list(stored.why)
         chosen = stored.recipe if epochs is None else replace(stored.recipe, epochs=epochs)
 
     trainer, info = make_trainer(data, images, chosen, name, encoder, seed, fabric, ranks, workers)
-    network, batches = trainer.network, trainer.batches
-    untrained = {k: v.cpu().clone() for k, v in network.encoder.state_dict().items()}
+    batches = trainer.batches
+    untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
 
     if stored is None:
         if steps is None:
@@ -167,7 +169,8 @@ def pretrain(
         console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", highlight=False)
         return out
     describe(console, out, run, info, images, trainer, start)
-    watch = Watch(out, images if evaluate else None, info, fabric.device, console)
+    decoding = getattr(batches, "workers", 0)
+    watch = Watch(out, images if evaluate else None, info, fabric.device, console, decoding)
     if ranks.rank == 0:
         try:
             start_folder(out, run, images)
@@ -180,11 +183,12 @@ def pretrain(
         trainer.run(out, run, info, start, watch, save_minutes)
     except OSError as error:
         raise TrainingStopped(
-            f"{out}: cannot be written ({error}). The checkpoint before this one is whole; make room, then "
-            f"{resume_command(data, out)}"
+            f"{out}: the system stopped the run ({error}), most often since a file cannot be written. The checkpoint "
+            f"before this one is whole; make room, then {resume_command(data, out)}"
         ) from error
     if ranks.rank == 0:
-        finish_run(out, run, info, network, untrained, images if evaluate else None, fabric.device, console)
+        measured = images if evaluate else None
+        finish_run(out, run, info, trainer.encoder, untrained, measured, fabric.device, decoding, console)
     return out  # the other processes do not wait for the measuring: it may take longer than a group's patience
 
 
@@ -230,7 +234,8 @@ def recipe_name(recipe: str | Recipe | None, data: Any) -> str:
         return recipe
     if recipe is not None:
         return "custom"
-    return "digits" if getattr(data, "name", data) == "digits" else "auto"
+    digits = data.suits == "digits" if isinstance(data, Data) else str(data) == "digits"
+    return "digits" if digits else "auto"
 
 
 def default_out(data: Any, recipe: str, method: str | None) -> Path:
@@ -313,7 +318,9 @@ def build_network(
     size = view.size if images is not None else 0
     own = encoder is not None
     if encoder is None:
-        encoder = build_encoder(recipe.network.backbone, size, recipe.network.small_stem)
+        encoder = build_encoder(
+            recipe.network.backbone, size, recipe.network.small_stem, zero_init=recipe.network.zero_init
+        )
     encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still
     if isinstance(batches, ViewBatches):
         device = next(encoder.parameters()).device
@@ -349,6 +356,7 @@ def start_folder(out: Path, run: RunSettings, images: Data | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for part in [*out.glob("*.part"), *out.glob("checkpoints/*.part")]:
         part.unlink()
+    (out / HEALTH).unlink(missing_ok=True)  # it says that a run is finished: this one goes on
     checkpoint.write_text(out / SETTINGS, as_json(run))
     if images is not None and images.skipped and not (out / SKIPPED).exists():
         lines = (json.dumps(asdict(s)) + "\n" for s in images.skipped)
@@ -367,9 +375,12 @@ def describe(
     """What will be trained, on what, in a few lines."""
     recipe, m = run.recipe, trainer.recipe.batch_size
     if images is not None:
-        labels = (
-            f"labels of {len(images.classes)} classes only for measuring" if images.can_be_measured else "no labels"
-        )
+        if method_named(recipe.method).labels:
+            labels = f"with the labels of {len(images.classes)} classes"
+        elif images.can_be_measured:
+            labels = f"labels of {len(images.classes)} classes only for measuring"
+        else:
+            labels = "no labels"
         console.print(f"{images.name}: {len(images.train):,} training images, {labels}", highlight=False)
         if images.skipped:
             console.print(

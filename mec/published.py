@@ -13,7 +13,7 @@ from mec.recipe import Linear, Network, Optimizer, Recipe, View
 
 # BYOL's pair, as MEC's appendix C says, too; blur to sigma 2 px at 224.
 BYOL_VIEWS = (View(blur=1.0), View(blur=0.1, solarize=0.2))
-MOCO_V3_VIEWS = tuple(replace(view, scale=(0.2, 1.0)) for view in BYOL_VIEWS)
+MOCO_V3_VIEWS = tuple(replace(view, scale=(0.2, 1.0), interpolation="bilinear") for view in BYOL_VIEWS)
 WEAK = View(scale=(0.2, 1.0), saturation=0.4, blur=0.5, interpolation="bilinear", copies=2)  # MoCo v2, SimSiam
 STRONG = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, copies=2)  # SimCLR
 # SwAV's scales, which MEC follows: two crops that show most of an image, and six that show little.
@@ -22,12 +22,19 @@ MULTI_CROP = (
     *(replace(view, scale=GLOBAL_SCALE) for view in BYOL_VIEWS),
     View(size=96, scale=LOCAL_SCALE, blur=0.5, copies=6),
 )
-SWAV_VIEWS = (replace(STRONG, scale=GLOBAL_SCALE), replace(STRONG, size=96, scale=LOCAL_SCALE, copies=6))
+SWAV_STRONG = replace(STRONG, interpolation="bilinear")
+SWAV_VIEWS = (replace(SWAV_STRONG, scale=GLOBAL_SCALE), replace(SWAV_STRONG, size=96, scale=LOCAL_SCALE, copies=6))
 
 CIFAR = View(size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 CIFAR_ASYM = (CIFAR, replace(CIFAR, solarize=0.2))
 CIFAR_STRONG = (replace(CIFAR, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, copies=2),)
 CIFAR_WEAK = (replace(CIFAR, saturation=0.4, blur=0.5, copies=2),)
+_GLOBAL = replace(CIFAR, scale=(0.2, 1.0), brightness=0.6, contrast=0.6, saturation=0.6, hue=0.2)
+CIFAR_MULTI_CROP = (
+    _GLOBAL,
+    replace(_GLOBAL, solarize=0.2),
+    replace(CIFAR_STRONG[0], size=18, scale=(0.08, 0.5), blur=0.1, solarize=0.1, copies=6),
+)
 
 
 def byol_heads(network: Network) -> Network:
@@ -77,7 +84,7 @@ def solo_lars(lr: float, decay: float, **more) -> Optimizer:
     )
 
 
-RESNET18 = Network("resnet18", target_momentum=0.99)
+RESNET18 = Network("resnet18", zero_init=False, target_momentum=0.99)
 PLAIN_256 = replace(RESNET18, projector=(2048, 256), projector_hidden="relu", projector_output="linear-bias")
 DINO_HEAD = replace(
     RESNET18,
@@ -95,7 +102,7 @@ CIFAR_RECIPES = {
         90.51,
         views=CIFAR_WEAK,
         network=replace(RESNET18, predictor=(512, 2048), target="stop-gradient"),
-        optimizer=solo_sgd(0.5, 1e-5),
+        optimizer=replace(solo_sgd(0.5, 1e-5), predictor_lr_constant=True),
     ),
     "cifar10-byol": solo(
         "byol",
@@ -162,11 +169,8 @@ CIFAR_RECIPES = {
         None,
         source="solo-learn scripts/pretrain/cifar-multicrop/swav.yaml (no figure); the rest as in cifar/swav.yaml",
         settings={"prototypes": 3000, "queue": 3840, "use_queue": Linear(0.0, 1.0, epochs=50), "scale": 1.0},
-        views=(
-            replace(CIFAR_STRONG[0], scale=(0.2, 1.0)),
-            replace(CIFAR_STRONG[0], size=18, scale=(0.08, 0.5), copies=6),
-        ),
-        network=replace(RESNET18, projector=(2048, 128), projector_output="linear-bias", views_together=True),
+        views=CIFAR_MULTI_CROP,
+        network=replace(RESNET18, projector=(2048, 128), projector_output="linear-bias"),
         optimizer=solo_lars(0.6, 1e-6, freeze_prototypes_epochs=2.0, end_lr=0.0006),
     ),
     "cifar10-dino": solo(
@@ -241,9 +245,11 @@ MOCO_V3 = Recipe(
     expects={"linear top-1 (%)": 72.8},
 )
 BARLOW = Recipe(
-    source="Barlow Twins main.py (row Barlow of MEC's Table 7)",
+    source="Barlow Twins main.py, README, on 16 GPUs (row Barlow of MEC's Table 7)",
     method="barlow-twins",
-    settings={"off_diagonal": 0.0051, "scale": 1.0},
+    # It sums C over GPUs outside autograd: each pulls by its own rows alone, and their mean is 1/16 of the gradient.
+    # LARS hides that for matrices, but not for biases and norms, whose rate was chosen with it.
+    settings={"off_diagonal": 0.0051, "scale": 1 / 16},
     views=BYOL_VIEWS,
     network=replace(RESNET50, projector=(8192,) * 3, projector_output="linear"),
     optimizer=replace(LARS, base_lr=0.2, base_lr_1d=0.0048, end_lr=0.0002, weight_decay=1e-6),
@@ -267,7 +273,9 @@ SWAV = Recipe(
     method="swav",
     settings={"prototypes": 3000, "queue": 0, "scale": 1.0},
     views=SWAV_VIEWS,
-    network=replace(RESNET50, projector=(2048, 128), projector_output="linear-bias", views_together=True),
+    network=replace(
+        RESNET50, zero_init=False, projector=(2048, 128), projector_output="linear-bias", views_together=True
+    ),
     # In all 4.8, from 0.3 and to 0.0048, at batch 4096; LARC over all parameters. Frozen for 313 steps, an epoch.
     optimizer=Optimizer(
         "lars",
@@ -336,18 +344,19 @@ IMAGENET_RECIPES = {
         method="simclr",
         settings={"temperature": 0.1, "scale": 2.0},
         views=(STRONG,),
-        network=replace(RESNET50, projector=(2048, 2048, 128), projector_output="bn-affine"),
+        network=replace(RESNET50, projector=(2048, 2048, 128), projector_output="bn-affine", views_together=True),
         optimizer=replace(LARS, base_lr=0.3, weight_decay=1e-4),
         batch_size=4096,
         epochs=1000,
     ),
     "imagenet-moco-v2": Recipe(
-        source="MoCo README and builder.py, 200 epochs; views from memory",
+        source="MoCo README, builder.py and main_moco.py --aug-plus, 200 epochs",
         method="moco-v2",
         settings={"temperature": 0.2, "queue": 65536, "key_views": 1},
         views=(WEAK,),
         network=replace(
             RESNET50,
+            zero_init=False,
             projector=(2048, 128),
             projector_hidden="relu",
             projector_output="linear-bias",
@@ -358,6 +367,7 @@ IMAGENET_RECIPES = {
         optimizer=Optimizer(base_lr=0.03, weight_decay=1e-4),
         batch_size=256,
         epochs=200,
+        expects={"linear top-1 (%)": 67.5},
     ),
     "imagenet-moco-v3": MOCO_V3,
     "imagenet-moco-v3-100ep": replace(
@@ -419,10 +429,10 @@ IMAGENET_RECIPES = {
         expects={},
     ),
     "imagenet-supervised": Recipe(
-        source="torchvision's reference training, from memory",
+        source="torchvision's reference training, from memory; the cosine is ours, its rate falls by steps",
         method="supervised",
         views=(View(interpolation="bilinear", jitter=0.0, grey=0.0),),
-        network=replace(RESNET50, projector=(1000,), projector_output="linear-bias"),
+        network=replace(RESNET50, zero_init=False, projector=(1000,), projector_output="linear-bias"),
         optimizer=Optimizer(base_lr=0.1, weight_decay=1e-4),
         batch_size=256,
         epochs=90,

@@ -26,6 +26,10 @@ class Linear:
     end: float
     epochs: float
 
+    def __post_init__(self) -> None:
+        if not 0 < self.epochs < math.inf:
+            raise BadInput(f"a setting moves from {self.start} to {self.end} in {self.epochs} epochs: above 0.")
+
 
 # Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.
 Setting = int | float | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
@@ -65,6 +69,7 @@ class Network:
 
     backbone: str = "resnet18"  # any timm name, or one of mec.encoders.SMALL
     small_stem: bool | None = None  # 3x3 first convolution, no max-pool; None: where views are under 64 px
+    zero_init: bool = True  # ResNets: the last batch norm of each block starts at zero; SMALL ones always at one
     projector: tuple[int, ...] = (2048, 2048, 2048)  # () for none; the last is the embedding size
     projector_hidden: Literal["bn-relu", "relu", "gelu", "bn-gelu"] = "bn-relu"  # what follows each hidden linear layer
     projector_output: Literal["bn", "bn-affine", "linear", "linear-bias"] = "bn"  # its last layer; bn has no affine
@@ -126,8 +131,18 @@ class Recipe:
         if sum(view.copies for view in self.views) < 2 and self.method != "supervised":
             raise BadInput("the recipe has one view: agreement needs at least two.")
         for view in self.views:
-            if view.size < 1 or not 0 < view.scale[0] <= view.scale[1]:
-                raise BadInput(f"a view has size {view.size}, scale {view.scale}: size >= 1, 0 < scale low <= high.")
+            ranges = {
+                "scale": view.scale,
+                "ratio": view.ratio,
+                **({"blur_sigma": view.blur_sigma} if view.blur else {}),
+            }
+            for name, (low, high) in ranges.items():
+                if not 0 < low <= high < math.inf:
+                    raise BadInput(f"views.{name} is {[low, high]}: two numbers above 0, the larger one last.")
+            if view.size < 1 or view.copies < 0:
+                raise BadInput(f"a view has size {view.size}, {view.copies} copies: size >= 1, copies >= 0.")
+            if not min(view.std) > 0:
+                raise BadInput(f"views.std is {[*view.std]}: pixels are divided by it, so all three are above 0.")
             chances = {name: getattr(view, name) for name in ("flip", "jitter", "grey", "blur", "solarize")}
             for name, value in chances.items():
                 if not 0 <= value <= 1:

@@ -56,8 +56,9 @@ def as_json(settings: RunSettings) -> str:
 def check_free(out: Path) -> None:
     """A new run takes an empty folder: nothing finished is ever written over."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        held = "a run" if (out / SETTINGS).exists() else "something"
-        raise BadInput(f"{out} already holds {held}. Add --resume to go on with it, or choose another --out.")
+        if (out / SETTINGS).exists():
+            raise BadInput(f"{out} already holds a run. Add --resume to go on with it, or choose another --out.")
+        raise BadInput(f"{out} already holds something that is no run. Choose another --out.")
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -123,11 +123,11 @@ class Watch:
     info: EncoderInfo
     device: torch.device
     console: Console
+    workers: int = 0  # processes that decode those images
     accuracy: float | None = None
 
     def progress(self, steps: int, start: int) -> TrainingProgress:
-        self.bar = TrainingProgress(self.console, steps, start)
-        return self.bar
+        return TrainingProgress(self.console, steps, start)
 
     def is_due(self, done: int, run: RunSettings, each: int) -> bool:
         """After the first epoch (or fiftieth step), then ten times in a run."""
@@ -139,7 +139,9 @@ class Watch:
         assert self.images is not None
         bank, test = measured_parts(self.images, WATCH_BANK, WATCH_TEST)
         transform = checkpoint.image_transform(self.info)
-        features = [extract(encoder, part, transform, device=self.device) for part in (bank, test)]
+        features = [
+            extract(encoder, part, transform, device=self.device, workers=self.workers) for part in (bank, test)
+        ]
         if not all(bool(part.x.isfinite().all()) for part in features):
             return math.nan  # it has diverged, and the next step says so
         self.accuracy = knn(*features)[0].value

@@ -110,7 +110,10 @@ def open_packed(name: str, root: str | Path | None = None) -> Packed:
         BadInput: something is missing, damaged or of another format.
     """
     if is_url(name):
-        name = fetched(name, Path(root) if root else place(Path(name), "fetched").with_suffix(""))
+        given = name
+        name = fetched(given, Path(root) if root else place(given, "fetched").with_suffix(""))
+        if not name.endswith(".tar"):
+            return replace(read_index(Path(name)), name=named_by(given))
     if not name.endswith(".tar"):
         return read_index(Path(name))
     tars = expanded(name)
@@ -207,11 +210,19 @@ def scanned(tars: Sequence[str]) -> Packed:
 # --- from a URL ----------------------------------------------------------------------------------------------------
 
 
+def named_by(url: str) -> str:
+    """
+    >>> named_by("https://example.org/packed/"), named_by("https://example.org/packed/index.json")
+    ('packed', 'packed')
+    """
+    return url.removesuffix(INDEX).rstrip("/").rpartition("/")[2]
+
+
 def fetched(url: str, folder: Path) -> str:
     """Fetch what a URL names into a folder, unless it lies there already; returns its local name.
 
     Raises:
-        BadInput: the server does not have it, or what came is not what the index says.
+        BadInput: as `fetch`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if url.endswith(".tar"):
@@ -227,26 +238,35 @@ def fetched(url: str, folder: Path) -> str:
             raise
     for shard in json.loads((folder / INDEX).read_text())["shards"]:
         path = folder / os.path.basename(shard["name"])
-        fetch(f"{base}/{shard['name']}", path)
-        if sha256(path) != shard["sha256"]:
-            path.unlink(missing_ok=True)
-            raise BadInput(
-                f"{base}/{shard['name']}: what came is not what the index says (SHA-256 differs). Try again."
-            )
+        if path.exists() and sha256(path) != shard["sha256"]:
+            path.unlink()  # of an older packing
+        fetch(f"{base}/{shard['name']}", path, shard["sha256"])
     return str(folder)
 
 
-def fetch(url: str, path: Path, again: bool = False) -> None:
+def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = False) -> None:
+    """A file from a URL, whole, or none.
+
+    Raises:
+        BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256.
+    """
     if path.exists() and not again:
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)
+            promised = answer.headers.get("Content-Length")
+        came = part.stat().st_size
+        if promised is not None and came != int(promised):
+            raise OSError(f"{came:,} of {int(promised):,} bytes came")
+        if checksum is not None and sha256(part) != checksum:
+            raise OSError("what came is not what the index says, SHA-256 differs")
+        os.replace(part, path)
     except OSError as error:  # URLError is one
+        raise BadInput(f"{url}: cannot be fetched ({error}). Try again.") from error
+    finally:
         part.unlink(missing_ok=True)
-        raise BadInput(f"{url}: cannot be fetched ({error}).") from error
-    os.replace(part, path)
 
 
 def sha256(path: Path) -> str:

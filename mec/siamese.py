@@ -35,7 +35,6 @@ class Siamese(nn.Module):
         predictor_widths: tuple[int, ...] = (),
         predictor_bias: bool = True,
         target: str | None = None,
-        target_views: int = GLOBAL_VIEWS,
         together: bool = False,
     ):
         super().__init__()
@@ -53,7 +52,6 @@ class Siamese(nn.Module):
             predictor(self.embedding, predictor_widths, bias=predictor_bias) if predictor_widths else nn.Identity()
         )
         self.target = target
-        self.target_views = target_views
         self.together = together
         self.target_encoder = self.target_projector = None
         if target == "momentum":
@@ -70,11 +68,11 @@ class Siamese(nn.Module):
         if self.target is None or not with_target:
             return online, None
         if self.target == "stop-gradient":
-            return online, projected[: self.target_views].detach()
+            return online, projected[:GLOBAL_VIEWS].detach()
         assert self.target_encoder is not None
         assert self.target_projector is not None
         with torch.no_grad():
-            return online, self.projected(views[: self.target_views], self.target_encoder, self.target_projector)
+            return online, self.projected(views[:GLOBAL_VIEWS], self.target_encoder, self.target_projector)
 
     def projected(self, views: Sequence[Tensor], encoder: nn.Module, head: nn.Module) -> Tensor:
         """[V, m, d]."""

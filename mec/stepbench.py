@@ -63,7 +63,7 @@ def step_of(
     recipe = replace(recipe, batch_size=batch_size, micro_batch_size=None, network=network)
     torch.manual_seed(0)
     views = list(torch.randn(2, batch_size, 3, size, size).to(fabric.device))
-    encoder = build_encoder(network.backbone, size, network.small_stem)
+    encoder = build_encoder(network.backbone, size, network.small_stem, zero_init=network.zero_init)
     siamese = build_siamese(network, encoder, feature_size(encoder, torch.zeros(2, 3, size, size)))
     objective, settings = build_objective(recipe, siamese.embedding)
     optimizer = build_optimizer(recipe.optimizer, [*siamese.parameters(), *parameters_of(objective)])

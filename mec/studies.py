@@ -152,7 +152,7 @@ def distortion_study(
         raise BadInput(f"{data} has no labels: the figure colours by class and measures accuracy.")
     if isinstance(recipe, Recipe):
         base = recipe
-    elif recipe is None and images.name == "digits":
+    elif recipe is None and images.suits == "digits":
         base = small_digits()
     else:
         base = recipe_named(recipe or "cifar10-paper")

@@ -54,9 +54,10 @@ class Trainer:
     ):
         self.fabric, self.ranks, self.recipe, self.batches, self.seed = fabric, ranks, recipe, batches, seed
         self.network, self.objective, self.settings = network, objective, settings
-        self.images = isinstance(batches, ViewBatches)
+        kept = network.target_encoder if method_named(recipe.method).keeps == "target" else None
+        self.encoder = network.encoder if kept is None else kept  # what is stored and measured
         self.bf16 = uses_bf16(recipe, fabric.device)
-        if self.images:
+        if isinstance(batches, ViewBatches):
             network.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         if isinstance(objective, nn.Module):
@@ -77,7 +78,7 @@ class Trainer:
                 waited += time.monotonic() - before
                 log.skip(batch.skipped, run.images)
 
-                now = self.at(step, run)
+                now = self.at(step, run.steps)
                 self.set_lr(now["lr"])
                 loss, online, target = self.loss_and_gradient(batch, step, now["settings"])
                 due = (step + 1) % LOG_EVERY == 0 or step + 1 == run.steps or step == 0
@@ -99,7 +100,7 @@ class Trainer:
                 else:
                     progress.step(done)
                 if watch.is_due(done, run, self.batches.steps_per_epoch) and first:
-                    accuracy = watch.measure(self.network.encoder, done, progress)
+                    accuracy = watch.measure(self.encoder, done, progress)
                     log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
@@ -174,12 +175,12 @@ class Trainer:
         """Dropout and the like draw from a function of seed, step and rank, so that resuming repeats it."""
         torch.manual_seed(hash((self.seed, step, self.ranks.rank, part)) % 2**63)
 
-    def at(self, step: int, run: RunSettings) -> dict[str, Any]:
-        """Every scheduled number of a step, as a number."""
+    def at(self, step: int, steps: int) -> dict[str, Any]:
+        """Every scheduled number of a step of so many, as a number."""
         each, network = self.batches.steps_per_epoch, self.recipe.network
         return {
-            "lr": schedules.learning_rate(self.recipe.optimizer, self.recipe.batch_size, step, run.steps, each),
-            "target_momentum": schedules.cosine(network.target_momentum, network.target_momentum_end, step / run.steps),
+            "lr": schedules.learning_rate(self.recipe.optimizer, self.recipe.batch_size, step, steps, each),
+            "target_momentum": schedules.cosine(network.target_momentum, network.target_momentum_end, step / steps),
             "settings": {k: schedules.setting(v, step / each) for k, v in self.settings.items()},
         }
 
@@ -244,10 +245,11 @@ class Trainer:
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         if isinstance(self.objective, nn.Module):
             state["objective"] = self.objective.state_dict()
-        encoder = self.network.encoder
-        probed = checkpoint.probe(encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
+        probed = (
+            checkpoint.probe(self.encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
+        )
         # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
-        checkpoint.save_encoder(out / checkpoint.ENCODER, encoder, replace(info, steps=done, probe=probed))
+        checkpoint.save_encoder(out / checkpoint.ENCODER, self.encoder, replace(info, steps=done, probe=probed))
         checkpoint.save(out, done, state)
 
     def restore(self, out: Path, console: Console) -> int:
@@ -345,7 +347,6 @@ def trial_steps(trainer: Trainer, most: int) -> Generator[float]:
     optimizer = cloned(trainer.optimizer.state_dict())
     memory = trainer.objective if isinstance(trainer.objective, nn.Module) else None
     objective = {} if memory is None else {k: v.clone() for k, v in memory.state_dict().items()}
-    run = RunSettings("", trainer.recipe, "", "", 0, 0, steps=1000, steps_per_epoch=trainer.batches.steps_per_epoch)
     trainer.set_lr(0.0)
     try:
         source = trainer.batches.batches(0, most, trainer.ranks.share)
@@ -353,7 +354,7 @@ def trial_steps(trainer: Trainer, most: int) -> Generator[float]:
             before = time.monotonic()
             batch = next(source)
             waited = time.monotonic() - before
-            trainer.loss_and_gradient(batch, step, trainer.at(step, run)["settings"])
+            trainer.loss_and_gradient(batch, step, trainer.at(step, 1000)["settings"])
             trainer.optimizer.step()
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.network.update_target(1.0)

@@ -35,7 +35,8 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from mec import runlog, trainer
+from mec import batches, runlog, trainer
+from mec.batches import ViewBatches
 from mec.checkpoint import checkpoints, load_encoder, newest
 from mec.cli import main
 from mec.data import MOST_UNREADABLE, open_data
@@ -43,6 +44,7 @@ from mec.errors import BadInput, TrainingStopped
 from mec.health import read_metrics
 from mec.images import Skipped
 from mec.pretraining import pretrain
+from mec.recipe import View
 from mec.recipes import RECIPES
 
 PHOTOS = {"recipe": "digits", "batch_size": 8, "limit": None, "workers": 0}
@@ -229,6 +231,18 @@ def test_images_that_turn_unreadable_while_training_are_listed_and_too_many_stop
         else:
             tiny_run(out, folder, **PHOTOS)
             assert {line["path"] for line in lines(out / "skipped.jsonl")} == {str(p) for p in paths[-2:]}
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_disk_that_goes_away_is_told_in_a_sentence(tmp_path, monkeypatch, workers):
+    paths = write_images(tmp_path / "photos", 8, ".png", width=80, height=80)
+    split = open_data(str(tmp_path / "photos")).train
+    for path in paths[1:]:
+        path.unlink()
+    monkeypatch.setattr(batches, "IN_A_ROW", 3)
+    made = ViewBatches(split, (View(size=8, copies=2),), 4, seed=0, device=torch.device("cpu"), workers=workers)
+    with pytest.raises(TrainingStopped, match=r"^3 images in a row cannot be read, from .*png: .*--resume goes on\.$"):
+        list(made.batches(0, 2, lambda n: slice(0, n)))
 
 
 def test_the_limit_of_unreadable_images_is_of_what_all_ranks_have_met(tmp_path):

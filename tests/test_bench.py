@@ -9,10 +9,13 @@ import reference
 import torch
 from helpers import write_images
 
+from mec import bench_data
 from mec.bench import AGAINST, CONTENDERS, RELEASED, cpu_name, machine, of_order, once, released_loop, time_coding
 from mec.cli import main
+from mec.data import open_data
 from mec.errors import BadInput
-from mec.objectives import unit_rows
+from mec.matched import unit_rows
+from mec.recipe import View
 
 
 @pytest.mark.parametrize(("m", "d"), [(5, 8), (8, 5)])
@@ -117,3 +120,20 @@ def test_the_stages_of_the_data_path_are_timed_alone_and_together(tmp_path, caps
 def test_a_number_of_images_too_small_to_time_is_refused(tmp_path, capsys):
     assert main(["bench", "data", "digits", "--images", "1", "--out", str(tmp_path)]) == 2
     assert "--images is 1" in capsys.readouterr().err
+
+
+def test_only_batches_that_were_not_ready_beforehand_are_timed(tmp_path, monkeypatch):
+    """Workers have two batches each ahead of the first one that is asked for."""
+    write_images(tmp_path / "photos", 12, ".png", width=80, height=80)
+    seen = []
+
+    def batches(self, start, stop, share):
+        seen.append(stop - start)
+        return iter(range(start, stop))
+
+    monkeypatch.setattr(bench_data.ViewBatches, "batches", batches)
+    split = open_data(str(tmp_path / "photos")).train
+    for workers in (0, 1, 8):
+        stage = bench_data.loaded(split, (View(size=8, copies=2),), "cpu", workers)
+        assert stage.name == f"together, {workers} workers"
+    assert seen == [1 + 4, 3 + 8, 17 + 64]

@@ -6,11 +6,14 @@ import json
 import statistics
 
 import pytest
-from helpers import TINY, lines
+from helpers import TINY, lines, tiny_run
+from rich.console import Console
 
 from mec import compare as module
 from mec.cli import main
-from mec.compare import Asked, compare
+from mec.compare import Asked, Setup, Trial, compare
+from mec.data import open_data
+from mec.distributed import Ranks
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.run import read_settings
 from mec.stepbench import StepTiming
@@ -103,6 +106,8 @@ def test_a_finished_comparison_is_told_again_without_training_and_takes_more_met
     assert "simclr" in said
     assert main([*words, "--methods", "mec-joint,simclr,byol"]) == 1  # it begins with what is new, and is stopped
     assert trained == ["byol"]
+    told = {(r["encoder"], r["protocol"]): r["n"] for r in lines(done / "results.jsonl")}
+    assert told["mec-joint", "knn"] == told["simclr", "knn"] == 2  # what is finished stays told meanwhile
     assert {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")} == before
 
 
@@ -127,7 +132,7 @@ def test_another_budget_in_the_same_folder_is_refused_by_name(done):
         compare("digits", methods=["mec-joint"], seeds=2, lrs=[0.5, 2.0], out=done, **{**FEW, "epochs": 3})
 
 
-def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch):
+def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch, capsys):
     pretrain = module.pretrain
 
     def shaky(*rest, **options):
@@ -140,10 +145,38 @@ def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch):
     out = compare("digits", methods=["mec-joint"], lrs=[0.5, 2.0], out=tmp_path / "out", **FEW)
     assert trials(out, "sweep")["mec-joint-lr-2-seed-0"]["diverged"] == "diverged at step 2: loss nan"
     assert set(trials(out, "runs")) == {"mec-joint-lr-0.5-seed-0"}
-    out = compare("digits", methods=["mec-joint"], lrs=[2.0], out=tmp_path / "all", **FEW)
+    out = compare("digits", methods=["mec-joint"], lrs=[2.0], out=tmp_path / "all", **{**FEW, "quiet": False})
     (result,) = trials(out, "runs").values()
     assert result["diverged"]
     assert lines(out / "results.jsonl") == []
+    assert "compare.png" not in capsys.readouterr().out
+
+
+def test_figures_that_a_run_lacks_are_left_out_of_the_table():
+    """Of more than 100 classes no linear probe is fitted at the end of a run."""
+    trial = Trial("mec-joint", None, 0, sweep=False, accuracy={"knn": 40.0}, steps=1, peak_memory=1.0)
+    found = module.summary([trial], "mec-joint")
+    assert found["knn"] == (40.0, None, 1)
+    assert "linear-fast" not in found
+
+
+def test_peak_memory_is_that_of_the_run_s_own_log(tmp_path):
+    """What is measured afterwards takes memory, too, and a resumed comparison has another process."""
+    run = tiny_run(tmp_path / "run")
+    logged = lines(run / "metrics.jsonl")
+    assert all(0.05 < line["peak_memory"] < 24 for line in logged)
+    more = [{**line, "peak_memory": number} for line, number in zip(logged, (3.0, 7.0, 5.0))]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in more))
+    setup = Setup(tmp_path, open_data("digits", limit=192), "cpu", None, Console(quiet=True))
+    assert module.measured(run, Trial("mec-joint", None, 0, sweep=True), setup, None).peak_memory == max(
+        line["peak_memory"] for line in more
+    )
+
+
+def test_a_comparison_is_of_one_process(monkeypatch):
+    monkeypatch.setattr(module, "current", lambda: Ranks(0, 2))
+    with pytest.raises(BadInput, match="started as 2 processes: it runs in one"):
+        compare("digits", methods=["mec-joint"], epochs=1, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +187,9 @@ def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch):
         ({"epochs": None}, "a comparison has one budget: --epochs N, or --time-budget MIN for each run."),
         ({"time_budget": 1.0}, "a comparison has one budget: --epochs N, or --time-budget MIN for each run."),
         ({"seeds": 0}, "--seeds is 0: above 0."),
+        ({"epochs": 0}, "--epochs is 0: above 0."),
+        ({"epochs": None, "time_budget": -5.0}, "--time-budget is -5.0: above 0."),
+        ({"epochs": None, "time_budget": float("nan")}, "--time-budget is nan: above 0."),
         ({"lrs": (0.5, -1.0)}, "--lrs is -1.0: above 0."),
     ],
 )

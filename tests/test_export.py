@@ -136,6 +136,7 @@ def test_it_does_not_say_done_when_the_other_tool_gives_other_features(tmp_path,
 def test_what_torchvision_does_not_have_is_refused_with_what_it_has(finished):
     with pytest.raises(BadInput, match=r"no 'resnet10-fast'.*resnet18.*--to timm"):
         export(finished, "torchvision")
+    assert not list(finished.glob("encoder-*"))
 
 
 def test_a_module_of_ones_own_has_no_name_there(tmp_path):

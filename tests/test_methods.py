@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import ranks
 import torch
 from helpers import TINY, crashed_run, identical, lines, tiny_run, untrained_encoder, weights
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from mec.batches import Batch
 from mec.checkpoint import checkpoints
-from mec.distributed import ALONE
+from mec.distributed import ALONE, Ranks, current
 from mec.errors import BadInput
 from mec.matched import unit_rows
 from mec.objectives import METHODS, OBJECTIVES, Method, over_pairs
@@ -45,7 +49,7 @@ class Plain(nn.Module):
         return self.layers(x)
 
 
-def small_trainer(method: str, *settings: str) -> Trainer:
+def small_trainer(method: str, *settings: str, group: Ranks = ALONE) -> Trainer:
     """On the digits recipe's optimizer and the method's own heads, all in float64; no batch norm in it."""
     recipe = small_recipe(method, "network.projector_hidden=relu", "network.projector_output=linear", *settings)
     torch.manual_seed(0)
@@ -58,13 +62,13 @@ def small_trainer(method: str, *settings: str) -> Trainer:
     optimizer = build_optimizer(recipe.optimizer, [*network.parameters(), *parameters_of(objective)])
     fabric = SimpleNamespace(
         device=torch.device("cpu"),
-        setup=lambda network, optimizer: (network, optimizer),
+        setup=lambda network, optimizer: (network if group.size == 1 else DistributedDataParallel(network), optimizer),
         backward=lambda tensor, *rest: tensor.backward(*rest),
-        no_backward_sync=lambda *_, **__: torch.enable_grad(),
+        no_backward_sync=lambda wrapped, enabled: wrapped.no_sync() if enabled and group.size > 1 else nullcontext(),
     )
     batches = SimpleNamespace(steps_per_epoch=2)
-    trainer = Trainer(fabric, ALONE, recipe, network, objective, call, optimizer, batches, seed=0)
-    trainer.embed = lambda views, with_target=True: network(views, with_target=with_target)  # in float64
+    trainer = Trainer(fabric, group, recipe, network, objective, call, optimizer, batches, seed=0)
+    trainer.embed = lambda views, with_target=True: trainer.wrapped(views, with_target=with_target)  # in float64
     return trainer
 
 
@@ -95,6 +99,41 @@ def test_micro_batches_give_the_loss_gradient_and_memory_of_the_whole_batch(meth
         assert_close(gradients(parts), expected, rtol=1e-8, atol=1e-11)
         if isinstance(whole.objective, nn.Module):
             assert_close(parts.objective.state_dict(), whole.objective.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+def three_steps(method: str, micro: int | None = None) -> dict[str, torch.Tensor]:
+    """Losses, network and memory after three steps of the loop's own parts, on this rank's rows."""
+    group = current()
+    settings = [] if micro is None else [f"micro_batch_size={micro}"]
+    trainer = small_trainer(method, "optimizer.base_lr=5", *settings, group=group)
+    losses = []
+    for step in range(3):
+        whole, rows = batch(step), group.share(12)
+        part = Batch([view[rows] for view in whole.views], None if whole.labels is None else whole.labels[rows])
+        losses.append(trainer.loss_and_gradient(part, step, trainer.at(step, 10)["settings"])[0])
+        trainer.set_lr(0.1)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.network.update_target(0.7)
+    memory = trainer.objective.state_dict() if isinstance(trainer.objective, nn.Module) else {}
+    return {"losses": torch.stack(losses), **trainer.network.state_dict(), **memory}
+
+
+def three_steps_of_all() -> dict[str, dict[str, torch.Tensor]]:
+    return {f"{method}, {micro}": three_steps(method, micro) for method in METHODS for micro in (None, 2)}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks():
+    return ranks.run(three_steps_of_all, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loop_on_two_ranks_trains_as_on_one_with_memory_and_in_micro_batches(method, on_two_ranks):
+    expected = three_steps(method)
+    for found in on_two_ranks:
+        for micro in (None, 2):
+            assert_close(found[f"{method}, {micro}"], expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -180,6 +219,50 @@ def test_changing_the_method_takes_its_heads_and_leaves_none_of_the_old_ones():
     assert (dino.network.prototypes, dino.network.target) == (1024, "momentum")
     back = with_method(dino, "mec-joint")
     assert back.network == RECIPES["digits"].network
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("supervised")])  # these have one view
+def test_a_method_on_another_s_recipe_has_the_heads_and_optimizer_flags_that_it_has_by_default(name):
+    """A projector without batch norm, a clipped gradient or a frozen layer would stay behind and handicap it."""
+    for method in METHODS:
+        if method == RECIPES[name].method:
+            continue
+        found, plain = with_method(RECIPES[name], method), with_method(replace(RECIPES["digits"], method=""), method)
+        for part, other, fields in (
+            (
+                found.network,
+                plain.network,
+                "projector_hidden projector_output prototypes predictor_bias views_together",
+            ),
+            (found.optimizer, plain.optimizer, "clip freeze_prototypes_epochs predictor_lr_constant"),
+        ):
+            for field in fields.split():
+                assert getattr(part, field) == getattr(other, field), (method, field)
+
+
+def test_dino_keeps_its_teacher_and_the_others_what_they_train(tmp_path):
+    for method, kept in (("dino", "target_encoder."), ("byol", "encoder.")):
+        out = tiny_run(tmp_path / method, method=method, settings=tiny(method))
+        network = torch.load(checkpoints(out)[-1], weights_only=True)["network"]
+        stored = weights(out)
+        assert not torch.equal(network["encoder.conv1.weight"], network["target_encoder.conv1.weight"])
+        for name, value in stored.items():
+            assert torch.equal(value, network[kept + name]), (method, name)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("settings.temperature=l2", "settings.temperature is 'l2': it takes float."),
+        ("settings.temperature=null", "settings.temperature is None: it takes float."),
+        ('settings.temperature={"start": 1, "end": null, "epochs": 3}', "settings.temperature"),
+        ('settings.temperature={"start": 1, "end": 2, "epochs": 0}', "settings.temperature"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_name(setting, message):
+    with pytest.raises(BadInput) as caught:
+        build_objective(changed(with_method(RECIPES["digits"], "simclr"), [setting]), 8)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(("method", "widths"), [("simsiam", (64, 128)), ("byol", (512, 128)), ("simclr", ())])

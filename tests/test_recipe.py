@@ -160,8 +160,10 @@ def test_changes_are_made_in_their_order():
         ("micro_batch_size=2048", "micro_batch_size is 2048: from 1 to batch_size, 1024."),
         ("views.flip=1.5", "views.flip is 1.5: it is a probability, from 0 to 1."),
         ("views.0.blur=-0.1", "views.blur is -0.1: it is a probability, from 0 to 1."),
-        ("views.size=0", "a view has size 0, scale (0.2, 1.0): size >= 1, 0 < scale low <= high."),
-        ("views.scale=[0.5,0.2]", "a view has size 224, scale (0.5, 0.2): size >= 1, 0 < scale low <= high."),
+        ("views.size=0", "a view has size 0, 1 copies: size >= 1, copies >= 0."),
+        ("views.scale=[0.5,0.2]", "views.scale is [0.5, 0.2]: two numbers above 0, the larger one last."),
+        ("views.blur_sigma=[0,0]", "views.blur_sigma is [0.0, 0.0]: two numbers above 0, the larger one last."),
+        ("views.std=[0,1,1]", "views.std is [0.0, 1.0, 1.0]: pixels are divided by it, so all three are above 0."),
         ("views=[{}]", "the recipe has one view: agreement needs at least two."),
     ],
 )  # fmt: skip

@@ -15,7 +15,9 @@ import torch
 from helpers import (
     TINY,
     TINY_SERIES,
+    Crash,
     at_step,
+    crash,
     crashed_run,
     identical,
     lines,
@@ -26,7 +28,7 @@ from helpers import (
     write_images,
 )
 
-from mec import runlog
+from mec import pretraining, runlog
 from mec.checkpoint import checkpoints
 from mec.cli import main
 from mec.errors import BadInput
@@ -146,6 +148,25 @@ def test_resuming_for_more_epochs_goes_on(tmp_path):
     steps = [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps == [1, 3, 9]
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["steps"] == 9
+
+
+def test_a_run_made_longer_counts_as_finished_only_when_it_was_measured_again(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path / "run", epochs=1, evaluate=True)
+    before = len(lines(run / "results.jsonl"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "finish_run", lambda *_: crash())
+        with pytest.raises(Crash):
+            tiny_run(run, epochs=3, resume=True, evaluate=True)
+    tiny_run(run, resume=True, evaluate=True)  # epochs is stored by now
+    assert len(lines(run / "results.jsonl")) == 2 * before
+    assert (run / "health.json").exists()
+
+
+def test_steps_make_no_run_longer(tmp_path):
+    tiny_run(tmp_path / "run", epochs=None, steps=4)
+    tiny_run(tmp_path / "run", epochs=None, steps=4, resume=True)
+    with pytest.raises(BadInput, match="a run of 4 steps, steps is 8: epochs makes it longer"):
+        tiny_run(tmp_path / "run", epochs=None, steps=8, resume=True)
 
 
 def test_a_folder_that_holds_something_is_refused_without_resume(finished, tmp_path):

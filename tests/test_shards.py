@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import shutil
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from helpers import (
 from PIL import Image
 from rich.console import Console
 
+from mec import shards
 from mec.batches import ViewBatches
 from mec.data import Stored, open_data
 from mec.errors import BadInput
@@ -238,6 +241,41 @@ def test_shards_behind_a_url_are_fetched_once_and_compared(photos, tmp_path, ser
         open_data(f"{url}/out/", root=tmp_path / "third")
     with pytest.raises(BadInput, match="cannot be fetched"):
         open_data(f"{url}/nothing/", root=tmp_path / "fourth")
+
+
+def test_a_url_is_fetched_once_wherever_the_command_runs_and_names_the_data(photos, tmp_path, server, monkeypatch):
+    url, asked = server
+    packed(photos, tmp_path / "out")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = set()
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        found.add(open_data(f"{url}/out/").name)
+    assert found == {"out"}
+    assert len([path for path in asked if path.endswith(".tar")]) == 1
+
+
+def test_after_a_new_packing_the_old_shards_are_fetched_again(photos, tmp_path, server):
+    url, _ = server
+    packed(photos, tmp_path / "out", shard_size=0.1)
+    before = open_data(f"{url}/out/", root=tmp_path / "here")
+    assert len({*before.train.images.table.tars}) > 1
+    shutil.rmtree(tmp_path / "out")
+    packed(photos, tmp_path / "out", shard_size=0.1, resize=40)
+    found = open_data(f"{url}/out/", root=tmp_path / "here")
+    assert found.fingerprint == open_data(str(tmp_path / "out")).fingerprint != before.fingerprint
+
+
+def test_what_was_cut_off_on_the_way_is_not_kept(photos, tmp_path, server, monkeypatch):
+    url, _ = server
+    packed(photos, tmp_path / "out")
+    monkeypatch.setattr(shards, "shutil", SimpleNamespace(copyfileobj=lambda a, b, _: b.write(a.read()[:5000])))
+    with pytest.raises(
+        BadInput, match=r"train-000000.tar: cannot be fetched \(5,000 of [\d,]+ bytes came\). Try again"
+    ):
+        open_data(f"{url}/out/train-000000.tar", root=tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
