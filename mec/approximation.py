@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,14 +14,14 @@ from rich.table import Table
 from torch import Tensor
 
 from mec.bench import machine, wait
-from mec.checkpoint import load_encoder, write_text
+from mec.checkpoint import load_encoder, write_json
 from mec.coding import coding_length
 from mec.data import open_data
 from mec.errors import BadInput
 from mec.evaluate import extract
 from mec.fabric import chosen_device
 from mec.figures import approximation_figure
-from mec.objectives import unit_rows
+from mec.matched import unit_rows
 from mec.run import read_settings
 
 DISTORTION = 0.06  # the paper's, appendix C
@@ -85,6 +84,7 @@ def approximation_study(
     size: int = 2048,
     run: Path | None = None,
     data: str | None = None,
+    data_root: Path | None = None,
     distortion: float = DISTORTION,
     repeats: int = 5,
     device: str = "cpu",
@@ -103,7 +103,7 @@ def approximation_study(
     rows = torch.randn(max(counts), size, generator=torch.Generator().manual_seed(0)).to(device)
     found = approximations(RANDOM, rows, counts, distortion=distortion, repeats=repeats)
     if run is not None:
-        name, features = features_of(run, data, max(counts))
+        name, features = features_of(run, data, data_root, max(counts))
         kept = [m for m in counts if m < len(features)] + [len(features)]
         found += approximations(name, features.to(device), kept, distortion=distortion, repeats=repeats)
     where = machine(device)
@@ -113,20 +113,20 @@ def approximation_study(
     console.print(DIFFERS, highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     written = {"machine": where, "distortion": distortion, "approximations": [asdict(a) for a in found]}
-    write_text(out / "coding.json", json.dumps(written, indent=1) + "\n")
+    write_json(out / "coding.json", written)
     approximation_figure(found, distortion, out / "coding.png")
     console.print(f"Written: {out / 'coding.png'}, {out / 'coding.json'}", highlight=False)
     return found
 
 
-def features_of(run: Path, data: str | None, most: int) -> tuple[str, Tensor]:
+def features_of(run: Path, data: str | None, root: Path | None, most: int) -> tuple[str, Tensor]:
     """Features [n, e] of a run's own training images, or of another data set's."""
     asked = read_settings(run).asked
     name = data or asked.get("data")
     if name is None:
         raise BadInput(f"{run} was not trained on images by name: say which to use, --data FOLDER.")
     limit = most if data is not None else min(most, asked.get("limit") or most)
-    images = open_data(name, root=asked.get("data_root"), limit=limit).train
+    images = open_data(name, root=root or asked.get("data_root"), limit=limit).train
     encoder, transform = load_encoder(run)
     features = extract(encoder, images, transform).x
     return f"features of {run.name}", features

@@ -62,6 +62,8 @@ class ViewBatches:
             )
         self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
         self.views = numbered(views)
+        if workers is not None and workers < 0:
+            raise BadInput(f"--workers is {workers}: 0 (the run itself decodes) or more.")
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
         if isinstance(split.images, Stored):
             self.workers = 0  # nothing to decode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -15,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mec.checkpoint import write_text
+from mec.checkpoint import write_json
 from mec.coding import log_det_cross, log_det_symmetric
 from mec.errors import BadInput
 from mec.fabric import chosen_device
 from mec.figures import timing_plot
-from mec.objectives import unit_rows
+from mec.matched import unit_rows
 from mec.version import __version__
 
 RELEASED = "released loop"
@@ -190,7 +189,7 @@ def bench_coding(rows: Sequence[int], sizes: Sequence[int], *, device: str, repe
         console.print(timing_table([t for t in timings if (t.m, t.d) == (m, d)], m, d))
     out.mkdir(parents=True, exist_ok=True)
     found = {"machine": where, "timings": [asdict(t) for t in timings]}
-    write_text(out / "coding.json", json.dumps(found, indent=1) + "\n")
+    write_json(out / "coding.json", found)
     timing_plot([t for t in timings if t.backward], out / "coding.png")
     console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}", highlight=False)
     return timings

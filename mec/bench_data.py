@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from rich.table import Table
 from mec.auto import auto, this_machine
 from mec.batches import ViewBatches, boxes_of, cut, decoded
 from mec.bench import machine
-from mec.checkpoint import write_text
+from mec.checkpoint import write_json
 from mec.data import Data, Split, Stored, Wrapped
 from mec.errors import BadInput
 from mec.fabric import chosen_device
@@ -74,7 +73,7 @@ def bench_data(
     console.print(verdict(alone, together), highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     found = {"machine": where, "data": data.name, "recipe": recipe, "stages": [asdict(s) for s in [*alone, *together]]}
-    write_text(out / "data.json", json.dumps(found, indent=1) + "\n")
+    write_json(out / "data.json", found)
     console.print(f"Written: {out / 'data.json'}", highlight=False)
     return [*alone, *together]
 

@@ -56,6 +56,10 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text)
 
 
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 def checkpoints(out: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
     found = [p for p in (out / "checkpoints").glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", p.name)]

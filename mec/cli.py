@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from mec.errors import BadInput, TrainingStopped
-from mec.protocols import PROTOCOLS, DataSet, Folder, Name, Names, Number, numbers, whole_numbers
+from mec.protocols import PROTOCOLS, DataSet, File, Folder, Name, Names, Number, numbers, whole_numbers
 from mec.version import __version__
 
 Append = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
@@ -254,7 +254,7 @@ Prints the lines of Python that load the file; for detectron2 it writes the conf
     """A run folder, or an encoder.safetensors."""
     to: Literal["torchvision", "timm", "detectron2"]
     """The names and layout to write."""
-    out: Folder = None
+    out: File = None
     """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""
 
     def run(self) -> None:
@@ -495,7 +495,7 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
     """Run folders, or results.jsonl files; none: the published rows alone."""
     format: Literal["markdown", "latex", "html"] = "markdown"
     """How to write it."""
-    out: Folder = None
+    out: File = None
     """A file, in place of the screen."""
 
     def run(self) -> None:
@@ -524,6 +524,8 @@ class CodingFigure:
     """A run folder: measure on its encoder's features, too."""
     data: Name = None
     """Images for those features. Default: those that the run was trained on."""
+    data_root: Folder = None
+    """Where a torchvision data set's or imagenet's files are."""
     repeats: int = 5
     """Rounds; medians and ranges are over them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -540,6 +542,7 @@ class CodingFigure:
             size=self.size,
             run=self.run_folder,
             data=self.data,
+            data_root=self.data_root,
             distortion=self.distortion,
             repeats=self.repeats,
             device=self.device,
@@ -553,7 +556,7 @@ class DistortionFigure:
     data: str = "digits"
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
     recipe: Name = None
-    """Default: a small one for digits, else cifar10-paper. All with the series of order 4 and no target network."""
+    """Default: a small one for digits, else cifar10-paper; both have the series of order 4 and no target network."""
     epochs: Number = None
     """Passes over the images, for each model."""
     sweep: str = "0.01,0.03,0.12,0.5,2"

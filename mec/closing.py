@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -52,7 +51,7 @@ def finish_run(
         record(out, results)
         console.print(closing_table(results, images))
     verdict = health.judge(health.read_metrics(out), judged_settings(run))
-    checkpoint.write_text(out / HEALTH, json.dumps(asdict(verdict), indent=1, ensure_ascii=False) + "\n")
+    checkpoint.write_json(out / HEALTH, asdict(verdict))
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", highlight=False)
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
     console.print(f"Encoder: {out / checkpoint.ENCODER}{picture}", highlight=False)
@@ -74,7 +73,7 @@ def next_steps(out: Path, run: RunSettings, images: Data) -> str:
 
 
 def judged_settings(run: RunSettings) -> dict[str, Any]:
-    return {"method": run.recipe.method, **method_named(run.recipe.method).settings, **run.recipe.settings}
+    return {**method_named(run.recipe.method).settings, **run.recipe.settings}
 
 
 def closing_features(

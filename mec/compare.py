@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mec import health
-from mec.checkpoint import load_encoder, write_text
+from mec.checkpoint import load_encoder, write_json, write_text
 from mec.data import Data, open_data, stratified
 from mec.distributed import ALONE, current
 from mec.errors import BadInput, Diverged
@@ -199,7 +199,7 @@ def start_comparison(out: Path, asked: Asked) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already holds something that is no comparison. Choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(now, indent=1) + "\n")
+    write_json(path, now)
 
 
 def seconds_a_step(asked: Asked, setup: Setup) -> dict[str, float]:
@@ -217,7 +217,7 @@ def seconds_a_step(asked: Asked, setup: Setup) -> dict[str, float]:
     recipes = {m: adapted(recipe, m, None, asked.batch_size, asked.backbone, asked.set) for m in new}
     with setup.console.status("timing a step of each method"):
         known |= timed_in_turns(recipes, setup.images, fabric, setup.workers)
-    write_text(path, json.dumps(known, indent=1) + "\n")
+    write_json(path, known)
     return known
 
 
@@ -302,7 +302,7 @@ def finished(trial: Trial, asked: Asked, pace: Mapping[str, float], setup: Setup
         trial = replace(trial, diverged=str(error))
     else:
         trial = measured(folder, trial, setup, pace.get(trial.method))
-    write_text(folder / TRIAL, json.dumps(asdict(trial), indent=1) + "\n")
+    write_json(folder / TRIAL, asdict(trial))
     return trial
 
 

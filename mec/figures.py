@@ -31,8 +31,7 @@ def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path
     for axis, (name, part) in zip(axes, features.items()):
         draw_map(axis, name, part, classes)
     draw_classes(figure, classes)
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
 
 
 def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:
@@ -92,8 +91,7 @@ def approximation_figure(found: Sequence[Approximation], distortion: float, path
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize="small")
     times.set(ylabel="value, ms", title=f"{inputs[0]}, d {found[0].d}")
     errors.set(ylabel="relative error, %", title=f"against the log-determinant, ε_d² {distortion:g}")
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,7 @@ def distortion_figure(
     gaps.set_yscale("symlog", linthresh=0.01)
     spectra.legend(frameon=False, fontsize="small")
     draw_classes(figure, classes)
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
 
 
 def timing_plot(timings: Sequence[Timing], path: Path) -> None:
@@ -172,8 +169,7 @@ def timing_plot(timings: Sequence[Timing], path: Path) -> None:
     axes[0].set_ylabel("value and gradient, ms")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False)
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
 
 
 def accuracy_over_time(curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], title: str, path: Path) -> None:
@@ -193,8 +189,7 @@ def accuracy_over_time(curves: Mapping[str, Sequence[Sequence[tuple[float, float
         axis.plot(common, mean, color=colour, linewidth=1.8, label=name)
     axis.set(title=title, xlabel="minutes of training", ylabel="%")
     figure.legend(loc="outside right upper", frameon=False)
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
 
 
 def detection_picture(
@@ -239,8 +234,7 @@ def detection_picture(
             label = f"{annotations.classes[found.labels[n]]} {found.scores[n]:.2f}"
             axis.text(x0, y0, label, color="white", fontsize=7, backgroundcolor=colour, va="bottom")
         axis.set_title(f"{annotations.ids[index]}: {len(shown)} of score {least_score:g} or more", fontsize=9)
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
 
 
 def training_curves(lines: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -256,5 +250,10 @@ def training_curves(lines: Sequence[Mapping[str, float]], path: Path) -> None:
     above.legend(frameon=False, fontsize=8)
     below.plot(x, [line["lr"] for line in lines])
     below.set(xlabel="iteration", ylabel="learning rate")
-    with atomic(path) as part_file:
-        figure.savefig(part_file, format="png", dpi=110)
+    write(figure, path)
+
+
+def write(figure: Any, path: Path) -> None:
+    """A PNG, whole or not at all."""
+    with atomic(path) as part:
+        figure.savefig(part, format="png", dpi=110)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mec.coding import distortion_for
 from mec.errors import BadInput
-from mec.objectives import lower_bound, maximum_entropy_coding, unit_rows
+from mec.matched import unit_rows
+from mec.objectives import lower_bound, maximum_entropy_coding
 
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
 NARROW_SHARE = 0.10  # below this: worth a warning; and a collapse where different images look alike, too
@@ -114,7 +115,7 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
 
     Args:
         metrics: lines in the order of steps, each with `step`, `loss` and the figures of `measure`.
-        settings: `method`, `distortion`, `order`.
+        settings: of the objective; `order` and `distortion` count.
     """
     lines = [line for line in metrics if "effective_rank" in line]
     if not lines:

@@ -21,6 +21,7 @@ from mec.errors import BadInput
 DataSet = Annotated[Positional[str], arg(metavar="DATA")]
 # Flags that may be left out; what happens then is said in words.
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Names = Annotated[str | None, arg(metavar="A,B,...", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]

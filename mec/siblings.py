@@ -217,8 +217,8 @@ class QueuedInfoNCE(nn.Module):
         m, length = keys.shape[1], self.keys.shape[1]
         if length % m:
             raise BadInput(
-                f"queue {length} with batches of {m}: the queue is a multiple of the batch, "
-                f"--set settings.queue={max(1, length // m) * m}"
+                f"queue {length} with batches of {m}: the queue is a multiple of the batch: take another "
+                f"batch size, or --set settings.queue={max(1, length // m) * m}"
             )
         start = int(self.pointer)
         self.keys[: len(keys), start : start + m] = keys
@@ -274,8 +274,8 @@ class SwAV(nn.Module):
         if newest is not None and length % newest.shape[1]:
             batch = newest.shape[1]
             raise BadInput(
-                f"queue {length} with batches of {batch}: the queue is a multiple of the batch, "
-                f"--set settings.queue={max(1, length // batch) * batch}"
+                f"queue {length} with batches of {batch}: the queue is a multiple of the batch: take another "
+                f"batch size, or --set settings.queue={max(1, length // batch) * batch}"
             )
         found = []
         for t in range(min(len(units), GLOBAL_VIEWS)):

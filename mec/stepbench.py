@@ -5,7 +5,6 @@ The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48 (
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from torch import nn
 
 from mec.batches import Batch, IterableBatches
 from mec.bench import machine, wait
-from mec.checkpoint import write_text
+from mec.checkpoint import write_json
 from mec.distributed import ALONE
 from mec.encoders import build_encoder, feature_size
 from mec.errors import BadInput
@@ -128,7 +127,7 @@ def bench_step(
     console.print(step_table(timings, f"{data}: a training step, batch {batch_size}", repeats))
     out.mkdir(parents=True, exist_ok=True)
     found = {"machine": where, "data": data, **options, "timings": [asdict(t) for t in timings]}
-    write_text(out / "step.json", json.dumps(found, indent=1) + "\n")
+    write_json(out / "step.json", found)
     console.print(f"Written: {out / 'step.json'}", highlight=False)
     return timings
 

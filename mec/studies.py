@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from mec import checkpoint, health
-from mec.checkpoint import image_transform, load_encoder, read_info, write_text
+from mec.checkpoint import image_transform, load_encoder, read_info, write_json
 from mec.data import Data, Split, open_data
 from mec.encoders import build_encoder
 from mec.errors import BadInput, Diverged
@@ -25,7 +26,7 @@ from mec.pretraining import pretrain
 from mec.recipe import Network, Recipe
 from mec.recipes import RECIPES, recipe_named
 from mec.run import read_settings
-from mec.siamese import build_siamese
+from mec.siamese import Siamese, build_siamese
 
 OUTCOME = "outcome.json"
 MEASURED = 2_000  # most images in the bank, in the test, and in a map
@@ -71,7 +72,7 @@ def outcome_of(
         stopped = error.loss
     found = look(recipe, data, out, encoder, stopped)
     found = replace(found, seconds=time.monotonic() - began)
-    write_text(out / OUTCOME, json.dumps(asdict(found), indent=1) + "\n")
+    write_json(out / OUTCOME, asdict(found))
     return found
 
 
@@ -99,7 +100,7 @@ def look(recipe: Recipe, data: Data, out: Path, encoder: nn.Module | None, stopp
     return Outcome(why, accuracy, rank, limit, loss, bound, int(last.get("step", 0)), 0.0)
 
 
-def network_of(out: Path, recipe: Recipe, encoder: nn.Module | None):
+def network_of(out: Path, recipe: Recipe, encoder: nn.Module | None) -> tuple[Siamese, Callable[[Any], Tensor]]:
     """The whole network of a run after its last checkpoint, and the transform for its images."""
     info, found = read_info(out), checkpoint.newest(out)
     assert found is not None
@@ -180,7 +181,7 @@ def distortion_study(
         if distortion in PAPER:
             accuracy = "" if features is None else f": k-NN {found.knn:.1f} %"
             maps[f"ε_d² {distortion:g}{accuracy}"] = features
-    write_text(out / "distortion.json", json.dumps([asdict(c) for c in curves], indent=1) + "\n")
+    write_json(out / "distortion.json", [asdict(c) for c in curves])
     distortion_figure(curves, dict(reversed(maps.items())), images.classes, out / "distortion.png")
     console.print(f"Written: {out / 'distortion.png'}, {out / 'distortion.json'}", highlight=False)
     return out / "distortion.png"

@@ -331,7 +331,7 @@ def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ra
     elif ranks.rank == 0:
         check_free(out)
         out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(stored, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        checkpoint.write_json(stored, settings)
     ranks.wait()
 
 
@@ -387,7 +387,7 @@ class DetectorRun:
             masks = self.protocol == "coco"
             figures.detection_picture(self.test, detections, chosen, self.out / "detections.png", masks=masks)
             figures.training_curves(read_lines(self.out / "metrics.jsonl"), self.out / "curves.png")
-            checkpoint.write_text(self.out / "result.json", json.dumps(result, indent=1) + "\n")
+            checkpoint.write_json(self.out / "result.json", result)
         text = ", ".join(f"{name} {value:.1f}" for name, value in result["scores"].items())
         self.console.print(f"lr {self.lr:g}, seed {self.seed}: {text}", highlight=False)
         return result

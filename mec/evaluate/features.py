@@ -182,6 +182,8 @@ def _batches(
         for part in images.pixels.split(batch_size):
             yield transform(part), torch.ones(len(part), dtype=torch.bool)
         return
+    if workers < 0:
+        raise BadInput(f"--workers is {workers}: 0 (no processes beside this one) or more.")
     yield from torch.utils.data.DataLoader(
         _Transformed(images, transform), batch_size=batch_size, num_workers=workers, collate_fn=_together
     )

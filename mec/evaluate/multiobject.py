@@ -7,7 +7,6 @@ Given detections are joined to tracks by a frozen encoder; nothing is trained. A
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mec.checkpoint import write_json
 from mec.errors import BadInput, nearest
 from mec.evaluate.appearance import Appearance, appearances, feature_maps
 from mec.evaluate.association import Settings
@@ -166,7 +166,7 @@ def _results(bench: Benchmark, folder: Path, settings: dict[str, Any], clocks: d
     scores = bench.scores(folder)
     total = sum(clocks.values(), Clock())
     times = {name: {**asdict(clock), "frames_per_second": clock.rate} for name, clock in clocks.items()}
-    (folder / "scores.json").write_text(json.dumps({"scores": scores, "seconds": times}, indent=1))
+    write_json(folder / "scores.json", {"scores": scores, "seconds": times})
     if clocks:
         print(
             f"{bench.task} stage {settings['stage']}: {total.frames} frames, {total.rate:.2f} a second (reading and "
