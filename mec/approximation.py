@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mec.bench import machine, wait
+from mec.bench import machine
 from mec.checkpoint import load_encoder, write_json
 from mec.coding import coding_length
 from mec.data import open_data
 from mec.errors import BadInput
 from mec.evaluate import extract
-from mec.fabric import chosen_device
+from mec.fabric import chosen_device, wait_for
 from mec.figures import approximation_figure
 from mec.matched import unit_rows
 from mec.run import read_settings
@@ -63,10 +63,10 @@ def approximations(
         values: dict[int | None, float] = {}
         for _ in range(repeats + 1):  # one round to warm up
             for order in orders:
-                wait(z)
+                wait_for(z.device.type)
                 began = time.perf_counter()
                 value = coding_length(z, distortion, order)
-                wait(z)
+                wait_for(z.device.type)
                 milliseconds[order].append(1000 * (time.perf_counter() - began))
                 values[order] = float(value)
         for order in orders:

@@ -17,7 +17,7 @@ from torch import Tensor
 from mec.checkpoint import write_json
 from mec.coding import log_det_cross, log_det_symmetric
 from mec.errors import BadInput
-from mec.fabric import chosen_device
+from mec.fabric import chosen_device, wait_for
 from mec.figures import timing_plot
 from mec.matched import unit_rows
 from mec.version import __version__
@@ -147,18 +147,13 @@ def once(contender: Contender, online: Tensor, target: Tensor, lam: float, backw
     """Seconds of one value, and of its gradient where asked for."""
     online = online.detach().requires_grad_(backward)
     target = target.detach().requires_grad_(backward and contender.gradients == 2)
-    wait(online)
+    wait_for(online.device.type)
     began = time.perf_counter()
     value = contender.value(online, target, lam)
     if backward:
         value.backward()
-    wait(online)
+    wait_for(online.device.type)
     return time.perf_counter() - began
-
-
-def wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize()
 
 
 def cpu_name() -> str:

@@ -20,7 +20,7 @@ from mec.bench import machine
 from mec.checkpoint import write_json
 from mec.data import Data, Split, Stored, Wrapped
 from mec.errors import BadInput
-from mec.fabric import chosen_device
+from mec.fabric import chosen_device, wait_for
 from mec.images import quiet
 from mec.recipe import View
 from mec.recipes import recipe_named
@@ -161,11 +161,6 @@ def augment(crops: list[torch.Tensor], draws: list[Draw], device: str, watch: St
     with watch("colour, blur", device):
         for crop, draw in zip(crops, draws):
             finish(crop, draw)
-
-
-def wait_for(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def loaded(split: Split, views: tuple[View, ...], device: str, workers: int) -> Stage:

@@ -40,3 +40,9 @@ def start_fabric(device: str) -> Any:
     )
     fabric.launch()
     return fabric
+
+
+def wait_for(device: str) -> None:
+    """Until all work of this kind of device is done, so that a clock may be read."""
+    if device == "cuda":
+        torch.cuda.synchronize()

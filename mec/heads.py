@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mec.recipe import Hidden, Output
+
 
 def projector(
     features: int,
     widths: tuple[int, ...],
     *,
-    hidden: str = "bn-relu",
-    output: str = "bn",
+    hidden: Hidden = "bn-relu",
+    output: Output = "bn",
     prototypes: int = 0,
 ) -> nn.Module:
     """Linear-BN-ReLU a layer, the last Linear-BN without affine; layers before a BN have no bias, it would cancel it.

@@ -30,7 +30,7 @@ from mec.coding import (
 from mec.distributed import ALONE, Ranks
 from mec.errors import BadInput, nearest
 from mec.matched import Normalise, check_pair, check_stack, normalised, pairs, pairs_without_target, unit_rows
-from mec.recipe import Setting
+from mec.recipe import Setting, Target
 from mec.siblings import (
     Dino,
     QueuedInfoNCE,
@@ -249,7 +249,7 @@ class Method:
     objective: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
     predictor: Literal["narrow", "wide"] | None = None  # a bottleneck (SimSiam), or as wide as the projector (BYOL)
-    target: Literal["momentum", "stop-gradient"] | None = None
+    target: Target | None = None
     network: Mapping[str, Any] = field(default_factory=dict)  # fields of Network that differ from its defaults
     labels: bool = False  # learns from labels: the network gives a logit for each class
     keeps: Literal["online", "target"] = "online"  # the encoder that is stored and measured

@@ -31,6 +31,9 @@ class Linear:
             raise BadInput(f"a setting moves from {self.start} to {self.end} in {self.epochs} epochs: above 0.")
 
 
+Hidden = Literal["bn-relu", "relu", "gelu", "bn-gelu"]  # what follows each hidden linear layer of a projector
+Output = Literal["bn", "bn-affine", "linear", "linear-bias"]  # its last layer; bn has no affine
+Target = Literal["momentum", "stop-gradient"]
 # Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.
 Setting = int | float | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
 
@@ -71,13 +74,13 @@ class Network:
     small_stem: bool | None = None  # 3x3 first convolution, no max-pool; None: where views are under 64 px
     zero_init: bool = True  # ResNets: the last batch norm of each block starts at zero; SMALL ones always at one
     projector: tuple[int, ...] = (2048, 2048, 2048)  # () for none; the last is the embedding size
-    projector_hidden: Literal["bn-relu", "relu", "gelu", "bn-gelu"] = "bn-relu"  # what follows each hidden linear layer
-    projector_output: Literal["bn", "bn-affine", "linear", "linear-bias"] = "bn"  # its last layer; bn has no affine
+    projector_hidden: Hidden = "bn-relu"
+    projector_output: Output = "bn"
     prototypes: int = 0  # above 0: the projector ends in cosines with so many trained unit rows (DINO)
     predictor: tuple[int, ...] = ()  # () for none; hidden widths, then the embedding size
     predictor_bias: bool = True  # of its last layer
     views_together: bool = False  # one forward pass for all views of a size, and one for the heads: shared statistics
-    target: Literal["momentum", "stop-gradient"] | None = None
+    target: Target | None = None
     target_momentum: float = 0.996  # at the start; to target_momentum_end by cosine
     target_momentum_end: float = 1.0
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mec.errors import BadInput
 from mec.heads import predictor, projector
 from mec.matched import GLOBAL_VIEWS
-from mec.recipe import Network
+from mec.recipe import Hidden, Network, Output, Target
 
 
 class Siamese(nn.Module):
@@ -29,12 +29,12 @@ class Siamese(nn.Module):
         features: int,
         *,
         projector_widths: tuple[int, ...] = (),
-        projector_hidden: str = "bn-relu",
-        projector_output: str = "bn",
+        projector_hidden: Hidden = "bn-relu",
+        projector_output: Output = "bn",
         prototypes: int = 0,
         predictor_widths: tuple[int, ...] = (),
         predictor_bias: bool = True,
-        target: str | None = None,
+        target: Target | None = None,
         together: bool = False,
     ):
         super().__init__()

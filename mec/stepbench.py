@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from mec.batches import Batch, IterableBatches
-from mec.bench import machine, wait
+from mec.bench import machine
 from mec.checkpoint import write_json
 from mec.distributed import ALONE
 from mec.encoders import build_encoder, feature_size
 from mec.errors import BadInput
-from mec.fabric import start_fabric
+from mec.fabric import start_fabric, wait_for
 from mec.objectives import method_named
 from mec.optimizers import build_optimizer
 from mec.plan import build_objective, with_method
@@ -86,13 +85,12 @@ def step_of(
 def time_steps(steps: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> list[StepTiming]:
     """One round to warm up, then rounds in which each takes one step."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    marker = nn.Parameter(torch.zeros(1, device=device))
     for _ in range(repeats + 1):
         for name, step in steps.items():
-            wait(marker)
+            wait_for(device.type)
             began = time.perf_counter()
             step()
-            wait(marker)
+            wait_for(device.type)
             seconds[name].append(time.perf_counter() - began)
     kept = {name: values[1:] for name, values in seconds.items()}
     first = statistics.median(next(iter(kept.values())))

@@ -22,6 +22,7 @@ from mec.checkpoint import EncoderInfo
 from mec.coding import distortion_for
 from mec.distributed import Ranks, average_gradients
 from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.fabric import wait_for
 from mec.objectives import method_named
 from mec.optimizers import clip_each, set_rates
 from mec.recipe import Recipe
@@ -358,8 +359,7 @@ def trial_steps(trainer: Trainer, most: int) -> Generator[float]:
             trainer.optimizer.step()
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.network.update_target(1.0)
-            if trainer.fabric.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(trainer.fabric.device.type)
             yield waited
     finally:
         trainer.network.load_state_dict(network)
