@@ -355,7 +355,7 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
         assert parts[1].labels is not None
         test, more = readable_part(parts[1].take(np.flatnonzero(parts[1].labels >= 0)))
         skipped += more
-    skipped += [folder for part in parts for folder in part.closed]
+    skipped += [closed for part in parts for closed in part.closed]
     return in_memory_if_small(
         Data(
             folder.resolve().name,
