@@ -112,7 +112,7 @@ class ViewBatches:
                 lost = skipped[-min(IN_A_ROW, len(skipped)) :]
                 raise TrainingStopped(
                     f"{len(lost)} images in a row cannot be read, from {lost[0].path}: {lost[0].reason}. Is the disk "
-                    "still there? What is saved stays, and --resume goes on."
+                    "still there? What is saved stays; go on with the same command (mec pretrain: with --resume)."
                 )
             epoch, indices = plan.of(step)
             made = []

@@ -135,11 +135,14 @@ A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
         from mec.results import labelled, record
 
         subject = self.protocol.subject(self.run_folder)
+        added = False
         for result in self.protocol.measure(subject):
             (result,) = labelled([result], encoder=subject.name, checkpoint=subject.checkpoint)
             record(subject.folder, [result])
             print(result.line())
-        print(f"Added to {subject.folder / 'results.jsonl'}")
+            added = True
+        if added:
+            print(f"Added to {subject.folder / 'results.jsonl'}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from mec.checkpoint import EncoderInfo, atomic, write_text
 from mec.errors import BadInput
 
-DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+# Its C4 heads build res5 of bottlenecks, so that no ResNet-18 or -34 fits.
+DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
 
 CONFIG = """\
 # {title}, for detectron2 (its tools/train_net.py --config-file THIS). Written by mec.
@@ -32,7 +33,6 @@ MODEL:
     FREEZE_AT: 0
   RESNETS:
     DEPTH: {depth}
-    RES2_OUT_CHANNELS: {res2}
     NORM: SyncBN
     STRIDE_IN_1X1: False
   RPN:
@@ -105,8 +105,8 @@ def config_text(info: EncoderInfo, weights: Path, kind: str) -> str:
     numbers = [", ".join(f"{255 * v:.6g}" for v in part) for part in (info.mean, info.std)]
     return CONFIG.format(
         title="Mask R-CNN, R50-C4, COCO 1x" if coco else "Faster R-CNN, R50-C4, VOC 07+12, 24k",
-        weights=weights, mean=numbers[0], std=numbers[1], masks=coco, depth=DEPTHS[info.backbone],
-        res2=256 if DEPTHS[info.backbone] >= 50 else 64, classes=80 if coco else 20,
+        weights=weights.as_posix(), mean=numbers[0], std=numbers[1], masks=coco, depth=DEPTHS[info.backbone],
+        classes=80 if coco else 20,
         train='("coco_2017_train",)' if coco else '("voc_2007_trainval", "voc_2012_trainval")',
         test='("coco_2017_val",)' if coco else '("voc_2007_test",)',
         sizes=", ".join(map(str, range(640 if coco else 480, 801, 32))),

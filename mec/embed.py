@@ -42,9 +42,11 @@ def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", wor
     skipped += listed.closed
     device = chosen_device(device)
     with console.status(f"{len(split):,} images"):
-        features = extract(encoder.to(device), split, transform, device=device, workers=workers).x.numpy()
+        found = extract(encoder.to(device), split, transform, device=device, workers=workers)
+    features, lost = found.x.numpy(), {image.path for image in found.skipped}  # since it was checked
+    skipped += found.skipped
     assert isinstance(split.images, Files)
-    names = np.array([os.path.relpath(path, folder) for path in split.images.paths])
+    names = np.array([os.path.relpath(path, folder) for path in split.images.paths if path not in lost])
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as part, open(part, "wb") as file:
         np.savez(file, paths=names, features=features)

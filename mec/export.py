@@ -55,8 +55,12 @@ def export(run: str | Path, to: str, out: Path | None = None) -> Path:
             safetensors.torch.save_file(weights, part, metadata=about)
         else:
             torch.save(weights, part)
-    lines, other = timm_lines(info, out) if to == "timm" else torchvision_lines(info, out)
-    compare(encoder, other, info)
+    try:
+        lines, other = timm_lines(info, out) if to == "timm" else torchvision_lines(info, out)
+        compare(encoder, other, info)
+    except BaseException:
+        out.unlink()  # no file stays that gives other features
+        raise
     print(f"{out}: features equal to those of {file}. It loads with:\n")
     print("\n".join("    " + line for line in lines))
     return out
@@ -70,7 +74,7 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
     if not info.small_stem or not _has_convolutional_stem(model, info):
         grid = {} if _has_convolutional_stem(model, info) else _grid(info)
         extra += "".join(f", {name}={value!r}" for name, value in grid.items())
-        line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path="{out}")'
+        line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path={str(out)!r})'
         other = timm.create_model(model, num_classes=0, **arguments, **grid, checkpoint_path=str(out))
         return ["import timm", line], other
     other = timm.create_model(model, num_classes=0, **arguments)
@@ -80,7 +84,7 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
         "import timm, torch, safetensors.torch",
         f'model = timm.create_model("{model}", num_classes=0{extra})',
         *_stem_lines(other),
-        f'model.load_state_dict(safetensors.torch.load_file("{out}"))',
+        f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))",
     ], other
 
 
@@ -104,7 +108,7 @@ def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Modul
         f"model = {made}",
         "model.fc = torch.nn.Identity()",
         *stem,
-        f'model.load_state_dict(torch.load("{out}", weights_only=True))',
+        f"model.load_state_dict(torch.load({str(out)!r}, weights_only=True))",
     ], other
 
 

@@ -42,7 +42,8 @@ class Protocol(ABC):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the encoder runs."""
     out: Folder = None
-    """Folder for results.jsonl and cached features. Default: RUN, or runs/NAME for what is no run folder."""
+    """Folder for results.jsonl and cached features. Default: RUN, or the folder of a file that `mec` wrote; else
+    runs/NAME."""
 
     def subject(self, run: str) -> Subject:
         """What RUN names, as these flags have it."""
@@ -60,7 +61,7 @@ class OnImages(Protocol):
     """What protocols take that read single images."""
 
     image_size: Number = None
-    """Side of the images the encoder gets, px. Default: what it was trained on; 224 where that is unknown."""
+    """Side of the images the encoder gets, px. Default: what it was trained on, where that is known; else 224."""
     workers: int = 0
     """Processes that decode images."""
 
@@ -261,7 +262,7 @@ class Semi(Trained):
 
     def measure(self, subject: Subject) -> list[Result]:
         from mec.data import limited
-        from mec.evaluate.semi import labelled_part, semi, semi_recipe
+        from mec.evaluate.semi import labelled_part, semi, semi_recipe, share_asked
         from mec.evaluate.training import preset_name
 
         if self.limit is not None and self.limit < 1:
@@ -271,7 +272,7 @@ class Semi(Trained):
         data = replace(data, test=limited(data.test, self.limit, self.seed))
         everything = data.train.labelled()
         part = labelled_part(everything, self.labels, self.seed)
-        published = semi_recipe(self.preset, len(part) / len(everything))
+        published = semi_recipe(self.preset, share_asked(self.labels, part, everything))
         recipe = self.changed(published)
         train = limited(part, self.limit, self.seed)
         found = semi(subject, data, train, recipe, labels=self.labels, seed=self.seed)
@@ -320,6 +321,7 @@ class Transfer(OnImages):
         from mec.evaluate.transfer import FINETUNING, transfer
         from mec.evaluate.transfer_data import Choices, names_of
 
+        self.refuse_flags_of_the_other_mode()
         recipe = None
         if self.mode == "finetune":
             changed: dict[str, Any] = {
@@ -340,6 +342,20 @@ class Transfer(OnImages):
             download=self.download,
         )
 
+    def refuse_flags_of_the_other_mode(self) -> None:
+        given = {
+            "--preset": self.preset != "paper",
+            "--steps": self.steps is not None,
+            "--batch-size": self.batch_size is not None,
+            "--learning-rates": self.learning_rates is not None,
+            "--weight-decays": self.weight_decays is not None,
+        }
+        if self.mode == "linear" and any(given.values()):
+            flag = next(flag for flag, is_given in given.items() if is_given)
+            raise BadInput(f"{flag} belongs to fine-tuning, and the mode is linear. Add --mode finetune.")
+        if self.mode == "finetune" and self.standardise:
+            raise BadInput("--standardise belongs to the mode linear; fine-tuning has no such thing.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(OnImages):
@@ -350,7 +366,7 @@ class Detection(OnImages):
     preset: Name = None
     """Schedule and sizes; `quick` is a look on little data, tested on the photographs it trains on."""
     image_size: Number = None
-    """px: below 96 random:NAME has the stem for small images. The size of photographs is the preset's."""
+    """px: below 64 random:NAME has the stem for small images. The size of photographs is the preset's."""
     lr: Real = None
     """Learning rate of the whole batch. Default: the preset's."""
     sweep: bool = False

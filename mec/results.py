@@ -22,6 +22,10 @@ TELLING = (
     "head",
     "mode",
     "epoch",
+    "lr",
+    "part",
+    "detections",
+    "motion",
 )  # settings that are printed with a figure
 
 
@@ -74,5 +78,7 @@ def as_lines(results: Iterable[Result]) -> str:
 def record(folder: Path, results: Iterable[Result]) -> None:
     """Append to the folder's results.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / RESULTS, "a") as file:
-        file.write(as_lines(results))
+    path = folder / RESULTS
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # a last line that a power cut left
+    with open(path, "a") as file:
+        file.write("\n" * torn + as_lines(results))

@@ -461,6 +461,22 @@ def test_embed_writes_paths_and_features_and_lists_what_it_could_not_read(run, t
     assert "12 images, 256 features each" in capsys.readouterr().out
 
 
+def test_embed_leaves_out_what_goes_while_it_runs_and_keeps_names_beside_their_features(run, tmp_path, monkeypatch):
+    from mec import embed
+
+    paths, extract = write_images(tmp_path / "photos", 6), embed.extract
+    monkeypatch.setattr(embed, "extract", lambda *rest, **options: paths[2].unlink() or extract(*rest, **options))
+    out = tmp_path / "x.npz"
+    assert main(["embed", str(run), str(tmp_path / "photos"), "--out", str(out)]) == 0
+    found = np.load(out)
+    assert found["paths"].tolist() == [p.name for p in paths if p != paths[2]]
+    (skipped,) = lines(tmp_path / "x.skipped.jsonl")
+    assert Path(skipped["path"]).name == paths[2].name
+    monkeypatch.undo()
+    assert main(["embed", str(run), str(tmp_path / "photos"), "--out", str(out)]) == 0
+    np.testing.assert_allclose(found["features"], np.load(out)["features"], atol=1e-6)
+
+
 def test_embed_reads_every_image_of_a_large_folder_before_it_starts(run, tmp_path, monkeypatch):
     """Large folders are only sampled before training; here one broken file would end an hour's work."""
     from mec import data

@@ -208,14 +208,12 @@ def test_the_detectron2_file_has_every_tensor_of_its_r50_c4_model(tmp_path, caps
 
 
 def test_the_settings_that_go_with_it_are_the_protocols(tmp_path):
-    run, _ = run_with(tmp_path / "run", "resnet18", 64)
+    run, _ = run_with(tmp_path / "run", "resnet50", 64)
     out = export(run, "detectron2")
     found = {kind: yaml.safe_load(out.with_name(f"{out.stem}-{kind}.yaml").read_text()) for kind in ("voc0712", "coco")}
     model = found["voc0712"]["MODEL"]
     assert model["WEIGHTS"] == str(out)
-    assert (model["RESNETS"]["DEPTH"], model["RESNETS"]["NORM"], model["RESNETS"]["RES2_OUT_CHANNELS"]) == (
-        18, "SyncBN", 64,
-    )  # fmt: skip
+    assert (model["RESNETS"]["DEPTH"], model["RESNETS"]["NORM"]) == (50, "SyncBN")
     assert (model["RESNETS"]["STRIDE_IN_1X1"], model["BACKBONE"]["FREEZE_AT"], model["MASK_ON"]) == (False, 0, False)
     assert model["PIXEL_MEAN"] == pytest.approx([127.5] * 3)  # of this run: 0.5
     assert model["PIXEL_STD"] == pytest.approx([51] * 3)
@@ -227,3 +225,9 @@ def test_the_settings_that_go_with_it_are_the_protocols(tmp_path):
 def test_what_detectron2_has_no_network_for_is_refused(finished):
     with pytest.raises(BadInput, match=r"no resnet10-fast with the stem for small images .*resnet50"):
         export(finished, "detectron2")
+
+
+def test_a_resnet18_is_refused_whose_last_stage_detectron2_s_heads_would_not_take(tmp_path):
+    run, _ = run_with(tmp_path / "run", "resnet18", 64)
+    with pytest.raises(BadInput, match=r"no resnet18 \(it has resnet50"):
+        export(run, "detectron2")

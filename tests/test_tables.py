@@ -179,3 +179,13 @@ def test_a_run_without_results_and_a_broken_line_are_named(run, tmp_path, capsys
         file.write("{torn")
     with pytest.raises(BadInput, match="line 10: no result"):
         read([run])
+
+
+def test_a_result_is_not_joined_to_a_line_that_a_power_cut_left(tmp_path):
+    record(tmp_path, [Result("knn", "top-1", 50.0)])
+    path = tmp_path / "results.jsonl"
+    path.write_text(path.read_text() + '{"protocol": "kn')
+    record(tmp_path, [Result("linear", "top-1", 60.0)])
+    first, torn, last = path.read_text().splitlines()
+    assert torn == '{"protocol": "kn'
+    assert (json.loads(first)["value"], json.loads(last)["value"]) == (50, 60)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mec import checkpoint, figures
 from mec.auto import has_bf16_units
 from mec.distributed import Ranks, current, synchronise_batch_norm
-from mec.errors import BadInput, TrainingStopped, nearest
+from mec.errors import BadInput, Diverged, TrainingStopped, nearest
 from mec.evaluate.detection_data import (
     Annotations,
     Sizes,
@@ -37,7 +37,9 @@ from mec.evaluate.detection_data import (
 from mec.evaluate.detection_metrics import Detections, coco_package, coco_scores, masks_api, voc_scores
 from mec.evaluate.detector import FULL, Detector, Regions, build_detector, parameter_groups, paste_masks
 from mec.evaluate.subject import Subject
+from mec.evaluate.video import missing
 from mec.fabric import start_fabric
+from mec.peak import peak_memory, reset_peak_memory
 from mec.progress import TrainingProgress
 from mec.results import Result, labelled
 from mec.run import SETTINGS, check_free
@@ -158,7 +160,8 @@ def detect(
         resume: go on with what the folder holds.
 
     Returns:
-        Mean and spread over seeds of each measure; with `sweep` also the AP of each rate. None on ranks but the first.
+        Mean and spread over seeds of each measure; with `sweep` also the AP of each rate. Nothing on ranks but the
+        first.
 
     Raises:
         BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged.
@@ -178,10 +181,11 @@ def detect(
         raise BadInput(f"a batch of {chosen.batch_size} cannot be shared by {ranks.size} processes.")
     console = Console(quiet=quiet or ranks.rank > 0)
     out = subject.folder / f"{protocol}-{chosen_name}"
+    # Rates and seeds are folders in it: others may be added, and those that are finished count.
+    preset_settings = json.loads(json.dumps(asdict(replace(chosen, seeds=(), lr=0))))
     settings = {
         "protocol": protocol,
-        "preset": json.loads(json.dumps(asdict(chosen))),
-        "lr": "sweep" if sweep else lr if lr is not None else chosen.lr,
+        **{name: value for name, value in preset_settings.items() if name not in ("seeds", "lr")},
         "precision": "bf16" if bf16 else "fp32",
         "checkpoint": subject.checkpoint,
         "data_fingerprint": train.fingerprint() + test.fingerprint(),
@@ -228,7 +232,8 @@ def detect(
     }  # fmt: skip
     results = as_results(protocol, tried if sweep else {}, best, runs, about)
     split = chosen.test if chosen.photographs is None else "train"
-    return labelled(results, data=root.name or str(root), data_fingerprint=test.fingerprint(), split=split)
+    data = "COCO2017" if protocol == "coco" else "VOC2007"
+    return labelled(results, data=data, data_fingerprint=test.fingerprint(), split=split)
 
 
 def as_results(
@@ -298,6 +303,7 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
     else:
         read = lambda names: read_voc(root, [(int(n.split()[0]), n.split()[1]) for n in names])  # noqa: E731
     train = read(preset.train)
+    missing(map(Path, train.paths), f"photographs of {', '.join(preset.train)}")
     lacking, crowd = without_polygons(train), crowds(train)
     if lacking.any() and (lacking | crowd).all():
         raise BadInput(
@@ -308,7 +314,9 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
     if preset.photographs is not None:
         train = largest_objects(train, preset.photographs)
         return train, train
-    return train, read((preset.test,))
+    test = read((preset.test,))
+    missing(map(Path, test.paths), f"photographs of {preset.test}")
+    return train, test
 
 
 def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ranks) -> None:
@@ -333,10 +341,6 @@ def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ra
         out.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(stored, settings)
     ranks.wait()
-
-
-class Diverged(TrainingStopped):
-    """A loss that is no number."""
 
 
 class DetectorRun:
@@ -396,6 +400,7 @@ class DetectorRun:
 
     def fit(self, start: int, save_minutes: float) -> dict[str, Any]:
         """Iterations start to the last; returns seconds an iteration (median) and the memory it took, where known."""
+        reset_peak_memory(self.fabric.device.type)
         total = self.preset.iterations
         times: list[float] = []
         saved = time.monotonic()
@@ -436,7 +441,7 @@ class DetectorRun:
                     )
         pace = {"seconds_per_iteration": statistics.median(times[WARM:] or times)} if times else {}
         if self.fabric.device.type == "cuda":
-            pace["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            pace["memory_gib"] = peak_memory(self.fabric.device.type)
         return pace
 
     def batches(self, start: int, stop: int) -> Any:
@@ -455,7 +460,7 @@ class DetectorRun:
             return self.wrapped(images, targets)
 
     def check(self, losses: Mapping[str, Tensor], iteration: int, lr: float) -> None:
-        """Stop before a step that would spoil the weights."""
+        """Stop before weights are saved that a loss without a number has spoilt; on a CPU before the step itself."""
         values = {name: float(value.detach()) for name, value in losses.items()}
         bad = not all(math.isfinite(v) for v in values.values())
         if self.ranks.any(bad):

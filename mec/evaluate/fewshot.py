@@ -22,6 +22,8 @@ def fewshot(
     Raises:
         BadInput: one class only, one with fewer images than labels are asked for, or features that are not finite.
     """
+    if draws < 1:
+        raise BadInput(f"--draws is {draws}: at least 1.")
     train.check_finite()
     test.check_finite()
     x_test, y = test.unit().numpy(), train.y.numpy()

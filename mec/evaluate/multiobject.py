@@ -137,17 +137,17 @@ def measure(
         BadInput, FileNotFoundError: of the data or detections, in words.
     """
     require(make)
-    return _tracked(make(root, options), subject, stage, video)
+    return _tracked(make(root, options), appearances(subject, stage), subject.folder, video)
 
 
-def _tracked(bench: Benchmark, subject: Subject, stage: str, video: str | None) -> Iterator[Result]:
+def _tracked(bench: Benchmark, maps: Sequence[Appearance], folder: Path, video: str | None) -> Iterator[Result]:
     options = bench.options
     given = re.sub(r"[^\w.-]+", "-", bench.detections).strip("-")  # a name, or a folder's path
-    out = subject.folder / bench.task / f"{options.split}-{given}"
+    out = folder / bench.task / f"{options.split}-{given}"
     for name in bench.names:
         bench.write(out / "still", name, bench.still(name))
     yield from _results(bench, out / "still", {"head": "still"}, {})
-    for appearance in appearances(subject, stage):
+    for appearance in maps:
         motion = "motion" if options.motion else "womotion"
         folder = out / f"stage{appearance.stage}-{motion}-{options.mode}"
         clocks = {}

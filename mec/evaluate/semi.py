@@ -73,6 +73,12 @@ def semi(subject: Subject, data: Data, train: Split, recipe: Training, *, labels
     return labelled(results, settings={**results[0].settings, "labels": labels})
 
 
+def share_asked(labels: str, part: Split, everything: Split) -> float:
+    """The share of the labels that was asked for; of a list, that of its images. A class keeps one image at least, so
+    that of a small data set more than was asked for may be labelled."""
+    return float(labels[:-1]) / 100 if labels.endswith("%") else len(part) / len(everything)
+
+
 def labelled_part(split: Split, labels: str, seed: int) -> Split:
     """The training images that keep their label.
 

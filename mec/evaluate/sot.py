@@ -257,9 +257,11 @@ def measure(
     data = fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
     where = {"data": "OTB2015", "data_fingerprint": data}
 
+    maps = appearances(subject, stage)
+
     def results() -> Iterator[Result]:
         yield from labelled(scores(stay(videos), videos, {"head": "still"}), **where)
-        for appearance in appearances(subject, stage):
+        for appearance in maps:
             for head in heads:
                 began = time.perf_counter()
                 found = track(appearance, videos, head, mode=mode, batch_size=batch_size)

@@ -168,8 +168,7 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
         if size is not None and size != info.image_size:
             info, weights = replace(info, image_size=size), encoder.state_dict()
             encoder = build_encoder(info.backbone, size, info.small_stem)
-            check_weights(file, encoder, weights)
-            encoder.load_state_dict(weights)
+            _load(file, encoder, weights)
         return info.method, file.parent, encoder, info, file_hash(file)
     file = Path(after) if colon else local_weights(before)
     if not file.is_file():
@@ -232,7 +231,7 @@ def _built(name: str, size: int | None, *, method: str, small: bool | None = Non
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors of a file, by the names below its published prefix, without heads.
+    """The backbone's tensors of a file, by the names below its published prefix, and its head's.
 
     Raises:
         BadInput: not readable without unpickling, or no tensors in it.
@@ -253,10 +252,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
     prefix = next(p for p in PREFIXES if not p or any(name.startswith(p) for name in tensors))
     tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    kept = {k: v for k, v in tensors.items() if not k.startswith(HEADS)}
-    if not kept:
+    if all(name.startswith(HEADS) for name in tensors):
         raise BadInput(f"{path}: no tensors of a backbone in it; a state dict, or a dict with one, is read.")
-    return kept
+    return tensors
 
 
 def backbone_of(path: Path, weights: Mapping[str, Tensor]) -> tuple[str, bool]:
@@ -290,9 +288,25 @@ def _twin_info(path: Path, weights: Mapping[str, Tensor]) -> EncoderInfo | None:
 
 def _load(path: Path, encoder: nn.Module, weights: dict[str, Tensor]) -> None:
     counters = {k: v for k, v in encoder.state_dict().items() if k.endswith("num_batches_tracked")}
-    weights = {**{k: v for k, v in counters.items() if k not in weights}, **weights}  # old files lack the counters
+    # Old files lack the counters; of a head only what the backbone has too is kept (ConvNeXt's last norm).
+    kept = {k: v for k, v in weights.items() if k in encoder.state_dict() or not k.startswith(HEADS)}
+    weights = with_own_positions(encoder, {**{k: v for k, v in counters.items() if k not in kept}, **kept})
     check_weights(path, encoder, weights)
     encoder.load_state_dict(weights)
+
+
+def with_own_positions(encoder: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A vision transformer's position embeddings, resampled to its own grid where the weights are of another size."""
+    wanted, found = encoder.state_dict().get("pos_embed"), weights.get("pos_embed")
+    if wanted is None or found is None or found.shape == wanted.shape or found.ndim != 3:
+        return weights
+    from timm.layers import resample_abs_pos_embed
+
+    before = 0 if getattr(encoder, "no_embed_class", False) else encoder.num_prefix_tokens
+    resampled = resample_abs_pos_embed(
+        found, new_size=[*encoder.patch_embed.grid_size], num_prefix_tokens=before, interpolation="bicubic"
+    )
+    return {**weights, "pos_embed": resampled}
 
 
 def local_weights(name: str) -> Path:

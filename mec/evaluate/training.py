@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from mec.batches import ViewBatches
 from mec.checkpoint import EncoderInfo
-from mec.data import Data, Split
-from mec.errors import BadInput, TrainingStopped
+from mec.data import MOST_UNREADABLE, Data, Split, too_many
+from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.evaluate.unfinished import Unfinished
+from mec.images import Skipped
 from mec.progress import TrainingProgress
 from mec.recipe import View
 from mec.schedules import cosine
@@ -121,7 +122,8 @@ def train_classifier(
 ) -> None:
     """Train the head, and the encoder unless it is frozen, in place; both are left in evaluation mode.
 
-    Views are random resized crops and flips, functions of (seed, epoch, image). The last incomplete batch is kept.
+    Views are random resized crops and flips, functions of (seed, epoch, image). The last incomplete batch is kept,
+    but for one of a single image.
     Gradients of the parts of a batch (`micro_batch_size`) add up to that of the batch; only batch norm can tell, which
     then takes its statistics over a part. A frozen backbone gives the head the features of the whole batch in any case.
 
@@ -139,8 +141,11 @@ def train_classifier(
         console: shows a progress bar.
         unfinished: keeps the state, and gives that of a training that was interrupted.
 
+    An image that cannot be read is replaced by the next one, with its label, and told.
+
     Raises:
-        TrainingStopped: the loss is not finite.
+        Diverged: the loss is not finite.
+        TrainingStopped: too many images cannot be read.
     """
     view = View(
         size=info.image_size, scale=recipe.crop, interpolation=recipe.interpolation, flip=recipe.flip, jitter=0.0,
@@ -160,6 +165,7 @@ def train_classifier(
     optimizer = classifier_optimizer(encoder, head, recipe, batch_size)
     console, unfinished = console or Console(quiet=True), unfinished or Unfinished()
     parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}
+    unreadable: dict[str, Skipped] = {}
     start = unfinished.restore(parts)
     if start:
         console.print(f"going on after step {start:,} of {steps:,}, from {unfinished.path}", highlight=False)
@@ -170,13 +176,17 @@ def train_classifier(
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * factor
             assert batch.labels is not None
+            unreadable |= {skipped.path: skipped for skipped in batch.skipped}
+            if len(unreadable) > MOST_UNREADABLE * len(train):
+                raise TrainingStopped(too_many([*unreadable.values()], len(train), "the training images"))
             optimizer.zero_grad()
             loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
             if not torch.isfinite(loss):
                 unfinished.remove()
-                raise TrainingStopped(
+                raise Diverged(
                     f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
-                    f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure."
+                    f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure.",
+                    loss.item(),
                 )
             optimizer.step()
             done = step + 1
@@ -185,6 +195,14 @@ def train_classifier(
                 _set_mode(encoder, head, recipe, training=False)
                 after_epoch(-(-done // each))
             unfinished.save(done, parts, last=done == steps)
+    if unreadable:
+        first = next(iter(unreadable.values()))
+        console.print(
+            f"{len(unreadable)} of {len(train):,} training images cannot be read, and others took their places: "
+            f"{first.path} ({first.reason}){', ...' if len(unreadable) > 1 else ''}",
+            style="yellow",
+            highlight=False,
+        )
 
 
 def backward(encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from mec.checkpoint import EncoderInfo, WithoutEnds, write_text
 from mec.data import Split, stratified
-from mec.errors import BadInput, TrainingStopped
+from mec.errors import BadInput, Diverged
 from mec.evaluate.features import extract
 from mec.evaluate.ledger import Ledger
 from mec.evaluate.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
 from mec.evaluate.metrics import METRICS
 from mec.evaluate.subject import Subject
-from mec.evaluate.training import Training, new_head, train_classifier
+from mec.evaluate.training import Training, new_head, progress_console, train_classifier
 from mec.evaluate.transfer_data import TRANSFER_SETS, Choices, Parts, require
+from mec.evaluate.unfinished import Unfinished
 from mec.results import Result
 from mec.version import __version__
 
@@ -44,7 +45,6 @@ class Finetuning:
     weight_decays: tuple[float, ...]  # each divided by the learning rate before use
     norm_rule: bool  # momentum of batch norm's statistics min(10 / steps an epoch, 0.1), or as it is
     resize: float  # shorter side before the central crop when testing, over the crop's side
-    interpolation: Literal["bicubic", "bilinear"]
 
     def __post_init__(self) -> None:
         for name, values, least in (
@@ -66,15 +66,15 @@ def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
 FINETUNING: dict[str, Finetuning] = {
     "paper": Finetuning(
         "SimCLR (ICML 2020), appendix B.8",
-        20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), True, 256 / 224, "bilinear",
+        20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), True, 256 / 224,
     ),
     "random": Finetuning(  # the row of no pretraining
         "SimCLR (ICML 2020), appendix B.8: random initialisation",
-        40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), True, 256 / 224, "bilinear",
+        40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), True, 256 / 224,
     ),
     "budget": Finetuning(
         "ssl-transfer (linusericsson), finetune.py: a quarter of the steps and of the batch, 20 pairs",
-        5_000, 64, spaced(-4, -1, 4), (0.0, *spaced(-6, -3, 4)), False, 1.0, "bicubic",
+        5_000, 64, spaced(-4, -1, 4), (0.0, *spaced(-6, -3, 4)), False, 1.0,
     ),
 }  # fmt: skip
 
@@ -116,8 +116,8 @@ def transfer(
         parts = limited(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
         mode = "linear" if finetuning is None else "finetune"
         settings: dict[str, Any] = {
-            "mode": mode, "set": name, "preset": preset_of(finetuning, standardise), **asdict(choices), "limit": limit,
-            "image_size": subject.info.image_size, "standardise": standardise,
+            "mode": mode, "set": name, "preset": preset_of(finetuning, standardise, choices), **asdict(choices),
+            "limit": limit, "image_size": subject.info.image_size, "standardise": standardise,
         }  # fmt: skip
         if finetuning is not None:
             settings["recipe"] = asdict(finetuning)
@@ -140,11 +140,13 @@ def transfer(
         )  # fmt: skip
 
 
-def preset_of(finetuning: Finetuning | None, standardise: bool) -> str:
+def preset_of(finetuning: Finetuning | None, standardise: bool, choices: Choices) -> str:
     """What a result is called among others of its mode: "paper" follows the paper's protocol."""
     if finetuning is None:
-        return "standardised" if standardise else "paper"
-    return next((name for name, recipe in FINETUNING.items() if recipe == finetuning), "custom")
+        name = "standardised" if standardise else "paper"
+    else:
+        name = next((name for name, recipe in FINETUNING.items() if recipe == finetuning), "custom")
+    return name if choices == Choices(choices.seed) else f"{name}, changed"
 
 
 def limited(parts: Parts, limit: int | None, seed: int) -> Parts:
@@ -172,29 +174,36 @@ def best_of(found: dict[Any, float], parts: Parts) -> Any:
     Raises:
         BadInput: no figure is a number.
     """
-    numbers = {key: value for key, value in found.items() if value is not None and not math.isnan(value)}
-    if not numbers:
+    best = best_or_none(found)
+    if best is None:
         raise BadInput(
             f"{parts.name}: nothing to choose by: {parts.metric} is no number on the {len(parts.held_out)} held-out "
             "images at any setting. Either every trial diverged, or no class has a positive image there."
         )
-    return max(numbers, key=lambda key: numbers[key])
+    return best
+
+
+def best_or_none(found: dict[Any, float]) -> Any | None:
+    numbers = {key: value for key, value in found.items() if not math.isnan(value)}
+    return max(numbers, key=lambda key: numbers[key]) if numbers else None
 
 
 # --- a linear model on frozen features ---------------------------------------------------------------------------
 
 
-def square(info: EncoderInfo, resize: float, interpolation: str) -> Callable[[Any], Tensor]:
-    """PIL image -> normalised [3, s, s]: shorter side to `resize` times s, central crop of the encoder's size s."""
+def square(info: EncoderInfo, resize: float) -> Callable[[Any], Tensor]:
+    """PIL image -> normalised [3, s, s]: shorter side to `resize` times s, central crop of the encoder's size s.
+
+    Bicubic, as SimCLR's own code resizes.
+    """
     from torchvision.transforms import v2
 
-    modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
     return v2.Compose(
         [
             v2.ToImage(),
             v2.RGB(),
             WithoutEnds(),
-            v2.Resize(round(resize * info.image_size), modes[interpolation], antialias=True),
+            v2.Resize(round(resize * info.image_size), v2.InterpolationMode.BICUBIC, antialias=True),
             v2.CenterCrop(info.image_size),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(info.mean), list(info.std)),
@@ -208,7 +217,7 @@ def linear_transfer(
     """Value on the test images, and what was chosen."""
     if "test" in ledger.known:
         return dict(ledger.known["test"])
-    transform = square(subject.info, 1.0, "bicubic")
+    transform = square(subject.info, 1.0)
     x, x_held, x_test = (
         subject.features(Split(split.images), transform, whole=True).x
         for split in (parts.fit, parts.held_out, parts.test)
@@ -283,11 +292,6 @@ def key_of(penalty: float) -> str:
     return f"penalty {penalty:.6g}"
 
 
-def best_or_none(figures: dict[float, float]) -> float | None:
-    numbers = {k: v for k, v in figures.items() if not math.isnan(v)}
-    return max(numbers, key=lambda k: numbers[k]) if numbers else None
-
-
 def standard(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each feature; 1 for a constant one."""
     spread = x.std(0, correction=0)
@@ -301,16 +305,20 @@ def finetune_transfer(
     subject: Subject, parts: Parts, ledger: Ledger, recipe: Finetuning, *, seed: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Value on the test images, and what was chosen."""
-    transform = square(subject.info, recipe.resize, recipe.interpolation)
+    transform = square(subject.info, recipe.resize)
     metric = METRICS[parts.metric]
 
     def figure(train: Split, judged: Split, rate: float, decay: float) -> float | None:
-        tuned = finetuned(subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed)
+        part = "test" if judged is parts.test else "held-out"
+        state = Unfinished(ledger.path.with_suffix(f".{part}-{rate:.6g}-{decay:.6g}.pt"))
+        tuned = finetuned(subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed, state=state)
         if tuned is None:
+            state.remove()
             return None
         rows = Split(judged.images)
         scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers, whole=True).x.numpy()
         assert judged.labels is not None
+        state.remove()
         return metric(scores, judged.labels)
 
     figures: dict[tuple[float, float], float] = {}
@@ -334,22 +342,30 @@ def finetune_transfer(
 
 
 def finetuned(
-    subject: Subject, train: Split, classes: int, recipe: Finetuning, *, rate: float, decay: float, seed: int
+    subject: Subject,
+    train: Split,
+    classes: int,
+    recipe: Finetuning,
+    *,
+    rate: float,
+    decay: float,
+    seed: int,
+    state: Unfinished | None = None,
 ) -> nn.Module | None:
     """A copy of the encoder with a linear layer, trained on the images; None where it diverged."""
     training = Training(
         recipe.source, rate, scaled=False, batch_size=recipe.batch_size, steps=recipe.steps, nesterov=True,
         weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule,
-        interpolation=recipe.interpolation,
+        interpolation="bicubic",
     )  # fmt: skip
     encoder, head = copy.deepcopy(subject.encoder), new_head(subject.info.feature_size, classes, training, seed)
     targets = torch.from_numpy(np.asarray(train.labels))
     try:
         train_classifier(
             encoder, head, train, targets, training, subject.info, seed=seed, device=subject.device,
-            workers=subject.workers,
+            workers=subject.workers, console=progress_console(), unfinished=state,
         )  # fmt: skip
-    except TrainingStopped:
+    except Diverged:
         return None
     tuned = nn.Sequential(encoder, head)
     return tuned if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None

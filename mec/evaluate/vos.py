@@ -164,10 +164,12 @@ def measure(
     sizes = [read_frame(each.frames[0]).shape[1:] for each in videos]
     firsts = [first_mask(each, (size[1], size[0])) for each, size in zip(videos, sizes)]
 
+    maps = appearances(subject, stage)
+
     def results() -> Iterator[Result]:
         stayed = [score([ids] * len(each.frames), each, int(ids.max())) for each, ids in zip(videos, firsts)]
         yield from labelled(means(stayed, {"head": "still"}), **where)
-        for appearance in appearances(subject, stage):
+        for appearance in maps:
             folder = subject.folder / "vos" / f"stage{appearance.stage}"
             scores, seconds = [], 0.0
             for each, ids in zip(videos, firsts):

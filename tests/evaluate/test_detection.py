@@ -130,6 +130,44 @@ def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_p
         run(resume=True, iterations=8)
 
 
+def test_seeds_and_rates_may_be_added_to_a_finished_run(tmp_path, monkeypatch):
+    root, trained = photographs.voc(tmp_path / "data"), []
+
+    def to_the_end(self, save_minutes):
+        trained.append((self.lr, self.seed))
+        self.out.mkdir(parents=True)
+        found = {"scores": {"AP": 50.0 + self.seed}, "lr": self.lr, "seed": self.seed}
+        (self.out / "result.json").write_text(json.dumps(found))
+        return found
+
+    monkeypatch.setattr(detection.DetectorRun, "to_the_end", to_the_end)
+
+    def run(**options):
+        return detection.detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
+
+    run(seeds=(0,))
+    (result,) = run(seeds=(0, 1, 2), resume=True)
+    assert (result.n, result.value) == (3, 51)
+    run(seeds=(0, 1, 2), sweep=True, resume=True)
+    assert trained == [(0.02, 0), (0.02, 1), (0.02, 2), (0.03, 0), (0.05, 0), (0.1, 0), (0.2, 0)]
+    with pytest.raises(BadInput) as refused:
+        run(seeds=(0,), iterations=8, resume=True)
+    assert "iterations: 4 before, 8 now" in str(refused.value)
+    assert "sizes" not in str(refused.value)
+
+
+def test_photographs_that_are_missing_are_told_before_hours_of_training(tmp_path):
+    root = photographs.voc(tmp_path / "voc")
+    next(root.rglob("000001.jpg")).unlink()
+    with pytest.raises(BadInput, match=r"photographs of 2007 trainval: 1 of 4 files are missing, .*000001.jpg"):
+        detection.detect(subject(tmp_path / "run"), "voc", root, quiet=True)
+    root = photographs.coco(tmp_path / "coco")
+    for path in root.rglob("val2017/*"):
+        path.unlink()
+    with pytest.raises(BadInput, match=r"photographs of val2017: \d+ of \d+ files are missing"):
+        detection.detect(subject(tmp_path / "run"), "coco", root, quiet=True)
+
+
 def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, monkeypatch):
     done = {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
     monkeypatch.setattr(detection.DetectorRun, "to_the_end", lambda self, minutes: {**done, "bf16": self.bf16})

@@ -75,3 +75,8 @@ def test_a_single_class_is_refused(digits):
     train = Features(torch.randn(20, 4), torch.zeros(20, dtype=torch.long))
     with pytest.raises(BadInput, match="one class"):
         fewshot(train, train)
+
+
+def test_no_draws_are_refused(digits):
+    with pytest.raises(BadInput, match="--draws is 0: at least 1"):
+        fewshot(*digits, draws=0)

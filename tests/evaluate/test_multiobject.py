@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import small_subject
 from PIL import Image
 
 from mec.cli import main
@@ -374,3 +375,10 @@ def test_tracking_without_data_or_with_two_of_a_kind_is_refused(made, tmp_path):
         (tmp_path / name / "images/train/MOT16-01").mkdir(parents=True)
     with pytest.raises(BadInput, match="both have data for mot"):
         benchmarks_in(tmp_path)
+
+
+def test_an_encoder_that_cannot_follow_is_refused_before_anything_is_scored(made, tmp_path):
+    """Results of what stands still would be stored again at each try."""
+    with pytest.raises(BadInput, match="tracking takes stages 3 and 4"):
+        measure(Mot, small_subject(tmp_path), made / "mot", Options("train"))
+    assert list(tmp_path.rglob("*.txt")) == []

@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers import small_subject, write_images
 
-from mec.data import Files, Split, open_data
+from mec.data import Files, Split, Stored, open_data
 from mec.errors import BadInput
 from mec.evaluate.finetune import FINETUNES, finetune, with_decay
-from mec.evaluate.semi import SEMI, labelled_part, semi_recipe, share_of
+from mec.evaluate.semi import SEMI, labelled_part, semi_recipe, share_asked, share_of
 
 # --- which images keep their label -------------------------------------------------------------------------------
 
@@ -98,6 +98,15 @@ def test_shares_that_make_no_sense_are_refused(labels):
 
 
 # --- recipes -----------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_is_that_of_the_share_that_was_asked_for():
+    """1 % of twenty images a class is one: 5 %."""
+    everything = Split(Stored(torch.zeros(40, 3, 2, 2, dtype=torch.uint8)), np.arange(40) % 2)
+    part = labelled_part(everything, "1%", 0)
+    assert len(part) == 2
+    assert share_asked("1%", part, everything) == 0.01
+    assert semi_recipe("barlow-twins", share_asked("1%", part, everything)) == SEMI["barlow-twins"][0]
 
 
 def test_the_recipes_are_the_published_numbers():

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch.testing import assert_close
 
 from mec.checkpoint import EncoderInfo, file_hash, probe, read_info, save_encoder
@@ -104,7 +106,35 @@ def test_counters_that_old_files_lack_are_not_missed(resnet18, tmp_path):
     state = {k: v for k, v in resnet18.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
     assert resolve(tmp_path / "old.pth").info.backbone == "resnet18"
-    assert read_weights(tmp_path / "old.pth").keys() == state.keys() - {"fc.weight", "fc.bias"}
+    assert read_weights(tmp_path / "old.pth").keys() == state.keys()
+
+
+@torch.no_grad()
+def test_a_backbone_keeps_what_its_head_shares_with_it(tmp_path, images):
+    """ConvNeXt's last norm is called head.norm."""
+    torch.manual_seed(0)
+    network = timm.create_model("convnext_atto", num_classes=10).eval()
+    for p in network.parameters():
+        p.add_(0.1 * torch.randn_like(p))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "c.safetensors")
+    found = resolve(f"convnext_atto:{tmp_path / 'c.safetensors'}", device="cpu", image_size=64).encoder(images)
+    assert_close(found, network.forward_head(network.forward_features(images), pre_logits=True))
+
+
+@torch.no_grad()
+def test_a_vision_transformer_takes_another_image_size_as_timm_does(tmp_path, images):
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    network.pos_embed.normal_()
+    path = tmp_path / "v.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path)
+    judge = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64).eval()
+    judge.load_state_dict(checkpoint_filter_fn(network.state_dict(), judge))
+    found = resolve(f"vit_tiny_patch16_224:{path}", device="cpu", image_size=64)
+    assert_close(found.encoder(images), judge(images))
+    info = replace(found.info, image_size=224, feature_size=192, small_stem=False)
+    save_encoder(tmp_path / "run" / "encoder.safetensors", network, info)
+    assert_close(resolve(tmp_path / "run", device="cpu", image_size=64).encoder(images), judge(images))
 
 
 class Malicious:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from helpers import labelled_folder
+from helpers import labelled_folder, write_images
+from rich.console import Console
 from torch import nn
 from torch.testing import assert_close
 
 from mec.checkpoint import EncoderInfo
-from mec.data import open_data
+from mec.data import open_data, readable
 from mec.encoders import build_encoder
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluate.training import (
@@ -239,6 +241,28 @@ def test_files_are_trained_on_as_images_in_memory_are(tmp_path):
     images = torch.stack([torch.from_numpy(np.array(data.train.images.read(i))) for i in range(len(data.train))])
     expected = ((images.float() / 255 - 0.5) / 0.25).mean((1, 2, 3))
     assert_close(sorted(chain(*spy.batches[:5])), sorted(expected.tolist()), rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_cannot_be_read_are_told_and_too_many_stop_it(tmp_path):
+    paths = write_images(tmp_path, 12, width=80, height=70)
+    split, _ = readable([str(p) for p in paths], None, tmp_path)
+    recipe = Training("", base_lr=0.1, batch_size=4, epochs=2)
+    console = Console(record=True, file=io.StringIO(), width=400)
+
+    def train():
+        encoder = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        train_classifier(
+            encoder, new_head(48, 3, recipe, 0), split, torch.arange(12) % 3, recipe, info(), console=console
+        )
+
+    paths[5].unlink()
+    train()
+    assert "1 of 12 training images cannot be read, and others took their places" in (said := console.export_text())
+    assert paths[5].name in said
+    for path in paths[6:9]:
+        path.unlink()
+    with pytest.raises(TrainingStopped, match=r"[34] of 12 images cannot be read, more than 20%"):
+        train()
 
 
 def test_rates_follow_the_published_schedules():

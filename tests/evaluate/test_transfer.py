@@ -22,7 +22,8 @@ from mec.batches import ViewBatches
 from mec.checkpoint import EncoderInfo
 from mec.cli import main
 from mec.data import Split, Stored
-from mec.errors import BadInput
+from mec.errors import BadInput, TrainingStopped
+from mec.evaluate import training, unfinished
 from mec.evaluate import transfer as module
 from mec.evaluate.ledger import Ledger
 from mec.evaluate.logistic import PENALTIES
@@ -32,6 +33,7 @@ from mec.evaluate.transfer import (
     Finetuning,
     finetuned,
     logistic_transfer,
+    preset_of,
     square,
     transfer,
 )
@@ -40,7 +42,7 @@ from mec.recipe import View
 from mec.schedules import cosine
 
 SIDE = 8
-QUICK = Finetuning("a test", 3, 4, (0.01, 0.1), (0.0, 1e-3), True, 256 / 224, "bilinear")
+QUICK = Finetuning("a test", 3, 4, (0.01, 0.1), (0.0, 1e-3), True, 256 / 224)
 
 
 @pytest.fixture
@@ -210,7 +212,7 @@ def test_images_are_resized_by_the_shorter_side_then_cropped_in_the_middle(subje
 
     photo = photographs[0]  # 640 x 427
     for resize, side in ((1.0, 8), (256 / 224, 9)):
-        found = square(subject.info, resize, "bicubic")(photo)
+        found = square(subject.info, resize)(photo)
         small = F.resize(F.to_image(photo), [side, side * 640 // 427], v2.InterpolationMode.BICUBIC, antialias=True)
         expected = (F.center_crop(small, [8, 8]).float() / 255 - 0.5) / 0.2
         assert found.shape == (3, 8, 8)
@@ -239,12 +241,12 @@ def test_the_grids_are_those_of_the_protocol():
     assert random.weight_decays == pytest.approx([10 ** (-5 + i / 2) for i in range(8)])
     assert (budget.steps, budget.batch_size) == (5000, 64)
     assert len(budget.learning_rates) * len(budget.weight_decays) == 20
-    assert (paper.resize, budget.resize, budget.interpolation) == (256 / 224, 1.0, "bicubic")
+    assert (paper.resize, budget.resize) == (256 / 224, 1.0)
 
 
 def test_batch_norm_statistics_move_slower_on_large_sets(subject):
     """400 images, 2 a step: 200 steps an epoch, and a momentum of 10 / 200."""
-    recipe = Finetuning("a test", 1, 2, (1e-9,), (0.0,), True, 1.0, "bicubic")
+    recipe = Finetuning("a test", 1, 2, (1e-9,), (0.0,), True, 1.0)
     split, norm = noise(400), subject.encoder[1]
     for rule, momentum in ((True, 0.05), (False, 0.1)):
         tuned = finetuned(subject, split, 2, replace(recipe, norm_rule=rule), rate=1e-9, decay=0.0, seed=5)
@@ -266,7 +268,7 @@ def noise(n: int, classes: int = 2, seed: int = 0) -> Split:
 def test_fine_tuning_is_nesterov_sgd_with_the_decay_over_the_rate_and_a_cosine_to_zero(subject):
     """The same steps written out; weights and statistics agree."""
     split, rate, decay, steps = noise(12), 0.05, 1e-3, 4
-    recipe = Finetuning("a test", steps, 4, (rate,), (decay,), True, 1.0, "bicubic")
+    recipe = Finetuning("a test", steps, 4, (rate,), (decay,), True, 1.0)
     tuned = finetuned(subject, split, 2, recipe, rate=rate, decay=decay, seed=5)
 
     head = nn.Linear(54, 2)
@@ -362,11 +364,51 @@ def test_figures_of_another_version_or_normalisation_are_not_gone_on_with(subjec
     assert run(subject) == 3
 
 
+def test_a_pair_cut_off_in_the_middle_goes_on_with_its_steps(subject, data, monkeypatch):
+    (whole,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
+    for path in subject.folder.glob("transfer/*.jsonl"):
+        path.unlink()
+    monkeypatch.setattr(unfinished, "SAVE_MINUTES", 0.0)
+    steps, backward = [], training.backward
+
+    def counted(*arguments):
+        steps.append(1)
+        if len(steps) == 5:  # of the second pair's three, the second
+            raise Stopped
+        return backward(*arguments)
+
+    monkeypatch.setattr(training, "backward", counted)
+    with pytest.raises(Stopped):
+        list(transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None))
+    assert len(list(subject.folder.glob("transfer/*.pt"))) == 1
+    (again,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
+    assert len(steps) == 3 * (4 + 1) + 1  # the step that was cut off came twice, no other
+    assert again == whole
+    assert not list(subject.folder.glob("transfer/*.pt"))
+
+
+def test_a_disk_that_goes_away_is_no_divergence(subject, data, monkeypatch):
+    def gone(*arguments, **keywords):
+        raise TrainingStopped("100 images in a row cannot be read")
+
+    monkeypatch.setattr(module, "train_classifier", gone)
+    with pytest.raises(TrainingStopped, match="in a row"):
+        list(transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None))
+    (ledger,) = subject.folder.glob("transfer/*.jsonl")
+    assert len(ledger.read_text().splitlines()) == 1  # what it is about, and no value
+
+
+def test_figures_of_other_choices_than_the_protocol_s_say_so():
+    assert preset_of(None, False, Choices(seed=3)) == "paper"
+    assert preset_of(None, False, Choices(background=False)) == "paper, changed"
+    assert preset_of(FINETUNING["budget"], False, Choices(difficult_as_absent=True)) == "budget, changed"
+
+
 def test_a_rate_that_diverges_is_never_chosen_and_one_that_all_do_is_said(subject, data):
-    wild = Finetuning("a test", 60, 4, (1e-3, 1e12), (0.0,), True, 1.0, "bicubic")
+    wild = Finetuning("a test", 60, 4, (1e-3, 1e12), (0.0,), True, 1.0)
     (result,) = transfer(subject, ["dtd"], data, finetuning=wild, say=lambda line: None)
     assert result.settings["learning_rate"] == 1e-3
-    hopeless = Finetuning("a test", 60, 4, (1e12,), (0.0,), True, 1.0, "bicubic")
+    hopeless = Finetuning("a test", 60, 4, (1e12,), (0.0,), True, 1.0)
     with pytest.raises(BadInput, match="every trial diverged"):
         list(transfer(subject, ["dtd"], data, finetuning=hopeless, say=lambda line: None))
 
@@ -419,4 +461,15 @@ def test_all_sets_are_asked_for_before_anything_runs(finished, data, tmp_path, c
 def test_flags_that_do_not_fit_are_named(finished, data, tmp_path, capsys, flags, words):
     command = ["evaluate", str(finished), "transfer", "dtd", "--data-root", str(data), "--out", str(tmp_path / "out")]
     assert main([*command, "--mode", "finetune", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(("--preset", "budget"), "--preset belongs to fine-tuning"), (("--steps", "5"), "--steps belongs to fine-tuning"),
+     (("--mode", "finetune", "--standardise"), "--standardise belongs to the mode linear")],
+)  # fmt: skip
+def test_flags_of_the_other_mode_are_refused(finished, data, tmp_path, capsys, flags, words):
+    command = ["evaluate", str(finished), "transfer", "dtd", "--data-root", str(data), "--out", str(tmp_path / "out")]
+    assert main([*command, *flags]) == 2
     assert words in capsys.readouterr().err
