@@ -133,6 +133,7 @@ def test_a_vision_transformer_takes_another_image_size_as_timm_does(tmp_path, im
     found = resolve(f"vit_tiny_patch16_224:{path}", device="cpu", image_size=64)
     assert_close(found.encoder(images), judge(images))
     info = replace(found.info, image_size=224, feature_size=192, small_stem=False)
+    (tmp_path / "run").mkdir()
     save_encoder(tmp_path / "run" / "encoder.safetensors", network, info)
     assert_close(resolve(tmp_path / "run", device="cpu", image_size=64).encoder(images), judge(images))
 
