@@ -9,9 +9,9 @@ On [0, b] with b = 1 / ε_d², where all eigenvalues of λ ZZᵀ lie, t = 2 x / 
 so n terms err by at most r times that in log det. The gradient is a polynomial of degree n - 1 in the Gram matrix.
 """
 
+import argparse
 import math
 import statistics
-import sys
 import time
 
 import numpy as np
@@ -87,12 +87,14 @@ def exact(rows: Tensor, distortion: float) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", type=int, nargs="?", default=1024, help="m and d")
+    m = d = parser.parse_args().size
     for x in np.linspace(0, 50, 501):  # the bound holds
         for order in (2, 4, 8, 16):
             series = np.polynomial.chebyshev.chebval(2 * x / 50 - 1, coefficients(50, order))
             assert abs(series - math.log1p(x)) <= bound(50, order) * (1 + 1e-9)
     print(", ".join(f"{k} {v}" for k, v in machine("cpu").items()))
-    m = d = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
     spread = unit_rows(torch.randn(m, d, generator=torch.Generator().manual_seed(0)))
     # A third of the length in one shared direction and a decaying spectrum: as early in training.
     narrow = unit_rows(spread * torch.linspace(0, 1, d).pow(4) + 0.3 * spread[:1])

@@ -7,7 +7,7 @@ embeddings, the second view held still; then the same of what is left of each wi
 cosine's, the pull that all of them share. Prints the tables, and draws them.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -102,7 +102,11 @@ def draw(tables: dict[str, torch.Tensor], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder with a checkpoint")
+    parser.add_argument("picture", type=Path, help="to write")
+    asked = parser.parse_args()
+    run, picture = asked.run, asked.picture
     tables = {}
     for moment, views in embeddings(run).items():
         traces, printed = gap_of_equation_25(views)

@@ -72,7 +72,7 @@ class Ours:
         self.crops = Crops(images, self.views, seed=0)
 
     def __call__(self, indices, epoch: int) -> list[torch.Tensor]:
-        crops, skipped = self.crops[epoch, np.asarray(indices)]
+        crops, _, skipped = self.crops[epoch, np.asarray(indices)]
         assert not skipped
         return [finish(c, Draw(view, n, 0, epoch, indices)) for c, (n, view) in zip(crops, self.views)]
 
