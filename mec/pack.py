@@ -80,7 +80,7 @@ def pack(
             raise BadInput(too_many(skipped, total, folder))
         about = {"version": __version__, "resize": resize, "quality": quality if resize else None}
         write_index(work, writers, classes, about)
-        closed = [skipped_folder for part in parts for skipped_folder in part.closed]
+        closed = [unlisted for part in parts for unlisted in part.closed]
         (work / QUARANTINE).write_text("".join(json.dumps(asdict(s)) + "\n" for s in [*skipped, *closed]))
         if out.exists():
             out.rmdir()

@@ -182,10 +182,10 @@ def detect(
     console = Console(quiet=quiet or ranks.rank > 0)
     out = subject.folder / f"{protocol}-{chosen_name}"
     # Rates and seeds are folders in it: others may be added, and those that are finished count.
-    preset_settings = json.loads(json.dumps(asdict(replace(chosen, seeds=(), lr=0))))
+    as_stored = json.loads(json.dumps(asdict(chosen)))
     settings = {
         "protocol": protocol,
-        **{name: value for name, value in preset_settings.items() if name not in ("seeds", "lr")},
+        **{name: value for name, value in as_stored.items() if name not in ("seeds", "lr")},
         "precision": "bf16" if bf16 else "fp32",
         "checkpoint": subject.checkpoint,
         "data_fingerprint": train.fingerprint() + test.fingerprint(),
