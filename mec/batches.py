@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mec.colour import sent
 from mec.data import Encoded, Split, Stored
 from mec.errors import BadInput, TrainingStopped
 from mec.images import Decoded, Picture, Skipped, quiet, reason
@@ -27,6 +29,7 @@ from mec.views import (
     scaled_box,
 )
 
+MOST_OF_GPU = 0.1  # of its memory, for the images of small data
 IN_A_ROW = 100  # unreadable images after which it is the disk rather than the images
 
 
@@ -65,7 +68,8 @@ class ViewBatches:
         if workers is not None and workers < 0:
             raise BadInput(f"--workers is {workers}: 0 (the run itself decodes) or more.")
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
-        if isinstance(split.images, Stored):
+        self.in_memory = isinstance(split.images, Stored)
+        if self.in_memory:
             self.workers = 0  # nothing to decode
         # The last incomplete batch is dropped in pretraining, where a loss depends on its number of images.
         self.steps_per_epoch, left = divmod(len(split), batch_size)
@@ -85,15 +89,18 @@ class ViewBatches:
         """Steps start to stop - 1; `share` says which rows of a global batch are this rank's."""
         rows = share(self.batch_size)
         if isinstance(self.split.images, Stored):
-            pixels = self.split.images.pixels
+            pixels = self.kept(self.split.images.pixels)
             for step in range(start, stop):
                 epoch, indices = self.indices(step)
                 indices = indices[rows]
-                images = pixels[torch.from_numpy(indices)].to(self.device, non_blocking=True)
-                made = []
-                for number, view in self.views:
-                    draw = Draw(view, number, self.seed, epoch, indices)
-                    made.append(finish(crop_stored_images(images, draw), draw))
+                images = pixels[sent(indices, pixels.device)].to(self.device, non_blocking=True)
+                made: list[Tensor] = []
+                for view, run in itertools.groupby(self.views, key=lambda numbered: numbered[1]):
+                    numbers = [number for number, _ in run]  # views alike are made at once: a GPU waits for launches
+                    repeated = np.tile(indices, len(numbers))
+                    draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, repeated)
+                    crops = crop_stored_images(images.repeat(len(numbers), 1, 1, 1), draw)
+                    made += finish(crops, draw).chunk(len(numbers))
                 yield Batch(made, self._labels(indices))
             return
         plan = Plan(self, range(start, stop), rows)
@@ -121,8 +128,15 @@ class ViewBatches:
                 made.append(finish(crop.to(self.device, non_blocking=True), draw))
             yield Batch(made, self._labels(shown), tuple(skipped))
 
+    def kept(self, pixels: Tensor) -> Tensor:
+        """On the GPU, where they take a small part of its memory; else where they are."""
+        if self.device.type != "cuda":
+            return pixels
+        room = torch.cuda.get_device_properties(self.device).total_memory
+        return pixels.to(self.device) if pixels.nbytes < MOST_OF_GPU * room else pixels
+
     def _labels(self, indices: np.ndarray) -> Tensor | None:
-        return None if self.split.labels is None else torch.from_numpy(self.split.labels[indices]).to(self.device)
+        return None if self.split.labels is None else sent(self.split.labels[indices], self.device)
 
 
 class Plan(torch.utils.data.Sampler):
@@ -222,6 +236,8 @@ def cut(
 
 class IterableBatches:
     """Views that come from the caller's own iterable, batch by batch, for any modality."""
+
+    in_memory = False
 
     def __init__(self, source: Any, device: torch.device):
         self.source, self.device = source, device

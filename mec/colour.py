@@ -51,12 +51,17 @@ class Jitter:
         return Jitter(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
+def sent(values: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers to the device of the images, without waiting for what it is doing."""
+    return torch.from_numpy(values).to(dtype=dtype).to(device, non_blocking=True)
+
+
 def apply_jitter(x: Tensor, jitter: Jitter) -> Tensor:
     """Jitter images [n, 3, h, w] in place. Rows with the same `hue_at` are best together: each run is one call."""
-
-    def column(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(x.device, x.dtype).view(-1, 1, 1, 1)
-
+    factors, lumas, means = (
+        sent(v, x.device, x.dtype)[:, :, None, None, None] for v in (jitter.factor, jitter.luma, jitter.mean)
+    )
+    weights = sent(np.array(GREY), x.device, x.dtype)
     for position in range(4):
         for rows in runs(jitter.hue_at == position):
             turn_hue(x[rows], jitter.turns[rows], out=x[rows])
@@ -65,13 +70,13 @@ def apply_jitter(x: Tensor, jitter: Jitter) -> Tensor:
             continue
         average = None
         if mean.any():
-            average = (x.mean((2, 3)) @ x.new_tensor(GREY)).view(-1, 1, 1, 1) * column(mean)
+            average = (x.mean((2, 3)) @ weights).view(-1, 1, 1, 1) * means[:, position]
         other = average
         if luma.any():
-            other = grey(x).mul_(column(luma))
+            other = grey(x).mul_(lumas[:, position])
             if average is not None:
                 other.add_(average)
-        x.mul_(column(factor))
+        x.mul_(factors[:, position])
         if other is not None:
             x.add_(other)
         if (factor > 1).any():  # else a mean of values in [0, 1]
@@ -102,7 +107,7 @@ def turn_hue(x: Tensor, turns: np.ndarray, out: Tensor | None = None) -> Tensor:
     holds without a modulo as long as |h - c| <= 7: whole thirds of a turn only swap the c, and what is left moves them
     by at most 1.
     """
-    centres = [torch.from_numpy(c).to(x.device, x.dtype).view(-1, 1, 1) for c in full_at(turns).T]
+    centres = sent(full_at(turns).T, x.device, x.dtype)[:, :, None, None]
     out = torch.empty_like(x) if out is None else out
     red, green, blue = x.unbind(1)
     low, chroma, hue, y = x.new_empty(4, *red.shape)
@@ -152,7 +157,7 @@ def gaussian_blur(x: Tensor, sigma: np.ndarray, largest: float) -> Tensor:
     reach = int(reaches.max(initial=0))
     if reach < 1:
         return x
-    taps = [torch.from_numpy(k).to(x.device, x.dtype).view(-1, 1, 1, 1) for k in kernel.T]
+    taps = sent(kernel.T, x.device, x.dtype)[:, :, None, None, None].unbind()
     for axis, pad in ((3, [reach, reach, 0, 0]), (2, [0, 0, reach, reach])):
         x = weighted(F.pad(x, pad, mode="reflect"), axis, taps)
     return x

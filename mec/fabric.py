@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -29,6 +30,8 @@ def start_fabric(device: str) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    # It recommends products in less precision than log-determinants bear.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world)))
     fabric = Fabric(

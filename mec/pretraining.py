@@ -290,7 +290,9 @@ def make_trainer(
         synchronise_batch_norm(network)
     trained = [*network.parameters(), *parameters_of(objective)]
     optimizer = build_optimizer(recipe.optimizer, trained, network.predictor.parameters())
-    return Trainer(fabric, ranks, recipe, network, objective, settings, optimizer, batches, seed), info
+    # Small images: small networks, and no loader whose own work on the GPU would spoil a capture.
+    graphs = encoder is None and batches.in_memory
+    return Trainer(fabric, ranks, recipe, network, objective, settings, optimizer, batches, seed, graphs), info
 
 
 def make_batches(

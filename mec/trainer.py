@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from mec.coding import distortion_for
 from mec.distributed import Ranks, average_gradients
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.fabric import wait_for
+from mec.graphs import captured
 from mec.objectives import method_named
 from mec.optimizers import clip_each, set_rates
 from mec.recipe import Recipe
@@ -31,8 +33,9 @@ from mec.runlog import Log, Watch
 from mec.siamese import Siamese
 from mec.signals import signals
 
-LOG_EVERY = 10  # steps
+LOG_EVERY = {"cpu": 10, "cuda": 50}  # steps; a GPU is kept waiting while they are measured
 WARM_STEPS = 4  # not timed: the first steps choose kernels and touch memory for the first time
+TIMED_TOGETHER = {"cpu": 1, "cuda": 8}  # steps; a GPU works through several while the process is ahead of it
 HEALTH_ROWS = 512  # of a batch, for the figures that need a decomposition
 SAVE_APART = 10.0  # seconds, at least, between the checkpoints at ends of epochs
 RUNAWAY = 50  # a loss this many times below the exact bound: the series has run away
@@ -52,6 +55,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         batches: ViewBatches | IterableBatches,
         seed: int,
+        graphs: bool = False,
     ):
         self.fabric, self.ranks, self.recipe, self.batches, self.seed = fabric, ranks, recipe, batches, seed
         self.network, self.objective, self.settings = network, objective, settings
@@ -63,6 +67,8 @@ class Trainer:
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         if isinstance(objective, nn.Module):
             objective.to(fabric.device)
+        self.graphs = graphs and fabric.device.type == "cuda" and ranks.size == 1
+        self.graph: Callable[[list[Tensor]], tuple[Tensor, Tensor | None]] | None = None
 
     def run(
         self, out: Path, run: RunSettings, info: EncoderInfo, start: int, watch: Watch, save_minutes: float
@@ -71,18 +77,19 @@ class Trainer:
         first, device = self.ranks.rank == 0, self.fabric.device.type
         saved = time.monotonic()
         step, waited = start, 0.0
+        loading = device == "cpu" or not self.batches.in_memory  # else the GPU makes views, when it comes to them
         with signals() as stop, Log(out, start, first, device) as log, watch.progress(run.steps, start) as progress:
             before = time.monotonic()
             source = self.batches.batches(start, run.steps, self.ranks.share)
             for step in range(start, run.steps):
                 batch = next(source)
-                waited += time.monotonic() - before
+                waited += time.monotonic() - before if loading else 0.0
                 log.skip(batch.skipped, run.images)
 
                 now = self.at(step, run.steps)
                 self.set_lr(now["lr"])
                 loss, online, target = self.loss_and_gradient(batch, step, now["settings"])
-                due = (step + 1) % LOG_EVERY == 0 or step + 1 == run.steps or step == 0
+                due = (step + 1) % LOG_EVERY[device] == 0 or step + 1 == run.steps or step == 0
                 figures = self.figures(loss, online, target, now) if due else {}
                 if due or device == "cpu":
                     self.check(out, loss, figures, step, now)
@@ -141,7 +148,7 @@ class Trainer:
         m, micro = len(views[0]), self.recipe.micro_batch_size
         self.reseed(step, 0)
         if micro is None or micro >= m:
-            online, target = self.embed(views)
+            online, target = self.embed_by_graph(views) if self.graphs else self.embed(views)
             loss = self.objective(online, target, **call)
             self.fabric.backward(loss * scale)
             average_gradients(parameters_of(self.objective), self.ranks)
@@ -170,6 +177,20 @@ class Trainer:
         """Embeddings in float32, by bf16 arithmetic where the recipe and the device allow it."""
         with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bf16):
             online, target = self.wrapped(views, with_target=with_target)
+        return online.float(), None if target is None else target.float()
+
+    def embed_by_graph(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The same by CUDA graphs, captured with the first batch; by `embed` where the network cannot be captured."""
+        if self.graph is None:
+            try:
+                self.graph = captured(self.network, views, self.bf16)
+            except RuntimeError as error:
+                self.graphs = False
+                warnings.warn(
+                    f"no CUDA graph: {checkpoint.first_line(error)}; slower steps, the same result", stacklevel=2
+                )
+                return self.embed(views)
+        online, target = self.graph(views)
         return online.float(), None if target is None else target.float()
 
     def reseed(self, step: int, part: int) -> None:
@@ -305,18 +326,23 @@ def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tupl
     if not minutes > 0:
         raise BadInput(f"--time-budget is {minutes}: minutes, above 0.")
     times, waits, began = [], [], time.monotonic()
-    before = began
+    before, held = began, 0.0
+    together = TIMED_TOGETHER[trainer.fabric.device.type]
     # Workers bring batches in bursts, one long wait and then as many at once: several bursts are waited for.
     burst = getattr(trainer.batches, "workers", 0)
-    warm, enough = max(WARM_STEPS, burst), max(2 * WARM_STEPS, 4 * burst)
-    with contextlib.closing(trial_steps(trainer, max(50, enough + 1))) as trials:
+    warm, enough = max(WARM_STEPS, burst, together), max(2 * WARM_STEPS, 4 * burst, 4 * together)
+    with contextlib.closing(trial_steps(trainer, max(50 * together, enough + 1), together)) as trials:
         for step, waited in enumerate(trials):
+            held += waited
+            if (step + 1) % together:
+                continue
             now = time.monotonic()
-            times.append(now - before - waited)
-            waits.append(waited)
-            before = now
+            times.append((now - before - held) / together)
+            waits.append(held / together)
+            before, held = now, 0.0
             if trainer.ranks.any(now - began > seconds) and step >= enough:
                 break
+    warm = -(-warm // together)
     each = float(np.median(times[warm:]) + np.mean(waits[warm:]))
     steps = steps_in(60 * minutes - (time.monotonic() - began), each, trainer.ranks)
     epochs = steps / trainer.batches.steps_per_epoch
@@ -339,10 +365,10 @@ def data_seconds(trainer: Trainer) -> float:
     return (time.monotonic() - began) / (3 * burst)
 
 
-def trial_steps(trainer: Trainer, most: int) -> Generator[float]:
+def trial_steps(trainer: Trainer, most: int, together: int = 1) -> Generator[float]:
     """Steps on the real data at a rate of 0, one each time it is advanced; closed, weights and state are put back.
 
-    Yields the seconds that a step waited for its batch.
+    Yields the seconds that a step waited for its batch; so many steps `together` are all done when the last is given.
     """
     network = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     optimizer = cloned(trainer.optimizer.state_dict())
@@ -359,7 +385,8 @@ def trial_steps(trainer: Trainer, most: int) -> Generator[float]:
             trainer.optimizer.step()
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.network.update_target(1.0)
-            wait_for(trainer.fabric.device.type)
+            if (step + 1) % together == 0:
+                wait_for(trainer.fabric.device.type)
             yield waited
     finally:
         trainer.network.load_state_dict(network)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mec.colour import HUE, Jitter, apply_jitter, blur_taps, full_at, gaussian_blur, grey, solarise_
+from mec.colour import HUE, Jitter, apply_jitter, blur_taps, full_at, gaussian_blur, grey, sent, solarise_
 from mec.recipe import View
 
 # Where each parameter of a view finds its uniform numbers: (first column, how many).
@@ -38,12 +38,14 @@ COLUMNS = {
 }
 
 
-def uniforms(seed: int, epoch: int, indices: np.ndarray, view: int, count: int, first: int = 0) -> np.ndarray:
-    """[m, count] numbers in [0, 1), each a hash (splitmix64) of seed, epoch, image index, view and column."""
+def uniforms(
+    seed: int, epoch: int, indices: np.ndarray, views: int | np.ndarray, count: int, first: int = 0
+) -> np.ndarray:
+    """[m, count] numbers in [0, 1), each a hash (splitmix64) of seed, epoch, image index, number of view and column."""
     with np.errstate(over="ignore"):
         key = _mixed(np.asarray([seed], dtype=np.uint64))
-        for part in (np.uint64(epoch), np.asarray(indices, dtype=np.uint64), np.uint64(view)):
-            key = _mixed(key + part)
+        for part in (epoch, indices, views):
+            key = _mixed(key + np.asarray(part, dtype=np.uint64))
         columns = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         return (_mixed(key[:, None] + columns[None]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -55,17 +57,20 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 class Draw:
-    """The random numbers of one view of a batch, by name."""
+    """The random numbers of one view of a batch, by name; or of several alike, with the number of each row's."""
 
-    def __init__(self, view: View, number: int, seed: int, epoch: int, indices: Sequence[int] | np.ndarray):
-        self.view, self.key = view, (seed, epoch, np.asarray(indices), number)
+    def __init__(
+        self, view: View, number: int | np.ndarray, seed: int, epoch: int, indices: Sequence[int] | np.ndarray
+    ):
+        indices = np.asarray(indices)
+        self.view, self.key = view, (seed, epoch, indices, np.broadcast_to(number, indices.shape))
         self.table = uniforms(*self.key, count=COLUMNS["noise"][0])
 
     def take(self, rows: np.ndarray) -> Draw:
         """The numbers of some of the images."""
         part = copy.copy(self)
-        seed, epoch, indices, number = self.key
-        part.key, part.table = (seed, epoch, indices[rows], number), self.table[rows]
+        seed, epoch, indices, numbers = self.key
+        part.key, part.table = (seed, epoch, indices[rows], numbers[rows]), self.table[rows]
         return part
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -151,67 +156,66 @@ def crop_stored_images(images: Tensor, draw: Draw) -> Tensor:
     """uint8 images [m, 3, h, w] -> their crops, resized and flipped: float [m, 3, s, s] in [0, 1]."""
     m, _, height, width = images.shape
     boxes = crop_boxes(draw, np.full(m, height), np.full(m, width))
-    flip = np.zeros(m, bool)
-    flip[draw.chosen("flip")] = True
     size, kind = draw.view.size, draw.view.interpolation
     x = images.float().mul_(1 / 255)
+    top, left, high, wide = sent(boxes, x.device, torch.float64).T
+    flipped = sent(draw.is_chosen("flip"), x.device)[:, None]
+    # Where in the image the middles of the crop's pixels lie, [m, s] each way.
+    middles = torch.arange(size, dtype=torch.float64, device=x.device) + 0.5
+    down, across = (start[:, None] + middles * length[:, None] / size for start, length in ((top, high), (left, wide)))
+    across = torch.where(flipped, across.flip(1), across)
     if kind == "bilinear" and size >= max(height, width):  # no crop is made smaller
-        return F.grid_sample(x, enlarging_grid(boxes, flip, height, width, size).to(x.device), align_corners=False)
+        # Each pixel lies between two of the crop's each way, and never outside it.
+        down = down.clamp((top + 0.5)[:, None], (top + high - 0.5)[:, None]) * (2 / height) - 1
+        across = across.clamp((left + 0.5)[:, None], (left + wide - 0.5)[:, None]) * (2 / width) - 1
+        grid = torch.stack([across[:, None].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], 3)
+        return F.grid_sample(x, grid.float(), align_corners=False)
     # A crop and resize is linear and separable: one [s, h] and one [w, s] matrix an image.
-    rows = resampling(boxes[:, 0], boxes[:, 2], height, size, kind)
-    columns = resampling(boxes[:, 1], boxes[:, 3], width, size, kind)
-    columns[flip] = columns[flip, ::-1]
-    down, across = (torch.from_numpy(w).to(images.device, torch.float32) for w in (rows, columns))
-    return (down[:, None] @ x @ across[:, None].mT).clamp_(0, 1)  # a bicubic filter overshoots
+    rows = resampling(down, top, high, height, kind)
+    columns = resampling(across, left, wide, width, kind)
+    return (rows[:, None] @ x @ columns[:, None].mT).clamp_(0, 1)  # a bicubic filter overshoots
 
 
-def enlarging_grid(boxes: np.ndarray, flip: np.ndarray, height: int, width: int, size: int) -> Tensor:
-    """[m, s, s, 2] where grid_sample finds each pixel: between two of the crop's each way, and never outside it."""
-    grid = torch.empty(len(boxes), size, size, 2)
-    for axis, (first, length, whole) in enumerate(((1, 3, width), (0, 2, height))):
-        start, count = boxes[:, first, None], boxes[:, length, None]
-        place = start + (np.arange(size) + 0.5) * count / size - 0.5
-        place = np.clip(place, start, start + count - 1)
-        if axis == 0:
-            place[flip] = place[flip, ::-1]
-        place = torch.from_numpy((2 * place + 1) / whole - 1)
-        grid[..., axis] = place[:, None, :] if axis == 0 else place[:, :, None]
-    return grid
+def resampling(places: Tensor, start: Tensor, length: Tensor, size: int, kind: str) -> Tensor:
+    """[m, s, size] weights of an image's pixels in those of its crop, antialiased.
 
-
-def resampling(start: np.ndarray, length: np.ndarray, size_in: int, size_out: int, kind: str) -> np.ndarray:
-    """[m, out, in] weights that turn pixels start to start + length into size_out pixels, antialiased."""
-    step = (length / size_out)[:, None, None]
-    centre = start[:, None, None] + (np.arange(size_out)[None, :, None] + 0.5) * step
-    pixel = np.arange(size_in)[None, None, :] + 0.5
-    distance = np.abs(pixel - centre) / np.maximum(step, 1)
+    The crop is pixels start [m] to start + length [m] of `size`; the middles of its own pixels lie at `places` [m, s].
+    """
+    step = (length / places.shape[1]).clamp_min(1)[:, None, None]
+    pixel = torch.arange(size, dtype=places.dtype, device=places.device) + 0.5
+    distance = ((pixel - places[:, :, None]).abs() / step).float()
+    reach = 1 if kind == "bilinear" else 2
     if kind == "bilinear":
-        weight = np.maximum(1 - distance, 0)
+        weight = 1 - distance
     else:  # Keys' cubic with a = -0.5
-        near = (1.5 * distance - 2.5) * distance**2 + 1
+        near = (1.5 * distance - 2.5) * distance * distance + 1
         far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-        weight = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-    inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
-    weight = weight * inside
-    return weight / weight.sum(2, keepdims=True)
+        weight = torch.where(distance < 1, near, far)
+    outside = (pixel < start[:, None]) | (pixel > (start + length)[:, None])
+    weight.masked_fill_((distance >= reach) | outside[:, None], 0)
+    return weight / weight.sum(2, keepdim=True)
 
 
 def finish(images: Tensor, draw: Draw) -> Tensor:
     """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarise, noise."""
     view = draw.view
-    scale = torch.tensor(view.std, device=images.device).reciprocal().view(3, 1, 1)
+    scale = per_channel(1 / np.array(view.std), images.device)
     moved = bool(view.rotate or view.shear or view.shift or view.zoom)
     if images.dtype == torch.uint8 and (moved or images.is_cuda):
         images = images.float().mul_(1 / 255)
     if moved:
         images = affine(images, draw)
     if images.is_cuda:
-        out = coloured(images, draw).sub_(torch.tensor(view.mean, device=images.device).view(3, 1, 1)).mul_(scale)
+        out = coloured(images, draw).sub_(per_channel(np.array(view.mean), images.device)).mul_(scale)
     else:
         out = coloured_on_cpu(images, draw)
     if view.noise:
-        out.add_(torch.from_numpy(draw.normals(tuple(out.shape[1:]))).to(out) * scale, alpha=view.noise)
+        out.add_(sent(draw.normals(tuple(out.shape[1:])), out.device, out.dtype) * scale, alpha=view.noise)
     return out
+
+
+def per_channel(values: np.ndarray, device: torch.device) -> Tensor:
+    return sent(values, device, torch.float32).view(3, 1, 1)
 
 
 def coloured_on_cpu(images: Tensor, draw: Draw) -> Tensor:
@@ -242,14 +246,15 @@ def coloured(x: Tensor, draw: Draw) -> Tensor:
     """Jitter, grey, blur and solarise of images [m, 3, s, s] in [0, 1], in tensors of their device."""
     jitter = draw.jitter()
     order = np.argsort(jitter.hue_at, kind="stable")  # images that turn their hue at the same position are neighbours
-    x = x[torch.from_numpy(order).to(x.device)]
+    x = x[sent(order, x.device)]
     draw = draw.take(order)
     x = apply_jitter(x, jitter.take(order))
     for name, operation in (("grey", greyed), ("blur", blurred), ("solarize", solarised)):
         rows = draw.chosen(name)
         if len(rows):
-            x[rows] = operation(x[rows], draw.take(rows))
-    return x[torch.from_numpy(order.argsort()).to(x.device)]
+            there = sent(rows, x.device)
+            x[there] = operation(x[there], draw.take(rows))
+    return x[sent(order.argsort(), x.device)]
 
 
 def greyed(x: Tensor, draw: Draw) -> Tensor:
@@ -273,7 +278,7 @@ def affine(x: Tensor, draw: Draw) -> Tensor:
     zoom, dx, dy = 1 + view.zoom * zoom, 2 * view.shift * dx, 2 * view.shift * dy
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     theta = np.stack([np.stack([cos, shear * cos - sin, dx], 1), np.stack([sin, shear * sin + cos, dy], 1)], 1)
-    grid = F.affine_grid(torch.from_numpy(theta).to(x), list(x.shape), align_corners=False)
+    grid = F.affine_grid(sent(theta, x.device, x.dtype), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
 

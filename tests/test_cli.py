@@ -230,16 +230,22 @@ def test_the_timing_of_steps_leaves_no_trace_in_the_run(digit_folder, tmp_path, 
     assert identical(weights(budget), weights(plain))
 
 
-def test_a_time_budget_counts_the_waits_for_workers_who_bring_several_batches_at_once(monkeypatch):
-    def bursts(_, most):
+@pytest.mark.parametrize("together", [1, 8])
+def test_a_time_budget_counts_the_waits_for_workers_who_bring_several_batches_at_once(monkeypatch, together):
+    def bursts(_, most, together):
         for step in range(most):
             waited = 0.08 if step % 4 == 0 else 0.0
             time.sleep(waited + 0.001)
             yield waited
 
     monkeypatch.setattr(mec.trainer, "trial_steps", bursts)
-    batches = SimpleNamespace(workers=4, steps_per_epoch=10)
-    steps, _ = mec.trainer.steps_within(1.0, SimpleNamespace(ranks=ALONE, batches=batches), seconds=0.5)
+    monkeypatch.setattr(mec.trainer, "TIMED_TOGETHER", {"cpu": together})
+    trainer = SimpleNamespace(
+        ranks=ALONE,
+        batches=SimpleNamespace(workers=4, steps_per_epoch=10),
+        fabric=SimpleNamespace(device=torch.device("cpu")),
+    )
+    steps, _ = mec.trainer.steps_within(1.0, trainer, seconds=0.5)
     assert 60 / 0.04 < steps < 60 / 0.018  # 0.02 s a step and something, not 0.001
 
 

@@ -16,8 +16,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as T
 
 from mec import fused
-from mec.batches import crops_of
+from mec.batches import ViewBatches, crops_of
 from mec.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, Jitter, apply_jitter, gaussian_blur, turn_hue
+from mec.data import Split, Stored
 from mec.images import Decoded, Picture
 from mec.recipe import View
 from mec.recipes import BYOL_VIEWS, CIFAR_VIEW, DIGITS_VIEW
@@ -429,6 +430,18 @@ def test_any_split_of_a_batch_gives_the_same_views(photographs, view):
     for cuts in ([24], [1, 2, 17, 40], range(1, 48)):
         parts = [views_of(images, part, [view]) for part in np.split(indices, list(cuts))]
         close(torch.cat(parts, 1), whole, 1e-5)
+
+
+def test_a_batch_from_memory_holds_the_views_that_are_made_one_by_one(photographs):
+    images, labels = stored(photographs, 48), np.arange(48)
+    views = (replace(CIFAR_VIEW, copies=2), replace(CIFAR_VIEW, size=16, scale=(0.1, 0.5), copies=3))
+    batches = ViewBatches(Split(Stored(images), labels), views, 16, seed=5, device=torch.device("cpu"), workers=0)
+    batch = next(batches.batches(4, 5, lambda m: slice(4, 12)))  # the second step of the second epoch, rows of a rank
+    assert [tuple(view.shape) for view in batch.views] == [(8, 3, 32, 32)] * 2 + [(8, 3, 16, 16)] * 3
+    assert batch.labels is not None
+    for number, view in numbered(views):
+        draw = Draw(view, number, 5, 1, batch.labels.numpy())
+        close(batch.views[number], finish(crop_stored_images(images[batch.labels], draw), draw), 1e-5)
 
 
 def test_another_epoch_or_seed_gives_other_views(photographs):
