@@ -95,7 +95,7 @@ class ViewBatches:
                 indices = indices[rows]
                 images = pixels[sent(indices, pixels.device)].to(self.device, non_blocking=True)
                 made: list[Tensor] = []
-                for view, run in itertools.groupby(self.views, key=lambda numbered: numbered[1]):
+                for view, run in itertools.groupby(self.views, key=lambda pair: pair[1]):
                     numbers = [number for number, _ in run]  # views alike are made at once: a GPU waits for launches
                     repeated = np.tile(indices, len(numbers))
                     draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, repeated)

@@ -1,7 +1,7 @@
 """The forward and the backward pass of a network as one launch each, for GPUs that outrun the process that feeds them.
 
 A step of a small network on small images is over a thousand launches, which take the process three times as long as
-the GPU takes for the work (docs/results.md). A CUDA graph holds them all; its inputs and outputs have fixed places.
+the GPU takes for the work (docs/log.md). A CUDA graph holds them all; its inputs and outputs have fixed places.
 """
 
 from __future__ import annotations
