@@ -81,6 +81,7 @@ def test_a_run_starts_as_on_a_cpu_and_goes_on_where_it_was_cut_off(method, tmp_p
     assert there["loss"] == pytest.approx(first["loss"], rel=1e-3)
     assert there["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=1e-2)
     assert there["peak_memory"] > 0
+    assert there["data_wait"] == 0  # the GPU makes the views: the process tells it to and goes on
 
     crashed_run(monkeypatch, 4, tmp_path / "run", method=method, device="cuda", save_minutes=0)
     tiny_run(tmp_path / "run", method=method, device="cuda", resume=True)
