@@ -19,13 +19,14 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 import mec
-from mec.checkpoint import load_encoder
-from mec.data import open_data
-from mec.encoders import build_encoder
-from mec.evaluate import extract, knn
-from mec.memory import keep_freed
-from mec.recipe import Network, Optimizer
-from mec.recipes import AUTO, CIFAR_VIEW
+from mec.data.opening import open_data
+from mec.evaluation.features import extract
+from mec.evaluation.probing.knn import knn
+from mec.networks.backbones import build_encoder
+from mec.networks.encoder_file import load_encoder
+from mec.recipes.recipe import Network, Optimizer
+from mec.recipes.table import AUTO, CIFAR_VIEW
+from mec.runtime.memory import keep_freed
 
 BATCH = 128
 RECIPE = replace(

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mec.evaluate import motfiles, posefiles
-from mec.evaluate.mot import Mot
-from mec.evaluate.motfiles import Clip, MaskRow
-from mec.evaluate.mots import FIRST_ID, Mots
-from mec.evaluate.multiobject import Options, measure
-from mec.evaluate.objects import Mask, pose_mask
-from mec.evaluate.posefiles import PoseFrame
-from mec.evaluate.posetrack import PoseTrack
-from mec.evaluate.subject import resolve
+from mec.evaluation.subject import resolve
+from mec.evaluation.tracking import motfiles, posefiles
+from mec.evaluation.tracking.mot import Mot
+from mec.evaluation.tracking.motfiles import Clip, MaskRow
+from mec.evaluation.tracking.mots import FIRST_ID, Mots
+from mec.evaluation.tracking.multiobject import Options, measure
+from mec.evaluation.tracking.objects import Mask, pose_mask
+from mec.evaluation.tracking.posefiles import PoseFrame
+from mec.evaluation.tracking.posetrack import PoseTrack
 
 SEQUENCE = "060470979_bonn"
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mec.bench import machine
-from mec.coding import coding_length, inner
-from mec.objectives import unit_rows
+from mec.objectives.coding import coding_length, inner
+from mec.objectives.matched import unit_rows
+from mec.runtime.machine import machine
 
 
 def coefficients(b: float, order: int) -> np.ndarray:

@@ -13,13 +13,13 @@ import time
 
 import torch
 
-from mec.bench import machine
-from mec.data import open_data
-from mec.distributed import ALONE
-from mec.fabric import start_fabric, wait_for
-from mec.plan import adapted
-from mec.pretraining import make_trainer
-from mec.recipes import AUTO
+from mec.data.opening import open_data
+from mec.recipes.table import AUTO
+from mec.runtime.device import start_fabric, wait_for
+from mec.runtime.distributed import ALONE
+from mec.runtime.machine import machine
+from mec.training.plan import adapted
+from mec.training.pretrain import make_trainer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--methods", default="mec-joint,mec", metavar="NAMES", help="with commas (default: %(default)s)")

@@ -23,8 +23,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from mec.evaluate.logistic import PENALTIES, Logistic, logistic_path, objective, prepare
-from mec.evaluate.metrics import top_k
+from mec.evaluation.metrics import top_k
+from mec.evaluation.probing.logistic import PENALTIES, Logistic, logistic_path, objective, prepare
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--repeats", type=int, default=2, help="rounds; in each both sides run once")

@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import mec
-from mec.auto import auto, this_machine
-from mec.bench import machine
-from mec.checkpoint import write_text
-from mec.compare import timed_in_turns
-from mec.data import open_data
-from mec.distributed import ALONE
-from mec.fabric import start_fabric
-from mec.memory import keep_freed
-from mec.plan import with_method
-from mec.run import read_settings
-from mec.trainer import steps_in
+from mec.data.opening import open_data
+from mec.reports.comparison import timed_in_turns
+from mec.runtime.device import start_fabric
+from mec.runtime.distributed import ALONE
+from mec.runtime.files import write_text
+from mec.runtime.machine import machine, this_machine
+from mec.runtime.memory import keep_freed
+from mec.training.auto import auto
+from mec.training.plan import with_method
+from mec.training.run import read_settings
+from mec.training.timing import steps_in
 
 CROPS = {"two views": 0, "and four crops": 4}
 PROTOCOLS = ("knn", "linear-fast")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mec.bench import machine
+from mec.runtime.machine import machine
 
 OPEN = """
 import sys, time

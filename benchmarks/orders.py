@@ -11,7 +11,7 @@ import itertools
 
 from small import Study, digits_views, mean_spread, options, recipe
 
-from mec.data import open_data
+from mec.data.opening import open_data
 
 OBJECTIVES = {
     **{f"order {n}": ("mec", {"order": n}) for n in (1, 2, 4)},

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from mec.objectives import joint_coding, lower_bound, maximum_entropy_coding
+from mec.objectives.mec import joint_coding, lower_bound, maximum_entropy_coding
 
 M, DISTORTION = 8, 0.1  # eight rows; C has norm 1 / (8 x 0.1) = 1.25
 

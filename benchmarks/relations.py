@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from mec.checkpoint import atomic, newest
-from mec.data import open_data
-from mec.distributed import ALONE
-from mec.matched import unit_rows
-from mec.objectives import joint_coding, maximum_entropy_coding
-from mec.pretraining import build_network, make_batches
-from mec.run import read_settings
-from mec.siblings import UniGrad, barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
+from mec.data.opening import open_data
+from mec.objectives.baselines import UniGrad, barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
+from mec.objectives.matched import unit_rows
+from mec.objectives.mec import joint_coding, maximum_entropy_coding
+from mec.runtime.checkpoints import newest
+from mec.runtime.distributed import ALONE
+from mec.runtime.files import atomic
+from mec.training.pretrain import build_network, make_batches
+from mec.training.run import read_settings
 
 ROWS = 256
 FORMULAS = {

@@ -18,18 +18,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mec import health, schedules
-from mec.batches import ViewBatches
-from mec.coding import distortion_for
-from mec.data import Data, Split, Stored
-from mec.evaluate import Features, knn
-from mec.objectives import method_named
-from mec.optimizers import build_optimizer
-from mec.plan import build_objective
-from mec.recipe import Linear, Network, Optimizer, Recipe, View
-from mec.recipes import CIFAR_VIEW, RECIPES
-from mec.siamese import build_siamese
-from mec.trainer import RUNAWAY
+from mec.data.batches import ViewBatches
+from mec.data.dataset import Data, Split
+from mec.data.images import Stored
+from mec.evaluation.features import Features
+from mec.evaluation.probing.knn import knn
+from mec.networks.siamese import build_siamese
+from mec.objectives.coding import distortion_for
+from mec.objectives.methods import method_named
+from mec.recipes import schedules
+from mec.recipes.recipe import Linear, Network, Optimizer, Recipe, View
+from mec.recipes.table import CIFAR_VIEW, RECIPES
+from mec.training import health
+from mec.training.optimizers import build_optimizer
+from mec.training.plan import build_objective
+from mec.training.trainer import RUNAWAY
 
 EMBEDDING = 128
 HEADS = {"predictor": (64, EMBEDDING), "target": "momentum", "target_momentum": 0.95}  # short runs: a quicker target

@@ -13,7 +13,7 @@ import itertools
 
 from small import FORMS, Outcome, Study, cifar_views, digits_views, mean_spread, options, recipe
 
-from mec.data import open_data
+from mec.data.opening import open_data
 
 BATCHES, DISTORTIONS, RATES = (64, 256, 628), (0.01, 0.06, 0.25, 1.0), (0.03, 0.1, 0.5, 1.0)
 EPOCHS = {64: 4, 256: 15, 628: 25}  # 76, 60 and 50 steps

@@ -29,7 +29,7 @@ def views(batch: int) -> list[torch.Tensor]:
 
 
 def backbone() -> nn.Module:
-    from mec.encoders import build_encoder
+    from mec.networks.backbones import build_encoder
 
     return build_encoder("resnet18", 32)
 
@@ -81,15 +81,15 @@ def lightly_byol(batch: int):
 def ours(batch: int, variant: str = ""):
     from dataclasses import replace
 
-    from mec.batches import Batch
-    from mec.distributed import current
-    from mec.fabric import start_fabric
-    from mec.memory import keep_freed
-    from mec.optimizers import build_optimizer
-    from mec.plan import build_objective
-    from mec.recipes import AUTO
-    from mec.siamese import build_siamese
-    from mec.trainer import Trainer
+    from mec.data.batches import Batch
+    from mec.networks.siamese import build_siamese
+    from mec.recipes.table import AUTO
+    from mec.runtime.device import start_fabric
+    from mec.runtime.distributed import current
+    from mec.runtime.memory import keep_freed
+    from mec.training.optimizers import build_optimizer
+    from mec.training.plan import build_objective
+    from mec.training.trainer import Trainer
 
     if variant != "ours, memory given back":
         keep_freed()
@@ -148,7 +148,7 @@ def main() -> int:
         pipe.send(False)
         process.join()
 
-    from mec.bench import machine
+    from mec.runtime.machine import machine
 
     print(", ".join(f"{k} {v}" for k, v in machine("cpu").items()), f"; batch {arguments.batch}")
     missed = False

@@ -19,13 +19,13 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 
-from mec.batches import Crops
-from mec.bench import machine
-from mec.data import open_data
+from mec.data.batches import Crops
+from mec.data.opening import open_data
 from mec.errors import BadInput
-from mec.memory import keep_freed
-from mec.recipes import RELEASED_VIEWS
-from mec.views import Draw, finish, numbered
+from mec.recipes.table import RELEASED_VIEWS
+from mec.runtime.machine import machine
+from mec.runtime.memory import keep_freed
+from mec.views.views import Draw, finish, numbered
 
 
 class Blur:

@@ -18,10 +18,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
-from mec.bench import machine
-from mec.memory import keep_freed
-from mec.recipes import CIFAR_VIEW
-from mec.views import Draw, crop_stored_images, finish, numbered
+from mec.recipes.table import CIFAR_VIEW
+from mec.runtime.machine import machine
+from mec.runtime.memory import keep_freed
+from mec.views.views import Draw, crop_stored_images, finish, numbered
 
 VIEWS = (replace(CIFAR_VIEW, copies=2),)
 PER_SAMPLE = transforms.Compose([

@@ -16,7 +16,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 import mec
-from mec.evaluate import Features, fewshot
+from mec.evaluation.features import Features
+from mec.evaluation.probing.fewshot import fewshot
 
 REPLACED = 0.4  # share of the measurements of a view that come from other patients
 

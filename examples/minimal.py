@@ -10,8 +10,9 @@ import sys
 import torch
 
 import mec
-from mec.data import open_data
-from mec.evaluate import extract, fewshot
+from mec.data.opening import open_data
+from mec.evaluation.features import extract
+from mec.evaluation.probing.fewshot import fewshot
 
 
 def main(out: str = "runs/minimal", epochs: int | None = None) -> float:

@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any
 from mec.version import __version__
 
 if TYPE_CHECKING:
-    from mec.checkpoint import load_encoder
-    from mec.coding import coding_length
-    from mec.objectives import METHODS, OBJECTIVES, joint_coding, maximum_entropy_coding
-    from mec.pretraining import pretrain
-    from mec.recipe import Recipe
-    from mec.recipes import RECIPES
+    from mec.networks.encoder_file import load_encoder
+    from mec.objectives.coding import coding_length
+    from mec.objectives.mec import joint_coding, maximum_entropy_coding
+    from mec.objectives.methods import METHODS
+    from mec.objectives.table import OBJECTIVES
+    from mec.recipes.recipe import Recipe
+    from mec.recipes.table import RECIPES
+    from mec.training.pretrain import pretrain
 
 _HOME = {
-    "METHODS": "objectives",
-    "OBJECTIVES": "objectives",
-    "RECIPES": "recipes",
-    "Recipe": "recipe",
-    "coding_length": "coding",
-    "evaluate": "evaluate",
-    "joint_coding": "objectives",
-    "load_encoder": "checkpoint",
-    "maximum_entropy_coding": "objectives",
-    "pretrain": "pretraining",
+    "METHODS": "objectives.methods",
+    "OBJECTIVES": "objectives.table",
+    "RECIPES": "recipes.table",
+    "Recipe": "recipes.recipe",
+    "coding_length": "objectives.coding",
+    "joint_coding": "objectives.mec",
+    "load_encoder": "networks.encoder_file",
+    "maximum_entropy_coding": "objectives.mec",
+    "pretrain": "training.pretrain",
 }
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "Recipe",
     "__version__",
     "coding_length",
-    "evaluate",
     "joint_coding",
     "load_encoder",
     "maximum_entropy_coding",
@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mec' has no attribute {name!r}")
     module = importlib.import_module(f"mec.{_HOME[name]}")
-    value = getattr(module, name, module)  # `evaluate` is a package, the others are names in a module
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

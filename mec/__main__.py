@@ -2,6 +2,6 @@
 
 import sys
 
-from mec.cli import main
+from mec.cli.commands import main
 
 sys.exit(main())

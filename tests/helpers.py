@@ -20,7 +20,7 @@ TINY_SERIES = ("network.predictor=[8,16]", "settings.distortion=guaranteed")  # 
 
 def tiny_run(out: Path, data="digits", **changes) -> Path:
     """Six steps in two epochs on 192 digits, on a CPU, in this process, measured by nothing."""
-    from mec.pretraining import pretrain
+    from mec.training.pretrain import pretrain
 
     options = {"limit": 192, "batch_size": 64, "epochs": 2, "settings": TINY, "device": "cpu"} | changes
     if options.get("method") in ("mec", "mec-exact"):
@@ -38,7 +38,7 @@ def crash() -> None:
 
 def at_step(monkeypatch, number: int, act) -> None:
     """Call `act` as step `number` (1, 2, ...) begins."""
-    from mec.trainer import Trainer
+    from mec.training.trainer import Trainer
 
     set_lr, seen = Trainer.set_lr, []
 
@@ -66,7 +66,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def untrained_encoder(backbone: str) -> dict[str, torch.Tensor]:
     """The parameters that a run of seed 0 with 8-px views starts from."""
-    from mec.encoders import build_encoder
+    from mec.networks.backbones import build_encoder
 
     torch.manual_seed(0)
     return dict(build_encoder(backbone, 8).named_parameters())
@@ -105,8 +105,8 @@ def small_subject(folder: Path, size: int = 8):
     """A convolution with batch norm and statistics of its own, to be evaluated in moments: 72 features at 8 px."""
     from torch import nn
 
-    from mec.checkpoint import EncoderInfo
-    from mec.evaluate.subject import Subject
+    from mec.evaluation.subject import Subject
+    from mec.networks.encoder_file import EncoderInfo
 
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())

@@ -16,7 +16,7 @@ import torch.distributed as dist
 def run(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 300) -> list[Any]:
     """What function(*arguments) returns on each of `size` ranks; a module-level function."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "mec.objectives"])  # DDP needs it; once, not once a rank
+    context.set_forkserver_preload(["torch._dynamo", "mec.objectives.table"])  # DDP needs it; once, not once a rank
     with tempfile.TemporaryDirectory() as folder:
         workers = [context.Process(target=_rank, args=(r, size, folder, function, arguments)) for r in range(size)]
         for worker in workers:

@@ -35,17 +35,20 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from mec import batches, runlog, trainer
-from mec.batches import ViewBatches
-from mec.checkpoint import checkpoints, load_encoder, newest
-from mec.cli import main
-from mec.data import MOST_UNREADABLE, open_data
+from mec.cli.commands import main
+from mec.data import batches
+from mec.data.batches import ViewBatches
+from mec.data.decoding import Skipped
+from mec.data.images import MOST_UNREADABLE
+from mec.data.opening import open_data
 from mec.errors import BadInput, TrainingStopped
-from mec.health import read_metrics
-from mec.images import Skipped
-from mec.pretraining import pretrain
-from mec.recipe import View
-from mec.recipes import RECIPES
+from mec.networks.encoder_file import load_encoder
+from mec.recipes.recipe import View
+from mec.recipes.table import RECIPES
+from mec.runtime.checkpoints import checkpoints, newest
+from mec.training import runlog, trainer
+from mec.training.health import read_metrics
+from mec.training.pretrain import pretrain
 
 PHOTOS = {"recipe": "digits", "batch_size": 8, "limit": None, "workers": 0}
 
@@ -191,7 +194,7 @@ def test_too_many_unreadable_images_stop_before_anything_is_written(tmp_path, ca
 
 
 def test_images_that_turn_out_unreadable_when_accuracy_is_measured_are_left_out_and_told(tmp_path, monkeypatch, capsys):
-    from mec import data
+    from mec.data import folders as data
 
     monkeypatch.setattr(data, "why_unreadable", lambda path: None)  # all well when it was checked
     labelled_folder(tmp_path / "photos", train=16, test=8, width=80, height=70)
@@ -217,7 +220,7 @@ def test_raw_pixels_have_as_many_channels_in_both_parts_when_one_is_grey(tmp_pat
 
 
 def test_images_that_turn_unreadable_while_training_are_listed_and_too_many_stop_it(tmp_path, monkeypatch):
-    from mec import data
+    from mec.data import folders as data
 
     monkeypatch.setattr(data, "why_unreadable", lambda path: None)  # all well when it was checked
     for broken, stops in ((2, False), (9, True)):

@@ -13,8 +13,8 @@ import reference
 import torch
 from PIL import Image
 
-from mec.data import open_data
-from mec.objectives import METHODS
+from mec.data.opening import open_data
+from mec.objectives.methods import METHODS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import chebyshev

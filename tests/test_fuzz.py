@@ -13,12 +13,13 @@ from helpers import lines, tiny_run, write_images
 from PIL import Image
 from rich.console import Console
 
-from mec.batches import ViewBatches
-from mec.data import open_data, readable
-from mec.images import quiet, why_unreadable
-from mec.pack import pack
-from mec.recipe import View
-from mec.shards import ShardWriter, write_index
+from mec.data.batches import ViewBatches
+from mec.data.decoding import quiet, why_unreadable
+from mec.data.folders import readable
+from mec.data.opening import open_data
+from mec.data.pack import pack
+from mec.data.shards import ShardWriter, write_index
+from mec.recipes.recipe import View
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "gif": "GIF", "webp": "WEBP", "tiff": "TIFF"}
 COUNT = 2000

@@ -1,0 +1,209 @@
+"""Speed, both sides in one run: the contenders take turns, so that a machine's moods meet all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mec.errors import BadInput
+from mec.objectives.coding import log_det_cross, log_det_symmetric
+from mec.objectives.matched import unit_rows
+from mec.runtime.device import chosen_device, wait_for
+from mec.runtime.files import write, write_json
+from mec.runtime.machine import machine
+
+RELEASED = "released loop"
+
+
+DISTORTION = 0.06  # the paper's
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time: a value from online and target [m, d], and how many of the two get a gradient."""
+
+    name: str
+    value: Callable[[Tensor, Tensor, float], Tensor]
+    gradients: int = 1  # 1: online only, as with a target network; 2: both
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one contender at one size; `ratio` is the median over that of `against`, in the same run."""
+
+    name: str
+    m: int
+    d: int
+    backward: bool
+    median: float
+    low: float
+    high: float
+    against: str
+    ratio: float
+
+
+class _Products(torch.autograd.Function):
+    """The products that no exact form can do without: one for the matrix, one for each side's gradient."""
+
+    @staticmethod
+    def forward(ctx, online: Tensor, target: Tensor) -> Tensor:
+        batch_wise = online.shape[0] <= online.shape[1]
+        matrix = online @ target.T if batch_wise else target.T @ online
+        ctx.save_for_backward(online, target, matrix)
+        ctx.batch_wise = batch_wise
+        return matrix.diagonal().sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        online, target, matrix = ctx.saved_tensors
+        to_online = matrix.T @ target if ctx.batch_wise else target @ matrix.T
+        if not ctx.needs_input_grad[1]:
+            return to_online, None
+        return to_online, (matrix @ online if ctx.batch_wise else online @ matrix)
+
+
+def released_loop(online: Tensor, target: Tensor, lam: float, order: int = 4) -> Tensor:
+    """Algorithm 1 of appendix A, batch-wise, power by power, its gradient left to autograd."""
+    matrix = lam * (online @ target.T)
+    power, total = matrix, torch.zeros_like(matrix)
+    for k in range(1, order + 1):
+        if k > 1:
+            power = power @ matrix
+        total = total + power / k if k % 2 else total - power / k
+    return total.trace()
+
+
+def of_order(order: int | None) -> Callable[[Tensor, Tensor, float], Tensor]:
+    return lambda online, target, lam: log_det_cross(online, target, lam, order)
+
+
+CONTENDERS = (
+    Contender(RELEASED, released_loop),
+    *(Contender(f"order {n}", of_order(n)) for n in (1, 2, 4, 8)),
+    Contender("order 4, both sides", of_order(4), gradients=2),
+    Contender("cross products", lambda online, target, lam: _Products.apply(online, target), gradients=2),
+    Contender("cross exact", of_order(None), gradients=2),
+    Contender("joint products", lambda online, target, lam: _Products.apply(online, online.detach())),
+    Contender("joint exact", lambda online, target, lam: log_det_symmetric(online, lam)),
+)
+
+
+AGAINST = {"cross exact": "cross products", "joint exact": "joint products"}  # the others: the released loop
+
+
+def time_coding(
+    rows: Sequence[int], sizes: Sequence[int], *, device: str = "cpu", repeats: int = 7, seed: int = 0
+) -> list[Timing]:
+    """Every contender at every m in rows and d in sizes, forward alone and with backward, on random unit rows, fp32.
+
+    Raises:
+        BadInput: a size or the number of repeats is below 1.
+    """
+    for name, values in {"--rows": rows, "--sizes": sizes, "--repeats": [repeats]}.items():
+        if min(values) < 1:
+            raise BadInput(f"{name} is {min(values)}: it is at least 1.")
+    generator = torch.Generator().manual_seed(seed)
+    timings = []
+    for m in rows:
+        for d in sizes:
+            online, target = (unit_rows(torch.randn(m, d, generator=generator)).to(device) for _ in range(2))
+            for backward in (False, True):
+                timings += in_turns(online, target, backward, repeats)
+    return timings
+
+
+def in_turns(online: Tensor, target: Tensor, backward: bool, repeats: int) -> list[Timing]:
+    """One round to warm up, then `repeats` rounds in which each contender runs once."""
+    m, d = online.shape
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
+    for _ in range(repeats + 1):
+        for contender in CONTENDERS:
+            seconds[contender.name].append(once(contender, online, target, 1 / (m * DISTORTION), backward))
+    kept = {name: [1000 * s for s in values[1:]] for name, values in seconds.items()}
+    median = {name: statistics.median(values) for name, values in kept.items()}
+    return [
+        Timing(
+            name,
+            m,
+            d,
+            backward,
+            median[name],
+            min(values),
+            max(values),
+            AGAINST.get(name, RELEASED),
+            median[name] / median[AGAINST.get(name, RELEASED)],
+        )
+        for name, values in kept.items()
+    ]
+
+
+def once(contender: Contender, online: Tensor, target: Tensor, lam: float, backward: bool) -> float:
+    """Seconds of one value, and of its gradient where asked for."""
+    online = online.detach().requires_grad_(backward)
+    target = target.detach().requires_grad_(backward and contender.gradients == 2)
+    wait_for(online.device.type)
+    began = time.perf_counter()
+    value = contender.value(online, target, lam)
+    if backward:
+        value.backward()
+    wait_for(online.device.type)
+    return time.perf_counter() - began
+
+
+def bench_coding(rows: Sequence[int], sizes: Sequence[int], *, device: str, repeats: int, out: Path) -> list[Timing]:
+    """Time the objectives, print a table a size, and write coding.json and coding.png into `out`."""
+    device = chosen_device(device)
+    console = Console(markup=False)
+    timings = time_coding(rows, sizes, device=device, repeats=repeats)
+    where = machine(device)
+    console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
+    for m, d in dict.fromkeys((t.m, t.d) for t in timings):
+        console.print(timing_table([t for t in timings if (t.m, t.d) == (m, d)], m, d))
+    out.mkdir(parents=True, exist_ok=True)
+    found = {"machine": where, "timings": [asdict(t) for t in timings]}
+    write_json(out / "coding.json", found)
+    timing_plot([t for t in timings if t.backward], out / "coding.png")
+    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}", highlight=False)
+    return timings
+
+
+def timing_table(timings: Sequence[Timing], m: int, d: int) -> Table:
+    table = Table(title=f"m {m}, d {d}: median ms (range), fp32")
+    for column in ("", "value", "value + gradient", "ratio", "to"):
+        table.add_column(column, justify="left" if column in ("", "to") else "right")
+    forward, both = ({t.name: t for t in timings if t.backward == b} for b in (False, True))
+    for name, timing in both.items():
+        cells = [f"{t.median:.1f} ({t.low:.1f}-{t.high:.1f})" for t in (forward[name], timing)]
+        table.add_row(name, *cells, f"{timing.ratio:.2f}", timing.against)
+    return table
+
+
+def timing_plot(timings: Sequence[Timing], path: Path) -> None:
+    """Median milliseconds over m, both logarithmic, a line a contender and a panel an embedding size d."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({t.d for t in timings})
+    figure = Figure(figsize=(1.6 + 4.6 * len(sizes), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
+    for axis, d in zip(axes, sizes):
+        for name in dict.fromkeys(t.name for t in timings):
+            points = sorted((t.m, t.median, t.low, t.high) for t in timings if (t.name, t.d) == (name, d))
+            m, median, low, high = zip(*points)
+            dashed = name.endswith("products")  # not an objective: what none can do without
+            (line,) = axis.plot(m, median, "o--" if dashed else "o-", markersize=4, label=name)
+            axis.fill_between(m, low, high, alpha=0.15, color=line.get_color())
+        axis.set(title=f"embeddings of {d}", xlabel="images m", xscale="log", yscale="log")
+        axis.set_xticks(sorted({t.m for t in timings if t.d == d}), labels=sorted({t.m for t in timings if t.d == d}))
+        axis.minorticks_off()
+    axes[0].set_ylabel("value and gradient, ms")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
+    write(figure, path)

@@ -1,0 +1,285 @@
+"""Batches of views by step: from images, as functions of the seed alone, or from the caller's own iterable."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mec.data.dataset import Split
+from mec.data.decoding import Decoded, Picture, Skipped, quiet, reason
+from mec.data.images import Encoded, Stored
+from mec.errors import BadInput, TrainingStopped
+from mec.recipes.recipe import View
+from mec.runtime.signals import leave_signals_to_the_run
+from mec.views.augment_gpu import sent
+from mec.views.views import (
+    Draw,
+    crop_boxes,
+    crop_pixels,
+    crop_stored_images,
+    finish,
+    least_decoding,
+    numbered,
+    scaled_box,
+)
+
+MOST_OF_GPU = 0.1  # of its memory, for the images of small data
+
+
+IN_A_ROW = 100  # unreadable images after which it is the disk rather than the images
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views [m, 3, s, s] of this rank's images, their labels, and what could not be read while making them."""
+
+    views: list[Tensor]
+    labels: Tensor | None
+    skipped: tuple[Skipped, ...] = ()
+
+
+class ViewBatches:
+    """Batches of a run by step: `batches(start)` yields steps start, start + 1, ... as functions of the seed alone."""
+
+    def __init__(
+        self,
+        split: Split,
+        views: Sequence[View],
+        batch_size: int,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int | None,
+        keep_last: bool = False,
+    ):
+        if min(len(split), batch_size) < 2 and not keep_last:
+            raise BadInput(f"{len(split)} readable images, batch_size {batch_size}: both are at least 2.")
+        if len(split) < batch_size and not keep_last:
+            raise BadInput(
+                f"{len(split)} readable images, batch_size {batch_size}: a batch takes that many different ones. "
+                f"Use --batch-size {max(2, 2 ** int(np.log2(max(2, len(split)))))} or fewer."
+            )
+        self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
+        self.views = numbered(views)
+        if workers is not None and workers < 0:
+            raise BadInput(f"--workers is {workers}: 0 (the run itself decodes) or more.")
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        self.in_memory = isinstance(split.images, Stored)
+        if self.in_memory:
+            self.workers = 0  # nothing to decode
+        # The last incomplete batch is dropped in pretraining, where a loss depends on its number of images.
+        self.steps_per_epoch, left = divmod(len(split), batch_size)
+        if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image
+            self.steps_per_epoch += 1
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the epoch asked for last
+
+    def indices(self, step: int) -> tuple[int, np.ndarray]:
+        """Epoch of a step, and the images of its global batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.split))
+            self._order = (epoch, order)
+        return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
+        """Steps start to stop - 1; `share` says which rows of a global batch are this rank's."""
+        rows = share(self.batch_size)
+        if isinstance(self.split.images, Stored):
+            pixels = self.kept(self.split.images.pixels)
+            for step in range(start, stop):
+                epoch, indices = self.indices(step)
+                indices = indices[rows]
+                images = pixels[sent(indices, pixels.device)].to(self.device, non_blocking=True)
+                made: list[Tensor] = []
+                for view, run in itertools.groupby(self.views, key=lambda pair: pair[1]):
+                    numbers = [number for number, _ in run]  # views alike are made at once: a GPU waits for launches
+                    repeated = np.tile(indices, len(numbers))
+                    draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, repeated)
+                    crops = crop_stored_images(images.repeat(len(numbers), 1, 1, 1), draw)
+                    made += finish(crops, draw).chunk(len(numbers))
+                yield Batch(made, self._labels(indices))
+            return
+        plan = Plan(self, range(start, stop), rows)
+        loader = torch.utils.data.DataLoader(
+            Crops(self.split.images, self.views, self.seed),
+            batch_size=None,  # an item is a batch
+            sampler=plan,
+            num_workers=self.workers,
+            # A worker keeps its next batch ready, or two: 600 MiB each where 4096 images are one.
+            prefetch_factor=None if not self.workers else 1 if self.batch_size > 1024 else 2,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_signals_to_the_run,
+        )
+        for step, (crops, shown, skipped) in zip(range(start, stop), loader):
+            if not crops:
+                lost = skipped[-min(IN_A_ROW, len(skipped)) :]
+                raise TrainingStopped(
+                    f"{len(lost)} images in a row cannot be read, from {lost[0].path}: {lost[0].reason}. Is the disk "
+                    "still there? What is saved stays; go on with the same command (mec pretrain: with --resume)."
+                )
+            epoch, indices = plan.of(step)
+            made = []
+            for (number, view), crop in zip(self.views, crops):
+                draw = Draw(view, number, self.seed, epoch, indices)
+                made.append(finish(crop.to(self.device, non_blocking=True), draw))
+            yield Batch(made, self._labels(shown), tuple(skipped))
+
+    def kept(self, pixels: Tensor) -> Tensor:
+        """On the GPU, where they take a small part of its memory; else where they are."""
+        if self.device.type != "cuda":
+            return pixels
+        room = torch.cuda.get_device_properties(self.device).total_memory
+        return pixels.to(self.device) if pixels.nbytes < MOST_OF_GPU * room else pixels
+
+    def _labels(self, indices: np.ndarray) -> Tensor | None:
+        return None if self.split.labels is None else sent(self.split.labels[indices], self.device)
+
+
+class Plan(torch.utils.data.Sampler):
+    """What each batch is made of, for workers: epoch and image indices [m], made when it is asked for."""
+
+    def __init__(self, batches: ViewBatches, steps: range, rows: slice):
+        self.of_batch, self.steps, self.rows = batches.indices, steps, rows
+
+    def of(self, step: int) -> tuple[int, np.ndarray]:
+        epoch, indices = self.of_batch(step)
+        return epoch, indices[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return map(self.of, self.steps)
+
+
+class Crops(torch.utils.data.Dataset):
+    """A batch of images -> the crops of all its views, uint8 [m, 3, s, s] each, decoded once. Runs in the workers.
+
+    With them the images that are shown, in the place of others where these cannot be read, and those others. No crops
+    where too many in a row cannot: an error raised in a worker would come with the worker's traceback.
+    """
+
+    def __init__(self, images: Encoded, views: list[tuple[int, View]], seed: int):
+        self.images, self.views, self.seed = images, views, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], np.ndarray, tuple[Skipped, ...]]:
+        epoch, indices = key
+        draws = [Draw(view, number, self.seed, epoch, indices) for number, view in self.views]
+        flips = [np.isin(np.arange(len(indices)), draw.chosen("flip")) for draw in draws]
+        crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for _, view in self.views]
+        skipped: list[Skipped] = []
+        shown = indices.copy()
+        with quiet():
+            for row, index in enumerate(indices.tolist()):
+                parts = [draw.take(np.array([row])) for draw in draws]
+                found = self._crops(index, parts, [f[row] for f in flips], skipped)
+                if found is None:
+                    return [], shown, tuple(skipped)
+                made, shown[row] = found
+                for v, crop in enumerate(made):
+                    crops[v][row] = torch.from_numpy(crop)
+        return crops, shown, tuple(skipped)
+
+    def _crops(
+        self, index: int, draws: list[Draw], flips: list[bool], skipped: list[Skipped]
+    ) -> tuple[list[np.ndarray], int] | None:
+        """Of the image, or of the next one that can be read: the same on every machine and after resuming.
+
+        None where `IN_A_ROW` cannot.
+        """
+        first = len(skipped)
+        for other in range(index, index + len(self.images)):
+            other %= len(self.images)
+            try:
+                return crops_of(self.images.open(other), draws, flips), other
+            except Exception as error:  # Pillow's decoders raise almost anything on broken files
+                skipped.append(Skipped(self.images.name(other), reason(error)))
+                if len(skipped) - first >= IN_A_ROW:
+                    break
+        return None
+
+
+def crops_of(picture: Picture | Decoded, draws: Sequence[Draw], flips: Sequence[bool]) -> list[np.ndarray]:
+    """The crops of one image, one for each draw (of one row), decoded once and no larger than they need."""
+    boxes = boxes_of(picture, draws)
+    return cut(picture, decoded(picture, boxes, draws), boxes, draws, flips)
+
+
+def boxes_of(picture: Picture | Decoded, draws: Sequence[Draw]) -> list[np.ndarray]:
+    return [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
+
+
+def decoded(picture: Picture | Decoded, boxes: Sequence[np.ndarray], draws: Sequence[Draw]) -> np.ndarray:
+    return picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws]))
+
+
+def cut(
+    picture: Picture | Decoded,
+    pixels: np.ndarray,
+    boxes: Sequence[np.ndarray],
+    draws: Sequence[Draw],
+    flips: Sequence[bool],
+) -> list[np.ndarray]:
+    shrunk = np.array(pixels.shape[:2]) / (picture.height, picture.width)
+    return [
+        crop_pixels(pixels, scaled_box(box, shrunk, pixels.shape), draw.view, flip)
+        for box, draw, flip in zip(boxes, draws, flips)
+    ]
+
+
+class IterableBatches:
+    """Views that come from the caller's own iterable, batch by batch, for any modality."""
+
+    in_memory = False
+
+    def __init__(self, source: Any, device: torch.device):
+        self.source, self.device = source, device
+        self.steps_per_epoch = len(source)
+        if not self.steps_per_epoch:
+            raise BadInput("the iterable of views is empty: its length is 0.")
+
+    def first(self) -> Tensor:
+        """A few rows of one view, to learn the encoder's feature size from."""
+        return next(iter(self._epoch(0)))[0][:2].to(self.device)
+
+    def _epoch(self, epoch: int) -> Iterator[Sequence[Tensor]]:
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(epoch)
+        for item in self._items(epoch):
+            if len(item) < 2 or len({len(view) for view in item}) != 1:
+                shapes = [[*view.shape] if isinstance(view, Tensor) else type(view).__name__ for view in item]
+                raise BadInput(f"a batch of views is {shapes}: it is at least two tensors [m, ...] with equal m.")
+            yield item
+
+    def _items(self, epoch: int) -> Iterator[Any]:
+        try:
+            yield from self.source
+        except OSError as error:  # not ours: a run takes an OSError for its own folder's
+            raise TrainingStopped(
+                f"the iterable of views failed in epoch {epoch}: {type(error).__name__}: {error}. What is saved stays."
+            ) from error
+
+    def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
+        step = start - start % self.steps_per_epoch
+        while step < stop:
+            epoch = step // self.steps_per_epoch
+            for item in self._epoch(epoch):
+                if start <= step < stop:
+                    rows = share(len(item[0]))
+                    yield Batch([view[rows].to(self.device) for view in item], None)
+                step += 1
+            if step != (epoch + 1) * self.steps_per_epoch:
+                raise BadInput(
+                    f"the iterable of views has length {self.steps_per_epoch} but gave "
+                    f"{step - epoch * self.steps_per_epoch} batches in epoch {epoch}."
+                )

@@ -1,0 +1,135 @@
+"""What to train on and what to measure on: splits, limits, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mec.data.decoding import Skipped, quiet, reason
+from mec.data.images import MOST_UNREADABLE, Images, Stored, middle, sample_sizes, too_many
+from mec.errors import BadInput
+from mec.views.views import uniforms
+
+KEEP_BELOW = 64  # px; images of one size up to this live in memory
+
+
+KEEP_BYTES = 2**30  # of pixels, a process: decoding more than 350,000 images of 32 px would hold up every start
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, and their labels where there are any (-1: this one has none)."""
+
+    images: Images
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> Split:
+        return Split(self.images.take(indices), None if self.labels is None else self.labels[indices])
+
+    def labelled(self) -> Split:
+        """The images that have a label."""
+        if self.labels is None or (self.labels >= 0).all():
+            return self
+        return self.take(np.flatnonzero(self.labels >= 0))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on, and, where labels exist, what to measure on."""
+
+    name: str
+    train: Split
+    test: Split | None = None
+    classes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    fingerprint: str = ""
+    typical_size: tuple[int, int] = (0, 0)  # height, width: medians
+    suits: Literal["photographs", "digits"] = "photographs"  # which views make sense
+
+    @property
+    def can_be_measured(self) -> bool:
+        """Whether there are labelled images to learn from and others to test on."""
+        return self.test is not None and self.test.labels is not None and self.train.labels is not None
+
+
+def limited(split: Split, limit: int | None, seed: int) -> Split:
+    if limit is None or limit >= len(split):
+        return split
+    return split.take(stratified(split.labels, len(split), limit, seed))
+
+
+def stratified(labels: np.ndarray | None, n: int, count: int, seed: int) -> np.ndarray:
+    """`count` of n indices, sorted; every class in proportion where there are labels. Nested: fewer is a subset."""
+    chance = uniforms(seed, 0, np.arange(n), 0, 1)[:, 0]
+    if labels is None:
+        return np.sort(np.argsort(chance, kind="stable")[:count])
+    position = np.empty(n)  # how far through its own class an image comes, in a random order
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranks = np.argsort(np.argsort(chance[members], kind="stable"))
+        position[members] = (ranks + chance[members]) / len(members)
+    return np.sort(np.argsort(position, kind="stable")[:count])
+
+
+def in_memory_if_small(data: Data) -> Data:
+    """The data with its typical size; images of one small size are decoded now and stay in memory."""
+    sizes = sample_sizes(data.train.images)
+    both = {*sizes, *(sample_sizes(data.test.images) if data.test else ())}
+    skipped = list(data.skipped)
+    needed = (len(data.train) + len(data.test or ())) * 3 * math.prod(sizes[0])
+    if len(both) == 1 and max(*both) <= KEEP_BELOW and needed <= KEEP_BYTES:
+        train = _in_memory(data.train, sizes[0], skipped)
+        test = data.test and _in_memory(data.test, sizes[0], skipped)
+        data = replace(data, train=train, test=test, skipped=tuple(skipped))
+    return replace(data, typical_size=middle(sizes))
+
+
+def _in_memory(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> Split:
+    """Small images, decoded once. A stray image of another size is resized (bicubic); one that cannot be read goes."""
+    images = split.images
+    assert not isinstance(images, Stored)
+
+    def pixels(index: int) -> np.ndarray | Skipped:
+        try:
+            found = images.open(index).pixels()
+        except Exception as error:  # Pillow's decoders raise almost anything on broken files
+            return Skipped(images.name(index), reason(error))
+        if found.shape[:2] != size:
+            found = np.asarray(Image.fromarray(found).resize(size[::-1], Image.Resampling.BICUBIC))
+        return found
+
+    with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = list(pool.map(pixels, range(len(split))))
+    kept = np.array([i for i, f in enumerate(found) if not isinstance(f, Skipped)], np.int64)
+    bad = [f for f in found if isinstance(f, Skipped)]
+    if len(bad) > MOST_UNREADABLE * len(found):
+        raise BadInput(too_many(bad, len(found), images.name(0)))
+    skipped += bad
+    array = np.stack([f for f in found if not isinstance(f, Skipped)])
+    stored = Stored(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous())
+    return Split(stored, None if split.labels is None else split.labels[kept])
+
+
+def fingerprint(data: Data) -> str:
+    """A hash that changes when the images in memory, their number or labels do."""
+    state = hashlib.sha256(data.name.encode())
+    for split in (data.train, data.test):
+        if split is None:
+            continue
+        state.update(str(len(split)).encode())
+        if isinstance(split.images, Stored):
+            state.update(split.images.pixels.numpy().tobytes())
+        if split.labels is not None:
+            state.update(split.labels.tobytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,83 @@
+"""`open_data`: a name, a folder or shards -> what to train on and what to measure on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mec.data.dataset import Data, Split, fingerprint, in_memory_if_small, limited
+from mec.data.folders import from_folder
+from mec.data.named import TORCHVISION, digits, from_torchvision
+from mec.data.shards import Shards, is_packed, open_packed
+from mec.errors import BadInput
+
+
+def open_data(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Data:
+    """A data set by name, a folder of images nested in any way, or shards.
+
+    A folder with train/<class>/... and val|test/<class>/...: only train is trained on, labels serve evaluation.
+
+    Args:
+        name: "digits", a torchvision data set in `TORCHVISION`, a folder, or what `mec pack` wrote (also a pattern of
+            tars, or a URL).
+        root: where torchvision's files are; "imagenet" reads ROOT/train and ROOT/val; a URL is fetched to ROOT.
+        download: fetch from the data set's own home, where torchvision still can.
+        limit: this many training images, stratified where there are labels.
+        seed: of the draw that `limit` makes.
+
+    Raises:
+        BadInput: no such data set or folder, nothing in it, or too much of it unreadable.
+    """
+    if limit is not None and limit < 1:
+        raise BadInput(f"--limit is {limit}: it is a number of images, at least 1.")
+    if seed < 0:
+        raise BadInput(f"--seed is {seed}: a whole number, 0 or above.")
+    if name == "digits":
+        data = digits()
+        data = replace(data, train=limited(data.train, limit, seed))
+    elif name in TORCHVISION and not Path(name).is_dir():
+        data = from_torchvision(name, root, download)
+        data = replace(data, train=limited(data.train, limit, seed))
+    elif name == "imagenet" and not Path(name).is_dir():
+        if root is None:
+            raise BadInput("imagenet needs --data-root DIR, with DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG.")
+        data = replace(from_folder(Path(root), limit, seed), name="imagenet")
+    elif is_packed(name):
+        data = from_packed(name, root, limit, seed)
+    else:
+        data = from_folder(Path(name), limit, seed)
+    return data if data.fingerprint else replace(data, fingerprint=fingerprint(data))
+
+
+def from_packed(name: str, root: str | Path | None, limit: int | None, seed: int) -> Data:
+    """Shards: a folder that `mec pack` wrote, tars by a pattern, or a URL of either."""
+    packed = open_packed(name, root)
+    splits = []
+    for rows in (np.flatnonzero(~packed.test), np.flatnonzero(packed.test)):
+        labels = packed.table.label[rows]
+        splits.append(Split(Shards(packed.table, rows), labels if (labels >= 0).any() else None))
+    train, test = splits
+    if not len(train):
+        raise BadInput(f"{name}: holds no images to train on.")
+    train = limited(train, limit, seed)
+    assert isinstance(train.images, Shards)
+    state = hashlib.sha256("\n".join(packed.checksums).encode())
+    state.update(train.images.rows.tobytes())
+    found = Data(
+        packed.name,
+        train,
+        test.labelled() if test.labels is not None else None,
+        packed.classes,
+        fingerprint=state.hexdigest()[:16],
+    )
+    return in_memory_if_small(found)

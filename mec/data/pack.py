@@ -1,0 +1,127 @@
+"""`mec pack`: a folder of images -> tar files with an index, each image checked, and made smaller where asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from mec.data.decoding import Picture, Skipped, quiet, reason
+from mec.data.folders import folder_parts
+from mec.data.images import MOST_UNREADABLE, too_many
+from mec.data.shards import QUARANTINE, ShardWriter, write_index
+from mec.errors import BadInput
+from mec.version import __version__
+
+AT_ONCE = 64  # images in memory
+
+
+def pack(
+    folder: Path,
+    out: Path,
+    *,
+    resize: int | None = None,
+    quality: int = 90,
+    shard_size: float = 256,
+    console: Console | None = None,
+) -> Path:
+    """Write the images of a folder (train and test by its layout) as shards into `out`, in an order mixed once.
+
+    Args:
+        folder: as for `mec pretrain`.
+        out: must not exist, or be empty.
+        resize: px; images whose shorter side is longer are made that small (antialiased) and stored as JPEG. Others,
+            and all where it is None, keep their bytes.
+        quality: of the JPEGs that are made anew, 1 to 95.
+        shard_size: MB a tar, about.
+        console: where to say what was done; None: the terminal.
+
+    Raises:
+        BadInput: no images, too many unreadable, `out` not empty, or a number out of range.
+    """
+    if resize is not None and resize < 1:
+        raise BadInput(f"--resize is {resize}: px of the shorter side, at least 1.")
+    if not 1 <= quality <= 95:
+        raise BadInput(f"--quality is {quality}: from 1 to 95.")
+    if not shard_size > 0:
+        raise BadInput(f"--shard-size is {shard_size}: MB, above 0.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} already holds something: choose another folder for the shards.")
+    parts, classes = folder_parts(folder)
+    console = console or Console(markup=False)
+    work = out.with_name(out.name + ".part")
+    shutil.rmtree(work, ignore_errors=True)  # of a pack that was interrupted
+    work.mkdir(parents=True)
+    try:
+        writers, skipped = [], []
+        for part in parts:
+            writer = ShardWriter(work, part.name, int(shard_size * 1e6))
+            order = np.random.Generator(np.random.Philox(key=0)).permutation(len(part.names))
+            paths = [os.path.join(part.root, part.names[i]) for i in order]
+            with quiet(), console.status(f"{part.name}: {len(paths):,} images"):
+                for i, found in zip(order, prepared(paths, resize, quality)):
+                    if isinstance(found, Skipped):
+                        skipped.append(found)
+                    else:
+                        label = -1 if part.labels is None else int(part.labels[i])
+                        writer.add(*found, os.path.relpath(os.path.join(part.root, part.names[i]), folder), label)
+            writer.close()
+            writers.append(writer)
+        total = sum(len(part.names) for part in parts)
+        if len(skipped) > MOST_UNREADABLE * total or not any(writer.rows for writer in writers):
+            raise BadInput(too_many(skipped, total, folder))
+        about = {"version": __version__, "resize": resize, "quality": quality if resize else None}
+        write_index(work, writers, classes, about)
+        closed = [unlisted for part in parts for unlisted in part.closed]
+        (work / QUARANTINE).write_text("".join(json.dumps(asdict(s)) + "\n" for s in [*skipped, *closed]))
+        if out.exists():
+            out.rmdir()
+        os.replace(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shards = [shard for writer in writers for shard in writer.shards]
+    size = sum(shard["bytes"] for shard in shards) / 1e6
+    console.print(f"{out}: {total - len(skipped):,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)
+    if skipped or closed:
+        console.print(f"{len(skipped) + len(closed)} images cannot be read: {out / QUARANTINE}", highlight=False)
+    return out
+
+
+def prepared(paths: list[str], resize: int | None, quality: int) -> Iterator[tuple[bytes, str] | Skipped]:
+    """Each image's bytes and suffix, in order, or why it cannot be read; a few are worked on at once."""
+
+    def one(path: str) -> tuple[bytes, str] | Skipped:
+        try:
+            return encoded(Path(path).read_bytes(), os.path.splitext(path)[1].lower(), resize, quality)
+        except Exception as error:  # Pillow's decoders raise almost anything on broken files
+            return Skipped(path, reason(error, path))
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for start in range(0, len(paths), AT_ONCE):
+            yield from pool.map(one, paths[start : start + AT_ONCE])
+
+
+def encoded(data: bytes, suffix: str, resize: int | None, quality: int) -> tuple[bytes, str]:
+    """The bytes to store: as they are once they have been decoded, or a smaller JPEG."""
+    picture = Picture.of(data)
+    shorter = min(picture.height, picture.width)
+    if resize is None or shorter <= resize:
+        picture.pixels()
+        return data, suffix
+    reduce = next((r for r in (8, 4, 2) if shorter >= 2 * r * resize), 1)  # the filter still sees twice what it keeps
+    image = Image.fromarray(picture.pixels(reduce))
+    scale = resize / min(image.size)
+    size = (max(resize, round(image.width * scale)), max(resize, round(image.height * scale)))
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
+    return file.getvalue(), ".jpg"

@@ -1,0 +1,341 @@
+"""Packed images: tar files in the webdataset layout with an index, read in any order, as the files of a folder are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mec.data.decoding import SUFFIXES, Picture, quiet
+from mec.data.listing import lines, place, text
+from mec.errors import BadInput
+
+INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
+
+
+FORMAT = "mec-pack-1"
+
+
+COLUMNS = ("shard", "offset", "length", "crc", "label")
+
+
+NO_CRC = -1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where the images lie: of the i-th its tar, first byte, length, CRC-32 (or -1), label (or -1), and its name."""
+
+    tars: tuple[str, ...]
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    crc: np.ndarray
+    label: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Images inside tar files, decoded when asked for."""
+
+    table: Table
+    rows: np.ndarray  # [n] of the table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        row = self.rows[index]
+        return f"{self.table.tars[self.table.shard[row]]}#{self.table.names[row]}"
+
+    def bytes(self, index: int) -> bytes:
+        """As packed.
+
+        Raises:
+            OSError: the tar is gone or cut off, or the bytes are not those that were packed.
+        """
+        table, row = self.table, self.rows[index]
+        with open(table.tars[table.shard[row]], "rb") as file:
+            file.seek(int(table.offset[row]))
+            data = file.read(int(table.length[row]))
+        if len(data) < table.length[row]:
+            raise OSError("the tar file is cut off")
+        if table.crc[row] != NO_CRC and zlib.crc32(data) != table.crc[row]:
+            raise OSError("the bytes are not those that were packed (CRC-32 differs)")
+        return data
+
+    def open(self, index: int) -> Picture:
+        return Picture.of(self.bytes(index))
+
+    def read(self, index: int) -> Image.Image:
+        with quiet():
+            return Image.fromarray(self.open(index).pixels())
+
+    def take(self, indices: np.ndarray) -> Shards:
+        return replace(self, rows=self.rows[indices])
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What lies in a folder of shards, or behind a pattern of tars."""
+
+    name: str
+    classes: tuple[str, ...]
+    table: Table
+    test: np.ndarray  # [n] whether an image is of the test part
+    checksums: tuple[str, ...]  # of the tars, or what stands for them
+
+
+def is_packed(name: str) -> bool:
+    """Whether this names packed images: a folder with an index, a tar, a pattern of tars, or a URL of one of these."""
+    return is_url(name) or name.endswith(".tar") or (Path(name) / INDEX).is_file()
+
+
+def is_url(name: str) -> bool:
+    return re.match(r"https?://", name) is not None
+
+
+def open_packed(name: str, root: str | Path | None = None) -> Packed:
+    """A folder that `mec pack` wrote, a tar or a brace pattern of tars; from a URL they are fetched first, to `root`.
+
+    Raises:
+        BadInput: something is missing, damaged or of another format.
+    """
+    if is_url(name):
+        given = name
+        name = fetched(given, Path(root) if root else place(given, "fetched").with_suffix(""))
+        if not name.endswith(".tar"):
+            return replace(read_index(Path(name)), name=named_by(given))
+    if not name.endswith(".tar"):
+        return read_index(Path(name))
+    tars = expanded(name)
+    for tar in tars:
+        if not os.path.isfile(tar):
+            raise BadInput(f"{tar}: no such file. {name} stands for {len(tars)} tars, from {tars[0]} to {tars[-1]}.")
+    return scanned(tars)
+
+
+def expanded(pattern: str) -> list[str]:
+    """
+    >>> expanded("a-{08..10}.tar")
+    ['a-08.tar', 'a-09.tar', 'a-10.tar']
+    """
+    found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    first, last, words = found.groups()
+    parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    return [path for part in parts for path in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
+
+
+def read_index(folder: Path) -> Packed:
+    """A folder that `mec pack` wrote."""
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        if index["format"] != FORMAT:
+            raise BadInput(f"{folder / INDEX}: format {index['format']!r}; this version reads {FORMAT!r}.")
+        shards = index["shards"]
+        with open(folder / TABLE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in COLUMNS}
+            names = tuple(lines(arrays["names"]))
+        tars = tuple(str(folder / shard["name"]) for shard in shards)
+        test = np.array([shard["part"] == "test" for shard in shards])[columns["shard"]]
+        packed = Packed(
+            folder.resolve().name,
+            tuple(index["classes"]),
+            Table(tars, **columns, names=names),
+            test,
+            tuple(shard["sha256"] for shard in shards),
+        )
+    except BadInput:
+        raise
+    except Exception as error:  # JSON, zip and key errors of many kinds
+        raise BadInput(
+            f"{folder}: its {INDEX} or {TABLE} cannot be read ({type(error).__name__}: {error}). Pack the images "
+            f"again, or give the tars themselves: '{folder}/train-{{000000..000009}}.tar'."
+        ) from error
+    for shard, tar in zip(shards, tars):
+        size = os.path.getsize(tar) if os.path.isfile(tar) else None
+        if size != shard["bytes"]:
+            what = "is missing" if size is None else f"has {size:,} bytes, not {shard['bytes']:,}"
+            raise BadInput(f"{tar} {what}: copy it again, or pack the images again.")
+    return packed
+
+
+def scanned(tars: Sequence[str]) -> Packed:
+    """Tars of the webdataset layout without an index: their headers are read, no image yet."""
+    rows: list[tuple[int, int, int, int, int]] = []
+    names: list[str] = []
+    state = []
+    for number, tar in enumerate(tars):
+        labels: dict[str, int] = {}
+        keys: list[str] = []
+        first = len(rows)
+        try:
+            with tarfile.open(tar, "r:") as file:
+                for member in file:
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, suffix = base.partition(".")
+                    if not member.isfile() or base.startswith("."):
+                        continue
+                    if f".{suffix.lower()}" in SUFFIXES:
+                        rows.append((number, member.offset_data, member.size, NO_CRC, -1))
+                        names.append(member.name)
+                        keys.append(f"{folder}/{stem}")
+                    elif suffix == "cls":
+                        content = file.extractfile(member)
+                        words = content.read(20) if content else b""
+                        if words.strip().isdigit():
+                            labels[f"{folder}/{stem}"] = int(words)
+        except tarfile.TarError as error:
+            raise BadInput(f"{tar}: not a readable tar file ({error}).") from error
+        rows[first:] = [(*row[:4], labels.get(key, -1)) for row, key in zip(rows[first:], keys)]
+        state.append(f"{os.path.basename(tar)} {os.path.getsize(tar)}")
+    if not rows:
+        raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(SUFFIXES))}.")
+    columns = np.array(rows, np.int64).T
+    table = Table(tuple(tars), **dict(zip(COLUMNS, columns)), names=tuple(names))
+    name = os.path.basename(os.path.dirname(os.path.abspath(tars[0])))
+    return Packed(name, (), table, np.zeros(len(rows), bool), tuple(state))
+
+
+def named_by(url: str) -> str:
+    """
+    >>> named_by("https://example.org/packed/"), named_by("https://example.org/packed/index.json")
+    ('packed', 'packed')
+    """
+    return url.removesuffix(INDEX).rstrip("/").rpartition("/")[2]
+
+
+def fetched(url: str, folder: Path) -> str:
+    """Fetch what a URL names into a folder, unless it lies there already; returns its local name.
+
+    Raises:
+        BadInput: as `fetch`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if url.endswith(".tar"):
+        for one in expanded(url):
+            fetch(one, folder / one.rpartition("/")[2])
+        return str(folder / url.rpartition("/")[2])
+    base = url.removesuffix(INDEX).rstrip("/")
+    try:
+        for name in (INDEX, TABLE):  # again, since the server's may be newer
+            fetch(f"{base}/{name}", folder / name, again=True)
+    except BadInput:
+        if not all((folder / name).exists() for name in (INDEX, TABLE)):
+            raise
+    for shard in json.loads((folder / INDEX).read_text())["shards"]:
+        path = folder / os.path.basename(shard["name"])
+        if path.exists() and sha256(path) != shard["sha256"]:
+            path.unlink()  # of an older packing
+        fetch(f"{base}/{shard['name']}", path, shard["sha256"])
+    return str(folder)
+
+
+def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = False) -> None:
+    """A file from a URL, whole, or none.
+
+    Raises:
+        BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256.
+    """
+    if path.exists() and not again:
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as file:
+            shutil.copyfileobj(answer, file, 1 << 20)
+            promised = answer.headers.get("Content-Length")
+        came = part.stat().st_size
+        if promised is not None and came != int(promised):
+            raise OSError(f"{came:,} of {int(promised):,} bytes came")
+        if checksum is not None and sha256(part) != checksum:
+            raise OSError("what came is not what the index says, SHA-256 differs")
+        os.replace(part, path)
+    except OSError as error:  # URLError is one
+        raise BadInput(f"{url}: cannot be fetched ({error}). Try again.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+class ShardWriter:
+    """Samples -> tars of about so many bytes, and the table of where each image lies."""
+
+    def __init__(self, folder: Path, part: str, most_bytes: int):
+        self.folder, self.part, self.most_bytes = folder, part, most_bytes
+        self.shards: list[dict[str, Any]] = []
+        self.rows: list[tuple[int, int, int, int, int]] = []
+        self.names: list[str] = []
+        self.tar: tarfile.TarFile | None = None
+        self.first = 0  # image of the tar that is being written
+
+    def add(self, data: bytes, suffix: str, name: str, label: int) -> None:
+        """One image; members are KEY.suffix and, with a label, KEY.cls. Without times and owners: same in, same out."""
+        if self.tar is not None and self.tar.offset + len(data) > self.most_bytes:
+            self.close()
+        if self.tar is None:
+            self.path = self.folder / f"{self.part}-{len(self.shards):06}.tar"
+            self.tar = tarfile.open(self.path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (close() closes it)
+            self.first = len(self.rows)
+        key = f"{len(self.rows):09}"
+        self.rows.append((len(self.shards), self.tar.offset + tarfile.BLOCKSIZE, len(data), zlib.crc32(data), label))
+        self.names.append(name)
+        for ending, content in ((suffix, data), (".cls", str(label).encode())):
+            if ending != ".cls" or label >= 0:
+                member = tarfile.TarInfo(key + ending)
+                member.size = len(content)
+                self.tar.addfile(member, io.BytesIO(content))
+
+    def close(self) -> None:
+        if self.tar is None:
+            return
+        self.tar.close()
+        self.tar = None
+        self.shards.append(
+            {
+                "name": self.path.name,
+                "part": self.part,
+                "images": len(self.rows) - self.first,
+                "bytes": self.path.stat().st_size,
+                "sha256": sha256(self.path),
+            }
+        )
+
+
+def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[str], about: dict[str, Any]) -> None:
+    """index.npz and index.json; the shards of the writers are numbered on."""
+    rows: list[np.ndarray] = []
+    shards: list[dict[str, Any]] = []
+    for writer in writers:
+        if writer.rows:
+            rows.append(np.array(writer.rows, np.int64))
+            rows[-1][:, 0] += len(shards)
+        shards += writer.shards
+    table = np.concatenate(rows)
+    names = text([name for writer in writers for name in writer.names])
+    with open(folder / TABLE, "wb") as file:
+        np.savez(file, names=names, **dict(zip(COLUMNS, table.T)))
+    index = {"format": FORMAT, "classes": list(classes), **about, "shards": shards}
+    (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,307 @@
+"""Training a classifier on a backbone, frozen or as a whole: what probe, few labels and fine-tuning share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from timm.optim.lars import Lars
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mec.data.batches import ViewBatches
+from mec.data.dataset import Data, Split
+from mec.data.decoding import Skipped
+from mec.data.images import MOST_UNREADABLE, too_many
+from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.evaluation.unfinished import Unfinished
+from mec.networks.encoder_file import EncoderInfo
+from mec.recipes.recipe import View
+from mec.recipes.schedules import cosine
+from mec.runtime.progress import TrainingProgress
+
+FROZEN_AT_ONCE = 256  # images through a frozen backbone: a batch of 4096 would take 40 GiB in a ResNet-50
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained; the defaults are those that most published recipes share."""
+
+    source: str
+    base_lr: float  # times batch / 256 where `scaled`
+    head_lr: float | None = None  # of the linear layer; None: base_lr
+    scaled: bool = True
+    batch_size: int = 256
+    micro_batch_size: int | None = None  # that go through the network together; None: the batch, or FROZEN_AT_ONCE
+    epochs: int = 100
+    steps: int | None = None  # in place of epochs
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    trust: float = 0.001  # LARS
+    schedule: Literal["cosine by epoch", "cosine by step", "drops"] = "cosine by epoch"
+    drops: tuple[int, ...] = ()  # epochs before which the rate is multiplied by `drop`
+    drop: float = 0.1
+    frozen: bool = False  # only the head is trained, and the backbone keeps its statistics
+    head_norm: bool = False  # batch norm without affine before the linear layer
+    head_std: float = 0.01  # of its weights at the start; 0 for zeros
+    norm_rule: bool = False  # batch norm's momentum min(10 / steps per epoch, 0.1)
+    interpolation: Literal["bicubic", "bilinear"] = "bilinear"  # torchvision's default
+    resize: float = 256 / 224  # of a test image's shorter side, in sides of the central crop
+    crop: tuple[float, float] = (0.08, 1.0)  # share of the area
+    flip: float = 0.5
+
+
+def check_training(recipe: Training, images: int | None = None) -> None:
+    """Raise BadInput for numbers that no training can have, on so many images."""
+    for name in ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps"):
+        value = getattr(recipe, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise BadInput(f"--{name.replace('_', '-')} is {value}: it is above 0.")
+    if recipe.head_norm and min(recipe.batch_size, recipe.batch_size if images is None else images) < 2:
+        few = f"--batch-size is {recipe.batch_size}" if images != 1 else "there is a single training image"
+        raise BadInput(f"{few}: the batch norm before the linear layer needs two images or more; or --head-norm False.")
+    if recipe.weight_decay < 0:
+        raise BadInput(f"--weight-decay is {recipe.weight_decay}: it is 0 or above.")
+    low, high = recipe.crop
+    if not 0 < low <= high <= 1:
+        raise BadInput(f"the crop's share of an image is {low} to {high}: 0 < low <= high <= 1.")
+
+
+def preset_name(preset: str, published: Training, recipe: Training) -> str:
+    """What results call a recipe: the preset, or "PRESET, changed", whose figures are not those of the preset.
+
+    >>> preset_name("paper", Training("", 0.1), Training("", 0.2))
+    'paper, changed'
+    """
+    if recipe.frozen:  # how many images a frozen backbone sees at once changes nothing
+        recipe = replace(recipe, micro_batch_size=published.micro_batch_size)
+    return preset if recipe == published else f"{preset}, changed"
+
+
+def progress_console() -> Console:
+    """Where a bar is shown: on the error output, so that results can be piped."""
+    return Console(stderr=True)
+
+
+def suited(recipe: Training, data: Data) -> Training:
+    """Without flips where a mirrored image is another thing."""
+    return replace(recipe, flip=0.0) if data.suits == "digits" else recipe
+
+
+def new_head(size: int, classes: int, recipe: Training, seed: int) -> nn.Module:
+    """A linear layer with weights N(0, head_std) and bias 0, after a batch norm where the recipe wants one."""
+    linear = nn.Linear(size, classes)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        linear.weight.copy_(recipe.head_std * torch.randn(linear.weight.shape, generator=generator))
+        linear.bias.zero_()
+    return nn.Sequential(nn.BatchNorm1d(size, affine=False, eps=1e-6), linear) if recipe.head_norm else linear
+
+
+def train_classifier(
+    encoder: nn.Module,
+    head: nn.Module,
+    train: Split,
+    targets: Tensor,
+    recipe: Training,
+    info: EncoderInfo,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    workers: int = 0,
+    after_epoch: Callable[[int], None] | None = None,
+    console: Console | None = None,
+    unfinished: Unfinished | None = None,
+) -> None:
+    """Train the head, and the encoder unless it is frozen, in place; both are left in evaluation mode.
+
+    Views are random resized crops and flips, functions of (seed, epoch, image). The last incomplete batch is kept,
+    but for one of a single image.
+    Gradients of the parts of a batch (`micro_batch_size`) add up to that of the batch; only batch norm can tell, which
+    then takes its statistics over a part. A frozen backbone gives the head the features of the whole batch in any case.
+
+    Args:
+        encoder: images [m, 3, s, s] -> features [m, e].
+        head: features -> logits [m, classes].
+        train: the images.
+        targets: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent) and 0 (takes no part).
+        recipe: how.
+        info: the encoder's image size, mean and std.
+        seed: of order and views.
+        device: where.
+        workers: processes that decode images.
+        after_epoch: called with the number of epochs done; finds both in evaluation mode.
+        console: shows a progress bar.
+        unfinished: keeps the state, and gives that of a training that was interrupted.
+
+    An image that cannot be read is replaced by the next one, with its label, and told.
+
+    Raises:
+        Diverged: the loss is not finite.
+        TrainingStopped: too many images cannot be read.
+    """
+    view = View(
+        size=info.image_size, scale=recipe.crop, interpolation=recipe.interpolation, flip=recipe.flip, jitter=0.0,
+        grey=0.0, mean=info.mean, std=info.std,
+    )  # fmt: skip
+    # Labels travel with the batches as row numbers, so that targets of any shape can be looked up.
+    rows = Split(train.images, np.arange(len(train)))
+    batch_size = min(recipe.batch_size, len(train))
+    batches = ViewBatches(
+        rows, [view], batch_size, seed=seed, device=torch.device(device), workers=workers, keep_last=True
+    )
+    each = batches.steps_per_epoch
+    steps = recipe.steps or recipe.epochs * each
+    encoder.to(device)
+    head.to(device)
+    targets = targets.to(device)
+    optimizer = classifier_optimizer(encoder, head, recipe, batch_size)
+    console, unfinished = console or Console(quiet=True), unfinished or Unfinished()
+    parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}
+    unreadable: dict[str, Skipped] = {}
+    start = unfinished.restore(parts)
+    if start:
+        console.print(f"going on after step {start:,} of {steps:,}, from {unfinished.path}", highlight=False)
+    with _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, start) as bar:
+        for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):
+            _set_mode(encoder, head, recipe, training=True)
+            factor = rate_factor(recipe, step, steps, each)
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * factor
+            assert batch.labels is not None
+            unreadable |= {skipped.path: skipped for skipped in batch.skipped}
+            if len(unreadable) > MOST_UNREADABLE * len(train):
+                raise TrainingStopped(too_many([*unreadable.values()], len(train), "the training images"))
+            optimizer.zero_grad()
+            loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
+            if not torch.isfinite(loss):
+                unfinished.remove()
+                raise Diverged(
+                    f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
+                    f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure.",
+                    loss.item(),
+                )
+            optimizer.step()
+            done = step + 1
+            bar.step(done, f"loss {loss.item():.3f}" if done % 10 == 0 else "")
+            if after_epoch and (done % each == 0 or done == steps):
+                _set_mode(encoder, head, recipe, training=False)
+                after_epoch(-(-done // each))
+            unfinished.save(done, parts, last=done == steps)
+    if unreadable:
+        first = next(iter(unreadable.values()))
+        console.print(
+            f"{len(unreadable)} of {len(train):,} training images cannot be read, and others took their places: "
+            f"{first.path} ({first.reason}){', ...' if len(unreadable) > 1 else ''}",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def backward(encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training) -> Tensor:
+    """Add the gradients of a batch's loss, part by part; gives the loss, detached."""
+    if recipe.frozen:
+        with torch.no_grad():
+            parts = parts_of(images, recipe.micro_batch_size or FROZEN_AT_ONCE)
+            features = torch.cat([encoder(part) for part in parts])
+        loss = classifier_loss(head(features), targets)
+        loss.backward()
+        return loss.detach()
+    total, whole = images.new_zeros(()), labels_in(targets)
+    most = recipe.micro_batch_size or len(images)
+    for part, wanted in zip(parts_of(images, most), parts_of(targets, most)):
+        loss = classifier_loss(head(encoder(part)), wanted, whole)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def parts_of(rows: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Of about equal size, at most so many rows each: none is left with a single row that batch norm cannot take."""
+    return rows.tensor_split(math.ceil(len(rows) / most))
+
+
+def classifier_optimizer(encoder: nn.Module, head: nn.Module, recipe: Training, batch_size: int):
+    """SGD or LARS over backbone and head; each group knows its full rate. LARS adapts at weight decay 0 too."""
+    scale = batch_size / 256 if recipe.scaled else 1.0
+    head_lr = recipe.base_lr if recipe.head_lr is None else recipe.head_lr
+    groups = [{"params": list(head.parameters()), "lr": head_lr * scale, "full_lr": head_lr * scale}]
+    if not recipe.frozen:
+        lr = recipe.base_lr * scale
+        groups.append({"params": list(encoder.parameters()), "lr": lr, "full_lr": lr})
+    options: dict[str, Any] = {
+        "momentum": recipe.momentum,
+        "nesterov": recipe.nesterov,
+        "weight_decay": recipe.weight_decay,
+    }
+    if recipe.optimizer == "lars":  # as LARS' paper has it, without clipping
+        return Lars(groups, lr=1.0, trust_coeff=recipe.trust, always_adapt=True, **options)
+    return torch.optim.SGD(groups, lr=1.0, **options)
+
+
+def rate_factor(recipe: Training, step: int, steps: int, steps_per_epoch: int) -> float:
+    """What the full rate is multiplied by at a step (0 to steps - 1).
+
+    By epoch, the last one still has a rate above 0; by step it ends at 0.
+
+    >>> rate_factor(Training("", 1.0, epochs=2), 5, 20, 10), rate_factor(Training("", 1.0, epochs=2), 15, 20, 10)
+    (1.0, 0.5)
+    """
+    epoch = step // steps_per_epoch
+    if recipe.schedule == "drops":
+        return recipe.drop ** sum(epoch >= when for when in recipe.drops)
+    if recipe.schedule == "cosine by epoch":
+        return cosine(1.0, 0.0, epoch / math.ceil(steps / steps_per_epoch))
+    return cosine(1.0, 0.0, step / steps)
+
+
+def classifier_loss(logits: Tensor, targets: Tensor, whole: int | None = None) -> Tensor:
+    """Cross-entropy of [m] classes; of [m, classes] (1, -1, 0: no part) sigmoid cross-entropy, a mean over the rest.
+
+    Of a part of a batch with `whole` labels, its share of the batch's loss: the shares add up.
+    """
+    whole = labels_in(targets) if whole is None else whole
+    if targets.ndim == 1:
+        return F.cross_entropy(logits, targets, reduction="sum") / whole
+    kept = targets != 0
+    return F.binary_cross_entropy_with_logits(logits[kept], (targets[kept] > 0).to(logits), reduction="sum") / whole
+
+
+def labels_in(targets: Tensor) -> int:
+    """How many take part in the loss."""
+    return len(targets) if targets.ndim == 1 else int((targets != 0).sum())
+
+
+@contextmanager
+def _trained_parts(encoder: nn.Module, head: nn.Module, recipe: Training, steps_per_epoch: int) -> Iterator[None]:
+    """Gradients and batch norm's momentum as the recipe wants them; as they were afterwards."""
+    wanted = [(p, p.requires_grad) for p in encoder.parameters()]
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [(m, m.momentum) for m in norms]
+    for p, _ in wanted:
+        p.requires_grad_(not recipe.frozen)
+    if recipe.norm_rule:
+        for m in norms:
+            m.momentum = min(10 / steps_per_epoch, 0.1)
+    try:
+        yield
+    finally:
+        for p, before in wanted:
+            p.requires_grad_(before)
+            p.grad = None
+        for m, momentum in momenta:
+            m.momentum = momentum
+        _set_mode(encoder, head, recipe, training=False)
+
+
+def _set_mode(encoder: nn.Module, head: nn.Module, recipe: Training, *, training: bool) -> None:
+    encoder.train(training and not recipe.frozen)
+    head.train(training)

@@ -1,0 +1,299 @@
+"""Photographs and their objects, in the layouts of VOC and COCO."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mec.data.decoding import read_image
+from mec.errors import BadInput
+from mec.runtime.files import atomic
+
+EMPTY_SIDE = 1e-5  # px: an object thinner than this is dropped
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """n photographs and their objects: those of photograph i are rows starts[i] to starts[i + 1] of the flat arrays."""
+
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]  # VOC: 000005; COCO: the number
+    paths: tuple[str, ...]
+    sizes: np.ndarray  # [n, 2] width, height, px
+    starts: np.ndarray  # [n + 1]
+    boxes: np.ndarray  # [objects, 4] float32 x0, y0, x1, y1, px
+    labels: np.ndarray  # [objects], 0 to K - 1
+    ignored: np.ndarray  # [objects] bool: VOC's difficult (trained on, not counted), COCO's crowds (neither)
+    source: str = ""  # the annotation file, for COCO's evaluation
+    category_ids: tuple[int, ...] = ()  # COCO's number of each class
+    polygon_starts: np.ndarray | None = None  # [objects + 1] into `point_starts`
+    point_starts: np.ndarray | None = None  # [polygons + 1] into `points`
+    points: np.ndarray | None = None  # flat x, y, x, y, ...
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index: int) -> np.ndarray:
+        return np.arange(self.starts[index], self.starts[index + 1])
+
+    def polygons(self, row: int) -> list[np.ndarray]:
+        """Of one object: each flat x, y, x, y, ... px."""
+        assert self.polygon_starts is not None
+        assert self.point_starts is not None
+        assert self.points is not None
+        span = range(self.polygon_starts[row], self.polygon_starts[row + 1])
+        return [self.points[self.point_starts[p] : self.point_starts[p + 1]] for p in span]
+
+    def fingerprint(self) -> str:
+        """Of ids, boxes and labels."""
+        state = hashlib.sha256("\n".join(self.ids).encode())
+        for array in (self.boxes, self.labels, self.ignored):
+            state.update(np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()[:16]
+
+
+def read_image_at(annotations: Annotations, index: int) -> Image.Image:
+    """Upright, or as stored where the annotation gives the size of that.
+
+    Raises:
+        BadInput: it cannot be read, or its size is not the annotated one.
+    """
+    path = annotations.paths[index]
+    try:
+        image = read_image(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}).") from error
+    if image.size != tuple(annotations.sizes[index]):
+        wide, high = annotations.sizes[index]
+        if image.size == (high, wide):  # turned upright, against its annotation
+            with Image.open(path) as stored:
+                return stored.convert("RGB")
+        raise BadInput(f"{path}: is {image.width} x {image.height} px, its annotation says {wide} x {high}.")
+    return image
+
+
+def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
+    """VOC's objects of splits such as (2007, "trainval"): ROOT[/VOCdevkit]/VOC2007/Annotations, ImageSets, JPEGImages.
+
+    Boxes become x0, y0 = xmin - 1, ymin - 1 and x1, y1 = xmax, ymax.
+
+    Raises:
+        BadInput: a folder or file is missing or cannot be read; says which, and what is there.
+    """
+    ids, paths, sizes, counts, boxes, labels, difficult = [], [], [], [], [], [], []
+    for year, split in splits:
+        folder = voc_folder(root, year)
+        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if not listing.exists():
+            known = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
+            raise BadInput(f"{listing}: no such split. There: {', '.join(known) or 'none'}.")
+        for name in listing.read_text().split():
+            file = folder / "Annotations" / f"{name}.xml"
+            try:
+                top = ElementTree.parse(file).getroot()
+                size = [int(_text(top, f"size/{side}")) for side in ("width", "height")]
+                objects = top.findall("object")
+                for found in objects:
+                    label = VOC_CLASSES.index(_text(found, "name"))
+                    x0, y0, x1, y1 = (float(_text(found, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+                    boxes.append((x0 - 1, y0 - 1, x1, y1))
+                    labels.append(label)
+                    difficult.append(found.findtext("difficult", "0").strip() == "1")
+            except (OSError, ValueError, ElementTree.ParseError) as error:
+                raise BadInput(f"{file}: not a VOC annotation that can be read ({error}).") from error
+            ids.append(name)
+            paths.append(str(folder / "JPEGImages" / f"{name}.jpg"))
+            sizes.append(size)
+            counts.append(len(objects))
+    if not ids:
+        raise BadInput(f"{root}: its splits {', '.join(f'{y} {s}' for y, s in splits)} name no photograph.")
+    return Annotations(
+        VOC_CLASSES, tuple(ids), tuple(paths), np.array(sizes), np.cumsum([0, *counts]),
+        np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels, dtype=np.int64),
+        np.array(difficult, dtype=bool),
+    )  # fmt: skip
+
+
+def voc_folder(root: Path, year: int) -> Path:
+    for folder in (root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"):
+        if folder.is_dir():
+            return folder
+    there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) if root.is_dir() else "no such folder"
+    raise BadInput(
+        f"{root}: no VOCdevkit/VOC{year} in it (there: {there or 'nothing'}). --data-root names the folder that holds "
+        f"VOCdevkit/VOC{year}/JPEGImages, Annotations and ImageSets."
+    )
+
+
+def _text(node: ElementTree.Element, path: str) -> str:
+    found = node.findtext(path)
+    if found is None:
+        raise ValueError(f"no <{path}>")
+    return found.strip()
+
+
+def read_coco(root: Path, split: str) -> Annotations:
+    """COCO's objects of a split such as "train2017": ROOT/annotations/instances_SPLIT.json and ROOT[/images]/SPLIT/.
+
+    Read once, then from flat arrays in the cache folder ($XDG_CACHE_HOME, ~/.cache) for as long as the file stays the
+    same.
+
+    Raises:
+        BadInput: the file is missing or not COCO's format.
+    """
+    file = root / "annotations" / f"instances_{split}.json"
+    if not file.exists():
+        known = sorted(p.name for p in file.parent.glob("*.json")) if file.parent.is_dir() else []
+        raise BadInput(
+            f"{file}: no such file (there: {', '.join(known) or 'nothing'}). --data-root names the folder that holds "
+            f"annotations/instances_{split}.json and images/{split}/."
+        )
+    stat = file.stat()
+    key = hashlib.sha256(f"2 {file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mec" / f"coco-{key}.npz"
+    arrays = _load_arrays(cached)
+    if arrays is None:
+        arrays = _coco_arrays(file)
+        _store_arrays(cached, arrays)
+    folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
+    names = [str(name) for name in arrays.pop("names")]
+    return Annotations(
+        classes=tuple(str(name) for name in arrays.pop("classes")),
+        ids=tuple(str(number) for number in arrays.pop("ids")),
+        paths=tuple(str(folder / name) for name in names),
+        source=str(file),
+        category_ids=tuple(int(number) for number in arrays.pop("category_ids")),
+        **arrays,
+    )
+
+
+def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(file, "rb") as stream:
+            content = json.load(stream)
+        categories = sorted(content["categories"], key=lambda c: c["id"])
+        images = sorted(content["images"], key=lambda image: image["id"])
+        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+        for found in content["annotations"]:
+            by_image[found["image_id"]].append(found)
+        number = {c["id"]: i for i, c in enumerate(categories)}
+        counts, boxes, labels, crowds, polygons_each = [], [], [], [], []
+        points: list[np.ndarray] = []
+        for image in images:
+            counts.append(len(by_image[image["id"]]))
+            for found in by_image[image["id"]]:
+                x, y, w, h = found["bbox"]
+                boxes.append((x, y, x + w, y + h))
+                labels.append(number[found["category_id"]])
+                crowds.append(bool(found.get("iscrowd", 0)))
+                shape = found.get("segmentation")
+                # Crowds come as run lengths; a polygon has three points at least.
+                kept = [p for p in shape if len(p) >= 6 and len(p) % 2 == 0] if isinstance(shape, list) else []
+                polygons_each.append(len(kept))
+                points.extend(np.asarray(p, dtype=np.float32) for p in kept)
+        return {
+            "classes": np.array([c["name"] for c in categories]),
+            "category_ids": np.array([c["id"] for c in categories]),
+            "ids": np.array([image["id"] for image in images]),
+            "names": np.array([image["file_name"] for image in images]),
+            "sizes": np.array([(image["width"], image["height"]) for image in images]),
+            "starts": np.cumsum([0, *counts]),
+            "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            "labels": np.array(labels, dtype=np.int64),
+            "ignored": np.array(crowds, dtype=bool),
+            "polygon_starts": np.cumsum([0, *polygons_each]),
+            "point_starts": np.cumsum([0, *map(len, points)]),
+            "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
+        }
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadInput(f"{file}: not COCO's instances format ({type(error).__name__}: {error}).") from error
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
+        return None
+
+
+def _store_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as part, open(part, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError:  # a cache that cannot be kept is no reason to stop
+        return
+
+
+def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
+    """The chosen photographs, in that order, with their objects."""
+    rows = np.concatenate([annotations.rows(i) for i in chosen] or [np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    counts = [annotations.starts[i + 1] - annotations.starts[i] for i in chosen]
+    smaller = replace(
+        annotations,
+        ids=tuple(annotations.ids[i] for i in chosen),
+        paths=tuple(annotations.paths[i] for i in chosen),
+        sizes=annotations.sizes[list(chosen)],
+        starts=np.cumsum([0, *counts]),
+        boxes=annotations.boxes[rows],
+        labels=annotations.labels[rows],
+        ignored=annotations.ignored[rows],
+    )
+    if annotations.polygon_starts is None:
+        return smaller
+    shapes = [annotations.polygons(row) for row in rows]
+    points = [p for shape in shapes for p in shape]
+    return replace(
+        smaller,
+        polygon_starts=np.cumsum([0, *(len(shape) for shape in shapes)]),
+        point_starts=np.cumsum([0, *(len(p) for p in points)]),
+        points=np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
+    )
+
+
+def with_objects(annotations: Annotations) -> np.ndarray:
+    """Numbers of the photographs that are trained on: those with an object that `example` keeps."""
+    sizes = np.repeat(annotations.sizes, np.diff(annotations.starts), axis=0)
+    before = np.cumsum([0, *trainable(annotations, np.arange(len(sizes)), sizes)])  # such objects in front of each row
+    return np.flatnonzero(np.diff(before[annotations.starts]))
+
+
+def crowds(annotations: Annotations) -> np.ndarray:
+    """Objects that are not trained on: COCO's crowds. VOC's difficult ones are."""
+    return annotations.ignored if annotations.category_ids else np.zeros_like(annotations.ignored)
+
+
+def without_polygons(annotations: Annotations) -> np.ndarray:
+    """Objects that are no crowds and have no polygon where polygons are given: masks cannot be learned from them."""
+    if annotations.polygon_starts is None:
+        return np.zeros_like(annotations.ignored)
+    return ~crowds(annotations) & (np.diff(annotations.polygon_starts) == 0)
+
+
+def trainable(annotations: Annotations, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which objects are trained on: no crowds, with a polygon where polygons are given, and not empty.
+
+    Args:
+        rows: of the objects.
+        sizes: [rows, 2] or [2], width and height of their photographs; what is outside does not count.
+    """
+    corners = annotations.boxes[rows].reshape(-1, 2, 2).clip(0, np.broadcast_to(sizes, (len(rows), 2))[:, None])
+    kept = (corners[:, 1] - corners[:, 0] > EMPTY_SIDE).all(1) & ~crowds(annotations)[rows]
+    if annotations.polygon_starts is None:
+        return kept
+    return kept & (annotations.polygon_starts[rows + 1] > annotations.polygon_starts[rows])

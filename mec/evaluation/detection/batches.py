@@ -1,0 +1,163 @@
+"""Photographs -> batches of inputs and targets for a detector; test images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mec.errors import BadInput
+from mec.evaluation.detection.annotations import Annotations, read_image_at, take, trainable, with_objects
+from mec.runtime.signals import leave_signals_to_the_run
+
+
+def largest_objects(annotations: Annotations, count: int) -> Annotations:
+    """The photographs whose median box is largest: for a look on little data, where small objects say little."""
+    usable = with_objects(annotations)
+    sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
+    areas = sides.prod(1)
+    medians = [
+        np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])])
+        for i, rows in zip(usable, map(annotations.rows, usable))
+    ]
+    best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
+    return take(annotations, sorted(best.tolist()))
+
+
+def grouped_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches without end of photographs that are all wider than high, or all not, from seeded orders of all.
+
+    Args:
+        wide: [n] bool.
+    """
+    waiting: dict[bool, list[int]] = {True: [], False: []}
+    for epoch in itertools.count():
+        for index in np.random.default_rng((seed, epoch)).permutation(len(wide)):
+            group = waiting[bool(wide[index])]
+            group.append(int(index))
+            if len(group) == batch_size:
+                yield np.array(group)
+                group.clear()
+
+
+def resized(width: int, height: int, shorter: int, most: int) -> tuple[int, int]:
+    """Width and height with the shorter side as asked, unless the longer would pass `most`.
+
+    >>> resized(500, 375, 480, 1333), resized(500, 100, 480, 1333)
+    ((640, 480), (1333, 267))
+    """
+    scale = shorter / min(width, height)
+    scale = min(scale, most / max(width, height))
+    return int(width * scale + 0.5), int(height * scale + 0.5)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shorter sides that training draws from, that of testing, and the longest side; px."""
+
+    train: tuple[int, ...]
+    test: int
+    most: int = 1333
+
+
+class TrainingBatches(torch.utils.data.Dataset):
+    """(iteration, first position, photographs) -> an image uint8 [3, h, w], its target and a seed for each.
+
+    Size, mirroring and seed are functions of (seed, iteration, position in the batch).
+    """
+
+    def __init__(self, annotations: Annotations, sizes: Sizes, seed: int, flip: float = 0.5):
+        self.annotations, self.sizes, self.seed, self.flip = annotations, sizes, seed, flip
+
+    def __getitem__(self, asked: tuple[int, int, np.ndarray]) -> list[tuple[Tensor, dict[str, Any], int]]:
+        iteration, first, chosen = asked
+        out = []
+        for position, index in enumerate(chosen.tolist(), first):
+            draw = np.random.default_rng((self.seed, iteration, position))
+            shorter, mirrored = int(draw.choice(self.sizes.train)), bool(draw.random() < self.flip)
+            image, target = example(self.annotations, index, shorter, self.sizes.most, mirrored)
+            out.append((image, target, int(draw.integers(2**62))))
+        return out
+
+
+def example(
+    annotations: Annotations, index: int, shorter: int, most: int, mirrored: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """One photograph resized and perhaps mirrored, with the objects to train on in its px.
+
+    Objects that are not `trainable` are left out.
+    """
+    image = read_image_at(annotations, index)
+    before = image.size
+    image = image.resize(resized(*before, shorter, most), Image.Resampling.BILINEAR)
+    scale = np.array([image.width / before[0], image.height / before[1]], dtype=np.float32)
+    rows = annotations.rows(index)
+    boxes = annotations.boxes[rows] * np.tile(scale, 2)
+    boxes = np.clip(boxes, 0, np.tile(np.array(image.size, dtype=np.float32), 2))
+    kept = trainable(annotations, rows, annotations.sizes[index])
+    shapes: list[list[np.ndarray]] | None = None
+    if annotations.points is not None:
+        shapes = [[p * np.resize(scale, len(p)) for p in annotations.polygons(row)] for row in rows[kept]]
+    boxes = boxes[kept]
+    pixels = np.asarray(image)
+    if mirrored:
+        pixels = pixels[:, ::-1]
+        boxes = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], 1)
+        for p in itertools.chain.from_iterable(shapes or []):
+            p[::2] = image.width - p[::2]
+    target: dict[str, Any] = {
+        "boxes": torch.from_numpy(np.ascontiguousarray(boxes)),
+        "labels": torch.from_numpy(annotations.labels[rows][kept]),
+    }
+    if shapes is not None:
+        target["polygons"] = shapes
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), target
+
+
+def as_they_are(batch: Any) -> Any:
+    """A collate function that does not collate."""
+    return batch
+
+
+def training_loader(
+    dataset: TrainingBatches, batch_size: int, start: int, stop: int, share: slice, workers: int
+) -> Iterator[list[tuple[Tensor, dict[str, Any], int]]]:
+    """This rank's part of the batches of iterations start to stop - 1; the order does not depend on start or ranks."""
+    usable = with_objects(dataset.annotations)
+    if not len(usable):
+        raise BadInput("none of the training photographs has an object to train on.")
+    wide = dataset.annotations.sizes[usable, 0] > dataset.annotations.sizes[usable, 1]
+    order = itertools.islice(grouped_batches(wide, batch_size, dataset.seed), start, stop)
+    asked = ((iteration, share.start, usable[chosen[share]]) for iteration, chosen in enumerate(order, start))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=asked,
+        num_workers=workers,
+        collate_fn=as_they_are,
+        worker_init_fn=leave_signals_to_the_run,
+    )
+    return iter(loader)
+
+
+class TestImages(torch.utils.data.Dataset):
+    """Photograph i -> its image uint8 [3, h, w] at the test size."""
+
+    __test__ = False  # not pytest's
+
+    def __init__(self, annotations: Annotations, sizes: Sizes):
+        self.annotations, self.sizes = annotations, sizes
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = read_image_at(self.annotations, index)
+        image = image.resize(resized(*image.size, self.sizes.test, self.sizes.most), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

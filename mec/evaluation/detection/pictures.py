@@ -1,0 +1,76 @@
+"""Pictures of detections and of a detector's training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mec.runtime.files import write
+
+if TYPE_CHECKING:
+    from mec.evaluation.detection.annotations import Annotations
+    from mec.evaluation.detection.metrics import Detections
+
+
+def detection_picture(
+    annotations: Annotations,
+    detections: Sequence[Detections],
+    chosen: Sequence[int],
+    path: Path,
+    *,
+    masks: bool,
+    least_score: float = 0.5,
+) -> None:
+    """The chosen photographs: objects in dashed white, detections coloured by class with name and score."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from mec.evaluation.detection.annotations import read_image_at
+    from mec.evaluation.detection.metrics import masks_api
+
+    colours = ["tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple", "tab:cyan", "tab:pink", "tab:olive"]
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, index in zip(axes, chosen):
+        found = detections[index]
+        pixels = np.asarray(read_image_at(annotations, index)).astype(float) / 255
+        shown = [n for n in np.argsort(found.scores) if found.scores[n] >= least_score]  # the surest on top
+        for n in shown:
+            if masks and found.masks is not None:
+                inside = masks_api().decode(dict(found.masks[n])).astype(bool)
+                colour = np.array(to_rgb(colours[found.labels[n] % len(colours)]))
+                pixels[inside] = 0.5 * pixels[inside] + 0.5 * colour
+        axis.imshow(pixels)
+        for x0, y0, x1, y1 in annotations.boxes[annotations.rows(index)]:
+            axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color="white", linestyle="--"))
+        for n in shown:
+            (x0, y0, x1, y1), colour = found.boxes[n], colours[found.labels[n] % len(colours)]
+            axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linewidth=2))
+            label = f"{annotations.classes[found.labels[n]]} {found.scores[n]:.2f}"
+            axis.text(x0, y0, label, color="white", fontsize=7, backgroundcolor=colour, va="bottom")
+        axis.set_title(f"{annotations.ids[index]}: {len(shown)} of score {least_score:g} or more", fontsize=9)
+    write(figure, path)
+
+
+def training_curves(lines: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Each loss over iterations, and the learning rate below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    x = [line["iteration"] for line in lines]
+    for name in dict.fromkeys(key for line in lines for key in line if key.startswith("loss")):
+        above.plot(x, [line[name] for line in lines], label=name, linewidth=2 if name == "loss" else 1)
+    above.set(ylabel="loss", yscale="log")
+    above.legend(frameon=False, fontsize=8)
+    below.plot(x, [line["lr"] for line in lines])
+    below.set(xlabel="iteration", ylabel="learning rate")
+    write(figure, path)

@@ -1,0 +1,222 @@
+"""What a frozen backbone gives: features [n, e] and labels [n], extracted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from mec.data.dataset import Data, Split, stratified
+from mec.data.decoding import Skipped, quiet, reason
+from mec.data.images import MOST_UNREADABLE, Encoded, Images, Stored, too_many
+from mec.errors import BadInput
+from mec.evaluation.cache import cached, feature_key
+from mec.networks.backbones import evaluating
+
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class Features:
+    """x [n, e] float32 on the CPU, in memory or mapped from disk; y [n] int64."""
+
+    x: Tensor
+    y: Tensor
+    skipped: tuple[Skipped, ...] = ()  # images that could not be read: they have no row
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+            raise BadInput(f"x is {[*self.x.shape]}, y {[*self.y.shape]}: features [n, e] and one label a row.")
+
+    def unit(self) -> Tensor:
+        return nn.functional.normalize(self.x, dim=1)
+
+    def check_finite(self) -> None:
+        """Raise BadInput where some are not: neighbours and probes of those would mean nothing."""
+        bad = sum(int((~part.isfinite()).any(1).sum()) for part in self.x.split(ROWS_AT_ONCE))
+        if bad:
+            raise BadInput(
+                f"the features of {bad:,} of {len(self.x):,} images are not finite: the encoder gives NaN or infinity, "
+                "as one that has diverged does. Measure an earlier checkpoint, or train again with a lower rate."
+            )
+
+
+def extract(
+    encoder: nn.Module,
+    split: Split,
+    transform: Callable[[Any], Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+    workers: int = 0,
+    cache: Path | None = None,
+    whole: bool = False,
+) -> Features:
+    """Features of a split's images, in order; the encoder runs in evaluation mode (its mode is put back).
+
+    An image that cannot be read, at two tries, is left out, with its label; `whole` says that none may be.
+
+    Args:
+        encoder: images [m, 3, s, s] -> features [m, e].
+        split: images and labels.
+        transform: PIL image or uint8 images [m, 3, h, w] -> the encoder's input.
+        device: where the encoder is.
+        batch_size: images at a time.
+        workers: processes that decode files.
+        cache: folder in which features are kept by what they were made of, and found again; None: only in memory.
+        whole: an image that cannot be read is an error.
+
+    Raises:
+        BadInput: too many images cannot be read, or one with `whole`.
+    """
+
+    @torch.no_grad()
+    def encoded(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A row an image, NaN for one that cannot be read, and which can be; size: the width, 0 if not known yet."""
+        waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
+        for inputs, kept in _batches(images, transform, batch_size, workers):
+            waiting.append(kept)
+            found = encoder(inputs.to(device)).float().cpu() if len(inputs) else torch.empty(0, size)
+            size = found.shape[1]
+            while size and waiting:
+                which = waiting.pop(0)
+                rows = torch.full((len(which), size), torch.nan)
+                rows[which] = found[: int(which.sum())]
+                yield rows, which
+        if waiting:
+            assert not isinstance(images, Stored)
+            first = f"{images.name(0)}: {why_unreadable(images, 0)}"
+            raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
+
+    def batches(start: int, size: int = 0) -> Iterator[Tensor]:
+        rest = split.images if not start else split.images.take(np.arange(start, len(split)))
+        return (rows for rows, _ in encoded(rest, size))
+
+    def second_try(x: Tensor) -> list[int]:
+        """Read rows of NaN once more (a disk or network may have failed at the time); gives those that cannot be."""
+        lost = torch.isnan(x[:, 0]).nonzero().flatten()
+        unreadable: list[int] = []
+        for rows, kept in encoded(split.images.take(lost.numpy()), x.shape[1]) if len(lost) else ():
+            tried, lost = lost[: len(rows)], lost[len(rows) :]
+            x[tried] = rows
+            unreadable += tried[~kept].tolist()
+            if kept.any() and torch.isnan(rows[kept]).all():
+                break  # it is the encoder that gives NaN, which is told where features are used
+        return unreadable
+
+    with evaluating(encoder):
+        key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
+        x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
+        unreadable = [] if isinstance(split.images, Stored) else second_try(x)
+    labels = split.labels if split.labels is not None else np.full(len(split), -1)
+    y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    return without_unreadable(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
+
+
+def without_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
+    """Features without the rows of images that cannot be read; says why these cannot be."""
+    assert not isinstance(images, Stored)
+    found = tuple(Skipped(images.name(index), why_unreadable(images, index)) for index in unreadable)
+    if whole:
+        raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
+    if len(found) > MOST_UNREADABLE * len(x):
+        raise BadInput(too_many(found, len(x), found[0].path))
+    kept = np.setdiff1d(np.arange(len(x)), unreadable)
+    return Features(x[kept], y[kept], found)
+
+
+def why_unreadable(images: Encoded, index: int) -> str:
+    try:
+        with quiet():
+            images.read(index)
+    except Exception as error:  # Pillow's decoders raise almost anything on broken files
+        return reason(error)
+    return "only at some tries it can"
+
+
+def tell_skipped(parts: Sequence[Features], console: Console) -> None:
+    """One line about the images that could not be read, where there are any."""
+    found = [skipped for part in parts for skipped in part.skipped]
+    if found:
+        console.print(
+            f"{len(found)} of {sum(len(p.x) for p in parts) + len(found):,} images cannot be read and are left out: "
+            + ", ".join(f"{s.path} ({s.reason})" for s in found[:3])
+            + (", ..." if len(found) > 3 else ""),
+            style="yellow",
+            highlight=False,
+        )
+
+
+def is_grey(images: Images) -> bool:
+    return isinstance(images, Stored) and bool((images.pixels == images.pixels[:, :1]).all())
+
+
+def pixels(split: Split, side: int = 32, *, grey: bool | None = None) -> Features:
+    """Raw pixels as features, the baseline of no learning: as stored, or resized to side x side where sizes differ.
+
+    grey: one channel is enough; None: where all images are grey.
+    """
+    images = split.images
+    if isinstance(images, Stored):
+        x = images.pixels
+        if is_grey(images) if grey is None else grey:
+            x = x[:, :1]
+    else:
+        x = torch.stack(
+            [torch.from_numpy(np.asarray(images.read(i).resize((side, side))).copy()) for i in range(len(images))]
+        )
+    labels = split.labels if split.labels is not None else np.full(len(split), -1)
+    return Features(x.flatten(1).float() / 255, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
+
+
+def _batches(
+    images: Images, transform: Callable[[Any], Tensor], batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs of the images that can be read, and which of the batch they are (bool)."""
+    if isinstance(images, Stored):
+        for part in images.pixels.split(batch_size):
+            yield transform(part), torch.ones(len(part), dtype=torch.bool)
+        return
+    if workers < 0:
+        raise BadInput(f"--workers is {workers}: 0 (no processes beside this one) or more.")
+    yield from torch.utils.data.DataLoader(
+        _Transformed(images, transform), batch_size=batch_size, num_workers=workers, collate_fn=_together
+    )
+
+
+class _Transformed(torch.utils.data.Dataset):
+    """The encoder's input of each image; None for one that cannot be read."""
+
+    def __init__(self, images: Encoded, transform: Callable[[Any], Tensor]):
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        with quiet():
+            try:
+                image = self.images.read(index)
+            except Exception:  # Pillow's decoders raise almost anything on broken files
+                return None
+        return self.transform(image)
+
+
+def _together(items: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    inputs = [item for item in items if item is not None]
+    return torch.stack(inputs) if inputs else torch.empty(0), torch.tensor([item is not None for item in items])
+
+
+def measured_parts(images: Data, bank: int, test: int) -> tuple[Split, Split]:
+    """Labelled training images and test images, at most so many (seeded, stratified)."""
+    assert images.test is not None
+    parts = []
+    for split, most in ((images.train.labelled(), bank), (images.test.labelled(), test)):
+        parts.append(split if len(split) <= most else split.take(stratified(split.labels, len(split), most, seed=0)))
+    return parts[0], parts[1]

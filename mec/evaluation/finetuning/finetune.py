@@ -1,0 +1,117 @@
+"""Fine-tuning with all labels: the backbone and a new linear layer, from end to end."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mec.data.dataset import Data, Split
+from mec.evaluation.classifier import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.evaluation.features import Features, extract, tell_skipped
+from mec.evaluation.metrics import top_k
+from mec.evaluation.results import Result, described
+from mec.evaluation.unfinished import Unfinished, unfinished
+from mec.networks.encoder_file import image_transform
+
+if TYPE_CHECKING:
+    from mec.evaluation.subject import Subject
+
+
+FINETUNES = {
+    "simclr": Training(
+        source="SimCLR, appendix B.8",
+        base_lr=0.01, scaled=False, batch_size=256, steps=20_000, nesterov=True, schedule="cosine by step",
+        norm_rule=True, interpolation="bicubic",
+    ),
+    "simclr-random": Training(
+        source="SimCLR, appendix B.8: from random weights",
+        base_lr=0.1, scaled=False, batch_size=256, steps=40_000, nesterov=True, schedule="cosine by step",
+        norm_rule=True, interpolation="bicubic",
+    ),
+    "budget": Training(
+        source="ssl-transfer's finetune.py",
+        base_lr=0.01, scaled=False, batch_size=64, steps=5_000, nesterov=True, schedule="cosine by step",
+        interpolation="bicubic", resize=1.0,
+    ),
+}  # fmt: skip
+
+
+def with_decay(recipe: Training, lr: float, decay: float) -> Training:
+    """A point of the grid: weight decay is given before it is divided by the learning rate."""
+    check_training(replace(recipe, base_lr=lr, weight_decay=decay))
+    return replace(recipe, base_lr=lr, weight_decay=decay / lr)
+
+
+def finetuned(
+    subject: Subject,
+    train: Split,
+    targets: torch.Tensor,
+    classes: int,
+    recipe: Training,
+    *,
+    seed: int = 0,
+    state: Unfinished | None = None,
+) -> tuple[nn.Module, nn.Module]:
+    """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
+
+    Args:
+        subject: what to start from.
+        train: the images.
+        targets: as `train_classifier` takes them.
+        classes: width of the head.
+        recipe: how.
+        seed: of head, order and views.
+        state: keeps what an interruption would lose.
+    """
+    encoder = copy.deepcopy(subject.encoder)
+    head = new_head(subject.info.feature_size, classes, recipe, seed)
+    train_classifier(
+        encoder, head, train, targets, recipe, subject.info, seed=seed, device=subject.device,
+        workers=subject.workers, console=progress_console(), unfinished=state,
+    )  # fmt: skip
+    return encoder, head
+
+
+@torch.no_grad()
+def scores_of(subject: Subject, encoder: nn.Module, head: nn.Module, split: Split, recipe: Training) -> Features:
+    """Logits [n, classes] of a split's images, without augmentation, and their labels, on the CPU."""
+    transform = image_transform(replace(subject.info, interpolation=recipe.interpolation), recipe.resize)
+    both = nn.Sequential(encoder, head)
+    found = extract(both, split, transform, device=subject.device, workers=subject.workers)
+    tell_skipped([found], progress_console())
+    return found
+
+
+def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
+    """Top-1 and top-5 (%) on the test images after fine-tuning on all labelled training images.
+
+    Raises:
+        BadInput: a setting that makes no sense.
+        TrainingStopped: the loss is not finite.
+    """
+    check_training(recipe)
+    return tuned_results(subject, data, data.train.labelled(), suited(recipe, data), protocol="finetune", seed=seed)
+
+
+def tuned_results(
+    subject: Subject, data: Data, train: Split, recipe: Training, *, protocol: str, seed: int
+) -> list[Result]:
+    """Fine-tune on these images of the data set and measure on its test images.
+
+    Interrupted, it goes on where it was up to ten minutes before when it is called again.
+    """
+    assert train.labels is not None
+    assert data.test is not None
+    test = data.test.labelled()
+    state = unfinished(subject, protocol, data, train, recipe, seed)
+    targets = torch.from_numpy(train.labels)
+    encoder, head = finetuned(subject, train, targets, len(data.classes), recipe, seed=seed, state=state)
+    found = scores_of(subject, encoder, head, test, recipe)
+    scores, labels = found.x.numpy(), found.y.numpy()
+    settings = {**described(recipe), "train": len(train)}
+    state.remove()
+    return [Result(protocol, f"top-{k}", top_k(scores, labels, k), seed=seed, settings=settings) for k in (1, 5)]

@@ -1,0 +1,58 @@
+"""A picture of features: t-SNE maps, coloured by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mec.evaluation.features import Features
+from mec.runtime.files import write
+
+if TYPE_CHECKING:
+    pass
+
+
+def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> None:
+    """t-SNE of each named set of features [n, e], side by side, coloured by class.
+
+    Perplexity 30, PCA start and a fixed seed (the paper states none of them).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(features), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(features), squeeze=False)[0]
+    for axis, (name, part) in zip(axes, features.items()):
+        draw_map(axis, name, part, classes)
+    draw_classes(figure, classes)
+    write(figure, path)
+
+
+def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:
+    """t-SNE of the unit rows of a set of features on an axis, coloured by class."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30, (len(part.x) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(part.unit().numpy())
+    # The limits of the colours are fixed, so that a class keeps its colour where others are missing.
+    axis.scatter(*points.T, c=part.y.numpy(), cmap=colours(classes), vmin=0, vmax=max(9, len(classes) - 1), s=7)
+    axis.set(title=title, xticks=[], yticks=[])
+
+
+def draw_classes(figure: Any, classes: Sequence[str]) -> None:
+    """The legend of the classes' colours below a figure, if there are few."""
+    if len(classes) > 20:
+        return
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    shades = colormaps[colours(classes)]
+    handles = [
+        Line2D([], [], linestyle="", marker="o", markersize=5, color=shades(i / max(9, len(classes) - 1)))
+        for i in range(len(classes))
+    ]
+    figure.legend(handles, classes, loc="outside lower center", ncols=min(10, len(classes)), frameon=False)
+
+
+def colours(classes: Sequence[str]) -> str:
+    return "tab10" if len(classes) <= 10 else "nipy_spectral"

@@ -1,0 +1,120 @@
+"""The linear probe as published: a linear layer on a frozen backbone, trained on augmented views."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from mec.data.dataset import Data
+from mec.evaluation.classifier import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.evaluation.metrics import top_k
+from mec.evaluation.results import Result, described
+from mec.evaluation.unfinished import unfinished
+from mec.networks.encoder_file import image_transform
+
+if TYPE_CHECKING:
+    from mec.evaluation.subject import Subject
+
+
+PROBES = {
+    "paper": Training(
+        source="MEC paper, appendix C",
+        base_lr=0.05, batch_size=4096, epochs=100, optimizer="lars", frozen=True,
+    ),
+    "released": Training(
+        source="MEC's released benchmarks/linearprob",
+        base_lr=0.03, batch_size=4096, epochs=100, optimizer="lars", frozen=True, head_norm=True,
+    ),
+    "simclr": Training(
+        source="SimCLR, appendix B.6",
+        base_lr=0.1, batch_size=4096, epochs=90, nesterov=True, frozen=True, schedule="cosine by step",
+    ),
+    "simsiam": Training(
+        source="SimSiam's probe, as mmselfsup has it",
+        base_lr=0.1, batch_size=4096, epochs=90, optimizer="lars", frozen=True,
+    ),
+    "barlow-twins": Training(
+        source="Barlow Twins' evaluate.py",
+        base_lr=0.3, scaled=False, weight_decay=1e-6, frozen=True,
+    ),
+    "vicreg": Training(
+        source="VICReg's README and evaluate.py",
+        base_lr=0.02, scaled=False, weight_decay=1e-6, frozen=True,
+    ),
+    "lightly": Training(
+        source="lightly's ImageNet benchmarks",
+        base_lr=0.1, epochs=90, frozen=True, schedule="cosine by step",
+    ),
+}  # fmt: skip
+
+
+ENOUGH = 3.0  # of `reach`, below which a probe hardly leaves its start
+
+
+def reach(recipe: Training, images: int) -> float:
+    """How far LARS moves weights in a whole training, in lengths of them: rate x trust, summed over steps.
+
+    A cosine averages half of the full rate, and momentum multiplies a steady direction by 1 / (1 - momentum).
+
+    >>> round(reach(PROBES["paper"], 1_281_167))
+    125
+    """
+    if recipe.optimizer != "lars":
+        return math.inf
+    batch = min(recipe.batch_size, images)
+    lr = recipe.base_lr * (batch / 256 if recipe.scaled else 1.0)
+    return recipe.epochs * math.ceil(images / batch) * lr / 2 * recipe.trust / (1 - recipe.momentum)
+
+
+def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
+    """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
+
+    The backbone is left as it is, bit for bit. Test images are not augmented, so their features come once; the best
+    epoch is chosen on the very images that it is reported on, as the released script does. Interrupted, it goes on
+    where it was up to ten minutes before when it is called again.
+
+    Raises:
+        BadInput: a setting that makes no sense.
+        TrainingStopped: the loss is not finite.
+    """
+    assert data.test is not None
+    recipe = suited(recipe, data)
+    train = data.train.labelled()
+    check_training(recipe, len(train))
+    console = progress_console()
+    if reach(recipe, len(train)) < ENOUGH:
+        console.print(
+            f"LARS can move the weights by about {reach(recipe, len(train)):.2g} times their length on {len(train):,} "
+            f"images; on ImageNet it is {reach(recipe, 1_281_167):.0f}. A higher --base-lr, or --preset fast, suits so "
+            "few images.",
+            highlight=False,
+        )
+    test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
+    assert train.labels is not None
+    head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
+    state = unfinished(subject, "linear", data, train, recipe, seed)
+    accuracies: list[tuple[float, float]] = state.found
+
+    @torch.no_grad()
+    def measure(epoch: int) -> None:
+        scores = torch.cat([head(part.to(subject.device)).cpu() for part in test.x.split(4096)]).numpy()
+        accuracies.append((top_k(scores, test.y.numpy(), 1), top_k(scores, test.y.numpy(), 5)))
+
+    train_classifier(
+        subject.encoder, head, train, torch.from_numpy(train.labels), recipe, subject.info, seed=seed,
+        device=subject.device, workers=subject.workers, after_epoch=measure, console=console,
+        unfinished=state,
+    )  # fmt: skip
+    best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
+    results = []
+    for which, index in (("last", len(accuracies) - 1), ("best", best)):
+        settings = {**described(recipe), "epoch": which, "epochs_done": index + 1, "train": len(train)}
+        results += [
+            Result("linear", metric, value, seed=seed, settings=settings)
+            for metric, value in zip(("top-1", "top-5"), accuracies[index])
+        ]
+    state.remove()
+    return results

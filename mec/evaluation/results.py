@@ -1,0 +1,86 @@
+"""A result is a named number with where it came from; results.jsonl holds one a line."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mec.version import __version__
+
+RESULTS = "results.jsonl"
+
+
+TELLING = (
+    "labels_per_class",
+    "k",
+    "preset",
+    "labels",
+    "set",
+    "stage",
+    "head",
+    "mode",
+    "epoch",
+    "lr",
+    "part",
+    "detections",
+    "motion",
+)  # settings that are printed with a figure
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure. `spread` is the sample standard deviation over `n` draws or runs; None where there is one."""
+
+    protocol: str  # the command's word
+    metric: str
+    value: float
+    unit: str = "%"
+    spread: float | None = None
+    n: int = 1
+    data: str = ""
+    split: str = "test"
+    encoder: str = ""  # a method, "untrained", "pixels", or a name
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str = ""  # hash of the encoder's file
+    data_fingerprint: str = ""
+    version: str = __version__
+    time: str = ""
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {self.spread:.1f}"
+        return f"{self.protocol} {self.metric}: {self.value:.1f}{spread} {self.unit}"
+
+    def line(self) -> str:
+        """In words, with what tells it from others of its protocol."""
+        words = [f"{key.replace('_', ' ')} {self.settings[key]}" for key in TELLING if key in self.settings]
+        return ", ".join([str(self), *words, *([f"n {self.n}"] if self.n > 1 else [])])
+
+
+def described(recipe: Any) -> dict[str, Any]:
+    """A recipe's fields as a result's settings keep them: those that say something."""
+    return {name: value for name, value in asdict(recipe).items() if value not in (None, ())}
+
+
+def labelled(results: Iterable[Result], **where: Any) -> list[Result]:
+    """The results with what the protocol could not know: data, encoder, checkpoint, ..."""
+    return [replace(result, **where) for result in results]
+
+
+def as_lines(results: Iterable[Result]) -> str:
+    """JSON, a line a result, with the time where it has none."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return "".join(json.dumps(asdict(replace(result, time=result.time or now))) + "\n" for result in results)
+
+
+def record(folder: Path, results: Iterable[Result]) -> None:
+    """Append to the folder's results.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # a last line that a power cut left
+    with open(path, "a") as file:
+        file.write("\n" * torn + as_lines(results))

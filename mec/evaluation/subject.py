@@ -1,0 +1,353 @@
+"""What is evaluated: a run, a file of weights or a name -> the backbone in evaluation mode, and where results go.
+
+Nothing is unpickled: .pth files are read with weights_only, and nothing is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from mec.data.dataset import Data, Split
+from mec.errors import BadInput
+from mec.evaluation.cache import state_hash
+from mec.evaluation.features import Features, extract, tell_skipped
+from mec.networks.backbones import SMALL, SMALL_STEM_BELOW, build_encoder, feature_size
+from mec.networks.encoder_file import (
+    ENCODER,
+    EncoderInfo,
+    check_weights,
+    encoder_file,
+    image_transform,
+    load_encoder,
+    read_info,
+)
+from mec.runtime.device import chosen_device
+from mec.runtime.files import file_hash, first_line
+
+PIXELS = "pixels"  # the row of no encoder: raw colours of an image reduced to 32 px
+
+
+FEATURES = "features"  # folder beside results.jsonl
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+# Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
+PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")
+
+
+HEADS = ("fc.", "head.", "classifier.")  # what follows the backbone; in MEC's layout fc is the projector
+
+
+# Blocks a stage, and whether they are bottlenecks -> torchvision's name.
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((1, 1, 1, 1), False): "resnet10",
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+
+
+@dataclass
+class Subject:
+    """An encoder under test: images [m, 3, s, s] -> features [m, e], on its device, in evaluation mode."""
+
+    name: str  # what results call it: the method of a run, a file's or a model's name
+    encoder: nn.Module
+    info: EncoderInfo
+    checkpoint: str  # 16 hex digits: of the file, or of the tensors where there is none
+    device: str
+    folder: Path  # for results
+    workers: int = 0
+
+    @property
+    def transform(self) -> Callable[[Any], Tensor]:
+        """PIL image (or uint8 tensor) -> the encoder's input, without augmentation."""
+        return image_transform(self.info)
+
+    def features(
+        self, split: Split, transform: Callable[[Any], Tensor] | None = None, *, whole: bool = False
+    ) -> Features:
+        """Features of a split's images, in order: extracted once, then found in the folder's features/."""
+        found = extract(
+            self.encoder,
+            split,
+            transform or self.transform,
+            device=self.device,
+            workers=self.workers,
+            cache=self.folder / FEATURES,
+            whole=whole,
+        )
+        tell_skipped([found], Console(stderr=True))
+        return found
+
+    def both(self, data: Data) -> tuple[Features, Features]:
+        """Features of the labelled training and test images."""
+        assert data.test is not None
+        return self.features(data.train.labelled()), self.features(data.test.labelled())
+
+
+def resolve(
+    run: str | Path,
+    *,
+    device: str = "auto",
+    out: Path | None = None,
+    image_size: int | None = None,
+    workers: int = 0,
+) -> Subject:
+    """The encoder that RUN names.
+
+    Args:
+        run: a run folder; an encoder.safetensors; a file of weights (`mec export`, the official MEC checkpoint, the
+            state dict of a torchvision ResNet); "random:NAME"; "pixels"; "NAME:FILE"; or a timm or torchvision name
+            whose weights lie in their local caches.
+        device: "auto", "cpu" or "cuda".
+        out: folder for results; default: the run, or runs/NAME.
+        image_size: px, where it is not that of training.
+        workers: processes that decode images.
+
+    Raises:
+        FileNotFoundError: no such run, file or local weights.
+        BadInput: no such backbone, or a file that does not fit it or is not read here.
+    """
+    if image_size is not None and image_size < 1:
+        raise BadInput(f"--image-size is {image_size}: a number of pixels, at least 1.")
+    name, folder, encoder, info, checkpoint = _found(str(run), image_size)
+    chosen = chosen_device(device)
+    return Subject(name, encoder.to(chosen).eval(), info, checkpoint, chosen, out or folder, workers)
+
+
+def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
+    """Name, folder for results, encoder, what is known of it, and its hash."""
+    if run == PIXELS and not Path(run).exists():
+        side = size or 32
+        info = EncoderInfo(
+            backbone=PIXELS,
+            feature_size=3 * side * side,
+            image_size=side,
+            small_stem=False,
+            interpolation="bilinear",
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            method=PIXELS,
+            recipe="",
+            data="",
+            data_fingerprint="",
+            steps=0,
+        )
+        return PIXELS, _folder_of(PIXELS), nn.Flatten(), info, ""
+    before, colon, after = run.partition(":")
+    if before == "random" and colon:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the row of no learning is the same network each time
+            encoder, info = _built(after, size, method="random")
+        return run, _folder_of(run), encoder, info, state_hash(encoder)
+    path = Path(run)
+    if path.is_file() and not _is_ours(path):
+        stem = path.stem.removesuffix(".pth")  # checkpoint.pth.tar
+        weights = read_weights(path)
+        twin = _twin_info(path, weights)
+        if twin is None:
+            backbone, small = backbone_of(path, weights)
+            encoder, info = _built(backbone, size or (32 if small else 224), small=small, method=stem)
+        else:
+            info = replace(twin, image_size=size or twin.image_size)
+            encoder = build_encoder(info.backbone, info.image_size, info.small_stem)
+        _load(path, encoder, weights)
+        inside = (path.parent / ENCODER).exists()
+        return info.method, path.parent if inside else _folder_of(stem), encoder, info, file_hash(path)
+    if path.exists() or not _is_model(before):
+        file = encoder_file(run)
+        info = read_info(run)
+        encoder, _ = load_encoder(file)
+        if size is not None and size != info.image_size:
+            info, weights = replace(info, image_size=size), encoder.state_dict()
+            encoder = build_encoder(info.backbone, size, info.small_stem)
+            _load(file, encoder, weights)
+        return info.method, file.parent, encoder, info, file_hash(file)
+    file = Path(after) if colon else local_weights(before)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file of weights for {before}.")
+    weights = read_weights(file)
+    encoder, info = _built(before, size, method=before, small=False)
+    _load(file, encoder, weights)
+    return before, _folder_of(before if not colon else f"{before}-{file.stem}"), encoder, info, file_hash(file)
+
+
+def _folder_of(name: str) -> Path:
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is for `load_encoder` to read, or to refuse: safetensors with our metadata, or unreadable."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return path.name == ENCODER or "mec" in (file.metadata() or {})
+    except Exception:  # safetensors' own error type, or the system's: load_encoder says it in words
+        return True
+
+
+def _is_model(name: str) -> bool:
+    import timm
+
+    return name in SMALL or timm.is_model(name)
+
+
+def _built(name: str, size: int | None, *, method: str, small: bool | None = None) -> tuple[nn.Module, EncoderInfo]:
+    """A backbone by name and how its images are made: by timm's notes where it has some, else ImageNet's usual.
+
+    `small` is whether it has the stem for small images; None: where they are.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if _is_model(name) and name not in SMALL else None
+    shape = config.input_size if config is not None else (3, 224, 224)
+    side = size or (shape[1] if shape[1] == shape[2] else 224)
+    small = side < SMALL_STEM_BELOW if small is None else small
+    encoder = build_encoder(name, side, small)
+    interpolation = config.interpolation if config is not None else "bicubic"
+    info = EncoderInfo(
+        backbone=name,
+        feature_size=feature_size(encoder, torch.zeros(2, 3, side, side)),
+        image_size=side,
+        small_stem=small,
+        interpolation=interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
+        mean=tuple(config.mean) if config is not None else IMAGENET_MEAN,  # type: ignore[arg-type]
+        std=tuple(config.std) if config is not None else IMAGENET_STD,  # type: ignore[arg-type]
+        method=method,
+        recipe="",
+        data="",
+        data_fingerprint="",
+        steps=0,
+    )
+    return encoder, info
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The backbone's tensors of a file, by the names below its published prefix, and its head's.
+
+    Raises:
+        BadInput: not readable without unpickling, or no tensors in it.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken and foreign files fail in many ways
+        raise BadInput(
+            f"{path}: cannot be read ({first_line(error)[:120]}). It is cut off, or holds pickled code; only tensors "
+            "are read here (weights_only), nothing is unpickled."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
+    prefix = next(p for p in PREFIXES if not p or any(name.startswith(p) for name in tensors))
+    tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    if all(name.startswith(HEADS) for name in tensors):
+        raise BadInput(f"{path}: no tensors of a backbone in it; a state dict, or a dict with one, is read.")
+    return tensors
+
+
+def backbone_of(path: Path, weights: Mapping[str, Tensor]) -> tuple[str, bool]:
+    """Which torchvision ResNet these weights are of, and whether it has the stem for small images.
+
+    Raises:
+        BadInput: of none.
+    """
+    blocks = tuple(
+        len({name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")}) for stage in range(1, 5)
+    )
+    name = RESNETS.get((blocks, "layer1.0.conv3.weight" in weights))
+    first = weights.get("conv1.weight")
+    if name is None or first is None or first.shape[0] != 64:
+        raise BadInput(
+            f"{path}: not the tensors of a torchvision ResNet ({', '.join(list(weights)[:3])}, ...). For another "
+            f"backbone give its timm name with the file: NAME:{path}"
+        )
+    return name, first.shape[-1] == 3
+
+
+def _twin_info(path: Path, weights: Mapping[str, Tensor]) -> EncoderInfo | None:
+    """What a run folder's encoder.safetensors says, where the file beside it holds the very same tensors."""
+    twin = path.parent / ENCODER
+    if not twin.exists():
+        return None
+    other = safetensors.torch.load_file(twin)
+    same = weights.keys() == other.keys() and all(torch.equal(weights[k], other[k]) for k in other)
+    return read_info(twin) if same else None
+
+
+def _load(path: Path, encoder: nn.Module, weights: dict[str, Tensor]) -> None:
+    counters = {k: v for k, v in encoder.state_dict().items() if k.endswith("num_batches_tracked")}
+    # Old files lack the counters; of a head only what the backbone has too is kept (ConvNeXt's last norm).
+    kept = {k: v for k, v in weights.items() if k in encoder.state_dict() or not k.startswith(HEADS)}
+    weights = with_own_positions(encoder, {**{k: v for k, v in counters.items() if k not in kept}, **kept})
+    check_weights(path, encoder, weights)
+    encoder.load_state_dict(weights)
+
+
+def with_own_positions(encoder: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A vision transformer's position embeddings, resampled to its own grid where the weights are of another size."""
+    wanted, found = encoder.state_dict().get("pos_embed"), weights.get("pos_embed")
+    if wanted is None or found is None or found.shape == wanted.shape or found.ndim != 3:
+        return weights
+    from timm.layers import resample_abs_pos_embed
+
+    before = 0 if getattr(encoder, "no_embed_class", False) else encoder.num_prefix_tokens
+    resampled = resample_abs_pos_embed(
+        found, new_size=[*encoder.patch_embed.grid_size], num_prefix_tokens=before, interpolation="bicubic"
+    )
+    return {**weights, "pos_embed": resampled}
+
+
+def local_weights(name: str) -> Path:
+    """The file that torchvision or timm fetched for a name at some time.
+
+    Raises:
+        FileNotFoundError: none; says where it was looked for.
+    """
+    import timm
+    import torchvision
+
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        published = list(torchvision.models.get_model_weights(name))
+    except ValueError:
+        published = []  # not a torchvision name
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    addresses = [entry.url for entry in published] + ([config.url] if config is not None and config.url else [])
+    looked = [str(cache / os.path.basename(str(address))) for address in addresses]
+    found = next((Path(p) for p in reversed(looked) if Path(p).exists()), None)
+    if found is None and config is not None and config.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        for file in ("model.safetensors", "pytorch_model.bin"):
+            hit = try_to_load_from_cache(config.hf_hub_id, file)
+            if isinstance(hit, str):
+                found = Path(hit)
+                break
+        looked.append(f"the Hugging Face cache of {config.hf_hub_id}")
+    if found is None:
+        raise FileNotFoundError(
+            f"{name}: no weights on this machine (looked for {', '.join(looked) or 'none published'}). Give a file as "
+            f"{name}:FILE, or random:{name} for the untrained network; nothing is fetched here."
+        )
+    return found

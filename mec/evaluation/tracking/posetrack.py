@@ -1,0 +1,141 @@
+"""PoseTrack, 2017 or 2018: people as poses, joined to tracks. IDF1, MOTA, switches, joint by joint.
+
+Layout: images/SPLIT/SEQUENCE/*.jpg, posetrack_data/annotations/SPLIT/SEQUENCE.json (or annotations/SPLIT/...),
+obs/SPLIT/NAME/SEQUENCE.json with the same frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mec.evaluation.tracking import objects, posefiles, trackscores
+from mec.evaluation.tracking.appearance import Appearance
+from mec.evaluation.tracking.association import Settings, Tracker
+from mec.evaluation.tracking.multiobject import (
+    Benchmark,
+    Clock,
+    Options,
+    choose_detections,
+    chosen_names,
+    id_map,
+    tracking_rules,
+)
+from mec.evaluation.tracking.posefiles import PoseFrame
+from mec.evaluation.tracking.trackscores import Scores
+from mec.evaluation.tracking.video import fingerprint, frames_of, with_boxes, with_masks
+from mec.runtime.files import missing
+
+NOT_TRACKED = 1000  # id of detections that are of no track
+
+
+MOST_CELLS = {3: 400, 4: 200}  # of a mask, by stage
+
+
+BUFFER = 6  # frames a track may be lost
+
+
+RATE = 25  # frames a second of what is drawn
+
+
+MOTION, GATED = 0.9999, False  # share of appearance with --motion
+
+
+class PoseTrack(Benchmark):
+    task, metrics = "posetrack", ("IDF1", "MOTA", trackscores.SWITCHES)
+    needs = ("cv2",)
+
+    def __init__(self, root: Path, options: Options):
+        self.root, self.options = root, options
+        places = [root / "posetrack_data" / "annotations" / options.split, root / "annotations" / options.split]
+        place = next((p for p in places if any(p.glob("*.json"))), None)
+        if place is None:
+            raise FileNotFoundError(f"{places[0]}: no SEQUENCE.json there, nor in {places[1]}.")
+        self.names = chosen_names(sorted(p.stem for p in place.glob("*.json")), options.names, place)
+        observed = root / "obs" / options.split
+        self.detections = choose_detections(observed, options.detections, ["gt"])
+        folder = place if self.detections == "gt" else observed / self.detections
+        folder = folder if folder.is_dir() else Path(self.detections)
+        self.content, self.found, self.truth = {}, {}, {}
+        for name in self.names:
+            source, file = folder / f"{name}.json", place / f"{name}.json"
+            self.content[name] = posefiles.read_annotations(source)
+            self.found[name] = posefiles.poses_of(self.content[name], source)
+            self.truth[name] = posefiles.poses_of(posefiles.read_annotations(file), file)
+            trackscores.check_frames(name, self.truth[name], self.found[name])
+            missing(self.images(name), f"{source}: its images below {root}")
+        self.data = f"PoseTrack-{options.split}"
+        self.fingerprint = fingerprint([place / f"{name}.json" for name in self.names], root)
+
+    def images(self, name: str) -> list[Path]:
+        return [self.root / frame.name for frame in self.found[name]]
+
+    def track(self, appearance: Appearance, name: str) -> tuple[list[list[int]], Clock]:
+        rules = tracking_rules(MOTION, GATED, self.options, duplicate=0.2, confirm=0.6, buffer=BUFFER, sure=True)
+        cells = MOST_CELLS.get(appearance.stage, 400)
+        return track(appearance, self.images(name), self.found[name], rules, self.options, most_cells=cells)
+
+    def still(self, name: str) -> dict:
+        """An annotation of its own: the poses of the first frame that has some, in every frame."""
+        entries = self.content[name]["annolist"]
+        first = next((entry["annorect"] for entry in entries if entry.get("annorect")), ())
+        persons = [{**person, "track_id": [i]} for i, person in enumerate(first, start=1)]
+        return {**self.content[name], "annolist": [{**entry, "annorect": persons} for entry in entries]}
+
+    def write(self, folder: Path, name: str, tracks: list[list[int]] | dict) -> None:
+        full = tracks if isinstance(tracks, dict) else posefiles.with_tracks(self.content[name], tracks)
+        posefiles.write_annotations(folder / f"{name}.json", full)
+
+    def pictures(self, name: str, tracks: list[list[int]]) -> tuple[Iterable[Image.Image], float]:
+        return drawn(self.images(name), self.found[name], tracks), RATE
+
+    def scores(self, folder: Path) -> Scores:
+        pairs = {}
+        for name in self.names:
+            file = folder / f"{name}.json"
+            pairs[name] = self.truth[name], posefiles.poses_of(posefiles.read_annotations(file), file)
+        return trackscores.score_poses(pairs)
+
+
+def track(
+    appearance: Appearance,
+    images: Sequence[Path],
+    found: Sequence[PoseFrame],
+    rules: Settings,
+    options: Options | None = None,
+    *,
+    most_cells: int = objects.MOST_CELLS,
+) -> tuple[list[list[int]], Clock]:
+    """A track id for every pose of every frame; `NOT_TRACKED` for those of no track."""
+    options = options or Options("val")
+    tracker, clock = Tracker(rules), Clock()
+    sizes: list[tuple[int, int]] = []
+
+    def watched() -> Iterator[Tensor]:
+        for frame in frames_of(images):
+            sizes.append((frame.shape[1], frame.shape[2]))
+            yield frame
+
+    ids = []
+    for number, features in enumerate(clock.around(options.maps(appearance, watched()))):
+        joints = [pose.joints for pose in found[number].poses]
+        seen = tracker.step(objects.pose_objects(features, joints, sizes[number], most_cells))
+        # The source does not refresh the pose of a track that returns, so that its detection stays without id.
+        of_track = {s.detection: s.id for s in seen if not (rules.compat and s.returned)}
+        ids.append([of_track.get(i, NOT_TRACKED) for i in range(len(joints))])
+    return ids, clock
+
+
+def drawn(images: Sequence[Path], found: Sequence[PoseFrame], ids: Sequence[Sequence[int]]) -> Iterator[Image.Image]:
+    """Frames with the poses as the tracker sees them, in the colours of their ids."""
+    for picture, frame, names in zip(frames_of(images), found, ids):
+        size = (picture.shape[1], picture.shape[2])
+        masks = [objects.pose_mask(pose.joints, size) for pose in frame.poses]
+        tinted = torch.from_numpy(np.array(with_masks(picture, id_map(zip(names, masks), size)))).permute(2, 0, 1)
+        boxes = [objects.pose_box(pose.joints) for pose in frame.poses]
+        yield with_boxes(tinted, [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes], names, width=1)

@@ -1,0 +1,124 @@
+"""Frames of a video in and out: read a little ahead, drawn over, and written as mp4 or gif."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from mec.data.decoding import read_image
+from mec.errors import BadInput
+from mec.runtime.files import atomic
+
+
+def read_frame(path: str | Path) -> Tensor:
+    """uint8 [3, h, w].
+
+    Raises:
+        BadInput: not there, or not an image.
+    """
+    try:
+        return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)
+    except Exception as error:  # Pillow's decoders raise almost anything on broken files
+        reason = "no such frame" if not Path(path).exists() else f"cannot be read ({error})"
+        raise BadInput(f"{path}: {reason}. A tracker needs every frame of the video.") from error
+
+
+def speed(what: str, frames: int, seconds: float, folder: Path) -> str:
+    """A line on how fast it went and where its files are."""
+    return f"{what}: {frames} frames, {frames / max(seconds, 1e-9):.2f} a second; files in {folder}"
+
+
+def frames_of(paths: Sequence[str | Path], ahead: int = 4) -> Iterator[Tensor]:
+    """Each frame in order, uint8 [3, h, w]; the next few are decoded meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(read_frame, path) for path in paths[:ahead]]
+        for path in paths[ahead:]:
+            waiting.append(pool.submit(read_frame, path))
+            yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def fingerprint(paths: Iterable[Path], root: Path) -> str:
+    """16 hex digits over the names and sizes of a benchmark's files."""
+    state = hashlib.sha256()
+    for path in paths:
+        state.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+    return state.hexdigest()[:16]
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """A bright colour for each id, neighbours far apart (golden angle)."""
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def with_boxes(frame: Tensor, boxes: Iterable[Sequence[float]], ids: Iterable[int], *, width: int = 3) -> Image.Image:
+    """The frame with boxes (x, y, w, h from 0, px), each in its id's colour and with its number."""
+    image = Image.fromarray(frame.permute(1, 2, 0).numpy())
+    draw = ImageDraw.Draw(image)
+    for (x, y, w, h), number in zip(boxes, ids):
+        right, low = max(x, x + w - 1), max(y, y + h - 1)
+        draw.rectangle((x, y, right, low), outline=colour(number), width=width)
+        draw.text((x + width + 1, y + width), str(number), fill=colour(number))
+    return image
+
+
+def with_masks(frame: Tensor, ids: np.ndarray, *, share: float = 0.5) -> Image.Image:
+    """The frame with the objects of an id map [h, w] (0 is background) tinted in their colours."""
+    pixels = frame.permute(1, 2, 0).numpy().astype(np.float32)
+    for number in np.unique(ids[ids > 0]).tolist():
+        inside = ids == number
+        pixels[inside] = (1 - share) * pixels[inside] + share * np.array(colour(number), np.float32)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, most: int = 640) -> None:
+    """Write frames as .gif (Pillow) or .mp4 (H.264, with the library av), at most `most` px wide.
+
+    Raises:
+        BadInput: another ending, no frame, or mp4 without av.
+    """
+    if path.suffix not in (".gif", ".mp4"):
+        raise BadInput(f"{path}: a video's name ends with .gif or .mp4.")
+    images = (_fitting(image, most) for image in frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as part:
+        if path.suffix == ".gif":
+            # A palette for each frame, without dither: what is drawn keeps its colour, and the background is still.
+            plain = (image.quantize(256, dither=Image.Dither.NONE) for image in images)
+            first = next(plain, None)
+            if first is None:
+                raise BadInput(f"{path}: no frame to write.")
+            first.save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
+            return
+        try:
+            import av
+        except ImportError as error:
+            raise BadInput("mp4 needs the library av: pip install 'mec-ssl[tracking]'. Or ask for a gif.") from error
+        with av.open(part, "w", format="mp4") as container:
+            stream = None
+            for image in images:
+                if stream is None:
+                    stream = container.add_stream("libx264", rate=round(rate))
+                    stream.width, stream.height, stream.pix_fmt = *image.size, "yuv420p"
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            if stream is None:
+                raise BadInput(f"{path}: no frame to write.")
+            container.mux(stream.encode())
+
+
+def _fitting(image: Image.Image, most: int) -> Image.Image:
+    """At most so wide, and of even sides, as H.264 wants."""
+    share = min(1, most / image.width)
+    width, height = (max(2, round(side * share) // 2 * 2) for side in image.size)
+    size = (width, height)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)

@@ -1,0 +1,216 @@
+"""Video object segmentation: the first frame's masks flow through a video along the likeness of features.
+
+Each cell takes the soft labels of the cells that look most like it, in the first frame and in the five before it.
+
+Source: label propagation as in CRW and UniTrack.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from mec.errors import BadInput
+from mec.evaluation.results import Result, labelled
+from mec.evaluation.subject import Subject
+from mec.evaluation.tracking.appearance import CELL, Appearance, appearances, feature_maps
+from mec.evaluation.tracking.davis import MaskVideo, first_mask, palette_of, read_davis, score, write_mask
+from mec.evaluation.tracking.video import fingerprint, frames_of, read_frame, speed, with_masks, write_video
+
+MEMORY = 5  # frames before the present one
+
+
+RADIUS = 12  # cells: nothing so far off or farther is looked at in those frames
+
+
+TOPK = 10
+
+
+TEMPERATURE = 0.05
+
+
+def propagate(
+    query: Tensor,
+    free: tuple[Tensor, Tensor],
+    near: tuple[Tensor, Tensor],
+    *,
+    radius: float = RADIUS,
+    topk: int = TOPK,
+    temperature: float = TEMPERATURE,
+    tile: int = 12,
+) -> Tensor:
+    """Soft labels [k, h, w] of a frame: for each cell those of its `topk` likest, weighted by a softmax.
+
+    Works tile by tile: around a tile only what lies within the radius is multiplied, a sixth of a 480p frame.
+
+    Args:
+        query: [c, h, w] unit features of the frame.
+        free: features [f, c, h, w] and labels [f, k, h, w] of frames searched as a whole.
+        near: the same of frames [t, ...] searched only at distances below `radius` cells.
+        temperature: a cell weighs exp(cosine / temperature).
+    """
+    h, w = query.shape[1:]
+    k = free[1].shape[1]
+    free_keys, free_labels = (x.transpose(0, 1).flatten(1) for x in free)  # [c, f h w], [k, f h w]
+    reach = int(np.ceil(radius)) - 1
+    rows, columns = torch.arange(h, device=query.device), torch.arange(w, device=query.device)
+    result = query.new_empty(k, h, w)
+    for top in range(0, h, tile):
+        for left in range(0, w, tile):
+            here = (slice(top, min(top + tile, h)), slice(left, min(left + tile, w)))
+            around = (
+                slice(max(0, top - reach), here[0].stop + reach),
+                slice(max(0, left - reach), here[1].stop + reach),
+            )
+            keys, labels = (x[:, :, around[0], around[1]].transpose(0, 1).flatten(1) for x in near)
+            # [tile rows, tile columns, rows around, columns around]
+            square = (rows[here[0], None, None, None] - rows[around[0], None]) ** 2
+            square = square + (columns[here[1], None, None] - columns[around[1]]) ** 2
+            cells = query[:, here[0], here[1]].flatten(1).T
+            close = cells @ keys
+            far = (square >= radius**2).flatten(2).flatten(0, 1).repeat(1, len(near[0]))
+            values, places = largest(torch.cat([cells @ free_keys, close.masked_fill_(far, -torch.inf)], 1), topk)
+            weights = (values / temperature).softmax(1)
+            taken = torch.cat([free_labels, labels], 1)[:, places]  # [k, cells, topk]
+            result[:, here[0], here[1]] = (taken * weights).sum(2).view(k, *(s.stop - s.start for s in here))
+    return result
+
+
+def largest(rows: Tensor, count: int, block: int = 64) -> tuple[Tensor, Tensor]:
+    """Values and places [n, count] of the largest of each row [n, m], as topk, whose cost on a CPU this divides by ten.
+
+    The `count` largest lie in the `count` blocks of columns with the largest maxima: only those are looked through.
+    """
+    n, m = rows.shape
+    count = min(count, m)
+    if m <= 2 * count * block:
+        found = rows.topk(count, dim=1)
+        return found.values, found.indices
+    blocks = F.pad(rows, (0, -m % block), value=-torch.inf).view(n, -1, block)
+    chosen = blocks.amax(2).topk(count, dim=1).indices  # [n, count]
+    found = blocks.take_along_dim(chosen[:, :, None], 1).flatten(1).topk(count, dim=1)
+    places = chosen.take_along_dim(found.indices // block, 1) * block + found.indices % block
+    return found.values, places.clamp(
+        max=m - 1
+    )  # beyond the row, where it has too few finite values: they weigh nothing
+
+
+def soft_labels(ids: np.ndarray) -> tuple[Tensor, list[int]]:
+    """Id map [h, w] -> soft labels [k, ceil(h / 8), ceil(w / 8)], and the id of each channel (background first)."""
+    known = sorted({0, *np.unique(ids).tolist()})
+    hot = torch.from_numpy(np.stack([ids == number for number in known]).astype(np.float32))
+    size = [-(-side // CELL) for side in ids.shape]
+    return F.interpolate(hot[None], size, mode="bilinear", align_corners=False)[0], known
+
+
+def hard_labels(soft: Tensor, known: list[int], size: tuple[int, int]) -> np.ndarray:
+    """Soft labels [k, h / 8, w / 8] -> id map [h, w]."""
+    full = F.interpolate(soft[None], size, mode="bilinear", align_corners=False)[0]
+    return np.array(known, dtype=np.uint8)[full.argmax(0).cpu().numpy()]
+
+
+def segment(
+    appearance: Appearance, frames: Iterator[Tensor], ids: np.ndarray, *, batch_size: int = 4, cache: Path | None = None
+) -> Iterator[np.ndarray]:
+    """Id map [h, w] of each frame, from that of the first on (which is given back as its cells have it)."""
+    soft, known = soft_labels(ids)
+    soft = soft.to(appearance.device)
+    memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
+    first: tuple[Tensor, Tensor] | None = None
+    for number, found in enumerate(feature_maps(appearance, frames, batch_size=batch_size, cache=cache)):
+        features = F.normalize(found, dim=0)
+        if first is None:
+            first = features[None], soft[None]
+            # What lies before the first frame is the first frame, again and again.
+            memory.extend([(features, soft)] * MEMORY)
+        else:
+            if features.shape != first[0].shape[1:]:
+                raise BadInput(
+                    f"frame {number} has {[*features.shape[1:]]} cells, the first {[*first[0].shape[2:]]}: all frames "
+                    "of a video have one size."
+                )
+            keys, labels = (torch.stack(several) for several in zip(*memory))
+            soft = propagate(features, first, (keys, labels))
+            memory.append((features, soft))
+        yield hard_labels(soft, known, ids.shape)
+
+
+def measure(
+    subject: Subject,
+    root: Path,
+    *,
+    stage: str = "both",
+    names: tuple[str, ...] = (),
+    batch_size: int = 4,
+    cache: Path | None = None,
+    video: str | None = None,
+) -> Iterator[Result]:
+    """Results of masks that stay as they were in the first frame, then of each stage; masks go to
+    FOLDER/vos/stageN/NAME/*.png.
+
+    The data are read and checked at once, the results come as they are asked for.
+
+    Args:
+        root: DAVIS-2017's folder.
+        names: of sequences; all where empty.
+        cache: a folder to keep feature maps in, and to find them in.
+        video: "mp4" or "gif" to draw the masks over the frames.
+    """
+    videos = read_davis(root, names)
+    files = [path for each in videos for path in (*each.frames, *each.masks)]
+    where = {"data": "DAVIS2017", "split": "val", "data_fingerprint": fingerprint(files, root)}
+    sizes = [read_frame(each.frames[0]).shape[1:] for each in videos]
+    firsts = [first_mask(each, (size[1], size[0])) for each, size in zip(videos, sizes)]
+
+    maps = appearances(subject, stage)
+
+    def results() -> Iterator[Result]:
+        stayed = [score([ids] * len(each.frames), each, int(ids.max())) for each, ids in zip(videos, firsts)]
+        yield from labelled(means(stayed, {"head": "still"}), **where)
+        for appearance in maps:
+            folder = subject.folder / "vos" / f"stage{appearance.stage}"
+            scores, seconds = [], 0.0
+            for each, ids in zip(videos, firsts):
+                began = time.perf_counter()
+                found = [*segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)]
+                seconds += time.perf_counter() - began
+                scores.append(score(written(found, folder, each), each, int(ids.max())))
+                if video is not None:
+                    write_video(folder / f"{each.name}.{video}", drawn(folder, each))
+            print(speed(f"vos stage {appearance.stage}", sum(len(each.frames) for each in videos), seconds, folder))
+            yield from labelled(means(scores, {"stage": appearance.stage}), **where)
+
+    return results()
+
+
+def written(found: Iterable[np.ndarray], folder: Path, video: MaskVideo) -> Iterator[np.ndarray]:
+    """The id maps, each stored as it passes."""
+    palette = palette_of(video.masks[0])
+    for frame, ids in zip(video.frames, found):
+        write_mask(folder / video.name / f"{frame.stem}.png", ids, palette)
+        yield ids
+
+
+def drawn(folder: Path, video: MaskVideo) -> Iterator[Image.Image]:
+    """Frames with the masks found."""
+    for path, frame in zip(video.frames, frames_of(video.frames)):
+        with Image.open(folder / video.name / f"{path.stem}.png") as mask:
+            yield with_masks(frame, np.array(mask))
+
+
+def means(scores: list[np.ndarray], settings: dict) -> list[Result]:
+    """J-mean and F-mean, %: over frames, then over the objects of all sequences."""
+    j, f = np.concatenate(scores).mean(0)
+    settings = {**settings, "sequences": len(scores), "objects": sum(map(len, scores))}
+    return [
+        Result("vos", "J-mean", 100 * float(j), settings=settings),
+        Result("vos", "F-mean", 100 * float(f), settings=settings),
+    ]

@@ -1,0 +1,421 @@
+"""The eleven data sets of the transfer table: where their files lie, their splits, their metrics, their oddities."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mec.data.dataset import Split, stratified
+from mec.data.decoding import SUFFIXES
+from mec.data.images import Files, Stored
+from mec.data.named import TORCHVISION, terms_of
+from mec.errors import Absent, BadInput, absent, nearest
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is left open by the protocol."""
+
+    seed: int = 0  # of the parts that are held out where there is no official validation set, and Caltech's draw
+    background: bool = True  # Caltech-101 with its 102nd folder, BACKGROUND_Google
+    difficult_as_absent: bool = False  # VOC: count images with difficult instances only as negatives
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`fit` and `held_out` choose the settings, both together are then fitted once more, and `test` is used once.
+
+    Labels are [n] classes from 0; for VOC [n, 20] of 1 (present), -1 (absent) and 0 (difficult instances only).
+    """
+
+    name: str
+    fit: Split
+    held_out: Split
+    test: Split
+    classes: tuple[str, ...]
+    metric: str  # a key of METRICS
+    fingerprint: str
+    drawn: dict[str, list[int]]  # rows of the source that were drawn, not given: stored beside the results
+
+    def together(self) -> Split:
+        """fit and held_out."""
+        return joined(self.fit, self.held_out)
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """A row of `TRANSFER_SETS`."""
+
+    title: str  # the paper's column
+    metric: str
+    needs: tuple[str, ...]  # below --data-root
+    get: str
+    open: Callable[[Path, Choices], Parts]
+    fetch: Callable[[Path], Any] | None = None  # where torchvision still can
+
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+# Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
+HELD_OUT = {
+    "food101": (7_575, 75_750),
+    "cifar10": (5_000, 50_000),
+    "cifar100": (5_067, 50_000),
+    "sun397": (3_970, 19_850),
+    "cars": (1_650, 8_144),
+    "pets": (740, 3_680),
+    "caltech101": (510, 3_060),
+}
+
+
+CALTECH_TRAIN = 30  # images a class
+
+
+def food101(root: Path, choices: Choices) -> Parts:
+    train, test = (torchvision_split("Food101", root, split=s) for s in ("train", "test"))
+    return with_drawn("food101", root, train, test, choices)
+
+
+def cifar10(root: Path, choices: Choices) -> Parts:
+    train, test = (torchvision_split("CIFAR10", root, train=t) for t in (True, False))
+    return with_drawn("cifar10", root, train, test, choices)
+
+
+def cifar100(root: Path, choices: Choices) -> Parts:
+    train, test = (torchvision_split("CIFAR100", root, train=t) for t in (True, False))
+    return with_drawn("cifar100", root, train, test, choices)
+
+
+def sun397(root: Path, choices: Choices) -> Parts:
+    """Partition 1 of the official ten: 50 training and 50 test images a class, not all 108,754 images."""
+    folder = root / "SUN397"
+    classes = tuple(folder.joinpath("ClassName.txt").read_text().split())
+    number = {name: i for i, name in enumerate(classes)}
+    splits = []
+    for part in ("Training_01.txt", "Testing_01.txt"):
+        names = sorted(sun_list(folder, part).read_text().split())  # /a/abbey/sun_aakbd.jpg
+        labels = np.array([number[os.path.dirname(name)] for name in names])
+        splits.append((Split(Files(tuple(f"{folder}{name}" for name in names), str(folder)), labels), classes))
+    train, test = splits
+    return with_drawn("sun397", root, train, test, choices)
+
+
+def sun_list(folder: Path, name: str) -> Path:
+    """A list of partition 1: beside the images' folders, or in Partitions/ as it is packed."""
+    return next((p for p in (folder / name, folder / "Partitions" / name) if p.exists()), folder / name)
+
+
+def cars(root: Path, choices: Choices) -> Parts:
+    train, test = (torchvision_split("StanfordCars", root, split=s) for s in ("train", "test"))
+    return with_drawn("cars", root, train, test, choices)
+
+
+def aircraft(root: Path, choices: Choices) -> Parts:
+    """The 100 variants, with the official validation set."""
+    return given("aircraft", root, [torchvision_split("FGVCAircraft", root, split=s, annotation_level="variant")
+                                    for s in ("train", "val", "test")])  # fmt: skip
+
+
+def voc2007(root: Path, choices: Choices) -> Parts:
+    """Many labels an image, from the lists of ImageSets/Main; official train, val and test."""
+    folder, splits = root / "VOCdevkit" / "VOC2007", []
+    for part in ("train", "val", "test"):
+        names = (folder / "ImageSets" / "Main" / f"{part}.txt").read_text().split()
+        labels = voc_labels(folder, part, names)
+        if choices.difficult_as_absent:
+            labels[labels == 0] = -1
+        images = Files(tuple(str(folder / "JPEGImages" / f"{name}.jpg") for name in names), str(folder))
+        splits.append((Split(images, labels), VOC_CLASSES))
+    return given("voc2007", root, splits)
+
+
+def voc_labels(folder: Path, part: str, names: Sequence[str]) -> np.ndarray:
+    """[n, 20] of 1, -1 and 0 (difficult instances only): from the lists of each class, or, without them, the XML."""
+    lists = [folder / "ImageSets" / "Main" / f"{c}_{part}.txt" for c in VOC_CLASSES]
+    if not all(path.exists() for path in lists):
+        return np.stack([voc_labels_of_xml(folder / "Annotations" / f"{name}.xml") for name in names])
+    labels = np.empty((len(names), len(lists)), dtype=np.int64)
+    for c, path in enumerate(lists):
+        said = dict(line.split() for line in path.read_text().splitlines() if line.strip())
+        if missing := [name for name in names if name not in said]:
+            raise BadInput(f"{path}: {len(missing)} images of {part}.txt are not in it, among them {missing[0]}.")
+        labels[:, c] = [int(said[name]) for name in names]
+    return labels
+
+
+def voc_labels_of_xml(path: Path) -> np.ndarray:
+    """[20]: 1 with an instance that is not difficult, 0 with difficult ones only, else -1."""
+    labels = np.full(len(VOC_CLASSES), -1)
+    for item in ElementTree.parse(path).iter("object"):
+        name, difficult = item.findtext("name", ""), item.findtext("difficult", "0").strip() == "1"
+        c = VOC_CLASSES.index(name.strip())
+        labels[c] = max(labels[c], 0 if difficult else 1)
+    return labels
+
+
+def dtd(root: Path, choices: Choices) -> Parts:
+    """Partition 1 of the official ten."""
+    return given("dtd", root, [torchvision_split("DTD", root, split=s, partition=1) for s in ("train", "val", "test")])
+
+
+def pets(root: Path, choices: Choices) -> Parts:
+    train, test = (
+        torchvision_split("OxfordIIITPet", root, split=s, target_types="category") for s in ("trainval", "test")
+    )
+    return with_drawn("pets", root, train, test, choices)
+
+
+def caltech101(root: Path, choices: Choices) -> Parts:
+    """30 random images a class to train on, without replacement; all others are the test set.
+
+    torchvision's class leaves out the background folder and has no split, so that the folders are read here.
+    """
+    folder = root / "caltech101" / "101_ObjectCategories"
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    classes = tuple(n for n in names if choices.background or n != "BACKGROUND_Google")
+    paths: list[str] = []
+    labels: list[int] = []
+    for c, name in enumerate(classes):  # BACKGROUND_Google also holds a file that is no image
+        found = sorted(str(p) for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if len(found) <= CALTECH_TRAIN:
+            raise BadInput(
+                f"{folder / name} has {len(found)} images: {CALTECH_TRAIN} are drawn to train on, and at least one is "
+                "left to test. Is the copy whole?"
+            )
+        paths, labels = paths + found, labels + [c] * len(found)
+    y = np.array(labels)
+    generator = np.random.default_rng([choices.seed, 101])
+    draws = [generator.choice(np.flatnonzero(y == c), CALTECH_TRAIN, replace=False) for c in range(len(classes))]
+    chosen = np.sort(np.concatenate(draws))
+    everything = Split(Files(tuple(paths), str(folder)), y)
+    rest = np.setdiff1d(np.arange(len(y)), chosen)
+    parts = with_drawn(
+        "caltech101", root, (everything.take(chosen), classes), (everything.take(rest), classes), choices
+    )
+    parts.drawn["train"] = chosen.tolist()
+    return parts
+
+
+def flowers102(root: Path, choices: Choices) -> Parts:
+    """Official validation set; the test set is the larger part."""
+    return given("flowers102", root, [torchvision_split("Flowers102", root, split=s) for s in ("train", "val", "test")])
+
+
+def torchvision_split(kind: str, root: Path, **which: Any) -> tuple[Split, tuple[str, ...]]:
+    """A split of one of torchvision's classes, and its classes' names."""
+    import torch
+    import torchvision
+
+    try:
+        items = getattr(torchvision.datasets, kind)(root=str(root), **which)
+    except (RuntimeError, FileNotFoundError, ValueError) as error:
+        raise BadInput(f"{root}: torchvision's {kind} cannot read it ({error}). Is the copy whole?") from error
+    if hasattr(items, "data"):  # CIFAR: in memory
+        pixels = torch.from_numpy(items.data).permute(0, 3, 1, 2).contiguous()
+        return Split(Stored(pixels), np.asarray(items.targets, dtype=np.int64)), tuple(items.classes)
+    if hasattr(items, "_samples"):
+        paths, labels = zip(*items._samples)
+    else:
+        paths, labels = getattr(items, "_image_files", None) or items._images, items._labels
+    images = Files(tuple(map(str, paths)), str(root))
+    return Split(images, np.asarray(labels, dtype=np.int64)), tuple(map(str, items.classes))
+
+
+def given(name: str, root: Path, splits: Sequence[tuple[Split, tuple[str, ...]]]) -> Parts:
+    """Official train, val and test."""
+    fit, held_out, test = (split for split, _ in splits)
+    return parts_of(name, root, fit, held_out, test, splits[0][1], {})
+
+
+def with_drawn(
+    name: str, root: Path, train: tuple[Split, tuple[str, ...]], test: tuple[Split, tuple[str, ...]], choices: Choices
+) -> Parts:
+    """A seeded, stratified part of the training images held out, as large as BYOL's."""
+    split, classes = train
+    part, whole = HELD_OUT[name]
+    held = stratified(split.labels, len(split), max(1, round(len(split) * part / whole)), choices.seed)
+    fit = np.setdiff1d(np.arange(len(split)), held)
+    drawn = {"held_out": held.tolist()}
+    return parts_of(name, root, split.take(fit), split.take(held), test[0], classes, drawn)
+
+
+def parts_of(name: str, root: Path, fit: Split, held_out: Split, test: Split, classes: tuple[str, ...],
+             drawn: dict[str, list[int]]) -> Parts:  # fmt: skip
+    state = hashlib.sha256(name.encode())
+    for split in (fit, held_out, test):
+        if not len(split):
+            raise BadInput(f"{name}: a part of it is empty below {root}. Is the copy whole?")
+        describe(split, root, state)
+    return Parts(name, fit, held_out, test, classes, TRANSFER_SETS[name].metric, state.hexdigest()[:16], drawn)
+
+
+def describe(split: Split, root: Path, state) -> None:
+    """Add images (pixels, or names and sizes of files) and labels to a hash."""
+    assert split.labels is not None
+    if isinstance(split.images, Stored):
+        state.update(split.images.pixels.numpy().tobytes())
+    elif isinstance(split.images, Files):
+        missing = [p for p in split.images.paths if not os.path.exists(p)]
+        if missing:
+            raise BadInput(f"{len(missing)} images named by the lists are not there, among them {missing[0]}.")
+        lines = (f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in split.images.paths)
+        state.update("\n".join(lines).encode())
+    state.update(np.ascontiguousarray(split.labels).tobytes())
+
+
+def joined(one: Split, other: Split) -> Split:
+    """The images and labels of both, in order."""
+    assert one.labels is not None
+    assert other.labels is not None
+    if isinstance(one.images, Stored) and isinstance(other.images, Stored):
+        import torch
+
+        images: Any = Stored(torch.cat([one.images.pixels, other.images.pixels]))
+    else:
+        assert isinstance(one.images, Files)
+        assert isinstance(other.images, Files)
+        images = Files(one.images.paths + other.images.paths, one.images.root)
+    return Split(images, np.concatenate([one.labels, other.labels]))
+
+
+def fetched(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:
+    """Have torchvision fetch a data set from its own home."""
+
+    def fetch(root: Path) -> None:
+        import torchvision
+
+        for keywords in which:
+            getattr(torchvision.datasets, kind)(root=str(root), download=True, **keywords)
+
+    return fetch
+
+
+_TRAIN_TEST = ({"split": "train"}, {"split": "test"})
+
+
+DOWNLOAD = "--download fetches it"
+
+
+TRANSFER_SETS: dict[str, TransferSet] = {
+    "food101": TransferSet(
+        "Food", "top-1",
+        ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
+        DOWNLOAD, food101, fetched("Food101", *_TRAIN_TEST),
+    ),
+    "cifar10": TransferSet(
+        "C10", "top-1", ("cifar-10-batches-py",), DOWNLOAD, cifar10, fetched("CIFAR10", {"train": True}),
+    ),
+    "cifar100": TransferSet(
+        "C100", "top-1", ("cifar-100-python",), DOWNLOAD, cifar100, fetched("CIFAR100", {"train": True}),
+    ),
+    "sun397": TransferSet(
+        "SUN", "top-1",
+        ("SUN397/ClassName.txt", "SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
+        "unpack SUN397.tar.gz, and put the lists of Partitions.zip, a file of its own, into SUN397/; both are on the "
+        "set's page at vision.princeton.edu/projects/2010/SUN",
+        sun397,
+    ),
+    "cars": TransferSet(
+        "Cars", "top-1",
+        ("stanford_cars/devkit/cars_train_annos.mat", "stanford_cars/devkit/cars_meta.mat",
+         "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_train", "stanford_cars/cars_test"),
+        "its home (ai.stanford.edu/~jkrause/cars) is gone and nothing can fetch it: copy it from somebody who has "
+        "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, and unpack them there",
+        cars,
+    ),
+    "aircraft": TransferSet(
+        "Aircraft", "mean per class",
+        ("fgvc-aircraft-2013b/data/images_variant_train.txt", "fgvc-aircraft-2013b/data/images_variant_val.txt",
+         "fgvc-aircraft-2013b/data/images_variant_test.txt", "fgvc-aircraft-2013b/data/images"),
+        DOWNLOAD, aircraft, fetched("FGVCAircraft", {"split": "train"}),
+    ),
+    "voc2007": TransferSet(
+        "VOC07", "11-point mAP",
+        ("VOCdevkit/VOC2007/ImageSets/Main/train.txt", "VOCdevkit/VOC2007/ImageSets/Main/val.txt",
+         "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOCdevkit/VOC2007/JPEGImages"),
+        f"{DOWNLOAD}, where its host is up; or unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
+        voc2007,
+        fetched("VOCDetection", *({"year": "2007", "image_set": s} for s in ("train", "test"))),
+    ),
+    "dtd": TransferSet(
+        "DTD", "top-1",
+        ("dtd/dtd/labels/train1.txt", "dtd/dtd/labels/val1.txt", "dtd/dtd/labels/test1.txt", "dtd/dtd/images"),
+        DOWNLOAD, dtd, fetched("DTD", {"split": "train"}),
+    ),
+    "pets": TransferSet(
+        "Pets", "mean per class",
+        ("oxford-iiit-pet/annotations/trainval.txt", "oxford-iiit-pet/annotations/test.txt", "oxford-iiit-pet/images"),
+        DOWNLOAD, pets, fetched("OxfordIIITPet", {"split": "trainval"}),
+    ),
+    "caltech101": TransferSet(
+        "Caltech", "mean per class",
+        ("caltech101/101_ObjectCategories",),
+        DOWNLOAD, caltech101, fetched("Caltech101", {}),
+    ),
+    "flowers102": TransferSet(
+        "Flowers", "mean per class",
+        ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
+        DOWNLOAD, flowers102, fetched("Flowers102", {"split": "train"}),
+    ),
+}  # fmt: skip
+
+
+OTHER_TERMS = {  # of sets that can be fetched and that mec.data does not open by name
+    "caltech101": "CC BY 4.0, as data.caltech.edu states it",
+    "voc2007": "images from Flickr, subject to its terms of use",
+}
+
+
+def names_of(text: str) -> list[str]:
+    """NAME, NAME,NAME or all."""
+    names = list(TRANSFER_SETS) if text == "all" else [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in TRANSFER_SETS:
+            known = ["all", *TRANSFER_SETS]
+            raise BadInput(f"{name!r} is no transfer data set. {nearest(name, known)} Known: {', '.join(known)}.")
+    return list(dict.fromkeys(names))
+
+
+def require(names: Sequence[str], root: Path, *, download: bool = False) -> None:
+    """See that every data set's files are there, fetching those that can be fetched where asked for.
+
+    Raises:
+        BadInput: some are absent: one message says which, where each is expected, and how to get it.
+    """
+    missing = []
+    for name in names:
+        entry, reason = TRANSFER_SETS[name], ""
+        if download and lacking(name, root) and entry.fetch is not None:
+            print(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else OTHER_TERMS[name]))
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                entry.fetch(root)
+            except (OSError, RuntimeError, ValueError) as error:  # a dead host, a broken archive
+                reason = f" (tried: {next(iter(str(error).splitlines()), type(error).__name__)})"
+        if places := lacking(name, root):
+            missing.append(Absent(name, ", ".join(str(root / place) for place in places), entry.get + reason))
+    if missing:
+        here = [name for name in names if not lacking(name, root)]
+        rest = f"\nTo go on with those that are there, give {','.join(here)} as their name." if here else ""
+        raise BadInput(f"{absent(missing)}{rest}")
+
+
+def lacking(name: str, root: Path) -> list[str]:
+    """Which of its files are not there."""
+    packed = {n: n.replace("SUN397/", "SUN397/Partitions/") for n in TRANSFER_SETS["sun397"].needs}
+    return [
+        needed
+        for needed in TRANSFER_SETS[name].needs
+        if not (root / needed).exists() and not (root / packed.get(needed, needed)).exists()
+    ]

@@ -1,0 +1,366 @@
+"""Transfer to other data sets: a linear model on frozen features, or fine-tuning, by a grid and held-out images.
+
+Protocol of SimCLR's appendix B.8, which the paper's transfer table follows: choose on the held-out part, fit once more
+on all training images, test once.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mec.data.dataset import Split, stratified
+from mec.errors import BadInput, Diverged
+from mec.evaluation.classifier import Training, new_head, progress_console, train_classifier
+from mec.evaluation.features import extract
+from mec.evaluation.metrics import METRICS
+from mec.evaluation.probing.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
+from mec.evaluation.results import Result
+from mec.evaluation.subject import Subject
+from mec.evaluation.transfer.ledger import Ledger
+from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require
+from mec.evaluation.unfinished import Unfinished
+from mec.networks.encoder_file import EncoderInfo, WithoutEnds
+from mec.runtime.files import write_text
+from mec.version import __version__
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """A fine-tuning recipe: SGD with Nesterov momentum 0.9, cosine to 0 over `steps`, all layers, every pair tried."""
+
+    source: str
+    steps: int
+    batch_size: int
+    learning_rates: tuple[float, ...]
+    weight_decays: tuple[float, ...]  # each divided by the learning rate before use
+    norm_rule: bool  # momentum of batch norm's statistics min(10 / steps an epoch, 0.1), or as it is
+    resize: float  # shorter side before the central crop when testing, over the crop's side
+
+    def __post_init__(self) -> None:
+        for name, values, least in (
+            ("steps", (self.steps,), 1),
+            ("batch size", (self.batch_size,), 2),
+            ("weight decay", self.weight_decays, 0),
+        ):
+            if min(values) < least or not all(map(math.isfinite, values)):
+                raise BadInput(f"{name} is {min(values)}: it is {least} or above.")
+        if not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise BadInput(f"learning rate is {min(self.learning_rates)}: it is above 0.")
+
+
+def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Log-spaced powers of ten."""
+    return tuple(float(v) for v in np.logspace(low, high, count))
+
+
+FINETUNING: dict[str, Finetuning] = {
+    "paper": Finetuning(
+        "SimCLR (ICML 2020), appendix B.8",
+        20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), True, 256 / 224,
+    ),
+    "random": Finetuning(  # the row of no pretraining
+        "SimCLR (ICML 2020), appendix B.8: random initialisation",
+        40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), True, 256 / 224,
+    ),
+    "budget": Finetuning(
+        "ssl-transfer (linusericsson), finetune.py: a quarter of the steps and of the batch, 20 pairs",
+        5_000, 64, spaced(-4, -1, 4), (0.0, *spaced(-6, -3, 4)), False, 1.0,
+    ),
+}  # fmt: skip
+
+
+def transfer(
+    subject: Subject,
+    names: Sequence[str],
+    root: Path,
+    *,
+    choices: Choices | None = None,
+    finetuning: Finetuning | None = None,
+    standardise: bool = False,
+    limit: int | None = None,
+    download: bool = False,
+    say: Callable[[str], None] = print,
+) -> Iterator[Result]:
+    """One result a data set, each as soon as it is there. Run again, it goes on where it was interrupted.
+
+    Args:
+        subject: the encoder; it is left as it is.
+        names: keys of TRANSFER_SETS.
+        root: where the data sets' files are.
+        choices: seed, and what the protocol leaves open about the data.
+        finetuning: the recipe to fine-tune by; None: logistic regression on frozen features.
+        standardise: features of mean 0 and standard deviation 1 for the regression; the protocol takes them raw.
+        limit: this many training and test images, for a quick look; tables leave such results out.
+        download: fetch what torchvision still can.
+        say: gets lines for the reader.
+
+    Raises:
+        BadInput: data sets are absent (all of them in one message, before anything runs), or broken.
+    """
+    choices = choices or Choices()
+    if limit is not None and limit < 2:
+        raise BadInput(f"--limit is {limit}: a number of images, at least 2.")
+    require(names, root, download=download)
+    folder = subject.folder / "transfer"
+    for name in names:
+        parts = limited(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
+        mode = "linear" if finetuning is None else "finetune"
+        settings: dict[str, Any] = {
+            "mode": mode, "set": name, "preset": preset_of(finetuning, standardise, choices), **asdict(choices),
+            "limit": limit, "image_size": subject.info.image_size, "standardise": standardise,
+        }  # fmt: skip
+        if finetuning is not None:
+            settings["recipe"] = asdict(finetuning)
+        about = {
+            **settings, "checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint, "version": __version__,
+            "mean": subject.info.mean, "std": subject.info.std,
+        }  # fmt: skip
+        ledger = Ledger(folder, f"{name}-{mode}", about)
+        if parts.drawn:
+            write_text(folder / f"{name}-split.json", json.dumps({"seed": choices.seed, **parts.drawn}) + "\n")
+        sizes = f"{len(parts.fit)} + {len(parts.held_out)} training images, {len(parts.test)} to test"
+        say(f"{name}: {sizes}, {parts.metric}")
+        if finetuning is None:
+            found = linear_transfer(subject, parts, ledger, standardise=standardise, say=say)
+        else:
+            found = finetune_transfer(subject, parts, ledger, finetuning, seed=choices.seed, say=say)
+        yield Result(
+            "transfer", parts.metric, found.pop("value"), data=name, seed=choices.seed, settings=settings | found,
+            data_fingerprint=parts.fingerprint,
+        )  # fmt: skip
+
+
+def preset_of(finetuning: Finetuning | None, standardise: bool, choices: Choices) -> str:
+    """What a result is called among others of its mode: "paper" follows the paper's protocol."""
+    if finetuning is None:
+        name = "standardised" if standardise else "paper"
+    else:
+        name = next((name for name, recipe in FINETUNING.items() if recipe == finetuning), "custom")
+    return name if choices == Choices(choices.seed) else f"{name}, changed"
+
+
+def limited(parts: Parts, limit: int | None, seed: int) -> Parts:
+    """At most so many training images, held out in proportion, and as many test images."""
+    if limit is None:
+        return parts
+    share = limit / (len(parts.fit) + len(parts.held_out))
+
+    def cut(split: Split, count: int) -> Split:
+        labels = split.labels if split.labels is not None and split.labels.ndim == 1 else None
+        count = max(1, min(count, len(split)))
+        return split.take(stratified(labels, len(split), count, seed))
+
+    return replace(
+        parts,
+        fit=cut(parts.fit, round(share * len(parts.fit))),
+        held_out=cut(parts.held_out, round(share * len(parts.held_out))),
+        test=cut(parts.test, limit),
+    )
+
+
+def best_of(found: dict[Any, float], parts: Parts) -> Any:
+    """The key of the highest figure; of equal ones the first.
+
+    Raises:
+        BadInput: no figure is a number.
+    """
+    best = best_or_none(found)
+    if best is None:
+        raise BadInput(
+            f"{parts.name}: nothing to choose by: {parts.metric} is no number on the {len(parts.held_out)} held-out "
+            "images at any setting. Either every trial diverged, or no class has a positive image there."
+        )
+    return best
+
+
+def best_or_none(found: dict[Any, float]) -> Any | None:
+    numbers = {key: value for key, value in found.items() if not math.isnan(value)}
+    return max(numbers, key=lambda key: numbers[key]) if numbers else None
+
+
+def square(info: EncoderInfo, resize: float) -> Callable[[Any], Tensor]:
+    """PIL image -> normalised [3, s, s]: shorter side to `resize` times s, central crop of the encoder's size s.
+
+    Bicubic, as SimCLR's own code resizes.
+    """
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RGB(),
+            WithoutEnds(),
+            v2.Resize(round(resize * info.image_size), v2.InterpolationMode.BICUBIC, antialias=True),
+            v2.CenterCrop(info.image_size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(info.mean), list(info.std)),
+        ]
+    )
+
+
+def linear_transfer(
+    subject: Subject, parts: Parts, ledger: Ledger, *, standardise: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Value on the test images, and what was chosen."""
+    if "test" in ledger.known:
+        return dict(ledger.known["test"])
+    transform = square(subject.info, 1.0)
+    x, x_held, x_test = (
+        subject.features(Split(split.images), transform, whole=True).x
+        for split in (parts.fit, parts.held_out, parts.test)
+    )
+    assert parts.fit.labels is not None
+    assert parts.held_out.labels is not None
+    assert parts.test.labels is not None
+    return ledger.once(
+        "test",
+        lambda: logistic_transfer(
+            (x, parts.fit.labels), (x_held, parts.held_out.labels), (x_test, parts.test.labels), parts, ledger,
+            standardise=standardise, device=subject.device, say=say,
+        ),
+    )  # fmt: skip
+
+
+def logistic_transfer(
+    fit: tuple[Tensor, np.ndarray | None],
+    held_out: tuple[Tensor, np.ndarray | None],
+    test: tuple[Tensor, np.ndarray | None],
+    parts: Parts,
+    ledger: Ledger,
+    *,
+    standardise: bool = False,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`; each is (x, labels)."""
+    (x, y), (x_held, y_held), (x_test, y_test) = fit, held_out, test
+    assert y is not None
+    assert y_held is not None
+    assert y_test is not None
+    metric, classes = METRICS[parts.metric], len(parts.classes)
+    shift, scale = standard(x) if standardise else (0.0, 1.0)
+    problem = prepare((x - shift) / scale, y, classes, device=device)
+    held = (x_held - shift) / scale
+    figures: dict[float, float] = {}
+    best: Logistic | None = None
+    unknown = [p for p in PENALTIES if key_of(p) not in ledger.known]
+    solved = logistic_path(problem, PENALTIES[PENALTIES.index(unknown[0]) :] if unknown else ())
+    for penalty in PENALTIES:
+        fitted = next(solved) if unknown and penalty <= unknown[0] else None
+
+        def judged(fitted: Logistic | None = fitted) -> float:
+            assert fitted is not None
+            return metric(fitted.scores(held), y_held)
+
+        figures[penalty] = ledger.once(key_of(penalty), judged)
+        if fitted is not None and best_or_none(figures) == penalty:
+            best = fitted
+    chosen = best_of(figures, parts)
+    edge = chosen in (PENALTIES[0], PENALTIES[-1])
+    if edge:
+        say(f"{parts.name}: penalty {chosen:g} is at an end of the grid; a better one may lie beyond it.")
+
+    x, y = torch.cat([x, x_held]), np.concatenate([y, y_held])
+    shift, scale = standard(x) if standardise else (0.0, 1.0)
+    problem = prepare((x - shift) / scale, y, classes, device=device)
+    near = best is not None and best.penalty == chosen and not standardise
+    start = coefficients_of(best, problem) if near and best is not None else None
+    final = model(problem, chosen, *solve(problem, chosen, start))
+    return {
+        "value": metric(final.scores((x_test - shift) / scale), y_test),
+        "penalty": chosen,
+        "held_out": figures[chosen],
+        "end_of_grid": edge,
+        "train": len(y),
+    }
+
+
+def key_of(penalty: float) -> str:
+    return f"penalty {penalty:.6g}"
+
+
+def standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature; 1 for a constant one."""
+    spread = x.std(0, correction=0)
+    return x.mean(0), torch.where(spread == 0, 1, spread)
+
+
+def finetune_transfer(
+    subject: Subject, parts: Parts, ledger: Ledger, recipe: Finetuning, *, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Value on the test images, and what was chosen."""
+    transform = square(subject.info, recipe.resize)
+    metric = METRICS[parts.metric]
+
+    def figure(train: Split, judged: Split, rate: float, decay: float) -> float | None:
+        part = "test" if judged is parts.test else "held-out"
+        state = Unfinished(ledger.path.with_suffix(f".{part}-{rate:.6g}-{decay:.6g}.pt"))
+        tuned = finetuned(subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed, state=state)
+        if tuned is None:
+            state.remove()
+            return None
+        rows = Split(judged.images)
+        scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers, whole=True).x.numpy()
+        assert judged.labels is not None
+        state.remove()
+        return metric(scores, judged.labels)
+
+    figures: dict[tuple[float, float], float] = {}
+    for rate in recipe.learning_rates:
+        for decay in recipe.weight_decays:
+            key = f"learning rate {rate:.6g}, weight decay {decay:.6g}"
+            known = key in ledger.known
+            found = ledger.once(key, partial(figure, parts.fit, parts.held_out, rate, decay))
+            figures[rate, decay] = float("nan") if found is None else found
+            if not known:
+                say(f"{parts.name}, {key}: " + ("diverged" if found is None else f"{found:.1f} % held out"))
+    rate, decay = best_of(figures, parts)
+    ends = (recipe.learning_rates[0], recipe.learning_rates[-1])
+    if len(recipe.learning_rates) > 1 and rate in ends:
+        say(f"{parts.name}: learning rate {rate:g} is at an end of the grid; a better one may lie beyond it.")
+    value = ledger.once("test", partial(figure, parts.together(), parts.test, rate, decay))
+    if value is None:
+        raise BadInput(f"{parts.name}: the chosen learning rate {rate:g} diverged when fitted on all training images.")
+    return {"value": value, "learning_rate": rate, "weight_decay": decay, "held_out": figures[rate, decay],
+            "end_of_grid": rate in ends, "train": len(parts.fit) + len(parts.held_out)}  # fmt: skip
+
+
+def finetuned(
+    subject: Subject,
+    train: Split,
+    classes: int,
+    recipe: Finetuning,
+    *,
+    rate: float,
+    decay: float,
+    seed: int,
+    state: Unfinished | None = None,
+) -> nn.Module | None:
+    """A copy of the encoder with a linear layer, trained on the images; None where it diverged."""
+    training = Training(
+        recipe.source, rate, scaled=False, batch_size=recipe.batch_size, steps=recipe.steps, nesterov=True,
+        weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule,
+        interpolation="bicubic",
+    )  # fmt: skip
+    encoder, head = copy.deepcopy(subject.encoder), new_head(subject.info.feature_size, classes, training, seed)
+    targets = torch.from_numpy(np.asarray(train.labels))
+    try:
+        train_classifier(
+            encoder, head, train, targets, training, subject.info, seed=seed, device=subject.device,
+            workers=subject.workers, console=progress_console(), unfinished=state,
+        )  # fmt: skip
+    except Diverged:
+        return None
+    tuned = nn.Sequential(encoder, head)
+    return tuned if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None

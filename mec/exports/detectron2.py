@@ -1,0 +1,117 @@
+"""The encoder as detectron2 reads it: a file of its names, and configurations of the R50-C4 protocols.
+
+detectron2 itself is no dependency: the file follows the names that its ResNets have.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mec.errors import BadInput
+from mec.networks.encoder_file import EncoderInfo
+from mec.runtime.files import atomic, write_text
+
+# Its C4 heads build res5 of bottlenecks, so that no ResNet-18 or -34 fits.
+DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
+
+
+CONFIG = """\
+# {title}, for detectron2 (its tools/train_net.py --config-file THIS). Written by mec.
+# The published protocol has one more BatchNorm after res5, which is no part of detectron2: to have it, register ROI
+# heads that are Res5ROIHeads with a norm behind the last block of res5, and name them below. It starts without weights.
+# SOLVER.BASE_LR is searched: 0.02, 0.03, 0.05, 0.1, 0.2.
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  WEIGHTS: "{weights}"
+  PIXEL_MEAN: [{mean}]
+  PIXEL_STD: [{std}]
+  MASK_ON: {masks}
+  BACKBONE:
+    FREEZE_AT: 0
+  RESNETS:
+    DEPTH: {depth}
+    NORM: SyncBN
+    STRIDE_IN_1X1: False
+  RPN:
+    PRE_NMS_TOPK_TEST: 6000
+    POST_NMS_TOPK_TEST: 1000
+  ROI_HEADS:
+    NAME: Res5ROIHeads
+    NUM_CLASSES: {classes}
+DATASETS:
+  TRAIN: {train}
+  TEST: {test}
+INPUT:
+  FORMAT: RGB
+  MIN_SIZE_TRAIN: ({sizes})
+  MIN_SIZE_TEST: 800
+  MAX_SIZE_TEST: 1333
+TEST:
+  EVAL_PERIOD: 0
+  PRECISE_BN:
+    ENABLED: True
+SOLVER:
+  IMS_PER_BATCH: 16
+  BASE_LR: 0.02
+  STEPS: ({steps})
+  MAX_ITER: {iterations}
+  WARMUP_ITERS: {warmup}
+VERSION: 2
+"""
+
+
+def detectron2_name(name: str) -> str:
+    """A tensor's name in detectron2's ResNets.
+
+    >>> detectron2_name("conv1.weight"), detectron2_name("layer1.0.downsample.1.bias")
+    ('stem.conv1.weight', 'res2.0.shortcut.norm.bias')
+    """
+    if "layer" not in name:
+        name = f"stem.{name}"
+    name = re.sub(r"layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
+    name = re.sub(r"bn(\d)", r"conv\1.norm", name)
+    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
+def export_detectron2(info: EncoderInfo, weights: dict[str, Tensor], out: Path) -> list[Path]:
+    """Write the pickle that detectron2's checkpointer reads, and a configuration for VOC07+12 and one for COCO.
+
+    Raises:
+        BadInput: an encoder that detectron2 has no network for.
+    """
+    if info.backbone not in DEPTHS or info.small_stem:
+        stem = " with the stem for small images" if info.small_stem else ""
+        raise BadInput(
+            f"detectron2 has no {info.backbone}{stem} (it has {', '.join(DEPTHS)} for images of 64 px or more)."
+        )
+    tensors = {detectron2_name(name): np.asarray(tensor.cpu().numpy()) for name, tensor in weights.items()}
+    content = {"model": tensors, "__author__": "mec", "matching_heuristics": True}
+    with atomic(out) as part, open(part, "wb") as file:
+        pickle.dump(content, file)
+    configs = []
+    for kind in ("voc0712", "coco"):
+        path = out.with_name(f"{out.stem}-{kind}.yaml")
+        write_text(path, config_text(info, out, kind))
+        configs.append(path)
+    return configs
+
+
+def config_text(info: EncoderInfo, weights: Path, kind: str) -> str:
+    """The settings of the protocol as detectron2's YAML; what is not in it is detectron2's own default."""
+    coco = kind == "coco"
+    numbers = [", ".join(f"{255 * v:.6g}" for v in part) for part in (info.mean, info.std)]
+    return CONFIG.format(
+        title="Mask R-CNN, R50-C4, COCO 1x" if coco else "Faster R-CNN, R50-C4, VOC 07+12, 24k",
+        weights=weights.as_posix(), mean=numbers[0], std=numbers[1], masks=coco, depth=DEPTHS[info.backbone],
+        classes=80 if coco else 20,
+        train='("coco_2017_train",)' if coco else '("voc_2007_trainval", "voc_2012_trainval")',
+        test='("coco_2017_val",)' if coco else '("voc_2007_test",)',
+        sizes=", ".join(map(str, range(640 if coco else 480, 801, 32))),
+        steps="60000, 80000" if coco else "18000, 22000", iterations=90_000 if coco else 24_000,
+        warmup=1000 if coco else 100,
+    )  # fmt: skip

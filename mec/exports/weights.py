@@ -1,0 +1,150 @@
+"""The encoder's weights in the names and layout of other tools, compared numerically before it is called done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from mec.errors import BadInput
+from mec.exports.detectron2 import export_detectron2
+from mec.networks.backbones import POOLED, SMALL, timm_arguments, use_small_stem
+from mec.networks.encoder_file import EncoderInfo, encoder_file, load_encoder, read_info
+from mec.runtime.files import atomic
+
+TOLERANCE = 1e-4  # of the largest feature
+
+
+TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def export(run: str | Path, to: str, out: Path | None = None) -> Path:
+    """Write a weight file for timm (safetensors), torchvision (.pth) or detectron2 (.pkl), and say how it is loaded.
+
+    For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
+    features on random images; detectron2 is not at hand, its file follows its names.
+
+    Raises:
+        BadInput: the encoder is a module of the caller's own, or the tool has no such network.
+    """
+    file, info = encoder_file(run), read_info(run)
+    if info.backbone == "custom":
+        raise BadInput(f"{file}: a module of your own; save its state_dict as you like, there is no {to} name for it.")
+    encoder, _ = load_encoder(file)
+    weights = {name: t.contiguous() for name, t in encoder.state_dict().items()}
+    suffix = {"timm": ".safetensors", "torchvision": ".pth", "detectron2": ".pkl"}[to]
+    out = out or file.parent / f"encoder-{to}{suffix}"
+    if out.exists() and out.samefile(file):
+        raise BadInput(f"--out is {out}: that is the encoder itself; choose another name.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if to == "detectron2":
+        configs = export_detectron2(info, weights, out)
+        print(f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:")
+        print("\n".join(f"    {path}" for path in configs))
+        return out
+    if to == "torchvision" and info.backbone not in TORCHVISION:
+        small = " Its widths are not torchvision's;" if info.backbone in SMALL else ""
+        raise BadInput(f"torchvision has no {info.backbone!r} (it has {', '.join(TORCHVISION)}).{small} use --to timm.")
+    with atomic(out) as part:
+        if to == "timm":
+            about = {"mec": json.dumps(asdict(info))}  # timm passes over it; `mec evaluate` reads the file by it
+            safetensors.torch.save_file(weights, part, metadata=about)
+        else:
+            torch.save(weights, part)
+    try:
+        lines, other = timm_lines(info, out) if to == "timm" else torchvision_lines(info, out)
+        compare(encoder, other, info)
+    except BaseException:
+        out.unlink()  # no file stays that gives other features
+        raise
+    print(f"{out}: features equal to those of {file}. It loads with:\n")
+    print("\n".join("    " + line for line in lines))
+    return out
+
+
+def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
+    """The lines that load the file with timm alone, and the model that they build."""
+    arguments = timm_arguments(info.backbone)
+    model = arguments.pop("model")
+    extra = "".join(f", {name}={value!r}" for name, value in arguments.items())
+    if not info.small_stem or not _has_convolutional_stem(model, info):
+        grid = {} if _has_convolutional_stem(model, info) else _grid(info)
+        extra += "".join(f", {name}={value!r}" for name, value in grid.items())
+        line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path={str(out)!r})'
+        other = timm.create_model(model, num_classes=0, **arguments, **grid, checkpoint_path=str(out))
+        return ["import timm", line], other
+    other = timm.create_model(model, num_classes=0, **arguments)
+    use_small_stem(other, pooled=info.backbone in POOLED)
+    other.load_state_dict(safetensors.torch.load_file(out))
+    return [
+        "import timm, torch, safetensors.torch",
+        f'model = timm.create_model("{model}", num_classes=0{extra})',
+        *_stem_lines(other),
+        f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))",
+    ], other
+
+
+def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
+    """The lines that load the file into torchvision's ResNet, and the model that they build."""
+    if info.backbone == "resnet10":
+        block = torchvision.models.resnet.BasicBlock
+        other: nn.Module = torchvision.models.ResNet(block, [1, 1, 1, 1])
+        made = "torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"
+    else:
+        other, made = torchvision.models.get_model(info.backbone), f"torchvision.models.{info.backbone}()"
+    other.fc = nn.Identity()
+    stem: list[str] = []
+    if info.small_stem:
+        use_small_stem(other)
+        stem = _stem_lines(other)
+    weights: dict[str, Tensor] = torch.load(out, weights_only=True)
+    other.load_state_dict(weights)
+    return [
+        "import torch, torchvision",
+        f"model = {made}",
+        "model.fc = torch.nn.Identity()",
+        *stem,
+        f"model.load_state_dict(torch.load({str(out)!r}, weights_only=True))",
+    ], other
+
+
+def _stem_lines(model: nn.Module) -> list[str]:
+    """The change of a ResNet's stem for small images, as a user types it."""
+    name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    bias = first.bias is not None
+    place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
+    made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, 1, 1, bias={bias})"
+    lines = [f"model{place} = {made}"]
+    pool_is_gone = isinstance(getattr(model, "maxpool", None), nn.Identity)
+    return [*lines, "model.maxpool = torch.nn.Identity()"] if pool_is_gone else lines
+
+
+def _has_convolutional_stem(model: str, info: EncoderInfo) -> bool:
+    """Whether timm makes the model without being told the image size."""
+    try:
+        timm.create_model(model, num_classes=0, img_size=info.image_size)
+    except TypeError:
+        return True
+    return False
+
+
+def _grid(info: EncoderInfo) -> dict[str, Any]:
+    return {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
+
+
+@torch.no_grad()
+def compare(ours: nn.Module, other: nn.Module, info: EncoderInfo) -> None:
+    """Raise unless both give the same features for random images."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, info.image_size, info.image_size, generator=generator)
+    expected, found = ours.eval()(images), other.eval()(images)
+    error = (expected - found).abs().max() / expected.abs().max()
+    if not error < TOLERANCE:
+        raise RuntimeError(f"the exported {info.backbone} gives features that differ by {error:.1e} of the largest.")

@@ -1,0 +1,113 @@
+"""Backbones by name -> module, with a stem that suits small images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from mec.errors import BadInput, nearest
+
+# With one block a stage, blocks whose last batch norm starts at zero leave little to start from: ten points of k-NN in
+# a short run (docs/log.md). Deeper networks start as the recipe says.
+ONE_BLOCK = {"model": "resnet18", "layers": (1, 1, 1, 1), "zero_init_last": False}
+
+
+# ResNets for CPUs and small data; weights keep torchvision's names.
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet10-tiny": {**ONE_BLOCK, "channels": (32, 64, 128, 256)},
+    "resnet10-half": {**ONE_BLOCK, "channels": (32, 64, 128, 512)},
+    "resnet10-fast": {**ONE_BLOCK, "channels": (32, 64, 128, 256)},
+    "resnet10": ONE_BLOCK,
+}
+
+
+SMALL_STEM_BELOW = 64  # px
+
+
+POOLED = {"resnet10-fast"}  # keep the max-pool on small images too: it saves two thirds of a step on a CPU
+
+
+def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *, zero_init: bool = True) -> nn.Module:
+    """A backbone that turns images [m, 3, h, w] into features [m, e]; e is its `num_features`.
+
+    Args:
+        name: any timm model name, or one of `SMALL`.
+        image_size: side of the images it will see, px.
+        small_stem: whether to replace the stem by a 3x3 convolution of stride 1, without max-pool unless `POOLED`
+            has the name; None decides by size.
+        zero_init: whether the last batch norm of a ResNet's blocks starts at zero, as timm's do, or at one.
+
+    Raises:
+        BadInput: no such backbone (with the nearest name), or one that cannot take this image size.
+    """
+    import timm
+
+    small = image_size < SMALL_STEM_BELOW if small_stem is None else small_stem
+    arguments = timm_arguments(name)
+    model = arguments.pop("model")
+    if not timm.is_model(model):
+        raise BadInput(f"no backbone is called {name!r}. {nearest(name, [*SMALL, *timm.list_models()])[:200]}")
+    # Vision transformers fix their grid when they are made; convolutional networks take any size and have no img_size.
+    grid: dict[str, Any] = {"img_size": image_size, **({"patch_size": 4} if small else {})}
+    for extra in ({**grid, "dynamic_img_size": True}, grid, {}):  # dynamic: crops of several sizes go through it
+        try:
+            encoder = timm.create_model(model, pretrained=False, num_classes=0, **arguments, **extra)
+        except TypeError:
+            continue
+        if small and not extra:
+            use_small_stem(encoder, pooled=name in POOLED)
+        if not zero_init:
+            start_at_one(encoder)
+        return encoder
+    raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px.")
+
+
+def timm_arguments(name: str) -> dict[str, Any]:
+    """What `timm.create_model` is given for a backbone: its model name under 'model', and keywords."""
+    return dict(SMALL.get(name, {"model": name}))
+
+
+def start_at_one(encoder: nn.Module) -> None:
+    """The last batch norm of each residual block at one, torch's own start, in place."""
+    for block in encoder.modules():
+        if hasattr(block, "zero_init_last"):  # timm's blocks
+            last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
+            nn.init.ones_(last.get_parameter("weight"))
+
+
+def use_small_stem(encoder: nn.Module, *, pooled: bool = False) -> None:
+    """First convolution 3x3 of stride 1, no max-pool, in place (the CIFAR stem of the paper's appendix B)."""
+    name, first = next((n, m) for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    parent = encoder.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], new)
+    if hasattr(encoder, "maxpool") and not pooled:
+        encoder.maxpool = nn.Identity()
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode; afterwards every part of it is in the mode that it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@torch.no_grad()
+def feature_size(encoder: nn.Module, example: torch.Tensor) -> int:
+    """e, from one forward pass of an example batch in evaluation mode (the mode is put back)."""
+    with evaluating(encoder):
+        features = encoder(example)
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        shape = [*features.shape] if isinstance(features, torch.Tensor) else type(features).__name__
+        raise BadInput(f"the encoder turned {[*example.shape]} into {shape}: it has to give features [m, e].")
+    return features.shape[1]

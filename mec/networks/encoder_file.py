@@ -1,0 +1,197 @@
+"""The encoder that a run leaves behind: safetensors with metadata that says what it is. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mec.errors import BadInput
+from mec.networks.backbones import build_encoder, evaluating
+from mec.runtime.files import atomic
+from mec.version import __version__
+
+ENCODER = "encoder.safetensors"
+
+
+LONGEST = 8  # times the shorter side: of what lies further out a central crop sees nothing
+
+
+PROBE_TOLERANCE = 0.02  # of the largest feature; TF32 on a GPU differs from a CPU by up to a few thousandths
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What is known about an encoder's weights; stored with them."""
+
+    backbone: str  # timm name, one of mec.encoders.SMALL, or "custom"
+    feature_size: int
+    image_size: int  # px, square; 0 for encoders of other things than images
+    small_stem: bool
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    method: str
+    recipe: str
+    data: str
+    data_fingerprint: str
+    steps: int
+    probe: tuple[float, ...] = ()  # features of a fixed input: tells whether this code builds the same encoder
+    version: str = __version__
+
+
+def probe(encoder: nn.Module, image_size: int) -> tuple[float, ...]:
+    """The first features of a fixed image, rounded: the same wherever the same encoder is built."""
+    side = torch.linspace(-1, 1, image_size)
+    image = torch.stack([side[None].expand(image_size, -1), side[:, None].expand(-1, image_size), side[:, None] * side])
+    device = next(encoder.parameters()).device
+    with torch.no_grad(), evaluating(encoder):
+        features = encoder(image[None].to(device)).float().flatten()[:8].cpu()
+    return tuple(round(v, 6) for v in features.tolist())
+
+
+def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    with atomic(path) as part:
+        safetensors.torch.save_file(tensors, part, metadata={"mec": json.dumps(asdict(info))})
+
+
+def encoder_file(run: str | Path) -> Path:
+    """The encoder's file of a run folder, or the file itself.
+
+    Raises:
+        FileNotFoundError: there is none; names what lies near.
+    """
+    path = Path(run)
+    if path.is_dir():
+        if not (path / ENCODER).exists():
+            near = sorted(p.parent.name for p in path.parent.glob(f"*/{ENCODER}")) + sorted(
+                p.parent.name for p in path.glob(f"*/{ENCODER}")
+            )
+            raise FileNotFoundError(f"{path}: no {ENCODER} in it. Runs with one near it: {', '.join(near) or 'none'}.")
+        return path / ENCODER
+    if not path.exists():
+        near = sorted(p.parent.name for p in path.parent.glob(f"*/{ENCODER}")) if path.parent.is_dir() else []
+        raise FileNotFoundError(f"{path}: no such run or file. Runs near it: {', '.join(near) or 'none'}.")
+    return path
+
+
+def read_info(run: str | Path) -> EncoderInfo:
+    """What is stored about an encoder, without loading its weights."""
+    path = encoder_file(run)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:  # safetensors' own error type, or the system's
+        hint = "It holds pickled code or is cut off; only safetensors are read here, nothing is unpickled."
+        raise BadInput(f"{path}: not a readable safetensors file ({error}). {hint}") from error
+    if "mec" not in metadata:
+        raise BadInput(f"{path}: a safetensors file, but without this project's metadata: it was not made by mec.")
+    try:
+        values = dict(json.loads(metadata["mec"]))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path}: its metadata cannot be read ({error}); not made by mec, or damaged.") from error
+    names = {f.name for f in fields(EncoderInfo)}
+    if set(values) != names:
+        raise BadInput(
+            f"{path}: made by mec {values.get('version', '?')}, which stored other things than {__version__} reads "
+            f"({', '.join(sorted(names ^ set(values)))}). Use that version."
+        )
+    typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return EncoderInfo(**typed)
+
+
+def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    """An encoder in evaluation mode, and the transform that turns a PIL image into its input [3, s, s].
+
+    Args:
+        run: a run folder, or an `encoder.safetensors`.
+        module: for an encoder that was not built by name: the module to load the weights into.
+
+    Returns:
+        The encoder, images [m, 3, s, s] -> features [m, e], on the CPU; and the transform.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        BadInput: unreadable, of another backbone, of other code, or carrying pickled code.
+    """
+    path, info = encoder_file(run), read_info(run)
+    if module is None:
+        if info.backbone == "custom":
+            raise BadInput(f"{path}: holds a module of your own; pass it: mec.load_encoder({str(run)!r}, module=...).")
+        module = build_encoder(info.backbone, info.image_size, info.small_stem)
+    weights = safetensors.torch.load_file(path)
+    check_weights(path, module, weights)
+    module.load_state_dict(weights)
+    module.eval()
+    if info.probe:
+        found = probe(module, info.image_size)
+        scale = max(1e-3, *(abs(v) for v in info.probe))
+        if any(abs(a - b) > PROBE_TOLERANCE * scale for a, b in zip(found, info.probe)):
+            raise BadInput(
+                f"{path}: {info.backbone} built here gives other features than when it was saved (a fixed image: "
+                f"{found[:3]} against {info.probe[:3]}): another version of the backbone's code. Saved by mec "
+                f"{info.version}."
+            )
+    return module, image_transform(info)
+
+
+def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Every tensor of the module is there, in its shape, and no other."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in weights.items()}
+    if wanted != found:
+        wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+        examples = "; ".join(
+            f"{n}: file {found.get(n, 'has none')}, module {wanted.get(n, 'has none')}" for n in wrong[:3]
+        )
+        raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
+
+
+class WithoutEnds(nn.Module):
+    """Cuts off the ends of an image that is over `LONGEST` times as long as it is wide.
+
+    A central crop never sees them, but resizing the shorter side of 3000 x 1 px would make 768,000 x 256 px of it.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        h, w = image.shape[-2:]
+        most = LONGEST * min(h, w)
+        if max(h, w) <= most:
+            return image
+        from torchvision.transforms.v2.functional import center_crop
+
+        most += (max(h, w) - most) % 2  # the middle stays where it is
+        return center_crop(image, [min(h, most), min(w, most)])
+
+
+def image_transform(info: EncoderInfo, resize: float = 256 / 224) -> Callable[[Any], Tensor]:
+    """PIL image (or uint8 tensor) -> normalised [3, s, s]: under 64 px resized whole, else to `resize` s, cropped."""
+    from torchvision.transforms import v2
+
+    modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+    if info.image_size < 64:
+        resized = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
+    else:
+        side = round(info.image_size * resize)
+        resized = [
+            WithoutEnds(),
+            v2.Resize(side, modes[info.interpolation], antialias=True),
+            v2.CenterCrop(info.image_size),
+        ]
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RGB(),
+            *resized,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(info.mean), list(info.std)),
+        ]
+    )

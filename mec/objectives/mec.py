@@ -1,0 +1,121 @@
+"""MEC's formulas: pure functions of matched embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mec.errors import BadInput
+from mec.objectives.coding import (
+    Distortion,
+    check_settings,
+    distortion_for,
+    full_precision,
+    log_det_cross,
+    log_det_symmetric,
+)
+from mec.objectives.matched import (
+    Normalise,
+    check_pair,
+    check_stack,
+    normalised,
+    unit_rows,
+)
+from mec.runtime.distributed import ALONE, Ranks
+
+
+def maximum_entropy_coding(
+    online: Tensor,
+    target: Tensor,
+    *,
+    distortion: Distortion = 0.06,
+    order: int | None = 4,
+    normalise: Normalise = "l2",
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """Minus the coding length shared by matched views, scaled so that order 1 is minus the mean cosine.
+
+    Args:
+        online: [m, d] predictions, one row an image. Rows are normalised here.
+        target: [m, d] embeddings of the other view, rows in the same order.
+        distortion: ε_d², the squared decoding error allowed for a unit row, per dimension; > 0. λ = 1 / (m ε_d²).
+            Or "guaranteed": d / m where d > m, else just above 1, with which every series converges.
+        order: terms kept of the series, 1 or more; None for log abs det itself. The series surely converges where
+            ‖λ online targetᵀ‖₂ < 1, which ε_d² > 1 guarantees; a loss below
+            -r ε_d² log(1 + 1 / (r ε_d²)), r = min(m, d), is truncation error, not entropy.
+        normalise: l2, rows of length 1; bn, columns standardised and divided by sqrt(d), so that rows have that
+            length in the mean; both, columns standardised, then rows of length 1 (appendix H's table).
+        ranks: the processes that share the batch, each with its own rows; m is their sum. The work is split.
+
+    Returns:
+        [], dimensionless: -log det(I + C) / (λ m), C = λ online targetᵀ. Nats = -λ m μ times it, μ = (m + d) / 2.
+
+    Raises:
+        BadInput: shapes differ, distortion <= 0, or order < 1.
+
+    Source:
+        Liu et al., NeurIPS 2022, Eqn 3, and Eqn 4 for the smaller side; scaled as in the official code.
+
+    >>> z = torch.eye(4)
+    >>> maximum_entropy_coding(z, z, distortion=1.0, order=1)
+    tensor(-1.)
+    """
+    check_pair(online, target)
+    check_settings(distortion, order)
+    shares = ranks.shares(len(online))
+    distortion = distortion_for(distortion, shares.total, online.shape[1])
+    lam = 1 / (shares.total * distortion)
+    with full_precision(online):
+        online, target = normalised(online, normalise, ranks), normalised(target, normalise, ranks)
+        return -distortion * log_det_cross(online, target, lam, order, shares)  # 1 / (λ m) = ε_d²
+
+
+def joint_coding(
+    views: Tensor,
+    *,
+    distortion: Distortion = 0.06,
+    weights: Tensor | None = None,
+    normalise: Normalise = "l2",
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """Minus the exact coding length of the view average, scaled as `maximum_entropy_coding`.
+
+    The average Ȳ of unit embeddings is long where views agree and the log-determinant is large where images differ,
+    so one bounded quantity asks for both. Its first order is the agreement of the views (two views: -(1 + cos) / 2).
+
+    Args:
+        views: [V, m, d], V views of the same m images. Rows are normalised here; their average is not.
+        distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
+        weights: [V], adding up to 1; None for equal ones.
+        normalise: as in `maximum_entropy_coding`.
+        ranks: the processes that share the batch, each with its own rows; m is their sum. The work is split.
+
+    Returns:
+        [], dimensionless: -log det(I + λ ȲȲᵀ) / (λ m); between -r ε_d² log(1 + 1 / (r ε_d²)) and 0, r = min(m, d).
+
+    Raises:
+        BadInput: not [V, m, d], distortion <= 0, or weights that do not fit.
+
+    Source:
+        Eqn 1 of Liu et al., NeurIPS 2022, of the view average: this project's form, docs/objective.md.
+
+    >>> views = torch.eye(4).expand(2, 4, 4)
+    >>> round(joint_coding(views, distortion=0.25).item(), 4)  # aligned and evenly spread: the bound, -log 2
+    -0.6931
+    """
+    check_stack(views)
+    check_settings(distortion)
+    if weights is not None and (weights.shape != views.shape[:1] or abs(weights.sum().item() - 1) > 1e-4):
+        raise BadInput(f"weights are {weights.tolist()} for {views.shape[0]} views: one number a view, adding up to 1.")
+    shares = ranks.shares(views.shape[1])
+    distortion = distortion_for(distortion, shares.total, views.shape[2])
+    with full_precision(views):
+        units = unit_rows(views) if normalise == "l2" else torch.stack([normalised(x, normalise, ranks) for x in views])
+        average = units.mean(0) if weights is None else torch.einsum("v,vmd->md", weights.to(units), units)
+        return -distortion * log_det_symmetric(average, 1 / (shares.total * distortion), shares)
+
+
+def lower_bound(m: int, d: int, distortion: float) -> float:
+    """What no exact form of the loss can go below: -r ε_d² log(1 + 1 / (r ε_d²)), r = min(m, d)."""
+    r = min(m, d)
+    return -r * distortion * float(torch.log1p(torch.tensor(1 / (r * distortion), dtype=torch.float64)))

@@ -1,0 +1,141 @@
+"""MEC's formulas, OBJECTIVES (how the loop calls all of them), METHODS (rows of data). Others: siblings.py.
+
+A formula scores matched embeddings and knows nothing of networks. An objective is how the loop calls it:
+
+    objective(online [V, m, d], target [T, m, d] | None, *, labels=None, ranks=ALONE, **settings) -> []
+
+with this rank's rows; target views are the first T online views. `over_pairs` lifts a formula on two sets. One with
+memory is a module, made for an embedding size d; `build` makes either.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from mec.errors import BadInput
+from mec.objectives.baselines import (
+    Dino,
+    QueuedInfoNCE,
+    SwAV,
+    UniGrad,
+    barlow_twins,
+    cross_entropy,
+    info_nce,
+    negative_cosine,
+    nt_xent,
+    vicreg,
+)
+from mec.objectives.coding import (
+    Distortion,
+)
+from mec.objectives.matched import (
+    Normalise,
+    check_stack,
+    pairs,
+    pairs_without_target,
+)
+from mec.objectives.mec import joint_coding, maximum_entropy_coding
+from mec.recipes.recipe import Setting
+from mec.runtime.distributed import ALONE, Ranks
+
+
+def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Lift a formula on two sets to the loop's call: its mean over pairs of views.
+
+    With a target: all (v, t), v != t, gradient as the target allows. Without: all v < t of which one is global,
+    gradient to both. A formula with a parameter `ranks` gets this rank's rows; one without gets those of all ranks.
+    """
+    by_rank = "ranks" in inspect.signature(formula).parameters
+
+    @functools.wraps(formula)  # so that its settings can be read off its signature
+    def objective(online: Tensor, target: Tensor | None, *, labels=None, ranks: Ranks = ALONE, **settings) -> Tensor:
+        check_stack(online)
+        if by_rank:
+            settings["ranks"] = ranks
+        else:
+            online = ranks.gather(online, dim=1)
+            target = None if target is None else ranks.gather(target, dim=1)
+        chosen = pairs_without_target(len(online)) if target is None else pairs(len(online), len(target))
+        other = online if target is None else target
+        return torch.stack([formula(online[v], other[t], **settings) for v, t in chosen]).mean()
+
+    return objective
+
+
+def joint_objective(
+    online: Tensor,
+    target: Tensor | None,
+    *,
+    labels=None,
+    ranks: Ranks = ALONE,
+    distortion: Distortion = 0.06,
+    normalise: Normalise = "l2",
+) -> Tensor:
+    """`joint_coding` of all views at once; with a target, of each p_v with the z_t of another view, averaged."""
+    check_stack(online)
+    if target is None:
+        return joint_coding(online, distortion=distortion, normalise=normalise, ranks=ranks)
+    losses = [
+        joint_coding(torch.stack([online[v], target[t]]), distortion=distortion, normalise=normalise, ranks=ranks)
+        for v, t in pairs(len(online), len(target))
+    ]
+    return torch.stack(losses).mean()
+
+
+OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "maximum_entropy_coding": over_pairs(maximum_entropy_coding),
+    "joint_coding": joint_objective,
+    "negative_cosine": over_pairs(negative_cosine),
+    "nt_xent": over_pairs(nt_xent),
+    "info_nce": over_pairs(info_nce),
+    "barlow_twins": over_pairs(barlow_twins),
+    "vicreg": over_pairs(vicreg),
+    "queued_info_nce": QueuedInfoNCE,
+    "swav": SwAV,
+    "dino": Dino,
+    "unigrad": UniGrad,
+    "cross_entropy": cross_entropy,
+}
+
+
+def build(name: str, embedding: int, settings: Mapping[str, Setting]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The objective of this name for embeddings of this size, and the settings that go with each call.
+
+    Raises:
+        BadInput: a setting that it does not take, or a size that does not fit.
+    """
+    made = OBJECTIVES[name]
+    for setting in settings:
+        if setting not in setting_names(made):
+            raise BadInput(f"{name} has no setting {setting!r}. It takes: {', '.join(sorted(setting_names(made)))}.")
+    if not isinstance(made, type):
+        return made, dict(settings)
+    sizes = {k: v for k, v in settings.items() if k in keywords(made)}
+    return made(embedding, **sizes), {k: v for k, v in settings.items() if k not in sizes}
+
+
+def setting_names(objective: Callable) -> frozenset[str]:
+    """The keyword-only settings of a formula or an objective: of a module, of making and of calling it."""
+    if isinstance(objective, type) and issubclass(objective, nn.Module):
+        return keywords(objective) | keywords(objective.forward)
+    return keywords(objective)
+
+
+def setting_types(objective: Callable) -> dict[str, Any]:
+    """The type hint of each of `setting_names`."""
+    if isinstance(objective, type) and issubclass(objective, nn.Module):
+        hints = {**get_type_hints(objective.__init__), **get_type_hints(objective.forward)}
+    else:
+        hints = get_type_hints(objective)
+    return {name: hints[name] for name in setting_names(objective)}
+
+
+def keywords(function: Callable) -> frozenset[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY) - {"labels", "ranks", "weights"}

@@ -1,0 +1,287 @@
+"""Results -> the paper's tables, ours beside published rows; Markdown, LaTeX or HTML. Nothing is measured here."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mec.errors import BadInput
+from mec.evaluation.results import RESULTS
+
+MISSING = "–"
+
+
+HASH_SHOWN = 6  # hex digits of a checkpoint's hash
+
+
+SOURCE = "MEC (NeurIPS 2022), appendix D"
+
+
+# Columns of Table 8, by the names of our data sets.
+TRANSFER = {
+    "food101": "Food", "cifar10": "C10", "cifar100": "C100", "sun397": "SUN", "cars": "Cars", "aircraft": "Aircraft",
+    "voc2007": "VOC07", "dtd": "DTD", "pets": "Pets", "caltech101": "Caltech", "flowers102": "Flowers",
+}  # fmt: skip
+
+
+LARGE, CROPS = " (large projector)", " (multi-crop)"
+
+
+TABLE_7: tuple[tuple[str, int, float], ...] = (  # method, epochs, top-1
+    ("SimSiam", 800, 71.3),
+    ("Barlow Twins" + LARGE, 1000, 73.2),
+    ("VICReg" + LARGE, 1000, 73.2),
+    ("BYOL", 1000, 74.3),
+    ("DINO" + CROPS, 800, 75.3),
+    ("UniGrad" + LARGE + CROPS, 800, 75.5),
+    ("MEC", 800, 74.5),
+    ("MEC" + LARGE, 800, 75.1),
+    ("MEC" + CROPS, 800, 75.5),
+)
+
+
+TABLE_8: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
+    "linear": (
+        ("Supervised", (72.3, 93.6, 78.3, 61.9, 66.7, 61.0, 82.8, 74.9, 91.5, 94.5, 94.7)),
+        ("SimCLR", (68.4, 90.6, 71.6, 58.8, 50.3, 50.3, 80.5, 74.5, 83.6, 90.3, 91.2)),
+        ("BYOL", (75.3, 91.3, 78.4, 62.2, 67.8, 60.6, 82.5, 75.5, 90.4, 94.2, 96.1)),
+        ("MEC", (75.6, 92.1, 78.4, 62.7, 67.2, 61.5, 82.7, 75.8, 90.9, 94.6, 96.0)),
+    ),
+    "finetune": (
+        ("Random", (86.9, 95.9, 80.2, 53.6, 91.4, 85.9, 67.3, 64.8, 81.5, 72.6, 92.0)),
+        ("Supervised", (88.3, 97.5, 86.4, 64.3, 92.1, 86.0, 85.0, 74.6, 92.1, 93.3, 97.6)),
+        ("SimCLR", (88.2, 97.7, 85.9, 63.5, 91.3, 88.1, 84.1, 73.2, 89.2, 92.1, 97.0)),
+        ("BYOL", (88.5, 97.8, 86.1, 63.7, 91.6, 88.1, 85.4, 76.2, 91.7, 93.8, 97.0)),
+        ("MEC", (88.9, 97.8, 86.8, 63.8, 91.6, 88.5, 85.9, 76.0, 91.9, 94.9, 97.2)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line: a name, words that are no figures, and figures (None: missing)."""
+
+    name: str
+    words: tuple[str, ...]
+    figures: tuple[float | None, ...]
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that are compared with each other."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, the names of the columns, and blocks of rows."""
+
+    title: str
+    words: tuple[str, ...]
+    figures: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of one encoder, of one checkpoint, of one run folder."""
+
+    name: str
+    results: tuple[dict[str, Any], ...]
+    epochs: int | None = None
+
+
+def read(runs: Sequence[Path]) -> list[Measured]:
+    """The encoders of all runs, in the order given; checkpoints are told by their hashes where a name has several.
+
+    Args:
+        runs: run folders, or results.jsonl files of any name.
+
+    Raises:
+        FileNotFoundError: a run has no results.jsonl.
+        BadInput: a line of one is no result.
+    """
+    found: list[Measured] = []
+    for run in runs:
+        path = run / RESULTS if run.is_dir() else run
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no results. `mec evaluate {run} ...` writes them.")
+        by_encoder: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                result = json.loads(line)
+                by_encoder.setdefault((result["encoder"], result.get("checkpoint", "")), []).append(result)
+            except (ValueError, KeyError, TypeError) as error:
+                raise BadInput(f"{path}, line {number}: no result ({error}); remove the line.") from error
+        settings = path.parent / "settings.json"
+        epochs = epochs_of(settings) if settings.exists() else None
+        several = Counter(encoder for encoder, _ in by_encoder)
+        for (encoder, checkpoint), results in by_encoder.items():
+            trained = encoder not in ("untrained", "pixels") and not encoder.startswith("random:")
+            name = f"{encoder} {checkpoint[:HASH_SHOWN]}".rstrip() if several[encoder] > 1 else encoder
+            found.append(Measured(f"{name} ({path.parent.name})", tuple(results), epochs if trained else None))
+    return found
+
+
+def epochs_of(settings: Path) -> int | None:
+    """What a run's settings.json says of its length: a time budget may have cut the recipe's epochs."""
+    stored = json.loads(settings.read_text())
+    steps, each = (stored.get(key) if isinstance(stored, dict) else None for key in ("steps", "steps_per_epoch"))
+    return round(steps / each) if isinstance(steps, int) and isinstance(each, int) and each else None
+
+
+def settings_of(result: dict[str, Any]) -> dict[str, Any]:
+    return result.get("settings") or {}
+
+
+def preset_of(result: dict[str, Any]) -> str:
+    return settings_of(result).get("preset", "paper")
+
+
+def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
+    """The value of the last result that has these values; None where there is none.
+
+    Quick looks at a part of the images (`limit`) are no figures of a protocol and are left out.
+    """
+    for result in reversed(results):
+        settings = settings_of(result)
+        if settings.get("limit") is None and all(result.get(k) == v for k, v in wanted.items()):
+            return result["value"]
+    return None
+
+
+def table_7(measured: Sequence[Measured]) -> Table:
+    """Linear probing on ImageNet: published rows, then ours by preset of the probe."""
+    rows = [Row(name, (str(epochs), "paper"), (top_1,)) for name, epochs, top_1 in TABLE_7]
+    for each in measured:
+        on_imagenet = [r for r in each.results if r.get("protocol") == "linear" and r.get("data") == "imagenet"]
+        probes = dict.fromkeys(probe_of(r) for r in on_imagenet)
+        for probe in probes or {MISSING: None}:
+            figure = latest([r for r in on_imagenet if probe_of(r) == probe], metric="top-1")
+            rows.append(Row(each.name, (str(each.epochs or MISSING), probe), (figure,), ours=True))
+    block = Block("", tuple(rows))
+    return Table("ImageNet, linear probing: top-1 (%)", ("epochs", "probe"), ("top-1",), (block,))
+
+
+def probe_of(result: dict[str, Any]) -> str:
+    """In words: the probe's preset, and whether its best or its last epoch is meant."""
+    settings = settings_of(result)
+    words = [str(settings["preset"])] if "preset" in settings else []
+    return ", ".join([*words, *([f"{settings['epoch']} epoch"] if "epoch" in settings else [])]) or MISSING
+
+
+def table_8(measured: Sequence[Measured]) -> Table:
+    """Transfer to eleven data sets, linear and fine-tuned: published rows, then ours."""
+    blocks = []
+    for mode, title in (("linear", "Linear evaluation"), ("finetune", "Fine-tuned")):
+        rows = [Row(name, (), figures) for name, figures in TABLE_8[mode]]
+        for each in measured:
+            of_mode = [
+                r for r in each.results if r.get("protocol") == "transfer" and settings_of(r).get("mode") == mode
+            ]
+            for preset in dict.fromkeys(preset_of(r) for r in of_mode) or {"paper": None}:
+                of_preset = [r for r in of_mode if preset_of(r) == preset]
+                figures = tuple(latest(of_preset, data=data) for data in TRANSFER)
+                name = each.name if preset == "paper" else f"{each.name}, {preset}"
+                rows.append(Row(name, (), figures, ours=True))
+        blocks.append(Block(title, tuple(rows)))
+    title = "Transfer: top-1, mean per class (Aircraft, Pets, Caltech, Flowers) or 11-point mAP (VOC07), %"
+    return Table(title, (), tuple(TRANSFER.values()), tuple(blocks))
+
+
+TABLES = {"7": table_7, "8": table_8}
+
+
+def marks(block: Block) -> list[list[str]]:
+    """For each figure "best", "second" or "", by its column, of what is printed: equal figures share a mark."""
+    columns = list(zip(*(row.figures for row in block.rows)))
+    found = []
+    for row in block.rows:
+        line = []
+        for value, column in zip(row.figures, columns):
+            ranked = sorted({round(v, 1) for v in column if v is not None}, reverse=True)
+            place = ranked.index(round(value, 1)) if value is not None else len(ranked)
+            line.append("best" if place == 0 and ranked else "second" if place == 1 and value is not None else "")
+        found.append(line)
+    return found
+
+
+def printed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1f}"
+
+
+NOTE = f"Published rows: {SOURCE}. Ours: as measured, by run. {{best}} best, {{second}} second best; {MISSING} missing."
+
+
+def markdown(table: Table) -> str:
+    form = {"best": "**{}**", "second": "_{}_", "": "{}"}
+    heads = ["method", *table.words, *table.figures]
+    lines = [f"{table.title}", ""]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(table.words)) + "--:|" * len(table.figures)]
+    for block in table.blocks:
+        if block.title:
+            lines.append(f"| *{block.title}* |" + " |" * (len(heads) - 1))
+        for row, marked in zip(block.rows, marks(block)):
+            name = row.name.replace("|", "\\|").replace("_", "\\_") + (" (ours)" if row.ours else "")
+            cells = [form[mark].format(printed(value)) for value, mark in zip(row.figures, marked)]
+            lines.append("| " + " | ".join([name, *row.words, *cells]) + " |")
+    lines += ["", NOTE.format(best="**Bold**:", second="_italic_:")]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    form = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    heads = ["method", *table.words, *table.figures]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}. "
+             + tex(NOTE.format(best="Bold:", second="underlined:")) + "}"]  # fmt: skip
+    lines += [r"\begin{tabular}{l" + "l" * len(table.words) + "r" * len(table.figures) + "}", r"\hline"]
+    lines.append(" & ".join(map(tex, heads)) + r" \\")
+    for block in table.blocks:
+        lines.append(r"\hline")
+        if block.title:
+            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{tex(block.title)}}}}} \\")
+        for row, marked in zip(block.rows, marks(block)):
+            name = tex(row.name) + (" (ours)" if row.ours else "")
+            cells = [form[mark] % tex(printed(value)) for value, mark in zip(row.figures, marked)]
+            lines.append(" & ".join([name, *map(tex, row.words), *cells]) + r" \\")
+    lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text with what LaTeX reads as commands escaped.
+
+    >>> print(tex("a_b & 5 %"))
+    a\\_b \\& 5 \\%
+    """
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MISSING: "--"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def as_html(table: Table) -> str:
+    form = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
+    heads = ["method", *table.words, *table.figures]
+    lines = ["<table>", f"<caption>{html.escape(table.title)}. "
+             + NOTE.format(best="<strong>Bold</strong>:", second="<u>underlined</u>:") + "</caption>"]  # fmt: skip
+    lines += ["<thead><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in heads) + "</tr></thead>", "<tbody>"]
+    for block in table.blocks:
+        if block.title:
+            lines.append(f'<tr><th colspan="{len(heads)}">{html.escape(block.title)}</th></tr>')
+        for row, marked in zip(block.rows, marks(block)):
+            name = row.name + (" (ours)" if row.ours else "")
+            cells = [*map(html.escape, row.words)]
+            cells += [form[mark].format(printed(value)) for value, mark in zip(row.figures, marked)]
+            lines.append(f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    lines += ["</tbody>", "</table>"]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS = {"markdown": markdown, "latex": latex, "html": as_html}

@@ -1,0 +1,118 @@
+"""From what was asked to what will be trained: recipe, method and single values, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mec.data.dataset import Data
+from mec.errors import BadInput
+from mec.objectives.methods import method_named
+from mec.objectives.table import OBJECTIVES, build, setting_types
+from mec.recipes import schedules
+from mec.recipes.recipe import Linear, Recipe, changed, fitted
+from mec.recipes.table import recipe_named
+from mec.runtime.machine import this_machine
+from mec.training.auto import auto
+
+T = TypeVar("T")
+
+
+# What belongs to a recipe's method, and not to its images and machine: it goes when another method takes its place.
+OF_A_METHOD = (
+    "projector_hidden", "projector_output", "prototypes", "predictor_bias", "views_together",
+    "predictor_lr_constant", "clip", "freeze_prototypes_epochs",
+)  # fmt: skip
+
+
+def resolve(
+    recipe: str | Recipe, images: Data | None, encoder: nn.Module | None, device: str
+) -> tuple[Recipe, list[str]]:
+    """The recipe to start from, and why it is as it is."""
+    if images is None and encoder is None:
+        raise BadInput("an iterable of views needs encoder=..., a module that turns them into features [m, e].")
+    if isinstance(recipe, Recipe):
+        return recipe, []
+    if recipe != "auto" or images is None:
+        return recipe_named(recipe), []
+    return auto(images, this_machine(device))
+
+
+def adapted(
+    recipe: Recipe,
+    method: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    backbone: str | None,
+    settings: Sequence[str],
+) -> Recipe:
+    """The recipe with what the command line asked for in its place."""
+    if method is not None:
+        recipe = with_method(recipe, method)
+    if backbone is not None:
+        recipe = replace(recipe, network=replace(recipe.network, backbone=backbone))
+    if batch_size is not None:
+        micro = recipe.micro_batch_size
+        recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro and min(micro, batch_size))
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
+    return changed(recipe, list(settings))
+
+
+def with_method(recipe: Recipe, name: str) -> Recipe:
+    """The recipe trained by another method: its objective, settings, heads and target; the rest stays."""
+    method = method_named(name)
+    if name == recipe.method:
+        return recipe
+    network, optimizer = plain(recipe.network, OF_A_METHOD), plain(recipe.optimizer, OF_A_METHOD)
+    predictor = predictor_widths(method.predictor, network.projector)
+    network = replace(network, predictor=predictor, target=method.target, **method.network)
+    return replace(recipe, method=name, settings={}, network=network, optimizer=optimizer)
+
+
+def plain(part: T, names: Sequence[str]) -> T:
+    """A part of a recipe with these fields, as far as it has them, at their defaults."""
+    kind: Any = type(part)
+    return replace(part, **{f.name: f.default for f in fields(kind) if f.name in names})  # type: ignore[type-var]
+
+
+def predictor_widths(kind: str | None, projector: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a predictor that suits this projector: a bottleneck of a quarter, or the projector's own widths at its end."""
+    if kind is None or not projector:
+        return ()
+    return (max(64, projector[-1] // 4), projector[-1]) if kind == "narrow" else (max(projector), projector[-1])
+
+
+def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The objective of the recipe's method for embeddings of this size, and the settings of its calls, checked.
+
+    `scale` among them is for the loop: it multiplies the loss.
+    """
+    method = method_named(recipe.method)
+    settings = {"scale": 1.0, **method.settings, **recipe.settings}
+    scale = settings.pop("scale")
+    known = setting_types(OBJECTIVES[method.objective])
+    for name, value in settings.items():
+        if name not in known:
+            takes = ", ".join(sorted([*known, "scale"]))
+            raise BadInput(f"method {recipe.method} has no setting {name!r}. It takes: {takes}.")
+        for each in (value.start, value.end) if isinstance(value, Linear) else (value,):
+            fitted(each, known[name], f"settings.{name}")
+    if not isinstance(scale, (int, float)) or not scale > 0:
+        raise BadInput(f"settings.scale is {scale!r}: a number above 0, by which the loss is multiplied.")
+    # A small trial: a value that does not fit is told now, not after the images were read.
+    with torch.random.fork_rng(devices=[]):
+        trial, call = build(method.objective, 4, settings)
+        memory = isinstance(trial, nn.Module)
+        rows = torch.randn(2, recipe.batch_size, 4) if memory else torch.eye(4).repeat(2, 1, 1)
+        labels = torch.zeros(rows.shape[1], dtype=torch.long) if method.labels else None
+        for epoch in (0.0, math.inf):  # as settings are at first and at last
+            now = {name: schedules.setting(value, epoch) for name, value in call.items()}
+            trial(rows, None if recipe.network.target is None else rows, labels=labels, **now)
+    objective, call = build(method.objective, embedding, settings)
+    return objective, {**call, "scale": float(scale)}

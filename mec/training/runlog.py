@@ -1,0 +1,144 @@
+"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, skipped.jsonl, and the accuracy it watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from mec.data.dataset import Data
+from mec.data.decoding import Skipped
+from mec.data.images import MOST_UNREADABLE, too_many
+from mec.errors import TrainingStopped
+from mec.evaluation.features import extract, measured_parts
+from mec.evaluation.probing.knn import knn
+from mec.networks import encoder_file
+from mec.networks.encoder_file import EncoderInfo
+from mec.runtime import files
+from mec.runtime.files import only_writer
+from mec.runtime.memory import peak_memory
+from mec.runtime.progress import TrainingProgress
+from mec.training import health
+from mec.training.run import RunSettings
+
+SKIPPED = "skipped.jsonl"
+
+
+WATCH_BANK, WATCH_TEST = 5_000, 2_000  # most images in the k-NN figure during training
+
+
+class Log:
+    """metrics.jsonl, TensorBoard events and skipped.jsonl of a run, written by the first rank."""
+
+    def __init__(self, out: Path, start: int, first: bool, device: str = "cpu"):
+        self.out, self.start, self.first, self.device = out, start, first, device
+        self.known = {s.path for s in listed(out / SKIPPED)}  # when the images were opened, or before resuming
+        self.met: set[str] = set()
+        if not first:
+            return
+        if (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
+            kept = [line for line in health.read_metrics(out) if line["step"] <= start]
+            files.write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def __enter__(self) -> Log:
+        self.last = time.monotonic()
+        self.last_step = self.start
+        if self.first:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tensorboard's own imports
+                from torch.utils.tensorboard import SummaryWriter
+            self.events = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
+            self.file = open(self.out / "metrics.jsonl", "a", buffering=1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.first:
+            self.file.close()
+            self.events.close()
+
+    def line(self, figures: dict[str, Any], waited: float, batch_size: int) -> str:
+        """Write a line with the pace since the last one; returns it in a few words."""
+        now = time.monotonic()
+        steps = figures["step"] - self.last_step
+        wait = waited / max(now - self.last, 1e-9)
+        figures = {**figures, "data_wait": wait, "images_per_second": batch_size * steps / max(now - self.last, 1e-9)}
+        self.last, self.last_step = now, figures["step"]
+        if math.isfinite(peak := peak_memory(self.device)):
+            figures["peak_memory"] = peak  # GiB
+        self.write(figures)
+        return f"loss {figures['loss']:.3f}, rank {figures['effective_rank']:.0f}, data wait {wait:.0%}"
+
+    def write(self, figures: Mapping[str, Any]) -> None:
+        if not self.first:
+            return
+        self.file.write(json.dumps(figures) + "\n")
+        for name, value in figures.items():
+            if name not in ("step", "epoch") and math.isfinite(value):
+                self.events.add_scalar(name, value, figures["step"])
+
+    def skip(self, skipped: Sequence[Skipped], images: int) -> None:
+        """Note images that turned out unreadable while training; stop when all ranks have met too many."""
+        new = {s.path: s for s in skipped if s.path not in self.known | self.met}
+        if not new:
+            return
+        with open(self.out / SKIPPED, "a+") as file, only_writer(file):  # another rank may have met it before
+            there = listed(self.out / SKIPPED)
+            new = {path: s for path, s in new.items() if path not in {s.path for s in there}}
+            file.writelines(json.dumps(asdict(s)) + "\n" for s in new.values())
+            file.flush()
+        met = [s for s in [*there, *new.values()] if s.path not in self.known]
+        self.met = {s.path for s in met}
+        if len(met) > MOST_UNREADABLE * images:
+            raise TrainingStopped(too_many(met, images, self.out / SKIPPED))
+
+
+def listed(path: Path) -> list[Skipped]:
+    """What skipped.jsonl holds."""
+    return [Skipped(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@dataclass
+class Watch:
+    """The k-NN accuracy of held-out images while training, where there are labels."""
+
+    out: Path
+    images: Data | None
+    info: EncoderInfo
+    device: torch.device
+    console: Console
+    workers: int = 0  # processes that decode those images
+    accuracy: float | None = None
+
+    def progress(self, steps: int, start: int) -> TrainingProgress:
+        return TrainingProgress(self.console, steps, start)
+
+    def is_due(self, done: int, run: RunSettings, each: int) -> bool:
+        """After the first epoch (or fiftieth step), then ten times in a run."""
+        if self.images is None or not self.images.can_be_measured:
+            return False
+        return done == min(each, 50) or done % max(each, run.steps // 10) == 0
+
+    def measure(self, encoder: nn.Module, done: int, progress: TrainingProgress) -> float:
+        assert self.images is not None
+        bank, test = measured_parts(self.images, WATCH_BANK, WATCH_TEST)
+        transform = encoder_file.image_transform(self.info)
+        features = [
+            extract(encoder, part, transform, device=self.device, workers=self.workers) for part in (bank, test)
+        ]
+        if not all(bool(part.x.isfinite().all()) for part in features):
+            return math.nan  # it has diverged, and the next step says so
+        self.accuracy = knn(*features)[0].value
+        progress.say(f"step {done:,}: k-NN accuracy on {len(features[1].x):,} held-out images {self.accuracy:.1f} %")
+        return self.accuracy
+
+    def with_accuracy(self, text: str) -> str:
+        return text if self.accuracy is None else f"k-NN {self.accuracy:.1f} %, {text}"

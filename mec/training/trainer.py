@@ -1,0 +1,324 @@
+"""The loop: views -> embeddings -> objective -> step -> checkpoint, read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from mec.data.batches import Batch, IterableBatches, ViewBatches
+from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.networks import encoder_file
+from mec.networks.encoder_file import EncoderInfo
+from mec.networks.siamese import Siamese
+from mec.objectives.coding import distortion_for
+from mec.objectives.methods import method_named
+from mec.recipes import schedules
+from mec.recipes.recipe import Recipe
+from mec.runtime import checkpoints, files
+from mec.runtime.distributed import Ranks, average_gradients
+from mec.runtime.machine import has_bf16_units
+from mec.runtime.signals import signals
+from mec.training import health
+from mec.training.graphs import captured
+from mec.training.optimizers import clip_each, set_rates
+from mec.training.run import RunSettings, resume_command
+from mec.training.runlog import Log, Watch
+
+LOG_EVERY = {"cpu": 10, "cuda": 50}  # steps; a GPU is kept waiting while they are measured
+
+
+HEALTH_ROWS = 512  # of a batch, for the figures that need a decomposition
+
+
+SAVE_APART = 10.0  # seconds, at least, between the checkpoints at ends of epochs
+
+
+RUNAWAY = 50  # a loss this many times below the exact bound: the series has run away
+
+
+class Trainer:
+    """The parts of a run that change as it goes, and the loop over its steps."""
+
+    def __init__(
+        self,
+        fabric: Any,
+        ranks: Ranks,
+        recipe: Recipe,
+        network: Siamese,
+        objective: Callable[..., Tensor],
+        settings: Mapping[str, Any],
+        optimizer: torch.optim.Optimizer,
+        batches: ViewBatches | IterableBatches,
+        seed: int,
+        graphs: bool = False,
+    ):
+        self.fabric, self.ranks, self.recipe, self.batches, self.seed = fabric, ranks, recipe, batches, seed
+        self.network, self.objective, self.settings = network, objective, settings
+        kept = network.target_encoder if method_named(recipe.method).keeps == "target" else None
+        self.encoder = network.encoder if kept is None else kept  # what is stored and measured
+        self.bf16 = uses_bf16(recipe, fabric.device)
+        if isinstance(batches, ViewBatches):
+            network.to(memory_format=torch.channels_last)
+        self.wrapped, self.optimizer = fabric.setup(network, optimizer)
+        if isinstance(objective, nn.Module):
+            objective.to(fabric.device)
+        self.graphs = graphs and fabric.device.type == "cuda" and ranks.size == 1
+        self.graph: Callable[[list[Tensor]], tuple[Tensor, Tensor | None]] | None = None
+
+    def run(
+        self, out: Path, run: RunSettings, info: EncoderInfo, start: int, watch: Watch, save_minutes: float
+    ) -> None:
+        """Steps start to run.steps - 1."""
+        first, device = self.ranks.rank == 0, self.fabric.device.type
+        saved = time.monotonic()
+        step, waited = start, 0.0
+        loading = device == "cpu" or not self.batches.in_memory  # else the GPU makes views, when it comes to them
+        with signals() as stop, Log(out, start, first, device) as log, watch.progress(run.steps, start) as progress:
+            before = time.monotonic()
+            source = self.batches.batches(start, run.steps, self.ranks.share)
+            for step in range(start, run.steps):
+                batch = next(source)
+                waited += time.monotonic() - before if loading else 0.0
+                log.skip(batch.skipped, run.images)
+
+                now = self.at(step, run.steps)
+                self.set_lr(now["lr"])
+                loss, online, target = self.loss_and_gradient(batch, step, now["settings"])
+                due = (step + 1) % LOG_EVERY[device] == 0 or step + 1 == run.steps or step == 0
+                figures = self.figures(loss, online, target, now) if due else {}
+                if due or device == "cpu":
+                    self.check(out, loss, figures, step, now)
+                self.limit_gradients(step)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.network.update_target(now["target_momentum"])
+
+                done = step + 1
+                epoch_ended = done % self.batches.steps_per_epoch == 0
+                if due:
+                    line = {"step": done, "epoch": done / self.batches.steps_per_epoch, **figures}
+                    text = log.line(line, waited, self.recipe.batch_size)
+                    waited = 0.0
+                    progress.step(done, watch.with_accuracy(text))
+                else:
+                    progress.step(done)
+                if watch.is_due(done, run, self.batches.steps_per_epoch) and first:
+                    accuracy = watch.measure(self.encoder, done, progress)
+                    log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
+                stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
+                save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
+                if save_now or stopping or done == run.steps:
+                    # A gradient that is not finite may have come with a finite loss: never save what it left.
+                    sound = bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
+                    if not sound or (not due and device != "cpu"):
+                        self.check(out, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
+                    if first:
+                        self.save(out, done, info)
+                    saved = time.monotonic()
+                if stopping and done < run.steps:
+                    raise TrainingStopped(
+                        f"stopped by a signal after step {done} of {run.steps}; it is saved. Go on with: "
+                        f"{resume_command(run.asked.get('data'), out)}"
+                    )
+                before = time.monotonic()
+
+    def should_save(self, seconds: float, save_minutes: float, epoch_ended: bool, due: bool) -> bool:
+        """Every few minutes, and at ends of epochs unless they come thick and fast; the same answer on all ranks."""
+        late = seconds > 60 * save_minutes or (epoch_ended and seconds > SAVE_APART)
+        if self.ranks.size == 1:
+            return late
+        return (due or epoch_ended) and bool(self.ranks.from_first(late))
+
+    def loss_and_gradient(
+        self, batch: Batch, step: int, settings: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss, embeddings; gradients are in the parameters.
+
+        With micro-batches the gradient is still that of the whole batch: all embeddings first, without a graph; the
+        objective once; then each micro-batch again, backward from its rows of the gradient. Only BN sees less.
+        """
+        views = [v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for v in batch.views]
+        scale = settings["scale"]  # of the gradient; the loss that is told is the formula's
+        call = {"labels": batch.labels, "ranks": self.ranks, **{k: v for k, v in settings.items() if k != "scale"}}
+        m, micro = len(views[0]), self.recipe.micro_batch_size
+        self.reseed(step, 0)
+        if micro is None or micro >= m:
+            online, target = self.embed_by_graph(views) if self.graphs else self.embed(views)
+            loss = self.objective(online, target, **call)
+            self.fabric.backward(loss * scale)
+            average_gradients(parameters_of(self.objective), self.ranks)
+            return loss.detach(), online.detach(), target
+        number_of_parts = -(-m // micro)  # of nearly one size: batch norm has no variance of a last single row
+        parts = [slice(m * i // number_of_parts, m * (i + 1) // number_of_parts) for i in range(number_of_parts)]
+        with torch.no_grad(), statistics_kept(self.network.encoder, self.network.projector, self.network.predictor):
+            pieces = []
+            for number, part in enumerate(parts):
+                self.reseed(step, number)
+                pieces.append(self.embed([v[part] for v in views]))
+        online = torch.cat([o for o, _ in pieces], 1).requires_grad_()
+        target = None if pieces[0][1] is None else torch.cat([t for _, t in pieces if t is not None], 1)
+        loss = self.objective(online, target, **call)
+        (loss * scale).backward()
+        average_gradients(parameters_of(self.objective), self.ranks)
+        assert online.grad is not None
+        for number, part in enumerate(parts):
+            self.reseed(step, number)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(parts)):
+                again, _ = self.embed([v[part] for v in views], with_target=False)
+                self.fabric.backward(again, online.grad[:, part])
+        return loss.detach(), online.detach(), target
+
+    def embed(self, views: list[Tensor], *, with_target: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Embeddings in float32, by bf16 arithmetic where the recipe and the device allow it."""
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bf16):
+            online, target = self.wrapped(views, with_target=with_target)
+        return online.float(), None if target is None else target.float()
+
+    def embed_by_graph(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The same by CUDA graphs, captured with the first batch; by `embed` where the network cannot be captured."""
+        if self.graph is None:
+            try:
+                self.graph = captured(self.network, views, self.bf16)
+            except RuntimeError as error:
+                self.graphs = False
+                warnings.warn(f"no CUDA graph: {files.first_line(error)}; slower steps, the same result", stacklevel=2)
+                return self.embed(views)
+        online, target = self.graph(views)
+        return online.float(), None if target is None else target.float()
+
+    def reseed(self, step: int, part: int) -> None:
+        """Dropout and the like draw from a function of seed, step and rank, so that resuming repeats it."""
+        torch.manual_seed(hash((self.seed, step, self.ranks.rank, part)) % 2**63)
+
+    def at(self, step: int, steps: int) -> dict[str, Any]:
+        """Every scheduled number of a step of so many, as a number."""
+        each, network = self.batches.steps_per_epoch, self.recipe.network
+        return {
+            "lr": schedules.learning_rate(self.recipe.optimizer, self.recipe.batch_size, step, steps, each),
+            "target_momentum": schedules.cosine(network.target_momentum, network.target_momentum_end, step / steps),
+            "settings": {k: schedules.setting(v, step / each) for k, v in self.settings.items()},
+        }
+
+    def set_lr(self, lr: float) -> None:
+        set_rates(self.optimizer, lr, self.recipe.optimizer.base_lr * self.recipe.batch_size / 256)
+
+    def limit_gradients(self, step: int) -> None:
+        """What the recipe asks of gradients before they are used: prototypes held still at first, clipping."""
+        asked = self.recipe.optimizer
+        named = [*self.network.named_parameters()]
+        if isinstance(self.objective, nn.Module):
+            named += self.objective.named_parameters()
+        if step < asked.freeze_prototypes_epochs * self.batches.steps_per_epoch:
+            for name, parameter in named:
+                if name.split(".")[-1] == "prototypes":
+                    parameter.grad = None
+        if asked.clip:
+            clip_each((parameter for _, parameter in named), asked.clip)
+
+    @torch.no_grad()
+    def figures(self, loss: Tensor, online: Tensor, target: Tensor | None, now: Mapping[str, Any]) -> dict[str, float]:
+        """What is logged: loss, its exact bound, learning rate, gradient norm, and the health of the embeddings."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        m, d = online.shape[1] * self.ranks.size, online.shape[2]
+        rows = -(-HEALTH_ROWS // self.ranks.size)  # of each rank; two views are enough
+        found = health.measure(
+            self.ranks.gather(online[:2, :rows], 1),
+            None if target is None else self.ranks.gather(target[:2, :rows], 1),
+            distortion_for(now["settings"].get("distortion", 0.06), m, d),
+            now["settings"].get("order"),
+        )
+        bound = health.exact_loss_bound(method_named(self.recipe.method).objective, now["settings"], m, d)
+        return {
+            "loss": float(loss),
+            **({} if bound is None else {"loss_bound": bound}),
+            "lr": now["lr"],
+            "gradient_norm": float(torch.stack(torch._foreach_norm(gradients)).norm()),
+            **found,
+        }
+
+    def check(self, out: Path, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
+        """Stop before a step that would spoil the weights; the last checkpoint stays."""
+        value = float(loss)
+        gradient = figures.get("gradient_norm", 0.0)
+        bound = figures.get("loss_bound")
+        ran_away = bound is not None and value < RUNAWAY * bound
+        if math.isfinite(value) and math.isfinite(gradient) and not ran_away:
+            return
+        kept = checkpoints.checkpoints(out)
+        what = f"loss {value:.4g}, gradient norm {gradient:.4g}" + (
+            f", which no exact coding length reaches (bound {bound:.3g})" if ran_away and bound is not None else ""
+        )
+        raise Diverged(
+            f"diverged at step {step + 1}: {what}, at learning rate {now['lr']:.3g}. "
+            + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
+            + f"Start again with a lower rate, --set optimizer.base_lr={self.recipe.optimizer.base_lr / 3:.2g}"
+            + ("." if self.recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series."),
+            value,
+        )
+
+    def save(self, out: Path, done: int, info: EncoderInfo) -> None:
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if isinstance(self.objective, nn.Module):
+            state["objective"] = self.objective.state_dict()
+        probed = (
+            encoder_file.probe(self.encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
+        )
+        # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
+        encoder_file.save_encoder(out / encoder_file.ENCODER, self.encoder, replace(info, steps=done, probe=probed))
+        checkpoints.save(out, done, state)
+
+    def restore(self, out: Path, console: Console) -> int:
+        """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
+        found = checkpoints.newest(out)
+        if found is None:
+            return 0
+        state, complaints = found
+        for words in complaints:
+            console.print(f"{words}; the one before it is used.", highlight=False)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if isinstance(self.objective, nn.Module):
+                self.objective.load_state_dict(state["objective"])
+            return state["step"]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            names = ", ".join(path.name for path in checkpoints.checkpoints(out))
+            raise BadInput(
+                f"{out / 'checkpoints'} ({names}): not of this run's network ({files.first_line(error)}). Put its "
+                "own checkpoints back, or start again with another --out."
+            ) from error
+
+
+def parameters_of(objective: Any) -> list[nn.Parameter]:
+    return list(objective.parameters()) if isinstance(objective, nn.Module) else []
+
+
+def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether to autocast to bf16: only where the device has units for it; elsewhere it is hundreds of times slower."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bf16"
+    return has_bf16_units(device.type)
+
+
+@contextlib.contextmanager
+def statistics_kept(*modules: nn.Module) -> Iterator[None]:
+    """Batch norms use the batch's statistics and leave their running ones alone."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracking = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, kept in zip(norms, tracking):
+            norm.track_running_stats = kept

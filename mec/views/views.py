@@ -1,0 +1,287 @@
+"""Images -> augmented views, a whole batch at a time; the numbers come from the recipe.
+
+Every random number is a function of (seed, epoch, image index, view), never of worker, rank or call order, so that
+ranks, workers and resuming cannot change a run. Colour operations follow torchvision's definitions on float images in
+[0, 1]; resizing is antialiased, by the filters of Pillow and torchvision.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mec.recipes.recipe import View
+from mec.views.augment_gpu import HUE, Jitter, apply_jitter, blur_taps, full_at, gaussian_blur, grey, sent, solarise_
+
+# Where each parameter of a view finds its uniform numbers: (first column, how many).
+COLUMNS = {
+    "area": (0, 10),
+    "ratio": (10, 10),
+    "top": (20, 1),
+    "left": (21, 1),
+    "flip": (22, 1),
+    "affine": (23, 5),
+    "jitter": (28, 1),
+    "factors": (29, 4),
+    "order": (33, 4),
+    "grey": (37, 1),
+    "blur": (38, 1),
+    "sigma": (39, 1),
+    "solarize": (40, 1),
+    "noise": (41, 0),  # and all that follow
+}
+
+
+def uniforms(
+    seed: int, epoch: int, indices: np.ndarray, views: int | np.ndarray, count: int, first: int = 0
+) -> np.ndarray:
+    """[m, count] numbers in [0, 1), each a hash (splitmix64) of seed, epoch, image index, number of view and column."""
+    with np.errstate(over="ignore"):
+        key = _mixed(np.asarray([seed], dtype=np.uint64))
+        for part in (epoch, indices, views):
+            key = _mixed(key + np.asarray(part, dtype=np.uint64))
+        columns = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return (_mixed(key[:, None] + columns[None]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Draw:
+    """The random numbers of one view of a batch, by name; or of several alike, with the number of each row's."""
+
+    def __init__(
+        self, view: View, number: int | np.ndarray, seed: int, epoch: int, indices: Sequence[int] | np.ndarray
+    ):
+        indices = np.asarray(indices)
+        self.view, self.key = view, (seed, epoch, indices, np.broadcast_to(number, indices.shape))
+        self.table = uniforms(*self.key, count=COLUMNS["noise"][0])
+
+    def take(self, rows: np.ndarray) -> Draw:
+        """The numbers of some of the images."""
+        part = copy.copy(self)
+        seed, epoch, indices, numbers = self.key
+        part.key, part.table = (seed, epoch, indices[rows], numbers[rows]), self.table[rows]
+        return part
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        first, count = COLUMNS[name]
+        return self.table[:, first] if count == 1 else self.table[:, first : first + count]
+
+    def chosen(self, name: str) -> np.ndarray:
+        """Rows that get an operation that has a probability."""
+        return np.flatnonzero(self.is_chosen(name))
+
+    def is_chosen(self, name: str) -> np.ndarray:
+        """[m] which rows get it."""
+        return self[name] < getattr(self.view, name)
+
+    def jitter(self) -> Jitter:
+        """Brightness, contrast, saturation and hue, in an order of its own for each image."""
+        view = self.view
+        strengths = np.array([view.brightness, view.contrast, view.saturation, view.hue])
+        values = strengths * (2 * self["factors"] - 1)
+        values[:, :HUE] = np.maximum(0, 1 + values[:, :HUE])
+        return Jitter.of(self["order"].argsort(1), values, self["jitter"] < (view.jitter if strengths.any() else 0))
+
+    def normals(self, shape: tuple[int, ...]) -> np.ndarray:
+        """[m, *shape] standard normal numbers (Box-Muller)."""
+        count = math.prod(shape)
+        u = uniforms(*self.key, count=2 * count, first=COLUMNS["noise"][0])
+        radius = np.sqrt(-2 * np.log1p(-u[:, :count]))
+        return (radius * np.cos(2 * np.pi * u[:, count:])).reshape(-1, *shape)
+
+
+def crop_boxes(draw: Draw, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """[m, 4] top, left, height, width: the first of ten random boxes that fits, else the largest central one.
+
+    The distribution is that of torchvision's RandomResizedCrop.
+    """
+    (low, high), (narrow, wide) = draw.view.scale, draw.view.ratio
+    area = (heights * widths)[:, None] * (low + (high - low) * draw["area"])
+    ratio = np.exp(np.log(narrow) + (np.log(wide) - np.log(narrow)) * draw["ratio"])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (w > 0) & (h > 0) & (w <= widths[:, None]) & (h <= heights[:, None])
+    first, rows = fits.argmax(1), np.arange(len(fits))
+    found = fits[rows, first]
+    shape = widths / heights
+    fallback_w = np.where(shape > wide, np.rint(heights * wide), widths)
+    fallback_h = np.where(shape < narrow, np.rint(widths / narrow), heights)
+    w = np.where(found, w[rows, first], np.maximum(fallback_w, 1))
+    h = np.where(found, h[rows, first], np.maximum(fallback_h, 1))
+    top = np.where(found, np.floor(draw["top"] * (heights - h + 1)), (heights - h) // 2)
+    left = np.where(found, np.floor(draw["left"] * (widths - w + 1)), (widths - w) // 2)
+    return np.stack([top, left, h, w], 1).astype(np.int64)
+
+
+def least_decoding(boxes: Sequence[np.ndarray], sizes: Sequence[int]) -> int:
+    """The largest of 8, 4, 2, 1 by which an image may shrink so that no crop (top, left, height, width) is too small.
+
+    >>> least_decoding([np.array([0, 0, 460, 500])], [224]), least_decoding([np.array([0, 0, 440, 500])], [224])
+    (2, 1)
+    """
+    room = min(min(int(box[2]), int(box[3])) / size for box, size in zip(boxes, sizes))
+    return next((reduce for reduce in (8, 4, 2) if room >= reduce), 1)
+
+
+def scaled_box(box: np.ndarray, shrunk: np.ndarray, shape: tuple[int, ...]) -> list[int]:
+    """A crop (top, left, height, width) of an image that was decoded smaller, to the nearest pixel."""
+    first = np.rint(box[:2] * shrunk)
+    last = np.clip(np.rint((box[:2] + box[2:]) * shrunk), first + 1, shape[:2])
+    return [*first.astype(int).tolist(), *(last - first).astype(int).tolist()]
+
+
+def crop_pixels(pixels: np.ndarray, box: Sequence[int], view: View, flipped: bool) -> np.ndarray:
+    """One decoded image [h, w, 3] -> its crop, resized and flipped: uint8 [3, s, s].
+
+    By torch's kernel for bytes, several times as fast as Pillow's and within one level of it.
+    """
+    top, left, height, width = box
+    crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
+    crop = F.interpolate(crop, (view.size,) * 2, mode=view.interpolation, antialias=True, align_corners=False)
+    out = crop[0].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray((out[:, ::-1] if flipped else out).transpose(2, 0, 1))
+
+
+def crop_stored_images(images: Tensor, draw: Draw) -> Tensor:
+    """uint8 images [m, 3, h, w] -> their crops, resized and flipped: float [m, 3, s, s] in [0, 1]."""
+    m, _, height, width = images.shape
+    boxes = crop_boxes(draw, np.full(m, height), np.full(m, width))
+    size, kind = draw.view.size, draw.view.interpolation
+    x = images.float().mul_(1 / 255)
+    top, left, high, wide = sent(boxes, x.device, torch.float64).T
+    flipped = sent(draw.is_chosen("flip"), x.device)[:, None]
+    # Where in the image the middles of the crop's pixels lie, [m, s] each way.
+    middles = torch.arange(size, dtype=torch.float64, device=x.device) + 0.5
+    down, across = (start[:, None] + middles * length[:, None] / size for start, length in ((top, high), (left, wide)))
+    across = torch.where(flipped, across.flip(1), across)
+    if kind == "bilinear" and size >= max(height, width):  # no crop is made smaller
+        # Each pixel lies between two of the crop's each way, and never outside it.
+        down = down.clamp((top + 0.5)[:, None], (top + high - 0.5)[:, None]) * (2 / height) - 1
+        across = across.clamp((left + 0.5)[:, None], (left + wide - 0.5)[:, None]) * (2 / width) - 1
+        grid = torch.stack([across[:, None].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], 3)
+        return F.grid_sample(x, grid.float(), align_corners=False)
+    # A crop and resize is linear and separable: one [s, h] and one [w, s] matrix an image.
+    rows = resampling(down, top, high, height, kind)
+    columns = resampling(across, left, wide, width, kind)
+    return (rows[:, None] @ x @ columns[:, None].mT).clamp_(0, 1)  # a bicubic filter overshoots
+
+
+def resampling(places: Tensor, start: Tensor, length: Tensor, size: int, kind: str) -> Tensor:
+    """[m, s, size] weights of an image's pixels in those of its crop, antialiased.
+
+    The crop is pixels start [m] to start + length [m] of `size`; the middles of its own pixels lie at `places` [m, s].
+    """
+    step = (length / places.shape[1]).clamp_min(1)[:, None, None]
+    pixel = torch.arange(size, dtype=places.dtype, device=places.device) + 0.5
+    distance = ((pixel - places[:, :, None]).abs() / step).float()
+    reach = 1 if kind == "bilinear" else 2
+    if kind == "bilinear":
+        weight = 1 - distance
+    else:  # Keys' cubic with a = -0.5
+        near = (1.5 * distance - 2.5) * distance * distance + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weight = torch.where(distance < 1, near, far)
+    outside = (pixel < start[:, None]) | (pixel > (start + length)[:, None])
+    weight.masked_fill_((distance >= reach) | outside[:, None], 0)
+    return weight / weight.sum(2, keepdim=True)
+
+
+def finish(images: Tensor, draw: Draw) -> Tensor:
+    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarise, noise."""
+    view = draw.view
+    scale = per_channel(1 / np.array(view.std), images.device)
+    moved = bool(view.rotate or view.shear or view.shift or view.zoom)
+    if images.dtype == torch.uint8 and (moved or images.is_cuda):
+        images = images.float().mul_(1 / 255)
+    if moved:
+        images = affine(images, draw)
+    if images.is_cuda:
+        out = coloured(images, draw).sub_(per_channel(np.array(view.mean), images.device)).mul_(scale)
+    else:
+        out = coloured_on_cpu(images, draw)
+    if view.noise:
+        out.add_(sent(draw.normals(tuple(out.shape[1:])), out.device, out.dtype) * scale, alpha=view.noise)
+    return out
+
+
+def per_channel(values: np.ndarray, device: torch.device) -> Tensor:
+    return sent(values, device, torch.float32).view(3, 1, 1)
+
+
+def coloured_on_cpu(images: Tensor, draw: Draw) -> Tensor:
+    """Jitter, grey, blur, solarise and normalise [m, 3, s, s]."""
+    from mec.views import augment_cpu as fused  # compiles when it is first used
+
+    view, jitter = draw.view, draw.jitter()
+    low, high = view.blur_sigma
+    taps, reach = blur_taps(low + (high - low) * draw["sigma"], high, *images.shape[2:])
+    return torch.from_numpy(
+        fused.finish(
+            images.contiguous().numpy(),
+            linear=np.stack([jitter.factor, jitter.luma, jitter.mean], 2),
+            centres=full_at(jitter.turns),
+            hue_at=jitter.hue_at,
+            grey=draw.is_chosen("grey"),
+            taps=taps,
+            reach=np.where(draw.is_chosen("blur"), reach, 0),
+            solarise=draw.is_chosen("solarize"),
+            mean=view.mean,
+            std=view.std,
+            threads=torch.get_num_threads(),
+        )
+    )
+
+
+def coloured(x: Tensor, draw: Draw) -> Tensor:
+    """Jitter, grey, blur and solarise of images [m, 3, s, s] in [0, 1], in tensors of their device."""
+    jitter = draw.jitter()
+    order = np.argsort(jitter.hue_at, kind="stable")  # images that turn their hue at the same position are neighbours
+    x = x[sent(order, x.device)]
+    draw = draw.take(order)
+    x = apply_jitter(x, jitter.take(order))
+    for name, operation in (("grey", greyed), ("blur", blurred), ("solarize", solarised)):
+        rows = draw.chosen(name)
+        if len(rows):
+            there = sent(rows, x.device)
+            x[there] = operation(x[there], draw.take(rows))
+    return x[sent(order.argsort(), x.device)]
+
+
+def greyed(x: Tensor, draw: Draw) -> Tensor:
+    return x.copy_(grey(x).expand_as(x))
+
+
+def blurred(x: Tensor, draw: Draw) -> Tensor:
+    low, high = draw.view.blur_sigma
+    return gaussian_blur(x, low + (high - low) * draw["sigma"], high)
+
+
+def solarised(x: Tensor, draw: Draw) -> Tensor:
+    return solarise_(x)
+
+
+def affine(x: Tensor, draw: Draw) -> Tensor:
+    """Rotation, shear, zoom and shift about the centre; black comes in from outside."""
+    view = draw.view
+    angle, shear, zoom, dx, dy = (2 * draw["affine"] - 1).T
+    angle, shear = np.deg2rad(view.rotate) * angle, np.tan(np.deg2rad(view.shear) * shear)
+    zoom, dx, dy = 1 + view.zoom * zoom, 2 * view.shift * dx, 2 * view.shift * dy
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    theta = np.stack([np.stack([cos, shear * cos - sin, dx], 1), np.stack([sin, shear * sin + cos, dy], 1)], 1)
+    grid = F.affine_grid(sent(theta, x.device, x.dtype), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def numbered(views: Sequence[View]) -> list[tuple[int, View]]:
+    """Each view with its number; a view with copies counts as many."""
+    return list(enumerate(view for view in views for _ in range(view.copies)))

@@ -1,0 +1,233 @@
+"""Weights for other tools: the printed lines are typed as they are, and give the features of the encoder."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+import yaml
+from helpers import tiny_run
+from torch import nn
+
+import mec
+from mec.errors import BadInput
+from mec.exports import weights
+from mec.exports.weights import export
+from mec.networks.backbones import build_encoder
+from mec.networks.encoder_file import EncoderInfo, probe, save_encoder
+
+
+def run_with(folder: Path, backbone: str, size: int, small_stem: bool | None = None) -> tuple[Path, nn.Module]:
+    """A run folder whose encoder has statistics of its own, as if it had been trained."""
+    torch.manual_seed(0)
+    encoder = build_encoder(backbone, size, small_stem).train()
+    with torch.no_grad():
+        for norm in (m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 1.5)  # the last of a block starts at 0, and would hide what is before it
+        for _ in range(2):
+            encoder(torch.randn(8, 3, size, size))
+    encoder.eval()
+    info = EncoderInfo(
+        backbone=backbone, feature_size=encoder.num_features, image_size=size,
+        small_stem=size < 64 if small_stem is None else small_stem, interpolation="bicubic", mean=(0.5,) * 3,
+        std=(0.2,) * 3, method="mec-joint", recipe="auto", data="photos", data_fingerprint="", steps=1,
+        probe=probe(encoder, size),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    save_encoder(folder / "encoder.safetensors", encoder, info)
+    return folder, encoder
+
+
+def printed_lines(text: str) -> str:
+    return "\n".join(line.removeprefix("    ") for line in text.splitlines() if line.startswith("    "))
+
+
+def features_by_printed_lines(text: str, size: int) -> torch.Tensor:
+    names: dict = {}
+    exec(printed_lines(text), names)
+    return features(names["model"], size)
+
+
+@torch.no_grad()
+def features(model: nn.Module, size: int) -> torch.Tensor:
+    return model.eval()(torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(3)))
+
+
+EXPORTED = [
+    ("timm", "resnet18", 64),
+    ("timm", "resnet10-tiny", 64),
+    ("timm", "resnet10-tiny", 16),
+    ("timm", "resnet10-fast", 32),  # keeps its max-pool
+    ("timm", "resnet26d", 32),  # a stem of three convolutions: only its first changes
+    ("timm", "vit_tiny_patch16_224", 32),
+    ("timm", "convnext_atto", 64),
+    ("torchvision", "resnet18", 64),
+    ("torchvision", "resnet18", 32),
+    ("torchvision", "resnet10", 32),
+    pytest.param("torchvision", "resnet50", 64, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("tool", "backbone", "size"), EXPORTED)
+def test_the_printed_lines_build_the_same_encoder(tool, backbone, size, tmp_path, capsys):
+    run, encoder = run_with(tmp_path / "run", backbone, size)
+    out = export(run, tool)
+    text = capsys.readouterr().out
+    assert out.exists()
+    assert str(out) in text
+    expected = features(encoder, size)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(features_by_printed_lines(text, size), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_timm_loads_a_file_for_64_px_by_its_plain_call(tmp_path):
+    run, encoder = run_with(tmp_path / "run", "resnet18", 64)
+    out = export(run, "timm", tmp_path / "weights" / "mine.safetensors")
+    model = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(out))
+    torch.testing.assert_close(features(model, 64), features(encoder, 64))
+
+
+def test_torchvision_loads_a_file_with_its_last_layer_taken_off(tmp_path):
+    run, encoder = run_with(tmp_path / "run", "resnet18", 64)
+    out = export(run, "torchvision")
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    assert model.load_state_dict(torch.load(out, weights_only=True), strict=True)
+    torch.testing.assert_close(features(model, 64), features(encoder, 64))
+
+
+def test_a_small_stem_takes_two_more_lines(tmp_path, capsys):
+    run, _ = run_with(tmp_path / "run", "resnet18", 32)
+    export(run, "torchvision")
+    printed = printed_lines(capsys.readouterr().out).splitlines()
+    assert printed[3:5] == [
+        "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)",
+        "model.maxpool = torch.nn.Identity()",
+    ]
+
+
+def test_a_run_is_exported_with_the_features_that_load_encoder_gives(finished, tmp_path, capsys):
+    encoder, _ = mec.load_encoder(finished)
+    export(finished, "timm", tmp_path / "out.safetensors")
+    found = features_by_printed_lines(capsys.readouterr().out, 8)
+    torch.testing.assert_close(found, features(encoder, 8), atol=1e-5, rtol=1e-4)
+
+
+def test_it_does_not_say_done_when_the_other_tool_gives_other_features(tmp_path, monkeypatch, capsys):
+    run, _ = run_with(tmp_path / "run", "resnet18", 64)
+    save = torch.save
+
+    def scaled(weights, path):
+        save({**weights, "conv1.weight": weights["conv1.weight"].flip(0)}, path)
+
+    monkeypatch.setattr(weights.torch, "save", scaled)
+    with pytest.raises(RuntimeError, match="features that differ"):
+        export(run, "torchvision")
+    assert "loads with" not in capsys.readouterr().out
+
+
+def test_what_torchvision_does_not_have_is_refused_with_what_it_has(finished):
+    with pytest.raises(BadInput, match=r"no 'resnet10-fast'.*resnet18.*--to timm"):
+        export(finished, "torchvision")
+    assert not list(finished.glob("encoder-*"))
+
+
+def test_a_module_of_ones_own_has_no_name_there(tmp_path):
+    run = tiny_run(tmp_path / "run", encoder=nn.Sequential(nn.Flatten(), nn.Linear(192, 8)), epochs=1)
+    with pytest.raises(BadInput, match="module of your own"):
+        export(run, "timm")
+
+
+def test_the_encoder_itself_is_never_written_over(finished):
+    before = (finished / "encoder.safetensors").read_bytes()
+    with pytest.raises(BadInput, match="that is the encoder itself"):
+        export(finished, "timm", finished / "encoder.safetensors")
+    assert (finished / "encoder.safetensors").read_bytes() == before
+
+
+def test_weights_are_written_without_the_projectors(finished, tmp_path):
+    out = export(finished, "timm", tmp_path / "out.safetensors")
+    shape = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
+    assert set(safetensors.torch.load_file(out)) == set(
+        timm.create_model("resnet18", num_classes=0, **shape).state_dict()
+    )
+
+
+# --- detectron2 --------------------------------------------------------------------------------------------------
+
+
+def r50_c4_names() -> set[str]:
+    """What detectron2's R50 reads from a file, by the rules of the specification: stem, res2 ... res5, shortcuts."""
+    norm = ("weight", "bias", "running_mean", "running_var")
+    layers = ["stem.conv1"]
+    for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
+        for block in range(blocks):
+            layers += [f"res{stage}.{block}.conv{n}" for n in (1, 2, 3)]
+        layers.append(f"res{stage}.0.shortcut")
+    return {f"{layer}.weight" for layer in layers} | {f"{layer}.norm.{n}" for layer in layers for n in norm}
+
+
+class Arrays(pickle.Unpickler):
+    """Reads plain values and arrays of numpy, and runs nothing else."""
+
+    def find_class(self, module: str, name: str):
+        assert weights.split(".")[0] == "numpy", f"{module}.{name} in the file"
+        assert name in ("_reconstruct", "_frombuffer", "ndarray", "dtype", "scalar"), f"{module}.{name} in the file"
+        return super().find_class(weights, name)
+
+
+@pytest.mark.slow
+def test_the_detectron2_file_has_every_tensor_of_its_r50_c4_model(tmp_path, capsys):
+    run, encoder = run_with(tmp_path / "run", "resnet50", 64)
+    out = export(run, "detectron2")
+    assert out.name == "encoder-detectron2.pkl"
+    content = Arrays(io.BytesIO(out.read_bytes())).load()
+    assert set(content) == {"model", "__author__", "matching_heuristics"}
+    assert content["matching_heuristics"] is True
+    names = {name for name in content["model"] if not name.endswith("num_batches_tracked")}
+    assert names == r50_c4_names()
+    assert len(names) == 53 * 5
+    for ours, theirs in (
+        ("conv1.weight", "stem.conv1.weight"),
+        ("bn1.running_var", "stem.conv1.norm.running_var"),
+        ("layer2.3.bn2.bias", "res3.3.conv2.norm.bias"),
+        ("layer4.0.downsample.0.weight", "res5.0.shortcut.weight"),
+        ("layer4.0.downsample.1.running_mean", "res5.0.shortcut.norm.running_mean"),
+    ):
+        assert np.array_equal(content["model"][theirs], encoder.state_dict()[ours].numpy())
+    printed = capsys.readouterr().out
+    for kind in ("voc0712", "coco"):
+        assert str(tmp_path / "run" / f"encoder-detectron2-{kind}.yaml") in printed
+
+
+def test_the_settings_that_go_with_it_are_the_protocols(tmp_path):
+    run, _ = run_with(tmp_path / "run", "resnet50", 64)
+    out = export(run, "detectron2")
+    found = {kind: yaml.safe_load(out.with_name(f"{out.stem}-{kind}.yaml").read_text()) for kind in ("voc0712", "coco")}
+    model = found["voc0712"]["MODEL"]
+    assert model["WEIGHTS"] == str(out)
+    assert (model["RESNETS"]["DEPTH"], model["RESNETS"]["NORM"]) == (50, "SyncBN")
+    assert (model["RESNETS"]["STRIDE_IN_1X1"], model["BACKBONE"]["FREEZE_AT"], model["MASK_ON"]) == (False, 0, False)
+    assert model["PIXEL_MEAN"] == pytest.approx([127.5] * 3)  # of this run: 0.5
+    assert model["PIXEL_STD"] == pytest.approx([51] * 3)
+    assert (found["voc0712"]["SOLVER"]["MAX_ITER"], found["coco"]["SOLVER"]["MAX_ITER"]) == (24_000, 90_000)
+    assert (found["coco"]["MODEL"]["MASK_ON"], found["coco"]["MODEL"]["ROI_HEADS"]["NUM_CLASSES"]) == (True, 80)
+    assert found["coco"]["INPUT"]["FORMAT"] == "RGB"
+
+
+def test_what_detectron2_has_no_network_for_is_refused(finished):
+    with pytest.raises(BadInput, match=r"no resnet10-fast with the stem for small images .*resnet50"):
+        export(finished, "detectron2")
+
+
+def test_a_resnet18_is_refused_whose_last_stage_detectron2_s_heads_would_not_take(tmp_path):
+    run, _ = run_with(tmp_path / "run", "resnet18", 64)
+    with pytest.raises(BadInput, match=r"no resnet18 \(it has resnet50"):
+        export(run, "detectron2")

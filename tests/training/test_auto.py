@@ -1,0 +1,64 @@
+"""The recipe that is chosen from images and machine fits both, and says why."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mec.data.dataset import Data, Split
+from mec.data.images import Files, Stored
+from mec.runtime.machine import Machine
+from mec.training.auto import auto
+
+CPU, GPU = Machine("cpu", 24, 2), Machine("cuda", 80, 16)
+
+
+def images(n, height, width):
+    return Data("mine", Split(Files(tuple(map(str, range(n))), "/mine")), typical_size=(height, width))
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU])
+@pytest.mark.parametrize("n", [4, 40, 300, 5000, 2_000_000])
+@pytest.mark.parametrize("side", [8, 32, 64, 300, 4000])
+def test_every_choice_trains_and_has_a_reason(machine, n, side):
+    recipe, why = auto(images(n, side, side), machine)
+    assert 2 <= recipe.batch_size <= n
+    assert recipe.batch_size & (recipe.batch_size - 1) == 0
+    assert recipe.epochs >= 5
+    text = " ".join(why)
+    for word in (f"{recipe.views[0].size} px", recipe.network.backbone, f"batch {recipe.batch_size}", recipe.method):
+        assert word in text
+
+
+def test_small_images_keep_their_size_and_photographs_are_reduced_on_a_cpu():
+    assert auto(images(1000, 32, 32), CPU)[0].views[0].size == 32
+    assert auto(images(1000, 600, 800), CPU)[0].views[0].size == 64
+    assert auto(images(1000, 600, 800), GPU)[0].views[0].size == 224
+
+
+def test_a_cpu_without_bf16_gets_small_batches_at_the_same_rate_and_a_cheap_backbone():
+    machines = (CPU, replace(CPU, bf16=True), GPU)
+    slow, fast, gpu = (auto(images(10_000, 32, 32), machine)[0] for machine in machines)
+    assert [r.batch_size for r in (slow, fast, gpu)] == [128, 256, 256]
+    assert [r.optimizer.base_lr * r.batch_size / 256 for r in (slow, fast, gpu)] == [0.5, 0.5, 0.5]
+    assert [r.network.backbone for r in (slow, fast, gpu)] == ["resnet10-fast", "resnet10-tiny", "resnet18"]
+
+
+def test_a_small_accelerator_gets_micro_batches_and_the_same_batch():
+    large, _ = auto(images(200_000, 600, 800), GPU)
+    small, why = auto(images(200_000, 600, 800), replace(GPU, memory_gib=8))
+    assert large.micro_batch_size is None
+    assert small.batch_size == large.batch_size
+    assert small.micro_batch_size is not None
+    assert f"{small.micro_batch_size} rows to fit 8 GiB" in " ".join(why)
+
+
+def test_photographs_are_blurred_and_small_images_are_not():
+    assert auto(images(1000, 600, 800), GPU)[0].views[0].blur > 0
+    assert auto(images(1000, 32, 32), GPU)[0].views[0].blur == 0
+
+
+def test_images_in_memory_are_said_to_be_there():
+    stored = Data("mine", Split(Stored(torch.zeros(100, 3, 32, 32, dtype=torch.uint8)), np.zeros(100)))
+    assert "kept in memory" in " ".join(auto(replace(stored, typical_size=(32, 32)), CPU)[1])
