@@ -1,0 +1,149 @@
+"""One home for what a command and its function take: a frozen dataclass of options, its docstrings the help of both.
+
+The command line parses the dataclass, a function takes it (`takes`), and a caller in Python writes the same words as
+keyword arguments. No torch here: the command line reads this before it loads anything heavy.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+
+from tyro.conf import Positional, arg
+
+from mec.errors import BadInput, nearest
+
+P = ParamSpec("P")
+Data = TypeVar("Data")
+Options = TypeVar("Options")
+Returned = TypeVar("Returned")
+
+
+def as_typed(default: str) -> str:
+    """The default of a list as a user types it, for help texts.
+
+    >>> as_typed("['1,5']")
+    '(default: 1,5)'
+    """
+    return f"(default: {default.strip('[]').strip(chr(39))})"
+
+
+DataSet = Annotated[Positional[str], arg(metavar="DATA")]
+# Flags that may be left out; what happens then is said in words.
+Folder = Annotated[str | Path | None, arg(metavar="DIR", constructor=Path, help_behavior_hint="")]
+File = Annotated[str | Path | None, arg(metavar="FILE", constructor=Path, help_behavior_hint="")]
+Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Real = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
+Minutes = Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")]
+# Lists: with commas on the command line; from Python also one value or a sequence of them.
+Names = Annotated[str | Sequence[str], arg(metavar="A,B,...", constructor=str, help_behavior_hint=as_typed)]
+Integers = Annotated[str | int | Sequence[int], arg(metavar="N,N,...", constructor=str, help_behavior_hint=as_typed)]
+Reals = Annotated[str | float | Sequence[float], arg(metavar="X,X,...", constructor=str, help_behavior_hint=as_typed)]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def takes(
+    options: Callable[P, Options],
+) -> Callable[[Callable[[Data, Options], Returned]], Callable[Concatenate[Data, P], Returned]]:
+    """A function of data and a dataclass of options, called with the dataclass's fields as keywords.
+
+    Its docstring gets an entry for each of them, in the words that `--help` has.
+    """
+
+    def lifted(function: Callable[[Data, Options], Returned]) -> Callable[Concatenate[Data, P], Returned]:
+        @functools.wraps(function)
+        def called(data: Data, /, *args: P.args, **flags: P.kwargs) -> Returned:
+            refuse_unknown(function.__name__, flags, field_names(options))
+            return function(data, options(*args, **flags))
+
+        called.__doc__ = documented(inspect.getdoc(function) or "", options)
+        return cast("Callable[Concatenate[Data, P], Returned]", called)
+
+    return lifted
+
+
+def refuse_unknown(function: str, flags: Iterable[str], known: Sequence[str]) -> None:
+    """
+    Raises:
+        TypeError: a keyword that the function does not take, with the nearest one that it does.
+    """
+    for name in flags:
+        if name not in known:
+            raise TypeError(f"{function}() takes no {name!r}. {nearest(name, known)}")
+
+
+def field_names(options: Any) -> list[str]:
+    return [field.name for field in fields(options)]
+
+
+def flags_of(command: Any, options: type) -> dict[str, Any]:
+    """The options among the fields of a command that was parsed, as keywords."""
+    return {name: getattr(command, name) for name in field_names(options)}
+
+
+def documented(text: str, options: Any) -> str:
+    """A docstring with the options' own words in place of its line `{options}`."""
+    return text.replace("{options}", "\n".join(described(options)).lstrip()) if "{options}" in text else text
+
+
+def described(options: Any) -> list[str]:
+    """An entry of a docstring's Args for each field: name and help text, wrapped."""
+    from docstring_parser import parse_from_object
+
+    words = {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse_from_object(options).params}
+    return [
+        textwrap.fill(
+            f"{name}: {words.get(name, '')}",
+            116,
+            initial_indent=" " * 4,
+            subsequent_indent=" " * 8,
+            break_on_hyphens=False,
+        )
+        for name in field_names(options)
+    ]
+
+
+def names(value: str | Sequence[str], flag: str) -> list[str]:
+    """
+    >>> names("mec-joint, simclr", "--methods"), names(["byol"], "--methods")
+    (['mec-joint', 'simclr'], ['byol'])
+    """
+    parts = [part.strip() for part in (value.split(",") if isinstance(value, str) else value)]
+    if not all(parts):
+        raise BadInput(f"{flag} is {value!r}: names with commas between, none of them empty.")
+    return parts
+
+
+def integers(value: str | int | Sequence[int], flag: str) -> list[int]:
+    """
+    >>> integers("1,5", "--k"), integers(20, "--k"), integers([10, 20], "--k")
+    ([1, 5], [20], [10, 20])
+    """
+    return _numbers(value, flag, int, "whole numbers with commas between, for example 1,5")
+
+
+def reals(value: str | float | Sequence[float], flag: str) -> list[float]:
+    """
+    >>> reals("1e-3,0.1", "--learning-rates"), reals(0.5, "--lrs")
+    ([0.001, 0.1], [0.5])
+    """
+    return _numbers(value, flag, float, "numbers with commas between, for example 0.001,0.1")
+
+
+def _numbers(value: Any, flag: str, kind: type, fits: str) -> list[Any]:
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, (int, float)) else value
+    try:
+        found = [kind(part) for part in parts]
+    except (TypeError, ValueError):
+        found = []
+    if not found or any(
+        number != number or (not isinstance(part, str) and number != part) for part, number in zip(parts, found)
+    ):
+        raise BadInput(f"{flag} is {value!r}: {fits}.")
+    return found
