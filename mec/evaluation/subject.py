@@ -5,6 +5,7 @@ Nothing is unpickled: .pth files are read with weights_only, and nothing is fetc
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from mec.data.dataset import Data, Split
 from mec.errors import BadInput
@@ -35,7 +38,7 @@ from mec.networks.encoder_file import (
 from mec.runtime.device import chosen_device
 from mec.runtime.files import file_hash, first_line
 
-PIXELS = "pixels"  # the row of no encoder: raw colours of an image reduced to 32 px
+PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px
 
 
 FEATURES = "features"  # folder beside results.jsonl
@@ -73,11 +76,12 @@ class Subject:
     device: str
     folder: Path  # for results
     workers: int = 0
+    own_transform: Callable[[Any], Tensor] | None = None  # of an encoder in memory
 
     @property
     def transform(self) -> Callable[[Any], Tensor]:
         """PIL image (or uint8 tensor) -> the encoder's input, without augmentation."""
-        return image_transform(self.info)
+        return self.own_transform or image_transform(self.info)
 
     def features(
         self, split: Split, transform: Callable[[Any], Tensor] | None = None, *, whole: bool = False
@@ -102,10 +106,10 @@ class Subject:
 
 
 def resolve(
-    run: str | Path,
+    run: str | Path | tuple[nn.Module, Callable[[Any], Tensor]],
     *,
     device: str = "auto",
-    out: Path | None = None,
+    out: str | Path | None = None,
     image_size: int | None = None,
     workers: int = 0,
 ) -> Subject:
@@ -114,7 +118,7 @@ def resolve(
     Args:
         run: a run folder; an encoder.safetensors; a file of weights (`mec export`, the official MEC checkpoint, the
             state dict of a torchvision ResNet); "random:NAME"; "pixels"; "NAME:FILE"; or a timm or torchvision name
-            whose weights lie in their local caches.
+            whose weights lie in their local caches. Or an encoder in memory and its transform, which stay as they are.
         device: "auto", "cpu" or "cuda".
         out: folder for results; default: the run, or runs/NAME.
         image_size: px, where it is not that of training.
@@ -124,36 +128,63 @@ def resolve(
         FileNotFoundError: no such run, file or local weights.
         BadInput: no such backbone, or a file that does not fit it or is not read here.
     """
-    if image_size is not None and image_size < 1:
-        raise BadInput(f"--image-size is {image_size}: a number of pixels, at least 1.")
-    name, folder, encoder, info, checkpoint = _found(str(run), image_size)
-    chosen = chosen_device(device)
-    return Subject(name, encoder.to(chosen).eval(), info, checkpoint, chosen, out or folder, workers)
+    chosen, own = chosen_device(device), None
+    if isinstance(run, tuple):
+        encoder, own = copy.deepcopy(run[0]).eval(), run[1] if isinstance(run[1], v2.Compose) else OneByOne(run[1])
+        name, folder, info, checkpoint = type(encoder).__name__, Path(), _info_of(encoder, own), state_hash(encoder)
+        if image_size not in (None, info.image_size):
+            raise BadInput(f"--image-size is {image_size}, but the transform makes images of {info.image_size} px.")
+    else:
+        name, folder, encoder, info, checkpoint = _found(str(run), image_size)
+    return Subject(name, encoder.to(chosen).eval(), info, checkpoint, chosen, Path(out or folder), workers, own)
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """A transform that may take PIL images alone, for batches uint8 [m, 3, h, w] too."""
+
+    transform: Callable[[Any], Tensor]
+
+    def __call__(self, image: Any) -> Tensor:
+        if not isinstance(image, Tensor) or image.ndim < 4:
+            return self.transform(image)
+        return torch.stack([self.transform(Image.fromarray(one.permute(1, 2, 0).numpy())) for one in image])
+
+
+def _info_of(encoder: nn.Module, transform: Callable[[Any], Tensor]) -> EncoderInfo:
+    """Image size and normalisation of an encoder in memory, by what its transform makes of a black and a white image.
+
+    Raises:
+        BadInput: it gives no images [3, s, s], or the encoder no features [m, e].
+    """
+    black, white = (transform(Image.new("RGB", (256, 256), (value,) * 3)) for value in (0, 255))
+    if not isinstance(black, Tensor) or black.ndim != 3 or len(black) != 3 or black.shape[1] != black.shape[2]:
+        shape = [*black.shape] if isinstance(black, Tensor) else type(black).__name__
+        raise BadInput(f"the transform turned a PIL image into {shape}: it has to give a tensor [3, s, s].")
+    low, high = (image.double().mean((1, 2)) for image in (black, white))
+    std = 1 / (high - low)
+    mean, std = (tuple(round(float(v), 6) for v in values) for values in (-low * std, std))
+    size = feature_size(encoder, torch.stack([black, white]))
+    return _info("custom", size, black.shape[1], False, "bicubic", (mean, std), type(encoder).__name__)
+
+
+def _info(
+    backbone: str, features: int, side: int, small: bool, interpolation: str, moments: tuple[Any, Any], method: str
+) -> EncoderInfo:
+    """What is known of an encoder that was not trained here; moments: mean and standard deviation of its input."""
+    return EncoderInfo(backbone, features, side, small, interpolation, *moments, method, "", "", "", 0)
 
 
 def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
     """Name, folder for results, encoder, what is known of it, and its hash."""
     if run == PIXELS and not Path(run).exists():
         side = size or 32
-        info = EncoderInfo(
-            backbone=PIXELS,
-            feature_size=3 * side * side,
-            image_size=side,
-            small_stem=False,
-            interpolation="bilinear",
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-            method=PIXELS,
-            recipe="",
-            data="",
-            data_fingerprint="",
-            steps=0,
-        )
+        info = _info(PIXELS, 3 * side * side, side, False, "bilinear", ((0.0,) * 3, (1.0,) * 3), PIXELS)
         return PIXELS, _folder_of(PIXELS), nn.Flatten(), info, ""
     before, colon, after = run.partition(":")
     if before == "random" and colon:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the row of no learning is the same network each time
+            torch.manual_seed(0)  # the randomly initialised baseline is the same network each time
             encoder, info = _built(after, size, method="random")
         return run, _folder_of(run), encoder, info, state_hash(encoder)
     path = Path(run)
@@ -222,20 +253,10 @@ def _built(name: str, size: int | None, *, method: str, small: bool | None = Non
     small = side < SMALL_STEM_BELOW if small is None else small
     encoder = build_encoder(name, side, small)
     interpolation = config.interpolation if config is not None else "bicubic"
-    info = EncoderInfo(
-        backbone=name,
-        feature_size=feature_size(encoder, torch.zeros(2, 3, side, side)),
-        image_size=side,
-        small_stem=small,
-        interpolation=interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
-        mean=tuple(config.mean) if config is not None else IMAGENET_MEAN,  # type: ignore[arg-type]
-        std=tuple(config.std) if config is not None else IMAGENET_STD,  # type: ignore[arg-type]
-        method=method,
-        recipe="",
-        data="",
-        data_fingerprint="",
-        steps=0,
-    )
+    interpolation = interpolation if interpolation in ("bicubic", "bilinear") else "bicubic"
+    moments = (tuple(config.mean), tuple(config.std)) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
+    size = feature_size(encoder, torch.zeros(2, 3, side, side))
+    info = _info(name, size, side, small, interpolation, moments, method)
     return encoder, info
 
 

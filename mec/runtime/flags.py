@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import numbers
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -45,7 +47,70 @@ Minutes = Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")]
 Names = Annotated[str | Sequence[str], arg(metavar="A,B,...", constructor=str, help_behavior_hint=as_typed)]
 Integers = Annotated[str | int | Sequence[int], arg(metavar="N,N,...", constructor=str, help_behavior_hint=as_typed)]
 Reals = Annotated[str | float | Sequence[float], arg(metavar="X,X,...", constructor=str, help_behavior_hint=as_typed)]
+OptionalNames = Annotated[str | Sequence[str] | None, arg(metavar="A,B,...", constructor=str, help_behavior_hint="")]
+OptionalIntegers = Annotated[
+    str | int | Sequence[int] | None, arg(metavar="N,N,...", constructor=str, help_behavior_hint="")
+]
+OptionalReals = Annotated[
+    str | float | Sequence[float] | None, arg(metavar="X,X,...", constructor=str, help_behavior_hint="")
+]
 Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be, in the Annotated type of a field; of a list, each of its numbers. `check` tests it."""
+
+    kind: type[int] | type[float]
+    least: float
+    most: float = math.inf
+    above: bool = False  # `least` itself does not fit
+
+    def __str__(self) -> str:
+        number = "a whole number" if self.kind is int else "a number"
+        most = "" if self.most == math.inf else f", at most {self.most:,}"
+        return f"{number}{' above' if self.above else ', at least'} {self.least:g}{most}"
+
+    def fits(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            return False
+        low = self.least < value if self.above else self.least <= value
+        return low and value <= self.most and (self.kind is float or value == int(value))
+
+
+FROM_0, FROM_1, ABOVE_0 = Range(int, 0), Range(int, 1), Range(float, 0, above=True)
+SEED = Range(int, 0, 2**32 - 1)  # what numpy and scikit-learn take
+
+
+def check(options: Any) -> None:
+    """Hold the fields of a dataclass to their types: numbers to their `Range`, words to their choices.
+
+    Raises:
+        BadInput: repeats the flag and what was given, and says what fits.
+    """
+    hints = get_type_hints(type(options), include_extras=True)
+    for name in field_names(options):
+        value, hint = getattr(options, name), hints[name]
+        kinds = [part for kind in (hint, *get_args(hint)) for part in (kind, *get_args(kind))]
+        if value is None and type(None) in kinds:
+            continue
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        if choices and value not in choices:
+            raise BadInput(f"{as_flag(name)} is {value!r}. {nearest(str(value), choices)}")
+        for within in getattr(hint, "__metadata__", ()):
+            if isinstance(within, Range):
+                listed = integers if within.kind is int else reals
+                several = listed(value, as_flag(name)) if str in kinds else [value]
+                if not all(map(within.fits, several)):
+                    raise BadInput(f"{as_flag(name)} is {value}: {within}.")
+
+
+def as_flag(name: str) -> str:
+    """
+    >>> as_flag("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
 
 
 def takes(

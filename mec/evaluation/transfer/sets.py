@@ -17,6 +17,7 @@ from mec.data.decoding import SUFFIXES
 from mec.data.images import Files, Stored
 from mec.data.named import TORCHVISION, terms_of
 from mec.errors import Absent, BadInput, absent, nearest
+from mec.runtime.flags import names
 
 
 @dataclass(frozen=True)
@@ -377,14 +378,14 @@ OTHER_TERMS = {  # of sets that can be fetched and that mec.data does not open b
 }
 
 
-def names_of(text: str) -> list[str]:
-    """NAME, NAME,NAME or all."""
-    names = list(TRANSFER_SETS) if text == "all" else [part.strip() for part in text.split(",")]
-    for name in names:
+def names_of(asked: str | Sequence[str]) -> list[str]:
+    """NAME, NAME,NAME or all; or a sequence of names."""
+    found = list(TRANSFER_SETS) if asked == "all" else names(asked, "the list of data sets")
+    for name in found:
         if name not in TRANSFER_SETS:
             known = ["all", *TRANSFER_SETS]
             raise BadInput(f"{name!r} is no transfer data set. {nearest(name, known)} Known: {', '.join(known)}.")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(found))
 
 
 def require(names: Sequence[str], root: Path, *, download: bool = False) -> None:

@@ -1,0 +1,96 @@
+"""Detection, the encoder fine-tuned"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from mec.errors import BadInput
+from mec.evaluation.protocol import OnImages, Place, Protocol
+from mec.runtime.flags import FROM_0, FROM_1, Name, Number, OptionalIntegers, Range, Real, integers
+
+if TYPE_CHECKING:
+    from mec.evaluation.results import Result
+    from mec.evaluation.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(OnImages):
+    """What fine-tuning as a detector takes; runs go to RUN/PROTOCOL-PRESET/lr-LR-seed-SEED/."""
+
+    word: ClassVar[str]
+
+    data_root: Place
+    """Folder of the data in its standard layout."""
+    preset: Name = None
+    """Schedule and sizes. quick is a look on little data, tested on the photographs it trains on."""
+    image_size: Annotated[Number, FROM_1] = None
+    """px; below 64, random:NAME has the stem for small images. The size of the photographs is the preset's."""
+    lr: Annotated[Real, Range(float, 0, 100, above=True)] = None
+    """Learning rate of the whole batch. Default: the preset's."""
+    sweep: bool = False
+    """Try learning rates 0.02, 0.03, 0.05, 0.1 and 0.2 with the first seed and use the best for all seeds."""
+    seeds: Annotated[OptionalIntegers, FROM_0] = None
+    """Random seeds, one training run each. Default: 0,1,2,3,4 for VOC, 0 for COCO and quick."""
+    iterations: Annotated[Number, FROM_1] = None
+    """Overrides the preset's iterations; warm-up and learning-rate steps scale with it."""
+    batch_size: Annotated[Number, FROM_1] = None
+    """Photographs per iteration, over all processes. Default: the preset's."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is automatic mixed precision; auto takes it where the device has units for it."""
+    resume: bool = False
+    """Resume the runs in RUN/PROTOCOL-PRESET from their last checkpoints (one every ten minutes)."""
+
+    def check(self) -> None:
+        super().check()
+        if self.sweep and self.lr is not None:
+            raise BadInput(f"--sweep tries its own learning rates: leave out --lr {self.lr}.")
+
+    def measure(self, subject: Subject) -> list[Result]:
+        from mec.evaluation.detection.runs import detect
+
+        seeds = None if self.seeds is None else integers(self.seeds, "--seeds")
+        return detect(
+            subject,
+            self.word,
+            Path(self.data_root),
+            preset=self.preset,
+            lr=self.lr,
+            sweep=self.sweep,
+            seeds=seeds,
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            resume=self.resume,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc(Detection):
+    """Faster R-CNN (C4), all of it fine-tuned on VOC 2007 trainval, tested on VOC 2007 test.
+
+    Presets: voc07 (default), voc07-vissl, quick. DIR holds VOCdevkit/VOC2007."""
+
+    word = "voc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc0712(Detection):
+    """Faster R-CNN (C4), all of it fine-tuned on VOC 2007 and 2012 trainval, tested on VOC 2007 test.
+
+    Presets: voc0712-24k (default), quick. DIR holds VOCdevkit/VOC2007 and VOCdevkit/VOC2012."""
+
+    word = "voc0712"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(Detection):
+    """Mask R-CNN (C4), all of it fine-tuned on COCO train2017, tested on val2017: boxes and masks.
+
+    Presets: coco-1x (default), quick. DIR holds annotations/ and images/."""
+
+    word = "coco"
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {"voc": Voc, "voc0712": Voc0712, "coco": Coco}

@@ -1,0 +1,187 @@
+"""`mec.evaluate` and `mec.features`: an encoder under a protocol, and what it makes of images, in one call each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+
+from mec.data.dataset import Data, Split
+from mec.data.decoding import Skipped, nothing_in
+from mec.data.folders import readable
+from mec.data.images import Files, Stored, Wrapped
+from mec.data.listing import walked
+from mec.errors import BadInput, nearest
+from mec.evaluation.features import Features, extract
+from mec.evaluation.protocol import OnFeatures, Protocol
+from mec.evaluation.protocols import PROTOCOLS, listed
+from mec.evaluation.results import Result, labelled, record
+from mec.evaluation.subject import resolve
+from mec.runtime.flags import refuse_unknown
+
+Encoder = str | Path | tuple[nn.Module, Callable[[Any], Tensor]]
+
+
+def evaluate(run: Encoder | tuple[Features, Features], protocol: str, data: Any = None, **flags: Any) -> list[Result]:
+    """Measure an encoder, as `mec evaluate RUN PROTOCOL DATA --FLAG VALUE` does.
+
+    Args:
+        run: a run folder, a file of weights or a name, as for the command ("random:resnet50", "pixels"); an encoder
+            [m, 3, s, s] -> [m, e] with its transform, as `mec.load_encoder` gives them; or, for fewshot, knn and
+            linear, the `mec.Features` of training and of test samples, of any modality.
+        protocol: a word of the list below.
+        data: a data set's name, a folder with train/CLASS/ and val|test/CLASS/, or what `mec.open_data` gives; for
+            transfer, the names of its data sets. Detection and tracking take data_root in its place.
+        flags: those that `mec evaluate RUN PROTOCOL --help` shows, with the same defaults: k=20, base_lr=0.1,
+            labels_per_class=[1, 5], out="runs/x".
+
+    Returns:
+        The figures. Those of a run, a file or a name are also added to results.jsonl, as the command does; for an
+        encoder in memory, or features, nothing is written unless `out` names a folder.
+
+    Raises:
+        TypeError: a flag that the protocol does not take, or one missing that it needs.
+        BadInput: no such protocol, run or data, or a value that does not fit.
+
+    Protocols:
+    {protocols}
+    """
+    if isinstance(run, tuple) and isinstance(run[0], Features) and data is None:
+        data = ""  # features need none; a name given all the same is kept with the results
+    return [*results_of(run, chosen(protocol, data, flags))]
+
+
+evaluate.__doc__ = str(evaluate.__doc__).replace("{protocols}", listed(100).replace("\n", "\n    "))
+
+
+def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:
+    """A protocol by its word, with flags as keywords.
+
+    Raises:
+        TypeError: a flag that it does not take, or one missing that it needs. BadInput: no such protocol.
+    """
+    if word not in PROTOCOLS:
+        raise BadInput(f"no protocol {word!r}. {nearest(word, PROTOCOLS)}")
+    kind, call = PROTOCOLS[word], f"evaluate(..., {word!r})"
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    if data is not None and "data" not in known:
+        raise TypeError(f"{call} takes no data: data_root=DIR says where its benchmark is.")
+    flags = flags if data is None else {"data": data, **flags}
+    refuse_unknown(call, flags, [*known])
+    lacking = [name for name, required in known.items() if required and name not in flags]
+    if lacking:
+        raise TypeError(f"{call} needs {' and '.join(lacking)}.")
+    return kind(**flags)
+
+
+def results_of(run: Any, protocol: Protocol) -> Iterator[Result]:
+    """The results as they come, each recorded where `evaluate` says.
+
+    Raises:
+        BadInput: a flag does not fit; said before anything is loaded.
+    """
+    protocol.check()
+    if isinstance(run, tuple) and isinstance(run[0], Features):
+        return _of_features(*run, protocol)
+    return _of_encoder(run, protocol)
+
+
+def _of_encoder(run: Encoder, protocol: Protocol) -> Iterator[Result]:
+    kept = protocol.out is not None or not isinstance(run, tuple)
+    with nullcontext(protocol.out) if kept else TemporaryDirectory() as folder:
+        subject = replace(protocol, out=folder).subject(run)
+        for result in protocol.measure(subject):
+            (result,) = labelled([result], encoder=subject.name, checkpoint=subject.checkpoint)
+            if kept:
+                record(subject.folder, [result])
+            yield result
+
+
+def _of_features(train: Features, test: Features, protocol: Protocol) -> Iterator[Result]:
+    if not isinstance(protocol, OnFeatures):
+        fit = [word for word, kind in PROTOCOLS.items() if issubclass(kind, OnFeatures)]
+        raise BadInput(f"features can be measured by {', '.join(fit)}; the other protocols need an encoder.")
+    for result in protocol.score(train, test, device="cpu"):
+        (result,) = labelled([result], encoder="features", data=str(protocol.data))
+        if protocol.out is not None:
+            record(Path(protocol.out), [result])
+        yield result
+
+
+def features(
+    run: Encoder,
+    images: str | Path | Sequence[str | Path] | Sequence[Image.Image] | Split,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    batch_size: int = 256,
+) -> Features:
+    """What an encoder makes of images: features x [n, e], and the name of the image of each row.
+
+    Args:
+        run: as for `evaluate`.
+        images: a folder, all of whose images are read, nested in any way, in the order of their names; a file; a list
+            of paths, or of PIL images; or a part of a data set: `mec.open_data("digits").train`. Only a part has
+            labels y [n]; else they are -1.
+        device: "auto", "cpu" or "cuda".
+        workers: processes that decode images.
+        batch_size: images that go through the encoder together.
+
+    Returns:
+        x [n, e] float32, y [n], names, and the images that were skipped, with reasons: they could not be read.
+
+    Raises:
+        BadInput: no image, or too many that cannot be read.
+        FileNotFoundError: no such run or folder.
+    """
+    split, names, skipped = _images(images)
+    subject = resolve(run, device=device, workers=workers)
+    found = extract(
+        subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
+    )
+    lost = {image.path for image in found.skipped}
+    kept = tuple(
+        name for i, name in enumerate(names) if isinstance(split.images, Stored) or split.images.name(i) not in lost
+    )
+    return replace(found, names=kept, skipped=(*skipped, *found.skipped))
+
+
+def _images(images: Any) -> tuple[Split, list[str], list[Skipped]]:
+    """What is to be read, the name of each image, and what was found to be unreadable."""
+    if isinstance(images, Split):
+        stored = isinstance(images.images, Stored)
+        return images, [str(i) if stored else images.images.name(i) for i in range(len(images))], []
+    if isinstance(images, Data):
+        raise BadInput(f"{images.name} has parts: give one of them, for example data.train.")
+    if isinstance(images, (str, Path)) and Path(images).is_dir():
+        listed = walked(Path(images))
+        if not listed.names:
+            raise BadInput(nothing_in(Path(images)))
+        split, skipped = readable([os.path.join(images, n) for n in listed.names], None, Path(images), all_of_them=True)
+        assert isinstance(split.images, Files)
+        return split, [os.path.relpath(path, images) for path in split.images.paths], [*skipped, *listed.closed]
+    if isinstance(images, (str, Path)) and not Path(images).is_file():
+        raise FileNotFoundError(
+            f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
+        )
+    several = [images] if isinstance(images, (str, Path)) else list(images)
+    if several and all(isinstance(image, Image.Image) for image in several):
+        return (
+            Split(Wrapped([(image, -1) for image in several], np.arange(len(several)))),
+            [*map(str, range(len(several)))],
+            [],
+        )
+    if not several or not all(isinstance(image, (str, Path)) for image in several):
+        raise BadInput(
+            "images are a folder, a list of paths, a list of PIL images, or a part of a data set; not empty."
+        )
+    paths = [*map(str, several)]
+    return Split(Files(tuple(paths), "")), paths, []

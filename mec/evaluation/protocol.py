@@ -1,0 +1,159 @@
+"""What protocols share: a frozen dataclass whose fields are the flags of `mec evaluate` and of `mec.evaluate` alike.
+
+No torch here: the command line reads this before it loads anything heavy. A protocol's `measure` takes a
+`mec.evaluation.subject.Subject` and gives results, one by one or all at once; they are printed and stored as they come.
+To add one, write the dataclass and its row in the `protocols.py` of its room.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from mec.errors import BadInput
+from mec.runtime.flags import ABOVE_0, FROM_0, FROM_1, SEED, Device, Folder, Number, Range, Real, check
+
+if TYPE_CHECKING:
+    from mec.data.dataset import Data
+    from mec.evaluation.classifier import Training
+    from mec.evaluation.features import Features
+    from mec.evaluation.results import Result
+    from mec.evaluation.subject import Subject
+
+Place = Annotated[str | Path, arg(metavar="DIR", constructor=Path)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(ABC):
+    """What every protocol takes."""
+
+    device: Device = "auto"
+    """Where the encoder runs."""
+    out: Folder = None
+    """Folder for results.jsonl and cached features. Default: RUN, or the folder of a file that `mec` wrote; else
+    runs/NAME."""
+
+    def check(self) -> None:
+        """Refuse flags that do not fit, before anything is loaded.
+
+        Raises:
+            BadInput: repeats the flag and its value, and says what fits.
+        """
+        check(self)
+
+    def subject(self, run: Any) -> Subject:
+        """The encoder that `run` names or is, set up by these flags."""
+        from mec.evaluation.subject import resolve
+
+        return resolve(run, device=self.device, out=self.out)
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Iterable[Result]:
+        """Results that name their data; encoder, checkpoint and time are added by the caller."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnImages(Protocol):
+    """What protocols take that read single images."""
+
+    image_size: Annotated[Number, FROM_1] = None
+    """Side of the images the encoder gets, px. Default: the size it was trained on, where that is known; else 224."""
+    workers: Annotated[int, FROM_0] = 0
+    """Processes that decode images."""
+
+    def subject(self, run: Any) -> Subject:
+        from mec.evaluation.subject import resolve
+
+        return resolve(run, device=self.device, out=self.out, image_size=self.image_size, workers=self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLabels(OnImages):
+    """What protocols take that learn from one labelled data set and test on its other part."""
+
+    data: Annotated[Positional[Any], arg(metavar="DATA", constructor=str)]
+    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    data_root: Folder = None
+    """Where a torchvision data set's files are; imagenet reads DIR/train and DIR/val."""
+    download: bool = False
+    """Fetch a torchvision data set from its own home."""
+    limit: Annotated[Number, FROM_1] = None
+    """Use at most this many training and this many test images, for a quick look; results note it."""
+
+    def open(self) -> Data:
+        """The data set, which has labels on both sides; its training images are limited, its test images too.
+
+        Raises:
+            BadInput: it is not there, or has no labels.
+        """
+        from mec.data.dataset import Data, limited
+        from mec.data.opening import open_data
+
+        data = self.data
+        if isinstance(data, Data):
+            data = replace(data, train=limited(data.train, self.limit, seed=0))
+        else:
+            data = open_data(str(data), root=self.data_root, download=self.download, limit=self.limit)
+        if not data.can_be_measured:
+            raise BadInput(
+                f"{data.name} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
+                "test/CLASS/."
+            )
+        assert data.test is not None
+        return replace(data, test=limited(data.test, self.limit, seed=0))
+
+    def results(self, data: Data, found: Iterable[Result], **settings: Any) -> list[Result]:
+        """The results with the data they were measured on, and settings that the function did not know."""
+        if self.limit is not None:
+            settings["limit"] = self.limit
+        return [
+            replace(result, data=data.name, data_fingerprint=data.fingerprint, settings={**result.settings, **settings})
+            for result in found
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnFeatures(OnLabels):
+    """What protocols take that need no more than the features of training and test images."""
+
+    def measure(self, subject: Subject) -> list[Result]:
+        data = self.open()
+        return self.results(data, self.score(*subject.both(data), device=subject.device))
+
+    @abstractmethod
+    def score(self, train: Features, test: Features, *, device: str) -> list[Result]:
+        """Results that name neither data nor encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(OnLabels):
+    """What protocols take that train on augmented views. A flag that is not given is the preset's; results of changed
+    presets are marked: paper, changed."""
+
+    base_lr: Annotated[Real, ABOVE_0] = None
+    """Learning rate; times batch size / 256 where the preset scales it. Default: the preset's."""
+    batch_size: Annotated[Number, FROM_1] = None
+    """Images per step. Default: the preset's."""
+    micro_batch_size: Annotated[Number, FROM_1] = None
+    """Images that go through the network together, where memory is short: the gradients of a batch's parts add up,
+    batch norm sees the parts. Default: the batch; 256 where the backbone is frozen, which changes no figure."""
+    epochs: Annotated[Number, FROM_1] = None
+    """Passes over the labelled images. Default: the preset's."""
+    crop: Annotated[Real, Range(float, 0, 1, above=True)] = None
+    """Smallest share of an image's area that a random crop covers. Default: the preset's."""
+    seed: Annotated[int, SEED] = 0
+    """Random seed for the linear layer, data order and augmentation."""
+
+    def changed(self, recipe: Training) -> Training:
+        """The recipe with the flags that were given."""
+        flags = ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps", "head_norm")
+        asked: dict[str, Any] = {name: getattr(self, name, None) for name in flags}
+        asked["crop"] = None if self.crop is None else (self.crop, 1.0)
+        if self.epochs is not None:
+            recipe = replace(recipe, steps=None)
+        return replace(recipe, **{name: value for name, value in asked.items() if value is not None})
