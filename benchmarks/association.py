@@ -22,7 +22,7 @@ from mec.evaluation.tracking import motfiles, posefiles
 from mec.evaluation.tracking.mot import Mot
 from mec.evaluation.tracking.motfiles import Clip, MaskRow
 from mec.evaluation.tracking.mots import FIRST_ID, Mots
-from mec.evaluation.tracking.multiobject import Options, measure
+from mec.evaluation.tracking.multiobject import Options, measure_tracks
 from mec.evaluation.tracking.objects import Mask, pose_mask
 from mec.evaluation.tracking.posefiles import PoseFrame
 from mec.evaluation.tracking.posetrack import PoseTrack
@@ -113,7 +113,7 @@ def main() -> None:
         for task, (kind, split) in kinds.items():
             options = Options(split, motion=given.motion)
             found: dict[str, dict[str, float]] = {}
-            for r in measure(kind, subject, places[task], options, stage=given.stage, video=given.video):
+            for r in measure_tracks(kind, subject, places[task], options, stage=given.stage, video=given.video):
                 place = r.settings.get("head") or f"stage {r.settings['stage']}"
                 found.setdefault(place, {})[r.metric] = r.value
             for place, figures in found.items():

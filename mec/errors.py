@@ -31,6 +31,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
+    if not close and len(word) < 5:  # two letters of three may be wrong
+        close = difflib.get_close_matches(word, [k for k in known if k[:1] == word[:1]], n=1, cutoff=0.3)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import os
 import sys
@@ -14,10 +15,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
+from mec.cli.parsing import columns, parse, refused
 from mec.errors import BadInput, TrainingStopped
-from mec.evaluation.protocols import PROTOCOLS, DataSet, File, Folder, Name, Names, Number, numbers, whole_numbers
+from mec.evaluation.protocols import PROTOCOLS, listed
+from mec.runtime.flags import DataSet, Name, Number, OptionalReals, integers, reals
 from mec.version import __version__
 
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Append = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
@@ -102,13 +107,9 @@ sees the statistics of 64 images."""
         )
 
 
-# A union of the table's dataclasses, made when this file is read; a type checker sees their base.
-Chosen: Any = functools.reduce(operator.or_, [Annotated[kind, subcommand(name)] for name, kind in PROTOCOLS.items()])
-
-
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure an encoder with labels; results are added to the results.jsonl of its folder."""
+    """Measure an encoder by a protocol; results are added to the results.jsonl of its folder."""
 
     more: ClassVar[str] = """\
   mec evaluate runs/digits-digits knn digits
@@ -120,29 +121,39 @@ class Evaluate:
 
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
-  random:NAME             an untrained timm backbone, for the row of no learning
-  pixels                  raw colours, for the row of no encoder
+  random:NAME             a timm backbone, randomly initialised: the baseline of no training
+  pixels                  raw pixels as features: the baseline of no encoder
   NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
 
-Flags come after the protocol's word; `mec evaluate RUN PROTOCOL --help` shows them.
-A folder of labelled images has train/CLASS/ and val/CLASS/ or test/CLASS/."""
+PROTOCOL is one of those below; `mec evaluate RUN PROTOCOL --help` shows its flags. A folder of labelled images has
+train/CLASS/ and val/CLASS/ or test/CLASS/.
+
+{protocols}"""
 
     run_folder: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, a file of weights, or a model's name."""
-    protocol: Chosen
+    protocol: Annotated[Positional[str], arg(metavar="PROTOCOL")]
+    """How to measure; its data and flags follow."""
+    chosen: Annotated[Any, tyro.conf.Suppress] = None
+    """The protocol's dataclass, with its data and flags."""
+
+    @classmethod
+    def parsed(cls, words: list[str]) -> Evaluate:
+        """From RUN PROTOCOL FLAGS; each protocol's flags are parsed by its own dataclass."""
+        if len(words) < 2 or {"-h", "--help"} & {*words[:2]}:
+            text = f"{cls.__doc__}\n\n{cls.more}".replace("{protocols}", listed(columns()))
+            return parse(cls, words, prog="mec evaluate", text=text)
+        run, word, *rest = words
+        if word not in PROTOCOLS:
+            refused(word, "protocol", PROTOCOLS, "mec evaluate")
+        kind = PROTOCOLS[word]
+        return cls(run, word, parse(kind, rest, prog=f"mec evaluate RUN {word}", text=inspect.getdoc(kind) or ""))
 
     def run(self) -> None:
-        from mec.evaluation.results import labelled, record
+        from mec.evaluation.evaluate import results_of
 
-        subject = self.protocol.subject(self.run_folder)
-        added = False
-        for result in self.protocol.measure(subject):
-            (result,) = labelled([result], encoder=subject.name, checkpoint=subject.checkpoint)
-            record(subject.folder, [result])
+        for result in results_of(self.run_folder, self.chosen, say=print):
             print(result.line())
-            added = True
-        if added:
-            print(f"Added to {subject.folder / 'results.jsonl'}")
 
 
 @dataclass(frozen=True)
@@ -289,7 +300,7 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
     """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
     seeds: int = 1
     """Runs a method: seeds 0, 1, ..."""
-    lrs: Names = None
+    lrs: OptionalReals = None
     """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
     sweep_share: float = 0.375
     """Of the budget, for each rate tried."""
@@ -323,7 +334,7 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
             epochs=self.epochs,
             time_budget=self.time_budget,
             seeds=self.seeds,
-            lrs=numbers(self.lrs, "--lrs") or (),
+            lrs=() if self.lrs is None else tuple(reals(self.lrs, "--lrs")),
             sweep_share=self.sweep_share,
             recipe=self.recipe,
             limit=self.limit,
@@ -386,7 +397,7 @@ class BenchCoding:
     def run(self) -> None:
         from mec.bench.coding import bench_coding
 
-        rows, sizes = whole_numbers(self.rows, "--rows"), whole_numbers(self.sizes, "--sizes")
+        rows, sizes = integers(self.rows, "--rows"), integers(self.sizes, "--sizes")
         bench_coding(rows, sizes, device=self.device, repeats=self.repeats, out=self.out)
 
 
@@ -541,7 +552,7 @@ class CodingFigure:
 
         approximation_study(
             self.out,
-            counts=whole_numbers(self.rows, "--rows"),
+            counts=integers(self.rows, "--rows"),
             size=self.size,
             run=self.run_folder,
             data=self.data,
@@ -583,7 +594,7 @@ class DistortionFigure:
             self.out,
             recipe=self.recipe,
             epochs=self.epochs,
-            sweep=numbers(self.sweep, "--sweep") or (),
+            sweep=tuple(reals(self.sweep, "--sweep")),
             seed=self.seed,
             device=self.device,
             data_root=self.data_root,
@@ -634,20 +645,19 @@ mec --version says which version this is.
 
 def parsed(arguments: list[str]):
     """The command and its flags; bad ones exit with 2, --help with 0."""
-    config: Any = (tyro.conf.OmitSubcommandPrefixes,)
-    if arguments and arguments[0] in COMMANDS:
-        kind: Any = COMMANDS[arguments[0]]
-        text = f"{kind.__doc__}\n\n{kind.more}"
-        prog = f"mec {arguments[0]}"
-        if kind is Evaluate and len(arguments) > 2 and arguments[2] in PROTOCOLS:
-            prog += " RUN"
-        return tyro.cli(kind, args=arguments[1:], prog=prog, description=text, config=config)
-    if arguments and arguments[0] == "--version":
+    command = arguments[0] if arguments else "-"
+    if command == "evaluate":
+        return Evaluate.parsed(arguments[1:])
+    if command in COMMANDS:
+        kind: Any = COMMANDS[command]
+        return parse(kind, arguments[1:], prog=f"mec {command}", text=f"{kind.__doc__}\n\n{kind.more}")
+    if command == "--version":
         print(__version__)
         sys.exit(0)
-    choices = [Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()]
-    union: Any = functools.reduce(operator.or_, choices)
-    return tyro.cli(union, args=arguments, prog="mec", description=DESCRIPTION, config=config)
+    if not command.startswith("-"):
+        refused(command, "command", COMMANDS, "mec")
+    union: Any = functools.reduce(operator.or_, [Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()])
+    return parse(union, arguments, prog="mec", text=DESCRIPTION)
 
 
 def main(arguments: list[str] | None = None) -> int:

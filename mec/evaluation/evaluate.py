@@ -23,7 +23,7 @@ from mec.errors import BadInput, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
 from mec.evaluation.protocols import PROTOCOLS, listed
-from mec.evaluation.results import Result, labelled, record
+from mec.evaluation.results import RESULTS, Result, labelled, record
 from mec.evaluation.subject import resolve
 from mec.runtime.flags import refuse_unknown
 
@@ -82,26 +82,29 @@ def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:
     return kind(**flags)
 
 
-def results_of(run: Any, protocol: Protocol) -> Iterator[Result]:
-    """The results as they come, each recorded where `evaluate` says.
+def results_of(run: Any, protocol: Protocol, say: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
+    """The results as they come, each recorded where `evaluate` says; `say` is told where that is.
 
     Raises:
         BadInput: a flag does not fit; said before anything is loaded.
     """
     protocol.check()
     if isinstance(run, tuple) and isinstance(run[0], Features):
-        return _of_features(*run, protocol)
-    return _of_encoder(run, protocol)
+        train, test = run
+        return _of_features(train, test, protocol)
+    return _of_encoder(run, protocol, say)
 
 
-def _of_encoder(run: Encoder, protocol: Protocol) -> Iterator[Result]:
+def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) -> Iterator[Result]:
     kept = protocol.out is not None or not isinstance(run, tuple)
     with nullcontext(protocol.out) if kept else TemporaryDirectory() as folder:
         subject = replace(protocol, out=folder).subject(run)
-        for result in protocol.measure(subject):
-            (result,) = labelled([result], encoder=subject.name, checkpoint=subject.checkpoint)
+        for number, found in enumerate(protocol.measure(subject)):
+            (result,) = labelled([found], encoder=subject.name, checkpoint=subject.checkpoint)
             if kept:
                 record(subject.folder, [result])
+                if not number:
+                    say(f"Results are added to {subject.folder / RESULTS}")
             yield result
 
 
@@ -148,17 +151,12 @@ def features(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )
     lost = {image.path for image in found.skipped}
-    kept = tuple(
-        name for i, name in enumerate(names) if isinstance(split.images, Stored) or split.images.name(i) not in lost
-    )
+    kept = tuple(name for name, path in names if path not in lost)
     return replace(found, names=kept, skipped=(*skipped, *found.skipped))
 
 
-def _images(images: Any) -> tuple[Split, list[str], list[Skipped]]:
-    """What is to be read, the name of each image, and what was found to be unreadable."""
-    if isinstance(images, Split):
-        stored = isinstance(images.images, Stored)
-        return images, [str(i) if stored else images.images.name(i) for i in range(len(images))], []
+def _images(images: Any) -> tuple[Split, list[tuple[str, str]], list[Skipped]]:
+    """What is to be read; of each image its name for the caller and its own; and what was found to be unreadable."""
     if isinstance(images, Data):
         raise BadInput(f"{images.name} has parts: give one of them, for example data.train.")
     if isinstance(images, (str, Path)) and Path(images).is_dir():
@@ -167,21 +165,19 @@ def _images(images: Any) -> tuple[Split, list[str], list[Skipped]]:
             raise BadInput(nothing_in(Path(images)))
         split, skipped = readable([os.path.join(images, n) for n in listed.names], None, Path(images), all_of_them=True)
         assert isinstance(split.images, Files)
-        return split, [os.path.relpath(path, images) for path in split.images.paths], [*skipped, *listed.closed]
+        return split, [(os.path.relpath(p, images), p) for p in split.images.paths], [*skipped, *listed.closed]
     if isinstance(images, (str, Path)) and not Path(images).is_file():
         raise FileNotFoundError(
             f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
         )
+    if isinstance(images, Split):
+        own = range(len(images)) if isinstance(images.images, Stored) else map(images.images.name, range(len(images)))
+        return images, [(str(name), str(name)) for name in own], []
     several = [images] if isinstance(images, (str, Path)) else list(images)
     if several and all(isinstance(image, Image.Image) for image in several):
-        return (
-            Split(Wrapped([(image, -1) for image in several], np.arange(len(several)))),
-            [*map(str, range(len(several)))],
-            [],
-        )
+        held = Wrapped([(image, -1) for image in several], np.arange(len(several)))
+        return Split(held), [(str(i), held.name(i)) for i in range(len(several))], []
     if not several or not all(isinstance(image, (str, Path)) for image in several):
-        raise BadInput(
-            "images are a folder, a list of paths, a list of PIL images, or a part of a data set; not empty."
-        )
+        raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
     paths = [*map(str, several)]
-    return Split(Files(tuple(paths), "")), paths, []
+    return Split(Files(tuple(paths), "")), [(path, path) for path in paths], []

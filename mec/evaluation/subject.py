@@ -162,8 +162,8 @@ def _info_of(encoder: nn.Module, transform: Callable[[Any], Tensor]) -> EncoderI
         shape = [*black.shape] if isinstance(black, Tensor) else type(black).__name__
         raise BadInput(f"the transform turned a PIL image into {shape}: it has to give a tensor [3, s, s].")
     low, high = (image.double().mean((1, 2)) for image in (black, white))
-    std = 1 / (high - low)
-    mean, std = (tuple(round(float(v), 6) for v in values) for values in (-low * std, std))
+    scale = 1 / (high - low)
+    mean, std = (tuple(round(float(v), 6) for v in values) for values in (-low * scale, scale))
     size = feature_size(encoder, torch.stack([black, white]))
     return _info("custom", size, black.shape[1], False, "bicubic", (mean, std), type(encoder).__name__)
 

@@ -74,8 +74,9 @@ class Range:
     def fits(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             return False
-        low = self.least < value if self.above else self.least <= value
-        return low and value <= self.most and (self.kind is float or value == int(value))
+        number = float(value)
+        low = self.least < number if self.above else self.least <= number
+        return low and number <= self.most and (self.kind is float or number.is_integer())
 
 
 FROM_0, FROM_1, ABOVE_0 = Range(int, 0), Range(int, 1), Range(float, 0, above=True)

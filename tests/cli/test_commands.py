@@ -22,7 +22,7 @@ from mec.cli.commands import main, parsed
 from mec.data.opening import open_data
 from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
-from mec.evaluation.protocols import OnLabels
+from mec.evaluation.protocol import OnLabels
 from mec.evaluation.results import Result
 from mec.recipes.table import RECIPES
 from mec.runtime.distributed import ALONE
@@ -112,7 +112,7 @@ def test_help_of_every_command_exits_with_0_and_shows_an_example(command, capsys
         (["health"], "\n  similarity  "),
         (["bench"], "\n  step  "),
         (["evaluate"], "\n  pixels  "),
-        (["evaluate", "RUN", "knn"], "usage: mec evaluate RUN knn [-h] [KNN OPTIONS] DATA"),
+        (["evaluate", "RUN", "knn"], "usage: mec evaluate RUN knn [-h] "),
         (["pack"], "FOLDER OUT"),
     ],
 )
@@ -374,7 +374,7 @@ def test_evaluate_gives_the_figure_of_the_functions_it_is_made_of(run):
     [
         (["fewshot", "digits", "--labels-per-class", "one"], "--labels-per-class is 'one'"),
         (["fewshot", "digits", "--labels-per-class", "500"], "--labels-per-class 500: from 1 to"),
-        (["knn", "digits", "--k", "0"], "k is [0]"),
+        (["knn", "digits", "--k", "0"], "--k is 0"),
         (["knn", "digits", "--k", "few"], "--k is 'few'"),
         (["linear", "digits", "--epochs", "3"], "--epochs belongs to the presets that train"),
         (["linear", "digits", "--preset", "paper", "--base-lr", "-1"], "--base-lr is -1"),

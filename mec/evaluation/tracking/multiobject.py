@@ -113,7 +113,7 @@ class Benchmark(ABC):
         """Of what was written; empty where there is no truth."""
 
 
-def measure(
+def measure_tracks(
     make: type[Benchmark],
     subject: Subject,
     root: Path,

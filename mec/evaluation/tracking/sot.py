@@ -251,7 +251,7 @@ def stay(videos: list[BoxVideo]) -> list[np.ndarray]:
     return [np.repeat(video.first[None], len(video.frames), 0) for video in videos]
 
 
-def measure(
+def measure_sot(
     subject: Subject,
     root: Path,
     *,

@@ -143,7 +143,7 @@ def segment(
         yield hard_labels(soft, known, ids.shape)
 
 
-def measure(
+def measure_vos(
     subject: Subject,
     root: Path,
     *,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mec.cli.commands import main
 from mec.errors import BadInput
-from mec.evaluation.protocols import benchmarks_in
+from mec.evaluation.tracking.protocols import benchmarks_in
 from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles, posefiles
@@ -21,7 +21,7 @@ from mec.evaluation.tracking.appearance import open_appearance
 from mec.evaluation.tracking.mot import Mot, boxes_of
 from mec.evaluation.tracking.motfiles import MaskRow
 from mec.evaluation.tracking.mots import FIRST_ID, Mots
-from mec.evaluation.tracking.multiobject import Options, measure
+from mec.evaluation.tracking.multiobject import Options, measure_tracks
 from mec.evaluation.tracking.objects import pose_mask
 from mec.evaluation.tracking.posetrack import NOT_TRACKED, PoseTrack
 
@@ -122,7 +122,7 @@ TASKS = [("mot", Mot, "train"), ("mots", Mots, "train"), ("posetrack", PoseTrack
 @pytest.mark.parametrize("motion", [False, True])
 def test_colours_keep_people_apart_who_cross(made, tmp_path, task, kind, split, motion):
     subject = resolve("pixels", out=tmp_path)
-    results = list(measure(kind, subject, made / task, Options(split, motion=motion)))
+    results = list(measure_tracks(kind, subject, made / task, Options(split, motion=motion)))
     found = figures(results)
     assert found["ID switches"] == 0
     assert found["IDF1"] == pytest.approx(100)
@@ -145,14 +145,14 @@ def test_a_grey_encoder_confuses_them(made, tmp_path, task, kind, split, monkeyp
         len(frames), 4, -(-frames.shape[2] // 8), -(-frames.shape[3] // 8)
     )  # type: ignore[method-assign]
     monkeypatch.setattr(multiobject, "appearances", lambda subject, stage: [blind])
-    results = list(measure(kind, resolve("pixels", out=tmp_path), made / task, Options(split)))
+    results = list(measure_tracks(kind, resolve("pixels", out=tmp_path), made / task, Options(split)))
     assert figures(results)["IDF1"] < 95
 
 
 def test_result_files_are_in_the_submission_formats(made, tmp_path):
     subject = resolve("pixels", out=tmp_path)
     for task, kind, split in TASKS:
-        list(measure(kind, subject, made / task, Options(split), video="gif"))
+        list(measure_tracks(kind, subject, made / task, Options(split), video="gif"))
     setting = "stage0-womotion-clean"
     boxes = motfiles.read_boxes(tmp_path / f"mot/train-det/{setting}/MOT16-01.txt", FRAMES, unique=True)
     assert set(boxes.id.tolist()) == {1, 2, 3}
@@ -179,7 +179,11 @@ def test_a_pose_that_returns_has_its_id_at_once_or_as_in_the_source_a_frame_late
     for t in (3, 4):  # without the first person
         content["annolist"][t]["annorect"].pop(ORDERS[t % 3].index(0))
     posefiles.write_annotations(path, content)
-    list(measure(PoseTrack, resolve("pixels", out=tmp_path / "out"), root / "posetrack", Options("val", mode=mode)))
+    list(
+        measure_tracks(
+            PoseTrack, resolve("pixels", out=tmp_path / "out"), root / "posetrack", Options("val", mode=mode)
+        )
+    )
     named = posefiles.read_annotations(tmp_path / f"out/posetrack/val-made/stage0-womotion-{mode}/a.json")
     ids = [named["annolist"][t]["annorect"][ORDERS[t % 3].index(0)]["track_id"][0] for t in (0, 5, 6)]
     own = ids[0]
@@ -201,11 +205,11 @@ def test_the_truth_as_detections_scores_a_hundred(made, tmp_path, task, capsys):
 def test_maps_are_kept_and_found_again(made, tmp_path):
     subject, cache = resolve("pixels", out=tmp_path / "out"), tmp_path / "maps"
     options = Options("train", cache=cache)
-    first = list(measure(Mots, subject, made / "mots", options))
+    first = list(measure_tracks(Mots, subject, made / "mots", options))
     kept = sorted(cache.glob("*/*.npy"))
     assert len(kept) == FRAMES
     times = [path.stat().st_mtime_ns for path in kept]
-    assert list(measure(Mots, subject, made / "mots", options)) == first
+    assert list(measure_tracks(Mots, subject, made / "mots", options)) == first
     assert [path.stat().st_mtime_ns for path in kept] == times
 
 
@@ -220,7 +224,7 @@ def copied(made: Path, to: Path) -> Path:
 
 def refused(kind, root: Path, split: str, tmp_path: Path, **options) -> str:
     with pytest.raises((BadInput, FileNotFoundError)) as error:
-        list(measure(kind, resolve("pixels", out=tmp_path / "out"), root, Options(split, **options)))
+        list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root, Options(split, **options)))
     return str(error.value)
 
 
@@ -233,7 +237,9 @@ def test_no_detections_at_all_give_no_tracks_and_no_crash(made, tmp_path):
     content = posefiles.read_annotations(poses)
     posefiles.write_annotations(poses, {"annolist": [{**frame, "annorect": []} for frame in content["annolist"]]})
     for task, kind, split in TASKS:
-        found = figures(list(measure(kind, resolve("pixels", out=tmp_path / "out"), root / task, Options(split))))
+        found = figures(
+            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, Options(split)))
+        )
         assert found["IDF1"] == 0, task
 
 
@@ -252,7 +258,9 @@ def test_objects_off_the_image_and_of_one_pixel_are_carried_along(made, tmp_path
     content["annolist"][2]["annorect"] += [{"annopoints": [{"point": [away]}]}, {"annopoints": []}, {}]
     posefiles.write_annotations(poses, content)
     for task, kind, split in TASKS:
-        found = figures(list(measure(kind, resolve("pixels", out=tmp_path / "out"), root / task, Options(split))))
+        found = figures(
+            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, Options(split)))
+        )
         assert found["ID switches"] == 0, task
         assert 80 < found["IDF1"] <= 100, task
 
@@ -309,9 +317,11 @@ def test_a_folder_of_detections_is_taken_and_a_missing_sequence_named(made, tmp_
     mine.mkdir()
     assert "mine/MOT16-01.txt: no such file" in refused(Mot, root / "mot", "train", tmp_path, detections=str(mine))
     (mine / "MOT16-01.txt").write_text((root / "mot/images/train/MOT16-01/det/det.txt").read_text())
-    results = list(measure(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", str(mine))))
+    results = list(
+        measure_tracks(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", str(mine)))
+    )
     assert figures(results)["IDF1"] == pytest.approx(100)
-    list(measure(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", "gt")))
+    list(measure_tracks(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", "gt")))
     folders = sorted(p.parent for p in (tmp_path / "out").glob("mot/*/still/MOT16-01.txt"))
     assert [p.parent.name for p in folders] == ["train-gt", f"train-{str(mine).strip('/').replace('/', '-')}"]
     texts = {(folder.parent / "stage0-womotion-clean/MOT16-01.txt").read_text() for folder in folders}
@@ -327,7 +337,7 @@ def test_unknown_sequences_and_splits_are_named(made, tmp_path):
 def test_without_a_truth_tracks_are_written_and_nothing_is_scored(made, tmp_path, capsys):
     root = copied(made, tmp_path)
     (root / "mot/images/train/MOT16-01/gt/gt.txt").unlink()
-    assert list(measure(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train"))) == []
+    assert list(measure_tracks(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train"))) == []
     assert (tmp_path / "out/mot/train-det/stage0-womotion-clean/MOT16-01.txt").stat().st_size > 0
     assert "nothing was scored" in capsys.readouterr().out
 
@@ -380,5 +390,5 @@ def test_tracking_without_data_or_with_two_of_a_kind_is_refused(made, tmp_path):
 def test_an_encoder_that_cannot_follow_is_refused_before_anything_is_scored(made, tmp_path):
     """Results of what stands still would be stored again at each try."""
     with pytest.raises(BadInput, match="tracking takes stages 3 and 4"):
-        measure(Mot, small_subject(tmp_path), made / "mot", Options("train"))
+        measure_tracks(Mot, small_subject(tmp_path), made / "mot", Options("train"))
     assert list(tmp_path.rglob("*.txt")) == []

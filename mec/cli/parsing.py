@@ -1,0 +1,88 @@
+"""Words of the command line -> a dataclass: tyro parses; text keeps to the terminal's width, near words are named."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from typing import Any, NoReturn
+
+import tyro
+
+from mec.errors import nearest
+
+CONFIG: Any = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+MARK = "description"  # stands for it until tyro has written the rest
+WIDEST = 100  # columns of text
+
+
+def parse(kind: Any, words: list[str], *, prog: str, text: str) -> Any:
+    """What the words say, as the dataclass; bad ones exit with 2, --help with 0.
+
+    Args:
+        kind: a dataclass, or a union of such with subcommands' names.
+        words: without the command itself.
+        prog: the command, as usage shows it.
+        text: what help says before it lists the flags; see `wrapped`.
+    """
+    if not {"-h", "--help"} & {*words}:
+        return tyro.cli(kind, args=words, prog=prog, description=MARK, config=CONFIG)
+    written = Written()
+    try:
+        with redirect_stdout(written):
+            return tyro.cli(kind, args=words, prog=prog, description=MARK, config=CONFIG)
+    finally:
+        text = wrapped(text, columns())
+        sys.stdout.write(re.sub(rf"^{MARK}$", lambda _: text, written.getvalue(), flags=re.MULTILINE))
+
+
+def columns() -> int:
+    """How wide text is written: as the terminal is, but not too wide to be read."""
+    return min(WIDEST, shutil.get_terminal_size().columns)
+
+
+class Written(io.StringIO):
+    """What is written to the terminal, to be completed first: it asks as the terminal would answer."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def wrapped(text: str, width: int) -> str:
+    """Paragraphs in lines of at most `width` columns; indented lines (lists, examples) stay as they are.
+
+    >>> print(wrapped("One sentence that\\ngoes on.\\n\\n  mec pretrain digits    as it is", 20))
+    One sentence that
+    goes on.
+    <BLANKLINE>
+      mec pretrain digits    as it is
+    """
+    lines: list[str] = []
+    for line in text.splitlines():
+        continues = line[:1] not in ("", " ", "-") and lines and lines[-1][:1] not in ("", " ")
+        if continues:
+            lines[-1] += " " + line
+        else:
+            lines.append(line)
+    kept = [
+        line if line.startswith(" ") else textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False)
+        for line in lines
+    ]
+    return "\n".join(kept)
+
+
+def refused(word: str, what: str, known: Iterable[str], command: str) -> NoReturn:
+    """Exit with 2 for a word that is none of those known, with the nearest one.
+
+    >>> refused("kmm", "protocol", ["knn", "linear"], "mec evaluate")
+    Traceback (most recent call last):
+    SystemExit: 2
+    """
+    print(f"mec: no {what} {word!r}. {nearest(word, known)} {command} --help lists them.", file=sys.stderr)
+    sys.exit(2)
