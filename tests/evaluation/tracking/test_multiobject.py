@@ -13,7 +13,6 @@ from PIL import Image
 
 from mec.cli.commands import main
 from mec.errors import BadInput
-from mec.evaluation.tracking.protocols import benchmarks_in
 from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles, posefiles
@@ -24,6 +23,7 @@ from mec.evaluation.tracking.mots import FIRST_ID, Mots
 from mec.evaluation.tracking.multiobject import Options, measure_tracks
 from mec.evaluation.tracking.objects import pose_mask
 from mec.evaluation.tracking.posetrack import NOT_TRACKED, PoseTrack
+from mec.evaluation.tracking.protocols import benchmarks_in
 
 FRAMES, HEIGHT, WIDTH = 9, 160, 256
 COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230))
