@@ -81,6 +81,19 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def stored_in(folder: Path) -> list[dict]:
+    """The lines of a folder's results.jsonl, without the times."""
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines(folder / "results.jsonl")]
+
+
+def as_stored(results) -> list[dict]:
+    """Results as `stored_in` gives them."""
+    from mec.evaluation.results import as_lines
+
+    values = [json.loads(line) for line in as_lines(results).splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in values]
+
+
 def noise_image(seed: int, width: int = 8, height: int = 8) -> Image.Image:
     """Pixels of many colours, different for each seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))

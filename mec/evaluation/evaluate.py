@@ -72,10 +72,11 @@ def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:
         raise BadInput(f"no protocol {word!r}. {nearest(word, PROTOCOLS)}")
     kind, call = PROTOCOLS[word], f"evaluate(..., {word!r})"
     known = {field.name: field.default is MISSING for field in fields(kind)}
-    if data is not None and "data" not in known:
+    if "data" not in known and data:
         raise TypeError(f"{call} takes no data: data_root=DIR says where its benchmark is.")
-    flags = flags if data is None else {"data": data, **flags}
-    refuse_unknown(call, flags, [*known])
+    if "data" in known and data is not None:
+        flags = {"data": data, **flags}
+    refuse_unknown(word, flags, [*known])
     lacking = [name for name, required in known.items() if required and name not in flags]
     if lacking:
         raise TypeError(f"{call} needs {' and '.join(lacking)}.")

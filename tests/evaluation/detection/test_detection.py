@@ -11,7 +11,7 @@ import numpy as np
 import photographs
 import pytest
 import torch
-from helpers import lines
+from helpers import as_stored, lines, stored_in
 from PIL import Image
 
 from mec.cli.commands import main
@@ -22,6 +22,7 @@ from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, Preset, adapted
 from mec.evaluation.detection.runs import as_results
 from mec.evaluation.detection.training import in_original, learning_rate
+from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import SMALL
 from mec.runtime.checkpoints import checkpoints
@@ -61,6 +62,8 @@ def test_a_command_gives_results_pictures_and_curves(protocol, tmp_path, capsys)
     assert main([*words, "--device", "cpu", "--image-size", "64"]) == 0
     printed = capsys.readouterr().out
     results = lines(out / "results.jsonl")
+    again = evaluate(words[1], protocol, data_root=str(root), out=tmp_path / "again", device="cpu", image_size=64)
+    assert as_stored(again) == stored_in(out) == stored_in(tmp_path / "again")
     names = ["AP", "AP50", "AP75"]
     if protocol == "coco":
         names = [f"{kind} {n}" for kind in ("box", "mask") for n in [*names, "AP50 medium and large"]]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import small_subject
+from helpers import as_stored, small_subject, stored_in
 from PIL import Image
 
 from mec.cli.commands import main
 from mec.errors import BadInput
+from mec.evaluation.evaluate import evaluate
 from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles, posefiles
@@ -200,6 +201,8 @@ def test_the_truth_as_detections_scores_a_hundred(made, tmp_path, task, capsys):
     assert found["MOTA"] == pytest.approx(100)
     assert {line["protocol"] for line in lines} == {task}
     assert "frames, " in capsys.readouterr().out
+    again = evaluate("pixels", task, data_root=made / task, detections="gt", out=str(tmp_path / "again"))
+    assert as_stored(again) == stored_in(tmp_path)
 
 
 def test_maps_are_kept_and_found_again(made, tmp_path):
@@ -357,6 +360,7 @@ def test_tracking_runs_what_is_there_and_says_what_is_not(made, tmp_path, capsys
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {line["protocol"] for line in lines} == {"mot", "mots", "posetrack"}
     assert "No data for sot, vos: left out." in capsys.readouterr().out
+    assert as_stored(evaluate("pixels", "tracking", data_root=made, out=tmp_path / "again")) == stored_in(tmp_path)
 
 
 def test_tracking_leaves_out_what_cannot_run_before_the_rest_runs(made, tmp_path, capsys):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import lines
+from helpers import as_stored, lines, stored_in
 from PIL import Image
 
 from mec.cli.commands import main
 from mec.errors import BadInput
+from mec.evaluation.evaluate import evaluate
 from mec.evaluation.tracking.appearance import open_appearance
 from mec.evaluation.tracking.otb import overlaps, precision, read_otb, success_auc, write_boxes
 from mec.evaluation.tracking.sot import CELLS, CorrelationFilter, CrossCorrelation, Target, crop, hann, stay, track
@@ -188,16 +189,18 @@ def test_the_command_stores_a_line_for_each_stage_and_head_boxes_and_a_video(tmp
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "pixels", "sot", "--data-root", str(root), "--video", "gif"]) == 0
     folder = tmp_path / "runs" / "pixels"
-    stored = lines(folder / "results.jsonl")
-    assert [(line["metric"], line["settings"]["head"]) for line in stored] == [
+    found = lines(folder / "results.jsonl")
+    assert [(line["metric"], line["settings"]["head"]) for line in found] == [
         (metric, head) for head in ("still", "xcorr", "dcf") for metric in ("AUC", "precision@20px")
     ]
-    assert stored[0]["data"] == "OTB2015"
+    assert found[0]["data"] == "OTB2015"
     assert "sot AUC" in capsys.readouterr().out
     boxes = np.loadtxt(folder / "sot" / "stage0-dcf-clean" / "Square.txt", delimiter=",")
     assert boxes.shape == (3, 4)
     assert boxes[0].tolist() == [41, 41, 24, 24]
-    assert success_auc(boxes, read_otb(root)[0].boxes) == pytest.approx(stored[4]["value"] / 100)
+    assert success_auc(boxes, read_otb(root)[0].boxes) == pytest.approx(found[4]["value"] / 100)
+    again = as_stored(evaluate("pixels", "sot", data_root=root, out=tmp_path / "again"))
+    assert again == stored_in(tmp_path / "again") == stored_in(folder)
     with Image.open(folder / "sot" / "stage0-dcf-clean" / "Square.gif") as video:
         assert video.n_frames == 3
         assert video.size == (160, 120)

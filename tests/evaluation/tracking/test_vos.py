@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import lines
+from helpers import as_stored, lines, stored_in
 from PIL import Image
 from torch.nn import functional as F
 
 from mec.cli.commands import main
 from mec.errors import BadInput
+from mec.evaluation.evaluate import evaluate
 from mec.evaluation.tracking.appearance import open_appearance
 from mec.evaluation.tracking.davis import boundary_f, first_mask, jaccard, read_davis, read_mask, score
 from mec.evaluation.tracking.video import frames_of
@@ -190,6 +191,8 @@ def test_the_command_stores_a_line_a_stage_masks_and_a_video(tmp_path, monkeypat
     assert stored[2]["settings"] == {"stage": 0, "sequences": 1, "objects": 3}
     assert stored[2]["value"] > stored[0]["value"]
     assert "vos J-mean" in capsys.readouterr().out
+    again = as_stored(evaluate("pixels", "vos", data_root=str(root), out=tmp_path / "again"))
+    assert again == stored_in(folder)
     (video,) = read_davis(root)
     found = [folder / "vos" / "stage0" / "squares" / path.name for path in video.masks]
     again = score([read_mask(path, (56, 40)) for path in found], video, 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import lines
+from helpers import as_stored, lines, stored_in
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -24,6 +24,7 @@ from mec.data.dataset import Split
 from mec.data.images import Stored
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluation import classifier, unfinished
+from mec.evaluation.evaluate import evaluate
 from mec.evaluation.probing.logistic import PENALTIES
 from mec.evaluation.subject import Subject
 from mec.evaluation.transfer import sweeps
@@ -439,6 +440,12 @@ def test_the_command_measures_records_and_fills_the_table(finished, data, tmp_pa
         ("dtd", "linear"), ("cifar10", "linear"), ("dtd", "finetune")
     ]  # fmt: skip
     assert all(r["checkpoint"] and r["time"] and r["data_fingerprint"] for r in stored)
+    again = evaluate(run, "transfer", ["dtd", "cifar10"], data_root=str(data), out=tmp_path / "again")
+    again += evaluate(
+        run, "transfer", "dtd", data_root=data, mode="finetune", steps=2, batch_size=4, learning_rates=0.01,
+        weight_decays=[0, 1e-4], out=tmp_path / "again",
+    )  # fmt: skip
+    assert as_stored(again) == stored_in(tmp_path / "out")
     capsys.readouterr()
     assert main(["table", "8", out]) == 0
     text = capsys.readouterr().out
