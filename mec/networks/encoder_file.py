@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mec.errors import BadInput
 from mec.networks.backbones import build_encoder, evaluating
+from mec.recipes.fields import Finite, Positive, Whole, from_file
 from mec.runtime.files import atomic
 from mec.version import __version__
 
@@ -29,20 +30,20 @@ PROBE_TOLERANCE = 0.02  # of the largest feature; TF32 on a GPU differs from a C
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is known about an encoder's weights; stored with them."""
+    """What is known about an encoder's weights; stored with them. What has no default is needed to use them."""
 
-    backbone: str  # timm name, one of mec.encoders.SMALL, or "custom"
-    feature_size: int
-    image_size: int  # px, square; 0 for encoders of other things than images
+    backbone: str  # timm name, one of mec.networks.backbones.SMALL, or "custom"
+    feature_size: Whole
+    image_size: Whole  # px, square; 0 for encoders of other things than images
     small_stem: bool
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    method: str
-    recipe: str
-    data: str
-    data_fingerprint: str
-    steps: int
+    interpolation: Literal["bicubic", "bilinear"]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+    method: str = ""
+    recipe: str = ""
+    data: str = ""
+    data_fingerprint: str = ""
+    steps: int = 0
     probe: tuple[float, ...] = ()  # features of a fixed input: tells whether this code builds the same encoder
     version: str = __version__
 
@@ -98,14 +99,7 @@ def read_info(run: str | Path) -> EncoderInfo:
         values = dict(json.loads(metadata["mec"]))
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path}: its metadata cannot be read ({error}); not made by mec, or damaged.") from error
-    names = {f.name for f in fields(EncoderInfo)}
-    if set(values) != names:
-        raise BadInput(
-            f"{path}: made by mec {values.get('version', '?')}, which stored other things than {__version__} reads "
-            f"({', '.join(sorted(names ^ set(values)))}). Use that version."
-        )
-    typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return EncoderInfo(**typed)
+    return from_file(EncoderInfo, {"version": "", **values}, path)
 
 
 def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, Callable[[Any], Tensor]]:

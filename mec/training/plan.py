@@ -15,7 +15,8 @@ from mec.errors import BadInput
 from mec.objectives.methods import method_named
 from mec.objectives.table import OBJECTIVES, build, setting_types
 from mec.recipes import schedules
-from mec.recipes.recipe import Linear, Recipe, changed, fitted
+from mec.recipes.fields import fitted
+from mec.recipes.recipe import Linear, Recipe, changed
 from mec.recipes.table import recipe_named
 from mec.runtime.machine import this_machine
 from mec.training.auto import auto

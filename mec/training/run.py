@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mec.errors import BadInput
-from mec.recipes.recipe import Recipe, from_dict
+from mec.recipes.fields import from_file
+from mec.recipes.recipe import Recipe
 from mec.runtime.files import SETTINGS
 
 
@@ -39,13 +40,7 @@ def read_settings(out: Path) -> RunSettings:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: not valid JSON ({error}).") from error
-    missing = [f.name for f in fields(RunSettings) if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in missing if not isinstance(values, dict) or name not in values]
-    if missing:
-        raise BadInput(f"{path}: has no {missing[0]!r}, so it is not the settings of a run.")
-    recipe = from_dict(Recipe, values.pop("recipe"))
-    known = {name: values[name] for name in RunSettings.__dataclass_fields__ if name in values}
-    return RunSettings(recipe=recipe, **known)
+    return from_file(RunSettings, values, path)
 
 
 def as_json(settings: RunSettings) -> str:
