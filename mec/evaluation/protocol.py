@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
-from mec.runtime.flags import ABOVE_0, FROM_0, FROM_1, SEED, Device, Folder, Number, Range, Real, check
+from mec.runtime.flags import Device, Folder, Number, Real, check
+from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
     from mec.data.dataset import Data

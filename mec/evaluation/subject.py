@@ -35,6 +35,7 @@ from mec.networks.encoder_file import (
     load_encoder,
     read_info,
 )
+from mec.recipes.recipe import Interpolation
 from mec.runtime.device import chosen_device
 from mec.runtime.files import file_hash, first_line
 
@@ -169,10 +170,16 @@ def _info_of(encoder: nn.Module, transform: Callable[[Any], Tensor]) -> EncoderI
 
 
 def _info(
-    backbone: str, features: int, side: int, small: bool, interpolation: str, moments: tuple[Any, Any], method: str
+    backbone: str,
+    features: int,
+    side: int,
+    small: bool,
+    interpolation: Interpolation,
+    moments: tuple[Any, Any],
+    method: str,
 ) -> EncoderInfo:
     """What is known of an encoder that was not trained here; moments: mean and standard deviation of its input."""
-    return EncoderInfo(backbone, features, side, small, interpolation, *moments, method, "", "", "", 0)
+    return EncoderInfo(backbone, features, side, small, kind, *moments, method, "", "", "", 0)
 
 
 def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
@@ -253,10 +260,10 @@ def _built(name: str, size: int | None, *, method: str, small: bool | None = Non
     small = side < SMALL_STEM_BELOW if small is None else small
     encoder = build_encoder(name, side, small)
     interpolation = config.interpolation if config is not None else "bicubic"
-    interpolation = interpolation if interpolation in ("bicubic", "bilinear") else "bicubic"
     moments = (tuple(config.mean), tuple(config.std)) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
     size = feature_size(encoder, torch.zeros(2, 3, side, side))
-    info = _info(name, size, side, small, interpolation, moments, method)
+    kind: Interpolation = "bilinear" if interpolation == "bilinear" else "bicubic"
+    info = _info(name, size, side, small, kind, moments, method)
     return encoder, info
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from mec.errors import BadInput
 from mec.networks.backbones import build_encoder, evaluating
-from mec.recipes.fields import Finite, Positive, Whole, from_file
+from mec.recipes.fields import from_file
+from mec.recipes.recipe import Interpolation
 from mec.runtime.files import atomic
+from mec.runtime.ranges import Finite, Positive, Whole
 from mec.version import __version__
 
 ENCODER = "encoder.safetensors"
@@ -36,7 +38,7 @@ class EncoderInfo:
     feature_size: Whole
     image_size: Whole  # px, square; 0 for encoders of other things than images
     small_stem: bool
-    interpolation: Literal["bicubic", "bilinear"]
+    interpolation: Interpolation
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
     method: str = ""

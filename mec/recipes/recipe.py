@@ -15,18 +15,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mec.errors import BadInput, nearest
-from mec.recipes.fields import (
-    Checked,
-    Count,
-    Finite,
-    NotNegative,
-    Positive,
-    Range,
-    Share,
-    Whole,
-    fitted,
-    hints_of,
-)
+from mec.recipes.fields import Checked, fitted, hints_of
+from mec.runtime.ranges import Count, Finite, NotNegative, Positive, Range, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,9 @@ Output = Literal["bn", "bn-affine", "linear", "linear-bias"]  # its last layer; 
 Target = Literal["momentum", "stop-gradient"]
 
 
+Interpolation = Literal["bicubic", "bilinear"]
+
+
 # Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.
 Setting = int | Finite | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
 
@@ -60,17 +53,17 @@ class View(Checked):
     size: Count = 224  # px, square
     scale: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image's area that a crop covers
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of the crop
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     flip: Share = 0.5  # probability, as are jitter, grey, blur and solarize
     rotate: NotNegative = 0.0  # degrees, uniform in ±rotate
-    shear: Annotated[float, Range(0, 90, below=True)] = 0.0  # degrees
+    shear: Annotated[float, Range(float, 0, 90, below=True)] = 0.0  # degrees
     shift: NotNegative = 0.0  # share of the side, uniform in ±shift
-    zoom: Annotated[float, Range(0, 1, below=True)] = 0.0  # uniform in 1 ± zoom
+    zoom: Annotated[float, Range(float, 0, 1, below=True)] = 0.0  # uniform in 1 ± zoom
     jitter: Share = 0.8
     brightness: NotNegative = 0.4
     contrast: NotNegative = 0.4
     saturation: NotNegative = 0.2
-    hue: Annotated[float, Range(0, 0.5)] = 0.1  # turns
+    hue: Annotated[float, Range(float, 0, 0.5)] = 0.1  # turns
     grey: Share = 0.2
     blur: Share = 0.0
     blur_sigma: tuple[NotNegative, NotNegative] = (0.1, 2.0)  # px
@@ -118,7 +111,7 @@ class Optimizer(Checked):
     end_lr: NotNegative = 0.0
     warmup_epochs: NotNegative = 0.0  # never more than a tenth of the run
     warmup_lr: NotNegative = 0.0  # where the warm-up starts, x batch / 256
-    momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
+    momentum: Annotated[float, Range(float, 0, 1, below=True)] = 0.9
     weight_decay: NotNegative = 1e-4
     decay_1d: bool = True  # also biases and norms; with LARS, False leaves them without decay and adaptation
     base_lr_1d: NotNegative | None = None  # of biases and norms, in the same schedule; None: base_lr

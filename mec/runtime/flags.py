@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-import numbers
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
 
 from mec.errors import BadInput, nearest
+from mec.runtime.ranges import Range
 
 P = ParamSpec("P")
 Data = TypeVar("Data")
@@ -55,32 +54,6 @@ OptionalReals = Annotated[
     str | float | Sequence[float] | None, arg(metavar="X,X,...", constructor=str, help_behavior_hint="")
 ]
 Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class Range:
-    """What a number may be, in the Annotated type of a field; of a list, each of its numbers. `check` tests it."""
-
-    kind: type[int] | type[float]
-    least: float
-    most: float = math.inf
-    above: bool = False  # `least` itself does not fit
-
-    def __str__(self) -> str:
-        number = "a whole number" if self.kind is int else "a number"
-        most = "" if self.most == math.inf else f", at most {self.most:,}"
-        return f"{number}{' above' if self.above else ', at least'} {self.least:g}{most}"
-
-    def fits(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            return False
-        number = float(value)
-        low = self.least < number if self.above else self.least <= number
-        return low and number <= self.most and (self.kind is float or number.is_integer())
-
-
-FROM_0, FROM_1, ABOVE_0 = Range(int, 0), Range(int, 1), Range(float, 0, above=True)
-SEED = Range(int, 0, 2**32 - 1)  # what numpy and scikit-learn take
 
 
 def check(options: Any) -> None:

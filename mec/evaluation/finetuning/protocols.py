@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mec.evaluation.protocol import Protocol, Trained
-from mec.runtime.flags import ABOVE_0, FROM_1, Number, Range, Real
+from mec.runtime.flags import Number, Real
+from mec.runtime.ranges import ABOVE_0, FROM_1, Range
 
 if TYPE_CHECKING:
     from mec.evaluation.results import Result

@@ -9,7 +9,8 @@ from tyro.conf import arg
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import OnFeatures, Protocol, Trained
-from mec.runtime.flags import ABOVE_0, FROM_1, SEED, Integers, as_flag, integers
+from mec.runtime.flags import Integers, as_flag, integers
+from mec.runtime.ranges import ABOVE_0, FROM_1, SEED
 
 if TYPE_CHECKING:
     from mec.evaluation.features import Features

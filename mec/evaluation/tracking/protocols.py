@@ -13,7 +13,8 @@ from tyro.conf import arg
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import Place, Protocol
-from mec.runtime.flags import FROM_1, Folder, Name, OptionalNames, names
+from mec.runtime.flags import Folder, Name, OptionalNames, names
+from mec.runtime.ranges import FROM_1
 
 if TYPE_CHECKING:
     from mec.evaluation.results import Result

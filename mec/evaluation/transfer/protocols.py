@@ -11,17 +11,8 @@ from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import OnImages, Place, Protocol
-from mec.runtime.flags import (
-    ABOVE_0,
-    FROM_1,
-    SEED,
-    Names,
-    Number,
-    OptionalReals,
-    Range,
-    as_flag,
-    reals,
-)
+from mec.runtime.flags import Names, Number, OptionalReals, as_flag, reals
+from mec.runtime.ranges import ABOVE_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
     from mec.evaluation.results import Result
