@@ -170,13 +170,7 @@ def _info_of(encoder: nn.Module, transform: Callable[[Any], Tensor]) -> EncoderI
 
 
 def _info(
-    backbone: str,
-    features: int,
-    side: int,
-    small: bool,
-    interpolation: Interpolation,
-    moments: tuple[Any, Any],
-    method: str,
+    backbone: str, features: int, side: int, small: bool, kind: Interpolation, moments: tuple[Any, Any], method: str
 ) -> EncoderInfo:
     """What is known of an encoder that was not trained here; moments: mean and standard deviation of its input."""
     return EncoderInfo(backbone, features, side, small, kind, *moments, method, "", "", "", 0)
