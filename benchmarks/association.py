@@ -19,13 +19,12 @@ import numpy as np
 
 from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles, posefiles
-from mec.evaluation.tracking.mot import Mot
+from mec.evaluation.tracking.mot import FIRST_ID, MotBenchmark, MotsBenchmark
 from mec.evaluation.tracking.motfiles import Clip, MaskRow
-from mec.evaluation.tracking.mots import FIRST_ID, Mots
-from mec.evaluation.tracking.multiobject import Options, measure_tracks
+from mec.evaluation.tracking.multiobject import TrackingOptions, measure_tracks
 from mec.evaluation.tracking.objects import Mask, pose_mask
 from mec.evaluation.tracking.posefiles import PoseFrame
-from mec.evaluation.tracking.posetrack import PoseTrack
+from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
 
 SEQUENCE = "060470979_bonn"
 
@@ -105,13 +104,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     places = thinned(given.samples, given.out / f"data-every{given.every}", given.every)
-    kinds = {"mot": (Mot, "train"), "mots": (Mots, "train"), "posetrack": (PoseTrack, "val")}
+    kinds = {"mot": (MotBenchmark, "train"), "mots": (MotsBenchmark, "train"), "posetrack": (PoseTrackBenchmark, "val")}
     rows = []
     for encoder in given.encoders:
         name = encoder.replace(":", "-").replace("/", "-").strip("-")
         subject = resolve(encoder, device=given.device, out=given.out / f"{name}-every{given.every}")
         for task, (kind, split) in kinds.items():
-            options = Options(split, motion=given.motion)
+            options = TrackingOptions(split, motion=given.motion)
             found: dict[str, dict[str, float]] = {}
             for r in measure_tracks(kind, subject, places[task], options, stage=given.stage, video=given.video):
                 place = r.settings.get("head") or f"stage {r.settings['stage']}"

@@ -20,11 +20,7 @@ from mec.evaluation.tracking import kalman
 from mec.evaluation.tracking.kalman import Floats
 
 TEMPERATURE = 100.0  # τ of the reconstruction: a logit is τ times a cosine
-
-
 NORM_FLOOR = 1e-12  # reconstructions from a wrong object are tiny: a larger floor would change their cosines
-
-
 NEVER = 1e6  # stands for an infinite cost: no limit is near it
 
 

@@ -12,17 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-
 POSITION, VELOCITY = 1 / 20, 1 / 160  # standard deviations, of the height
-
-
 ASPECT, ASPECT_VELOCITY, ASPECT_MEASURED = 1e-2, 1e-5, 1e-1
-
-
 STEP = np.eye(8) + np.eye(8, k=4)  # a frame later: positions move by their velocities
-
-
 CHI2_4 = 9.4877  # 95 % of squared Mahalanobis distances in four dimensions are below
 
 

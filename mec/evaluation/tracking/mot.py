@@ -1,73 +1,146 @@
-"""MOT16: people as boxes, joined to tracks. IDF1, HOTA, MOTA, switches.
+"""MOT16 and MOTS20: people as boxes, and people as masks, linked to tracks.
 
-Layout: images/SPLIT/SEQUENCE/{img1/000001.jpg, gt/gt.txt, det/det.txt, seqinfo.ini}, seqmaps/MOT16-SPLIT.txt,
-obs/NAME/SPLIT/SEQUENCE/img1/000001.txt.
+Layout: images/SPLIT/SEQUENCE/{img1/000001.jpg, gt/gt.txt, det/det.txt, seqinfo.ini}, seqmaps/MOT16-SPLIT.txt (MOTS- for
+masks), obs/NAME/SPLIT/SEQUENCE/img1/000001.txt.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mec.errors import BadInput
 from mec.evaluation.tracking import motfiles, objects, trackscores
 from mec.evaluation.tracking.appearance import Appearance
-from mec.evaluation.tracking.association import Settings, Tracker
-from mec.evaluation.tracking.motfiles import Boxes, Clip
-from mec.evaluation.tracking.multiobject import (
-    Benchmark,
-    Clock,
-    Options,
-    choose_detections,
-    chosen_names,
-    clip_frames,
-    judged,
-    tracking_rules,
-)
+from mec.evaluation.tracking.association import Tracker
+from mec.evaluation.tracking.motfiles import Boxes, Clip, MaskRow
+from mec.evaluation.tracking.multiobject import Benchmark, Clock, TrackingOptions, choose_detections, id_map
 from mec.evaluation.tracking.trackscores import Scores
-from mec.evaluation.tracking.video import fingerprint, frames_of, with_boxes
+from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, with_boxes, with_masks
 
-CONFIDENT = 0.5  # detections above it are used
-
-
-SMALLEST, WIDEST = 200, 1.6  # a result has more px than this, and at most this w / h
-
-
-MOTION, GATED = 0.98, True  # share of appearance with --motion
+CONFIDENT = 0.5  # detected boxes above it are used
+SMALLEST, WIDEST = 200, 1.6  # a resulting box has more px than this, and at most this w / h
+FIRST_ID = 2000  # ids of pedestrians in MOTS come after it
 
 
-class Mot(Benchmark):
+class ClipBenchmark(Benchmark):
+    """A benchmark in the layout of MOTChallenge: clips with seqinfo.ini."""
+
+    seqmap: ClassVar[str]  # seqmaps/SEQMAP-SPLIT.txt lists the sequences
+    title: ClassVar[str]
+
+    def __init__(self, root: Path, options: TrackingOptions):
+        self.root, self.images, self.options = root, root / "images" / options.split, options
+        folders = {p.name: p for p in motfiles.list_clips(root, options.split, f"{self.seqmap}-{options.split}.txt")}
+        self.names = chosen_names(folders, options.names, self.images)
+        self.clips = {name: motfiles.read_clip(folders[name]) for name in self.names}
+        clips = [*self.clips.values()]
+        det = self.task == "mot" and all((clip.folder / "det" / "det.txt").is_file() for clip in clips)
+        self.detections = choose_detections(root / "obs", options.detections, [*(["det"] if det else []), "gt"])
+        self.found = {clip.name: self.read_detections(clip) for clip in clips}
+        self.lengths = self.judged(clips)
+        self.data = f"{self.title}-{options.split}"
+        self.fingerprint = files_fingerprint([frame for clip in clips for frame in clip.frames], root)
+
+    @abstractmethod
+    def read_detections(self, clip: Clip) -> Any:
+        """Of one sequence: its truth ("gt"), obs/NAME, or a folder of SEQUENCE.txt.
+
+        Raises:
+            BadInput, FileNotFoundError: not there, or not as `motfiles` reads it.
+        """
+
+    @abstractmethod
+    def read_truth(self, path: Path, length: int) -> Any:
+        """A gt.txt of so many frames."""
+
+    def places(self, clip: Clip) -> tuple[Path | None, Path]:
+        """Where the detections of a sequence are: a folder with a file a frame, if there is one; or a file."""
+        folders = [self.root / "obs" / self.detections / self.options.split, Path(self.detections)]
+        by_frame = (folder / clip.name / "img1" for folder in folders)
+        files = [folder / f"{clip.name}.txt" for folder in folders]
+        return next((f for f in by_frame if f.is_dir()), None), files[0] if files[0].is_file() else files[1]
+
+    def judged(self, clips: Sequence[Clip]) -> dict[str, int]:
+        """Lengths of the sequences that have a truth, which is read here so that what is wrong with it is said early.
+
+        Raises:
+            BadInput: some have one and some not.
+        """
+        have = [clip for clip in clips if (clip.folder / "gt" / "gt.txt").is_file()]
+        if have and len(have) < len(clips):
+            lacking = next(clip for clip in clips if clip not in have)
+            raise BadInput(
+                f"{lacking.folder}: no gt/gt.txt, which {have[0].name} has; all sequences of a split have one."
+            )
+        for clip in have:
+            self.read_truth(clip.folder / "gt" / "gt.txt", len(clip.frames))
+        return {clip.name: len(clip.frames) for clip in have}
+
+
+class MotBenchmark(ClipBenchmark):
+    """Boxes."""
+
     task, metrics = "mot", ("IDF1", "HOTA", "MOTA", trackscores.SWITCHES)
     needs = ("trackeval", "cv2")
+    seqmap = title = "MOT16"
+    motion, gated = 0.98, True
 
-    def __init__(self, root: Path, options: Options):
-        self.images, self.options = root / "images" / options.split, options
-        folders = {p.name: p for p in motfiles.list_clips(root, options.split, f"MOT16-{options.split}.txt")}
-        self.names = chosen_names([*folders], options.names, self.images)
-        self.clips = {name: motfiles.read_clip(folders[name]) for name in self.names}
-        det = ["det"] if all((c.folder / "det" / "det.txt").is_file() for c in self.clips.values()) else []
-        self.detections = choose_detections(root / "obs", options.detections, [*det, "gt"])
-        self.found = {n: detections(root, options.split, clip, self.detections) for n, clip in self.clips.items()}
-        clips = [*self.clips.values()]
-        self.lengths = judged(clips, lambda path, length: motfiles.read_boxes(path, length, unique=True))
-        self.data = f"MOT16-{options.split}"
-        self.fingerprint = fingerprint([frame for clip in clips for frame in clip.frames], root)
+    def read_truth(self, path: Path, length: int) -> Boxes:
+        return motfiles.read_boxes(path, length, unique=True)
+
+    def read_detections(self, clip: Clip) -> Boxes:
+        if self.detections == "gt":
+            truth = self.read_truth(clip.folder / "gt" / "gt.txt", len(clip.frames))
+            truth = truth.where((truth.kind == 1) & (truth.score != 0))
+            return replace(truth, score=np.ones(len(truth)))
+        if self.detections == "det":
+            return motfiles.read_boxes(clip.folder / "det" / "det.txt", len(clip.frames))
+        folder, file = self.places(clip)
+        if folder is not None:
+            return motfiles.read_observed(folder, len(clip.frames), clip.size)
+        return motfiles.read_boxes(file, len(clip.frames))
 
     def track(self, appearance: Appearance, name: str) -> tuple[Boxes, Clock]:
-        clip = self.clips[name]
-        rules = tracking_rules(MOTION, GATED, self.options, buffer=int(clip.rate))
-        return track(appearance, clip, self.found[name], rules, self.options)
+        """Boxes of the filter, not too small and not too wide."""
+        clip, found, clock = self.clips[name], self.confident(name), Clock()
+        tracker = Tracker(self.rules(buffer=int(clip.rate)))
+        placed: list[tuple[float, tuple[int, int]]] = []  # scale and corner in the letterbox, the same for all frames
+
+        def shrunk() -> Iterator[Tensor]:
+            for frame in clip_frames(clip):
+                whole, scale, corner = objects.letterboxed(frame.permute(1, 2, 0).numpy())
+                placed[:] = [(scale, corner)]
+                yield whole
+
+        rows: list[tuple[float, ...]] = []
+        for number, features in enumerate(clock.around(self.options.maps(appearance, shrunk())), start=1):
+            now = found.where(found.frame == number)
+            corners = np.concatenate([now.box[:, :2], now.box[:, :2] + now.box[:, 2:]], axis=1)
+            for seen in tracker.step(objects.box_objects(features, corners, now.score, *placed[0])):
+                x1, y1, x2, y2 = seen.box.tolist()
+                w, h = x2 - x1, y2 - y1
+                if w * h > SMALLEST and w <= WIDEST * h:
+                    rows.append((number, seen.id, x1, y1, w, h))
+        return boxes_of_rows(rows), clock
+
+    def confident(self, name: str) -> Boxes:
+        return self.found[name].where(self.found[name].score > CONFIDENT)
 
     def still(self, name: str) -> Boxes:
-        found = self.found[name]
-        found = found.where(found.score > CONFIDENT)
+        found = self.confident(name)
         first = found.where(found.frame == min(found.frame, default=1))
         frames = range(1, len(self.clips[name].frames) + 1)
-        return boxes_of([(frame, i, *box) for frame in frames for i, box in enumerate(first.box.tolist(), start=1)])
+        return boxes_of_rows(
+            [(frame, i, *box) for frame in frames for i, box in enumerate(first.box.tolist(), start=1)]
+        )
 
     def write(self, folder: Path, name: str, tracks: Boxes) -> None:
         motfiles.write_boxes(folder / f"{name}.txt", tracks)
@@ -82,34 +155,75 @@ class Mot(Benchmark):
         return trackscores.score_boxes(self.images, folder, self.lengths) if self.lengths else {}
 
 
-def track(
-    appearance: Appearance, clip: Clip, found: Boxes, rules: Settings, options: Options | None = None
-) -> tuple[Boxes, Clock]:
-    """Tracks of one sequence, as the benchmark wants them: boxes of the filter, not too small, not too wide."""
-    options = options or Options("train")
-    tracker, clock = Tracker(rules), Clock()
-    found = found.where(found.score > CONFIDENT)
-    placed: list[tuple[float, tuple[int, int]]] = []  # scale and corner in the letterbox, the same for all frames
+class MotsBenchmark(ClipBenchmark):
+    """Masks; tracks are the detections' own, with ids."""
 
-    def shrunk() -> Iterator[Tensor]:
-        for frame in clip_frames(clip):
-            whole, scale, corner = objects.letterboxed(frame.permute(1, 2, 0).numpy())
-            placed[:] = [(scale, corner)]
-            yield whole
+    task, metrics = "mots", ("IDF1", "HOTA", "sMOTA", "MOTA", trackscores.SWITCHES)
+    needs = ("trackeval", "cv2", "pycocotools")
+    seqmap, title = "MOTS", "MOTS20"
+    motion, gated = 0.98, False
 
-    rows: list[tuple[float, ...]] = []
-    for number, features in enumerate(clock.around(options.maps(appearance, shrunk())), start=1):
-        now = found.where(found.frame == number)
-        corners = np.concatenate([now.box[:, :2], now.box[:, :2] + now.box[:, 2:]], axis=1)
-        for seen in tracker.step(objects.box_objects(features, corners, now.score, *placed[0])):
-            x1, y1, x2, y2 = seen.box.tolist()
-            w, h = x2 - x1, y2 - y1
-            if w * h > SMALLEST and w <= WIDEST * h:
-                rows.append((number, seen.id, x1, y1, w, h))
-    return boxes_of(rows), clock
+    def read_truth(self, path: Path, length: int) -> list[MaskRow]:
+        return motfiles.read_masks(path, length, unique=True)
+
+    def read_detections(self, clip: Clip) -> list[MaskRow]:
+        """Pedestrians alone; masks of another size than the frames, or that overlap, are refused."""
+        length, (folder, source) = len(clip.frames), self.places(clip)
+        if self.detections == "gt":
+            source = clip.folder / "gt" / "gt.txt"
+            rows = self.read_truth(source, length)
+        elif folder is not None:
+            source, rows = folder, []
+            for path in sorted(folder.glob("*.txt")):
+                rows += motfiles.read_masks(path, length, frame=motfiles.frame_of(path, length))
+        else:
+            rows = motfiles.read_masks(source, length)
+        rows = [row for row in rows if row.kind == motfiles.PERSON]
+        for number, now in by_frame(rows).items():
+            wrong = next((row for row in now if row.size != clip.size), None)
+            if wrong is not None:
+                (h, w), size = wrong.size, f"{clip.size[1]} x {clip.size[0]}"
+                raise BadInput(f"{source}: a mask of {w} x {h} px in frame {number}, but {clip.name} has {size} px.")
+            both = motfiles.overlapping(now)
+            if both:
+                raise BadInput(
+                    f"{source}: masks {both[0] + 1} and {both[1] + 1} of frame {number} overlap; the benchmark scores "
+                    "only masks that do not. Give each pixel to one of them."
+                )
+        return rows
+
+    def track(self, appearance: Appearance, name: str) -> tuple[list[MaskRow], Clock]:
+        clip, masks, clock = self.clips[name], by_frame(self.found[name]), Clock()
+        tracker = Tracker(self.rules(buffer=int(clip.rate), sure=True))
+        rows: list[MaskRow] = []
+        for number, features in enumerate(clock.around(self.options.maps(appearance, clip_frames(clip))), start=1):
+            now = masks.get(number, [])
+            those, kept = objects.mask_objects(features, [row.decoded() for row in now])
+            rows += [replace(now[kept[seen.detection]], id=FIRST_ID + seen.id) for seen in tracker.step(those)]
+        return rows, clock
+
+    def still(self, name: str) -> list[MaskRow]:
+        first = min((row.frame for row in self.found[name]), default=1)
+        masks = [row for row in self.found[name] if row.frame == first]
+        frames = range(1, len(self.clips[name].frames) + 1)
+        return [replace(m, frame=f, id=FIRST_ID + i) for f in frames for i, m in enumerate(masks, start=1)]
+
+    def write(self, folder: Path, name: str, tracks: list[MaskRow]) -> None:
+        motfiles.write_masks(folder / f"{name}.txt", tracks)
+
+    def pictures(self, name: str, tracks: list[MaskRow]) -> tuple[Iterable[Image.Image], float]:
+        clip, rows = self.clips[name], by_frame(tracks)
+        maps = (
+            id_map(((row.id - FIRST_ID, row.decoded()) for row in rows.get(i, [])), clip.size)
+            for i in range(1, len(clip.frames) + 1)
+        )
+        return (with_masks(frame, ids) for frame, ids in zip(frames_of(clip.frames), maps)), clip.rate
+
+    def scores(self, folder: Path) -> Scores:
+        return trackscores.score_masks(self.images, folder, self.lengths) if self.lengths else {}
 
 
-def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes:
+def boxes_of_rows(rows: Sequence[Sequence[float]]) -> Boxes:
     """Rows of (frame, id, x, y, w, h), of score 1."""
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
     frame, name = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
@@ -117,21 +231,21 @@ def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes:
     return Boxes(frame, name, table[:, 2:], np.ones(len(table)), none, none.astype(np.float64))
 
 
-def detections(root: Path, split: str, clip: Clip, chosen: str) -> Boxes:
-    """Of one sequence: its truth ("gt"), its det/det.txt ("det"), obs/NAME, or a folder of SEQUENCE.txt.
+def by_frame(rows: Iterable[MaskRow]) -> dict[int, list[MaskRow]]:
+    found: dict[int, list[MaskRow]] = {}
+    for row in rows:
+        found.setdefault(row.frame, []).append(row)
+    return found
+
+
+def clip_frames(clip: Clip) -> Iterator[Tensor]:
+    """The frames of a sequence, uint8 [3, h, w].
 
     Raises:
-        BadInput, FileNotFoundError: not there, or not as `motfiles` reads it.
+        BadInput: one cannot be read, or has another size than seqinfo.ini says.
     """
-    length = len(clip.frames)
-    if chosen == "gt":
-        truth = motfiles.read_boxes(clip.folder / "gt" / "gt.txt", length, unique=True)
-        truth = truth.where((truth.kind == 1) & (truth.score != 0))
-        return replace(truth, score=np.ones(len(truth)))
-    if chosen == "det":
-        return motfiles.read_boxes(clip.folder / "det" / "det.txt", length)
-    for folder in (root / "obs" / chosen / split / clip.name / "img1", Path(chosen) / clip.name / "img1"):
-        if folder.is_dir():
-            return motfiles.read_observed(folder, length, clip.size)
-    named = [folder / f"{clip.name}.txt" for folder in (root / "obs" / chosen / split, Path(chosen))]
-    return motfiles.read_boxes(named[0] if named[0].is_file() else named[1], length)
+    for path, frame in zip(clip.frames, frames_of(clip.frames)):
+        h, w = frame.shape[1:]
+        if (h, w) != clip.size:
+            raise BadInput(f"{path}: {w} x {h} px, but its seqinfo.ini says {clip.size[1]} x {clip.size[0]}.")
+        yield frame

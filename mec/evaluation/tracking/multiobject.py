@@ -1,7 +1,7 @@
 """What MOT16, MOTS20 and PoseTrack share: options, time keeping, choice of detections, and the run over a benchmark.
 
-Given detections are joined to tracks by a frozen encoder; nothing is trained. A `Benchmark` knows its files and scores:
-`mot.py`, `mots.py` and `posetrack.py` have one each. Needs the extra `tracking`.
+Given detections are linked to tracks by a frozen encoder; nothing is trained. A `Benchmark` knows its files and scores:
+see `mot.py` and `posetrack.py`. Needs the extra `tracking`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,19 +19,18 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from mec.errors import BadInput, nearest
+from mec.errors import BadInput
 from mec.evaluation.results import Result
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import Appearance, appearances, feature_maps
 from mec.evaluation.tracking.association import Settings
-from mec.evaluation.tracking.motfiles import Clip
 from mec.evaluation.tracking.trackscores import SWITCHES, Scores
-from mec.evaluation.tracking.video import frames_of, write_video
+from mec.evaluation.tracking.video import write_video
 from mec.runtime.files import write_json
 
 
 @dataclass(frozen=True)
-class Options:
+class TrackingOptions:
     """What a run of a benchmark may be told."""
 
     split: str  # train, val or test
@@ -82,15 +81,22 @@ class Benchmark(ABC):
     task: ClassVar[str]  # the command's word
     metrics: ClassVar[tuple[str, ...]]  # that are reported
     needs: ClassVar[tuple[str, ...]]  # modules
+    motion: ClassVar[float]  # with --motion: the share of appearance in the cost
+    gated: ClassVar[bool]  # with --motion: pairs too far apart for the filter never match
 
     names: list[str]  # of sequences
     detections: str
     data: str
     fingerprint: str
-    options: Options
+    options: TrackingOptions
 
     @abstractmethod
-    def __init__(self, root: Path, options: Options): ...
+    def __init__(self, root: Path, options: TrackingOptions): ...
+
+    def rules(self, **settings: Any) -> Settings:
+        """The life of tracks, with the motion of this benchmark if the options ask for it."""
+        motion: dict[str, Any] = {"motion": self.motion, "gated": self.gated} if self.options.motion else {}
+        return Settings(compat=self.options.mode == "unitrack", **motion, **settings)
 
     @abstractmethod
     def track(self, appearance: Appearance, name: str) -> tuple[Any, Clock]:
@@ -117,7 +123,7 @@ def measure_tracks(
     make: type[Benchmark],
     subject: Subject,
     root: Path,
-    options: Options,
+    options: TrackingOptions,
     *,
     stage: str = "both",
     video: str | None = None,
@@ -128,7 +134,7 @@ def measure_tracks(
     where the time went.
 
     Args:
-        make: one of `mot.Mot`, `mots.Mots`, `posetrack.PoseTrack`.
+        make: `MotBenchmark`, `MotsBenchmark` or `PoseTrackBenchmark`.
         root: the benchmark's folder.
         stage: "3", "4" or "both".
         video: "mp4" or "gif" to draw the tracks over the frames.
@@ -136,7 +142,7 @@ def measure_tracks(
     Raises:
         BadInput, FileNotFoundError: of the data or detections, in words.
     """
-    require(make)
+    require_modules(make)
     return _tracked(make(root, options), appearances(subject, stage), subject.folder, video)
 
 
@@ -191,7 +197,7 @@ def _results(bench: Benchmark, folder: Path, settings: dict[str, Any], clocks: d
     ]
 
 
-def require(make: type[Benchmark]) -> None:
+def require_modules(make: type[Benchmark]) -> None:
     """Nothing, where the modules that a benchmark needs can be imported.
 
     Raises:
@@ -200,18 +206,6 @@ def require(make: type[Benchmark]) -> None:
     absent = [name for name in make.needs if importlib.util.find_spec(name) is None]
     if absent:
         raise BadInput(f"{make.task} needs {', '.join(absent)}: pip install 'mec-ssl[tracking]'.")
-
-
-def chosen_names(found: Sequence[str], asked: Sequence[str], where: Path) -> list[str]:
-    """The sequences asked for, or all.
-
-    Raises:
-        BadInput: one is not there.
-    """
-    for name in asked:
-        if name not in found:
-            raise BadInput(f"{where} has no sequence {name!r}. {nearest(name, found)}")
-    return [name for name in found if not asked or name in asked]
 
 
 def choose_detections(folder: Path, asked: str | None, also: Sequence[str]) -> str:
@@ -237,43 +231,9 @@ def choose_detections(folder: Path, asked: str | None, also: Sequence[str]) -> s
     raise BadInput(f"which detections? {what}. --detections takes one of these, another folder, or gt (the truth).")
 
 
-def clip_frames(clip: Clip) -> Iterator[Tensor]:
-    """The frames of a sequence, uint8 [3, h, w].
-
-    Raises:
-        BadInput: one cannot be read, or has another size than seqinfo.ini says.
-    """
-    for path, frame in zip(clip.frames, frames_of(clip.frames)):
-        h, w = frame.shape[1:]
-        if (h, w) != clip.size:
-            raise BadInput(f"{path}: {w} x {h} px, but its seqinfo.ini says {clip.size[1]} x {clip.size[0]}.")
-        yield frame
-
-
-def judged(clips: Sequence[Clip], read: Callable[[Path, int], Any]) -> dict[str, int]:
-    """Lengths of the sequences that have a truth, which is read here so that what is wrong with it is said early.
-
-    Raises:
-        BadInput: some have one and some not.
-    """
-    have = [clip for clip in clips if (clip.folder / "gt" / "gt.txt").is_file()]
-    if have and len(have) < len(clips):
-        without = next(clip for clip in clips if clip not in have)
-        raise BadInput(f"{without.folder}: no gt/gt.txt, which {have[0].name} has; all sequences of a split have one.")
-    for clip in have:
-        read(clip.folder / "gt" / "gt.txt", len(clip.frames))
-    return {clip.name: len(clip.frames) for clip in have}
-
-
 def id_map(shown: Iterable[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndarray:
     """[h, w] of ids, 0 where nothing is."""
     ids = np.zeros(size, dtype=np.int64)
     for name, mask in shown:
         ids[mask] = name
     return ids
-
-
-def tracking_rules(task_motion: float, gated: bool, options: Options, **settings: Any) -> Settings:
-    """The life of tracks, with the motion of this benchmark if the options ask for it."""
-    motion: dict[str, Any] = {"motion": task_motion, "gated": gated} if options.motion else {}
-    return Settings(compat=options.mode == "unitrack", **motion, **settings)

@@ -16,41 +16,27 @@ from torch import Tensor
 
 from mec.evaluation.tracking import objects, posefiles, trackscores
 from mec.evaluation.tracking.appearance import Appearance
-from mec.evaluation.tracking.association import Settings, Tracker
-from mec.evaluation.tracking.multiobject import (
-    Benchmark,
-    Clock,
-    Options,
-    choose_detections,
-    chosen_names,
-    id_map,
-    tracking_rules,
-)
+from mec.evaluation.tracking.association import Tracker
+from mec.evaluation.tracking.multiobject import Benchmark, Clock, TrackingOptions, choose_detections, id_map
 from mec.evaluation.tracking.posefiles import PoseFrame
 from mec.evaluation.tracking.trackscores import Scores
-from mec.evaluation.tracking.video import fingerprint, frames_of, with_boxes, with_masks
+from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, with_boxes, with_masks
 from mec.runtime.files import missing
 
 NOT_TRACKED = 1000  # id of detections that are of no track
-
-
-MOST_CELLS = {3: 400, 4: 200}  # of a mask, by stage
-
-
+POSE_CELLS = {3: 400, 4: 200}  # at most so many of a pose's mask, by stage
 BUFFER = 6  # frames a track may be lost
-
-
 RATE = 25  # frames a second of what is drawn
 
 
-MOTION, GATED = 0.9999, False  # share of appearance with --motion
+class PoseTrackBenchmark(Benchmark):
+    """Poses; tracks are an id for every pose of every frame, `NOT_TRACKED` for those of no track."""
 
-
-class PoseTrack(Benchmark):
     task, metrics = "posetrack", ("IDF1", "MOTA", trackscores.SWITCHES)
     needs = ("cv2",)
+    motion, gated = 0.9999, False
 
-    def __init__(self, root: Path, options: Options):
+    def __init__(self, root: Path, options: TrackingOptions):
         self.root, self.options = root, options
         places = [root / "posetrack_data" / "annotations" / options.split, root / "annotations" / options.split]
         place = next((p for p in places if any(p.glob("*.json"))), None)
@@ -70,15 +56,29 @@ class PoseTrack(Benchmark):
             trackscores.check_frames(name, self.truth[name], self.found[name])
             missing(self.images(name), f"{source}: its images below {root}")
         self.data = f"PoseTrack-{options.split}"
-        self.fingerprint = fingerprint([place / f"{name}.json" for name in self.names], root)
+        self.fingerprint = files_fingerprint([place / f"{name}.json" for name in self.names], root)
 
     def images(self, name: str) -> list[Path]:
         return [self.root / frame.name for frame in self.found[name]]
 
     def track(self, appearance: Appearance, name: str) -> tuple[list[list[int]], Clock]:
-        rules = tracking_rules(MOTION, GATED, self.options, duplicate=0.2, confirm=0.6, buffer=BUFFER, sure=True)
-        cells = MOST_CELLS.get(appearance.stage, 400)
-        return track(appearance, self.images(name), self.found[name], rules, self.options, most_cells=cells)
+        rules = self.rules(duplicate=0.2, confirm=0.6, buffer=BUFFER, sure=True)
+        tracker, clock, cells = Tracker(rules), Clock(), POSE_CELLS.get(appearance.stage, 400)
+        sizes: list[tuple[int, int]] = []
+
+        def watched() -> Iterator[Tensor]:
+            for frame in frames_of(self.images(name)):
+                sizes.append((frame.shape[1], frame.shape[2]))
+                yield frame
+
+        ids = []
+        for number, features in enumerate(clock.around(self.options.maps(appearance, watched()))):
+            joints = [pose.joints for pose in self.found[name][number].poses]
+            seen = tracker.step(objects.pose_objects(features, joints, sizes[number], cells))
+            # The source does not refresh the pose of a track that returns, so that its detection stays without id.
+            of_track = {s.detection: s.id for s in seen if not (rules.compat and s.returned)}
+            ids.append([of_track.get(i, NOT_TRACKED) for i in range(len(joints))])
+        return ids, clock
 
     def still(self, name: str) -> dict:
         """An annotation of its own: the poses of the first frame that has some, in every frame."""
@@ -92,7 +92,7 @@ class PoseTrack(Benchmark):
         posefiles.write_annotations(folder / f"{name}.json", full)
 
     def pictures(self, name: str, tracks: list[list[int]]) -> tuple[Iterable[Image.Image], float]:
-        return drawn(self.images(name), self.found[name], tracks), RATE
+        return drawn_poses(self.images(name), self.found[name], tracks), RATE
 
     def scores(self, folder: Path) -> Scores:
         pairs = {}
@@ -102,36 +102,9 @@ class PoseTrack(Benchmark):
         return trackscores.score_poses(pairs)
 
 
-def track(
-    appearance: Appearance,
-    images: Sequence[Path],
-    found: Sequence[PoseFrame],
-    rules: Settings,
-    options: Options | None = None,
-    *,
-    most_cells: int = objects.MOST_CELLS,
-) -> tuple[list[list[int]], Clock]:
-    """A track id for every pose of every frame; `NOT_TRACKED` for those of no track."""
-    options = options or Options("val")
-    tracker, clock = Tracker(rules), Clock()
-    sizes: list[tuple[int, int]] = []
-
-    def watched() -> Iterator[Tensor]:
-        for frame in frames_of(images):
-            sizes.append((frame.shape[1], frame.shape[2]))
-            yield frame
-
-    ids = []
-    for number, features in enumerate(clock.around(options.maps(appearance, watched()))):
-        joints = [pose.joints for pose in found[number].poses]
-        seen = tracker.step(objects.pose_objects(features, joints, sizes[number], most_cells))
-        # The source does not refresh the pose of a track that returns, so that its detection stays without id.
-        of_track = {s.detection: s.id for s in seen if not (rules.compat and s.returned)}
-        ids.append([of_track.get(i, NOT_TRACKED) for i in range(len(joints))])
-    return ids, clock
-
-
-def drawn(images: Sequence[Path], found: Sequence[PoseFrame], ids: Sequence[Sequence[int]]) -> Iterator[Image.Image]:
+def drawn_poses(
+    images: Sequence[Path], found: Sequence[PoseFrame], ids: Sequence[Sequence[int]]
+) -> Iterator[Image.Image]:
     """Frames with the poses as the tracker sees them, in the colours of their ids."""
     for picture, frame, names in zip(frames_of(images), found, ids):
         size = (picture.shape[1], picture.shape[2])

@@ -112,9 +112,9 @@ class Association(Tracking):
     """Folder in which feature maps are kept and found again (10 to 60 MB a frame)."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
-        from mec.evaluation.tracking.multiobject import Options, measure_tracks
+        from mec.evaluation.tracking.multiobject import TrackingOptions, measure_tracks
 
-        options = Options(
+        options = TrackingOptions(
             split=self.split,
             detections=self.detections,
             motion=self.motion,
@@ -137,9 +137,9 @@ class Mot(Association):
     """Many people as boxes: MOT16, IDF1, HOTA and MOTA."""
 
     def benchmark(self) -> type[Benchmark]:
-        from mec.evaluation.tracking.mot import Mot
+        from mec.evaluation.tracking.mot import MotBenchmark
 
-        return Mot
+        return MotBenchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +147,9 @@ class Mots(Association):
     """Many people as masks: MOTS20, IDF1, HOTA, sMOTA and MOTA."""
 
     def benchmark(self) -> type[Benchmark]:
-        from mec.evaluation.tracking.mots import Mots
+        from mec.evaluation.tracking.mot import MotsBenchmark
 
-        return Mots
+        return MotsBenchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +160,9 @@ class PoseTrack(Association):
     """Split of the benchmark; val has a public ground truth."""
 
     def benchmark(self) -> type[Benchmark]:
-        from mec.evaluation.tracking.posetrack import PoseTrack
+        from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
 
-        return PoseTrack
+        return PoseTrackBenchmark
 
 
 LAYOUTS = {  # what tells a benchmark's folder

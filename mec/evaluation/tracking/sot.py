@@ -1,4 +1,4 @@
-"""Single-object tracking: the first frame's box is followed through a video by features alone.
+"""Single-object tracking on OTB-2015: the first frame's box is followed through a video by features alone.
 
 Around the last box three windows of neighbouring scales are cropped, warped to a square, and searched for the target by
 cross-correlation or by a correlation filter. All sequences go in step, so that their crops share batches.
@@ -8,11 +8,11 @@ Source: UniTrack's single-object tracking, with the heads of SiamFC and CFNet.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,55 +24,68 @@ from mec.errors import BadInput, nearest
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances
-from mec.evaluation.tracking.otb import BoxVideo, precision, read_otb, success_auc, write_boxes
-from mec.evaluation.tracking.video import fingerprint, frames_of, speed, with_boxes, write_video
+from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_boxes, write_video
+from mec.runtime.files import missing
 
 SIDE = 520  # px of a crop
-
-
 CELLS = SIDE // CELL  # 65
-
-
 CONTEXT = 4.5  # window over target, width and height separately
-
-
 SCALES = tuple(1.0275**k for k in (-1, 0, 1))
-
-
 SCALE_PENALTY = 0.985
-
-
 TARGET = slice(25, 39)  # the central 14 cells: the target itself
-
-
 LEARNING_RATE = 0.01  # of the correlation filter
-
-
 RIDGE = 1e-4
-
-
 HEADS = ("xcorr", "dcf")
-
-
 MODES = ("clean", "unitrack")
+THRESHOLDS = np.linspace(0, 1, 21)  # of overlap
+NEAR = 20  # px between centres
 
 
-class Head(Protocol):
-    """How a target is found again in features [s, c, 65, 65] of search windows."""
+@dataclass(frozen=True)
+class BoxVideo:
+    """Frames with one object's box in each: x, y, w, h in px, the top left pixel is (1, 1)."""
 
-    def start(self, features: Tensor) -> None:
-        """From the first frame: features [c, 65, 65] of the window of the target."""
+    name: str
+    frames: tuple[Path, ...]
+    first: np.ndarray  # [4], where the tracker starts
+    boxes: np.ndarray  # [n, 4], the truth
 
-    def responses(self, features: Tensor) -> Tensor:
-        """[s, r, r]: how well each place of each window fits."""
 
-    def displacement(self, index: tuple[int, int]) -> tuple[float, float]:
-        """(row, column) of a response -> the share of the window by which the target moved (down, right)."""
+def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
+    """The sequences that ROOT/OTB2015.json lists (only those named, if any are), with the frames it lists.
 
-    def update(self, features: Tensor) -> None:
-        """From the window at the new place, if `learns`."""
+    Raises:
+        FileNotFoundError: no such file.
+        BadInput: unreadable, an unknown name, missing frames, other counts of boxes than of frames, or an empty box
+            to start from.
+    """
+    path = root / "OTB2015.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file. sot needs OTB-2015's layout: OTB2015.json, and SEQUENCE/img/0001.jpg and so on."
+        )
+    try:
+        listed = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path}: not a JSON object of sequences ({error}).") from error
+    return [_otb_sequence(root, path, name, listed[name]) for name in chosen_names(listed, names, path)]
 
-    learns: bool
+
+def _otb_sequence(root: Path, path: Path, name: str, entry: dict) -> BoxVideo:
+    try:
+        frames = tuple(root / str(frame) for frame in entry["img_names"])
+        boxes = np.array(entry["gt_rect"], dtype=np.float64)
+        first = np.array(entry["init_rect"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{path}: {name} needs img_names, gt_rect and init_rect, lists of numbers ({error!r})."
+        ) from error
+    if not frames or boxes.shape != (len(frames), 4):
+        raise BadInput(f"{path}: {name} has {len(frames)} frames and boxes {[*boxes.shape]}: four numbers a frame.")
+    if first.shape != (4,) or not np.isfinite(first).all() or (first[2:] <= 0).any():
+        raise BadInput(f"{path}: {name} starts from the box {first.tolist()}: x, y, w, h with w and h above 0.")
+    missing(frames, f"sequence {name}")
+    return BoxVideo(name, frames, first, boxes)
 
 
 def hann(cells: int = CELLS, *, like: Tensor) -> Tensor:
@@ -90,13 +103,14 @@ class CrossCorrelation:
     """
 
     unitrack: bool = False
-    learns = False
     template: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def start(self, features: Tensor) -> None:
+        """From the first frame: features [c, 65, 65] of the window of the target."""
         self.template = features[:, TARGET, TARGET].contiguous()
 
     def responses(self, features: Tensor) -> Tensor:
+        """[s, r, r]: how well each place of search windows [s, c, 65, 65] fits the target."""
         # One matrix product, then a sum along diagonals: a convolution with one output is ten times slower on a CPU.
         products = self.template.flatten(1).T @ (features * hann(like=features)).flatten(2)
         products = products.view(-1, 14, 14, CELLS, CELLS)
@@ -108,18 +122,17 @@ class CrossCorrelation:
         return 0.1 * shifted.sum((1, 2))
 
     def displacement(self, index: tuple[int, int]) -> tuple[float, float]:
+        """(row, column) of a response -> the share of the window by which the target moved (down, right)."""
         origin, cells = (26, CELLS - 14 + 1) if self.unitrack else (25, CELLS)
         return (index[0] - origin) / cells, (index[1] - origin) / cells
-
-    def update(self, features: Tensor) -> None:
-        raise AssertionError("cross-correlation does not learn")
 
 
 @dataclass
 class CorrelationFilter:
-    """A filter in the Fourier domain whose response to the target is a narrow peak; it follows the target's looks."""
+    """A filter in the Fourier domain whose response to the target is a narrow peak; updated in each frame.
 
-    learns = True
+    `start`, `responses` and `displacement` are as in `CrossCorrelation`."""
+
     numerator: Tensor = field(default_factory=lambda: torch.empty(0))  # F(z), [c, 65, 33]
     alpha: Tensor = field(default_factory=lambda: torch.empty(0))  # [65, 33]
 
@@ -136,6 +149,7 @@ class CorrelationFilter:
         return row / CELLS, column / CELLS
 
     def update(self, features: Tensor) -> None:
+        """From the window at the new place."""
         numerator, alpha = self._model(features)
         self.numerator = (1 - LEARNING_RATE) * self.numerator + LEARNING_RATE * numerator
         self.alpha = (1 - LEARNING_RATE) * self.alpha + LEARNING_RATE * alpha
@@ -146,6 +160,9 @@ class CorrelationFilter:
         spectrum = torch.fft.rfft2(target)
         energy = (spectrum.real.square() + spectrum.imag.square()).sum(0)
         return spectrum, torch.fft.rfft2(label(like=features)) / (energy + RIDGE)
+
+
+Head = CrossCorrelation | CorrelationFilter
 
 
 def label(*, like: Tensor) -> Tensor:
@@ -171,7 +188,7 @@ def crop(image: Tensor, centre: np.ndarray, window: np.ndarray, side: int = SIDE
 
 
 @dataclass
-class Target:
+class TargetBox:
     """Where a tracker believes its object to be: centre (x, y) and size (w, h), px, the top left pixel is (0, 0)."""
 
     centre: np.ndarray
@@ -180,7 +197,7 @@ class Target:
     largest: np.ndarray
 
     @classmethod
-    def at(cls, box: np.ndarray, image: tuple[int, int], unitrack: bool = False) -> Target:
+    def at(cls, box: np.ndarray, image: tuple[int, int], unitrack: bool = False) -> TargetBox:
         """From a box as in OTB's files (the top left pixel is (1, 1)) in an image of (w, h) px."""
         size = box[2:].copy()
         limit = np.array(image[::-1] if unitrack else image)  # the source compares (w, h) with (h, w)
@@ -201,7 +218,7 @@ class Target:
         self.size = np.clip(window / CONTEXT, self.smallest, np.maximum(self.smallest, self.largest))
 
 
-def track(
+def track_targets(
     appearance: Appearance,
     videos: list[BoxVideo],
     head: str = "xcorr",
@@ -213,7 +230,7 @@ def track(
 
     Args:
         head: "xcorr" or "dcf".
-        mode: "clean", or "unitrack" with that code's slips (see `CrossCorrelation` and `Target.at`).
+        mode: "clean", or "unitrack" with that code's slips (see `CrossCorrelation` and `TargetBox.at`).
         batch_size: crops of 520 px that go through the encoder together; those of all videos share batches.
     """
     for value, known in ((head, HEADS), (mode, MODES)):
@@ -233,16 +250,15 @@ def track(
 
     images = {i: appearance.normalised(frame) for i, frame in _next(readers)}
     sizes = [(images[i].shape[2], images[i].shape[1]) for i in images]
-    targets = [Target.at(video.first, size, unitrack) for video, size in zip(videos, sizes)]
+    targets = [TargetBox.at(video.first, size, unitrack) for video, size in zip(videos, sizes)]
     for i, features in seen(images, (1.0,)):
         heads[i].start(features[0])
     while images := {i: appearance.normalised(frame) for i, frame in _next(readers)}:
         for i, features in seen(images, SCALES):
             targets[i].move(heads[i].responses(features).cpu().numpy(), heads[i])
             found[i].append(targets[i].box())
-        if heads[0].learns:
-            for i, features in seen(images, (1.0,)):
-                heads[i].update(features[0])
+        for i, features in seen(images, (1.0,)) if head == "dcf" else ():
+            heads[i].update(features[0])  # type: ignore[union-attr]
     return [np.array(boxes) for boxes in found]
 
 
@@ -272,38 +288,66 @@ def measure_sot(
         video: "mp4" or "gif" to draw the boxes found (and, as number 0, the true ones) over the frames.
     """
     videos = read_otb(root, names)
-    data = fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
+    data = files_fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
     where = {"data": "OTB2015", "data_fingerprint": data}
 
     maps = appearances(subject, stage)
 
     def results() -> Iterator[Result]:
-        yield from labelled(scores(stay(videos), videos, {"head": "still"}), **where)
+        yield from labelled(sot_scores(stay(videos), videos, {"head": "still"}), **where)
         for appearance in maps:
             for head in heads:
                 began = time.perf_counter()
-                found = track(appearance, videos, head, mode=mode, batch_size=batch_size)
+                found = track_targets(appearance, videos, head, mode=mode, batch_size=batch_size)
                 seconds = time.perf_counter() - began
                 settings = {"stage": appearance.stage, "head": head, "mode": mode}
                 folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
                 for boxes, each in zip(found, videos):
-                    write_boxes(folder / f"{each.name}.txt", boxes)
+                    write_otb_boxes(folder / f"{each.name}.txt", boxes)
                     if video is not None:
-                        write_video(folder / f"{each.name}.{video}", drawn(each, boxes))
+                        write_video(folder / f"{each.name}.{video}", drawn_boxes(each, boxes))
                 frames = sum(len(each.frames) for each in videos)
                 print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds, folder))
-                yield from labelled(scores(found, videos, settings), **where)
+                yield from labelled(sot_scores(found, videos, settings), **where)
 
     return results()
 
 
-def drawn(video: BoxVideo, boxes: np.ndarray) -> Iterator[Image.Image]:
+def drawn_boxes(video: BoxVideo, boxes: np.ndarray) -> Iterator[Image.Image]:
     """Frames with the box found (1) over the true one (0)."""
     for frame, box, truth in zip(frames_of(video.frames), boxes, video.boxes):
         yield with_boxes(frame, [truth - [1, 1, 0, 0], box - [1, 1, 0, 0]], (0, 1))
 
 
-def scores(found: list[np.ndarray], videos: list[BoxVideo], settings: dict) -> list[Result]:
+def write_otb_boxes(path: Path, boxes: np.ndarray) -> None:
+    """A result file: x,y,w,h a line and a frame, the first included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in boxes))
+
+
+def overlaps(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes [n, 4]; -1 where a number of the true box is not above 0, as OTB has it."""
+    low = np.maximum(found[:, :2], truth[:, :2])
+    high = np.minimum(found[:, :2] + found[:, 2:], truth[:, :2] + truth[:, 2:])
+    both = np.clip(high - low, 0, None).prod(1)
+    union = found[:, 2:].prod(1) + truth[:, 2:].prod(1) - both
+    share = np.divide(both, union, out=np.zeros(len(both)), where=union > 0)
+    return np.where((truth > 0).all(1), share, -1)
+
+
+def success_auc(found: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over 21 thresholds of the share of frames that overlap by more: at most 20 / 21, since none is above 1."""
+    return float((overlaps(found, truth)[:, None] > THRESHOLDS).mean())
+
+
+def precision(found: np.ndarray, truth: np.ndarray, near: float = NEAR) -> float:
+    """Share of frames whose centre is at most so many px off; a true centre that is not above 0 counts as met (OTB)."""
+    one, other = (boxes[:, :2] + (boxes[:, 2:] - 1) / 2 for boxes in (found, truth))
+    distance = np.where((other > 0).all(1), np.linalg.norm(one - other, axis=1), -1)
+    return float((distance <= near).mean())
+
+
+def sot_scores(found: list[np.ndarray], videos: list[BoxVideo], settings: dict) -> list[Result]:
     """AUC of success and precision at 20 px, % (means over sequences)."""
     auc = float(np.mean([success_auc(boxes, video.boxes) for boxes, video in zip(found, videos)]))
     near = float(np.mean([precision(boxes, video.boxes) for boxes, video in zip(found, videos)]))

@@ -20,17 +20,9 @@ from mec.evaluation.tracking.objects import JOINTS
 from mec.evaluation.tracking.posefiles import Pose, PoseFrame
 
 Pairs = tuple[Sequence[int], Sequence[int], NDArray[np.float64]]
-
-
 Scores = dict[str, dict[str, float]]  # sequence or "all" -> metric -> value, shares in %
-
-
 SWITCHES = "ID switches"
-
-
 HEAD_SHARE = 0.6  # the size of a head is this times the diagonal of its rectangle
-
-
 NEAR = 0.5  # a joint is found within this many head sizes
 
 

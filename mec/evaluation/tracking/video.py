@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mec.data.decoding import read_image
-from mec.errors import BadInput
+from mec.errors import BadInput, nearest
 from mec.runtime.files import atomic
 
 
@@ -29,6 +29,21 @@ def read_frame(path: str | Path) -> Tensor:
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         reason = "no such frame" if not Path(path).exists() else f"cannot be read ({error})"
         raise BadInput(f"{path}: {reason}. A tracker needs every frame of the video.") from error
+
+
+def chosen_names(found: Iterable[str], asked: Sequence[str], where: Path) -> list[str]:
+    """The sequences asked for, or all, in the order in which they are found.
+
+    Raises:
+        BadInput: one is not there, or none is.
+    """
+    found = list(found)
+    for name in asked:
+        if name not in found:
+            raise BadInput(f"{where} has no sequence {name!r}. {nearest(name, found)[:200]}")
+    if not found:
+        raise BadInput(f"{where}: no sequence in it.")
+    return [name for name in found if not asked or name in asked]
 
 
 def speed(what: str, frames: int, seconds: float, folder: Path) -> str:
@@ -47,7 +62,7 @@ def frames_of(paths: Sequence[str | Path], ahead: int = 4) -> Iterator[Tensor]:
             yield future.result()
 
 
-def fingerprint(paths: Iterable[Path], root: Path) -> str:
+def files_fingerprint(paths: Iterable[Path], root: Path) -> str:
     """16 hex digits over the names and sizes of a benchmark's files."""
     state = hashlib.sha256()
     for path in paths:

@@ -18,12 +18,11 @@ from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles, posefiles
 from mec.evaluation.tracking.appearance import open_appearance
-from mec.evaluation.tracking.mot import Mot, boxes_of
+from mec.evaluation.tracking.mot import FIRST_ID, MotBenchmark, MotsBenchmark, boxes_of_rows
 from mec.evaluation.tracking.motfiles import MaskRow
-from mec.evaluation.tracking.mots import FIRST_ID, Mots
-from mec.evaluation.tracking.multiobject import Options, measure_tracks
+from mec.evaluation.tracking.multiobject import TrackingOptions, measure_tracks
 from mec.evaluation.tracking.objects import pose_mask
-from mec.evaluation.tracking.posetrack import NOT_TRACKED, PoseTrack
+from mec.evaluation.tracking.posetrack import NOT_TRACKED, PoseTrackBenchmark
 from mec.evaluation.tracking.protocols import benchmarks_in
 
 FRAMES, HEIGHT, WIDTH = 9, 160, 256
@@ -73,7 +72,7 @@ def made(tmp_path_factory) -> Path:
     """The video in all three layouts; do not change it."""
     root = tmp_path_factory.mktemp("videos")
     rows = [(t + 1, i + 1, x, y, 30, 62) for t in range(FRAMES) for i, (x, y) in enumerate(corners(t))]
-    boxes = boxes_of(rows)
+    boxes = boxes_of_rows(rows)
     folder = clip(root / "mot", "MOT16-01")
     truth = replace(boxes, kind=np.ones(len(rows), int), visibility=np.ones(len(rows)))
     motfiles.write_boxes(folder / "gt" / "gt.txt", truth, truth=True)
@@ -116,14 +115,14 @@ def figures(results: list[Result], stage: int = 0) -> dict[str, float]:
     return {r.metric: r.value for r in results if r.settings.get("stage") == stage}
 
 
-TASKS = [("mot", Mot, "train"), ("mots", Mots, "train"), ("posetrack", PoseTrack, "val")]
+TASKS = [("mot", MotBenchmark, "train"), ("mots", MotsBenchmark, "train"), ("posetrack", PoseTrackBenchmark, "val")]
 
 
 @pytest.mark.parametrize(("task", "kind", "split"), TASKS)
 @pytest.mark.parametrize("motion", [False, True])
 def test_colours_keep_people_apart_who_cross(made, tmp_path, task, kind, split, motion):
     subject = resolve("pixels", out=tmp_path)
-    results = list(measure_tracks(kind, subject, made / task, Options(split, motion=motion)))
+    results = list(measure_tracks(kind, subject, made / task, TrackingOptions(split, motion=motion)))
     found = figures(results)
     assert found["ID switches"] == 0
     assert found["IDF1"] == pytest.approx(100)
@@ -146,14 +145,14 @@ def test_a_grey_encoder_confuses_them(made, tmp_path, task, kind, split, monkeyp
         len(frames), 4, -(-frames.shape[2] // 8), -(-frames.shape[3] // 8)
     )  # type: ignore[method-assign]
     monkeypatch.setattr(multiobject, "appearances", lambda subject, stage: [blind])
-    results = list(measure_tracks(kind, resolve("pixels", out=tmp_path), made / task, Options(split)))
+    results = list(measure_tracks(kind, resolve("pixels", out=tmp_path), made / task, TrackingOptions(split)))
     assert figures(results)["IDF1"] < 95
 
 
 def test_result_files_are_in_the_submission_formats(made, tmp_path):
     subject = resolve("pixels", out=tmp_path)
     for task, kind, split in TASKS:
-        list(measure_tracks(kind, subject, made / task, Options(split), video="gif"))
+        list(measure_tracks(kind, subject, made / task, TrackingOptions(split), video="gif"))
     setting = "stage0-womotion-clean"
     boxes = motfiles.read_boxes(tmp_path / f"mot/train-det/{setting}/MOT16-01.txt", FRAMES, unique=True)
     assert set(boxes.id.tolist()) == {1, 2, 3}
@@ -182,7 +181,10 @@ def test_a_pose_that_returns_has_its_id_at_once_or_as_in_the_source_a_frame_late
     posefiles.write_annotations(path, content)
     list(
         measure_tracks(
-            PoseTrack, resolve("pixels", out=tmp_path / "out"), root / "posetrack", Options("val", mode=mode)
+            PoseTrackBenchmark,
+            resolve("pixels", out=tmp_path / "out"),
+            root / "posetrack",
+            TrackingOptions("val", mode=mode),
         )
     )
     named = posefiles.read_annotations(tmp_path / f"out/posetrack/val-made/stage0-womotion-{mode}/a.json")
@@ -207,12 +209,12 @@ def test_the_truth_as_detections_scores_a_hundred(made, tmp_path, task, capsys):
 
 def test_maps_are_kept_and_found_again(made, tmp_path):
     subject, cache = resolve("pixels", out=tmp_path / "out"), tmp_path / "maps"
-    options = Options("train", cache=cache)
-    first = list(measure_tracks(Mots, subject, made / "mots", options))
+    options = TrackingOptions("train", cache=cache)
+    first = list(measure_tracks(MotsBenchmark, subject, made / "mots", options))
     kept = sorted(cache.glob("*/*.npy"))
     assert len(kept) == FRAMES
     times = [path.stat().st_mtime_ns for path in kept]
-    assert list(measure_tracks(Mots, subject, made / "mots", options)) == first
+    assert list(measure_tracks(MotsBenchmark, subject, made / "mots", options)) == first
     assert [path.stat().st_mtime_ns for path in kept] == times
 
 
@@ -227,7 +229,7 @@ def copied(made: Path, to: Path) -> Path:
 
 def refused(kind, root: Path, split: str, tmp_path: Path, **options) -> str:
     with pytest.raises((BadInput, FileNotFoundError)) as error:
-        list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root, Options(split, **options)))
+        list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root, TrackingOptions(split, **options)))
     return str(error.value)
 
 
@@ -241,7 +243,7 @@ def test_no_detections_at_all_give_no_tracks_and_no_crash(made, tmp_path):
     posefiles.write_annotations(poses, {"annolist": [{**frame, "annorect": []} for frame in content["annolist"]]})
     for task, kind, split in TASKS:
         found = figures(
-            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, Options(split)))
+            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, TrackingOptions(split)))
         )
         assert found["IDF1"] == 0, task
 
@@ -262,7 +264,7 @@ def test_objects_off_the_image_and_of_one_pixel_are_carried_along(made, tmp_path
     posefiles.write_annotations(poses, content)
     for task, kind, split in TASKS:
         found = figures(
-            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, Options(split)))
+            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, TrackingOptions(split)))
         )
         assert found["ID switches"] == 0, task
         assert 80 < found["IDF1"] <= 100, task
@@ -273,17 +275,17 @@ def test_a_missing_frame_is_named(made, tmp_path):
     for task in ("mot", "mots"):
         next((root / task).rglob("000004.png")).unlink()
     (root / "posetrack/images/val/a/000004.png").unlink()
-    assert "1 of 9 frames are missing (000004.png" in refused(Mot, root / "mot", "train", tmp_path)
-    assert "1 of 9 frames are missing (000004.png" in refused(Mots, root / "mots", "train", tmp_path)
-    assert "1 of 9 files are missing" in refused(PoseTrack, root / "posetrack", "val", tmp_path)
+    assert "1 of 9 frames are missing (000004.png" in refused(MotBenchmark, root / "mot", "train", tmp_path)
+    assert "1 of 9 frames are missing (000004.png" in refused(MotsBenchmark, root / "mots", "train", tmp_path)
+    assert "1 of 9 files are missing" in refused(PoseTrackBenchmark, root / "posetrack", "val", tmp_path)
 
 
 def test_frames_of_another_size_or_unreadable_are_named(made, tmp_path):
     root = copied(made, tmp_path)
     Image.new("RGB", (64, 48)).save(root / "mot/images/train/MOT16-01/img1/000003.png")
-    assert "64 x 48 px, but its seqinfo.ini says 256 x 160" in refused(Mot, root / "mot", "train", tmp_path)
+    assert "64 x 48 px, but its seqinfo.ini says 256 x 160" in refused(MotBenchmark, root / "mot", "train", tmp_path)
     (root / "posetrack/images/val/a/000003.png").write_bytes(b"no picture")
-    assert "cannot be read" in refused(PoseTrack, root / "posetrack", "val", tmp_path)
+    assert "cannot be read" in refused(PoseTrackBenchmark, root / "posetrack", "val", tmp_path)
 
 
 def test_unequal_numbers_of_frames_are_named(made, tmp_path):
@@ -291,7 +293,7 @@ def test_unequal_numbers_of_frames_are_named(made, tmp_path):
     poses = root / "posetrack/obs/val/made/a.json"
     content = posefiles.read_annotations(poses)
     posefiles.write_annotations(poses, {"annolist": content["annolist"][:-1]})
-    assert "9 frames in the truth and 8 of poses" in refused(PoseTrack, root / "posetrack", "val", tmp_path)
+    assert "9 frames in the truth and 8 of poses" in refused(PoseTrackBenchmark, root / "posetrack", "val", tmp_path)
 
 
 def test_masks_that_overlap_or_have_another_size_are_named(made, tmp_path):
@@ -299,32 +301,40 @@ def test_masks_that_overlap_or_have_another_size_are_named(made, tmp_path):
     path = root / "mots/obs/made/train/MOTS20-01/img1/000002.txt"
     rows = motfiles.read_masks(path)
     motfiles.write_masks(path, [*rows, rows[0]])
-    assert "masks 1 and 4 of frame 2 overlap" in refused(Mots, root / "mots", "train", tmp_path)
+    assert "masks 1 and 4 of frame 2 overlap" in refused(MotsBenchmark, root / "mots", "train", tmp_path)
     motfiles.write_masks(path, [MaskRow(2, 0, 2, (4, 4), motfiles.encoded(np.ones((4, 4), bool)))])
-    assert "a mask of 4 x 4 px in frame 2" in refused(Mots, root / "mots", "train", tmp_path)
+    assert "a mask of 4 x 4 px in frame 2" in refused(MotsBenchmark, root / "mots", "train", tmp_path)
 
 
 def test_which_detections_is_asked_where_it_is_not_clear(made, tmp_path):
     root = copied(made, tmp_path)
-    words = refused(Mot, root / "mot", "train", tmp_path, detections="fairmot")
+    words = refused(MotBenchmark, root / "mot", "train", tmp_path, detections="fairmot")
     assert "--detections fairmot: no folder, and none of those here (det, gt)" in words
     (root / "mots/obs/other").mkdir()
-    assert "there are made, other" in refused(Mots, root / "mots", "train", tmp_path)
+    assert "there are made, other" in refused(MotsBenchmark, root / "mots", "train", tmp_path)
     (root / "mot/images/train/MOT16-01/det/det.txt").unlink()
-    assert "which detections? none in" in refused(Mot, root / "mot", "train", tmp_path)
+    assert "which detections? none in" in refused(MotBenchmark, root / "mot", "train", tmp_path)
 
 
 def test_a_folder_of_detections_is_taken_and_a_missing_sequence_named(made, tmp_path):
     root = copied(made, tmp_path)
     mine = tmp_path / "mine"
     mine.mkdir()
-    assert "mine/MOT16-01.txt: no such file" in refused(Mot, root / "mot", "train", tmp_path, detections=str(mine))
+    assert "mine/MOT16-01.txt: no such file" in refused(
+        MotBenchmark, root / "mot", "train", tmp_path, detections=str(mine)
+    )
     (mine / "MOT16-01.txt").write_text((root / "mot/images/train/MOT16-01/det/det.txt").read_text())
     results = list(
-        measure_tracks(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", str(mine)))
+        measure_tracks(
+            MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", TrackingOptions("train", str(mine))
+        )
     )
     assert figures(results)["IDF1"] == pytest.approx(100)
-    list(measure_tracks(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train", "gt")))
+    list(
+        measure_tracks(
+            MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", TrackingOptions("train", "gt")
+        )
+    )
     folders = sorted(p.parent for p in (tmp_path / "out").glob("mot/*/still/MOT16-01.txt"))
     assert [p.parent.name for p in folders] == ["train-gt", f"train-{str(mine).strip('/').replace('/', '-')}"]
     texts = {(folder.parent / "stage0-womotion-clean/MOT16-01.txt").read_text() for folder in folders}
@@ -332,15 +342,22 @@ def test_a_folder_of_detections_is_taken_and_a_missing_sequence_named(made, tmp_
 
 
 def test_unknown_sequences_and_splits_are_named(made, tmp_path):
-    assert "no sequence 'MOT16-99'" in refused(Mot, made / "mot", "train", tmp_path, names=("MOT16-99",))
-    assert "images/test: no such folder" in refused(Mot, made / "mot", "test", tmp_path)
-    assert "no SEQUENCE.json" in refused(PoseTrack, made / "posetrack", "test", tmp_path)
+    assert "no sequence 'MOT16-99'" in refused(MotBenchmark, made / "mot", "train", tmp_path, names=("MOT16-99",))
+    assert "images/test: no such folder" in refused(MotBenchmark, made / "mot", "test", tmp_path)
+    assert "no SEQUENCE.json" in refused(PoseTrackBenchmark, made / "posetrack", "test", tmp_path)
 
 
 def test_without_a_truth_tracks_are_written_and_nothing_is_scored(made, tmp_path, capsys):
     root = copied(made, tmp_path)
     (root / "mot/images/train/MOT16-01/gt/gt.txt").unlink()
-    assert list(measure_tracks(Mot, resolve("pixels", out=tmp_path / "out"), root / "mot", Options("train"))) == []
+    assert (
+        list(
+            measure_tracks(
+                MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", TrackingOptions("train")
+            )
+        )
+        == []
+    )
     assert (tmp_path / "out/mot/train-det/stage0-womotion-clean/MOT16-01.txt").stat().st_size > 0
     assert "nothing was scored" in capsys.readouterr().out
 
@@ -349,7 +366,9 @@ def test_a_missing_extra_is_named(made, tmp_path, monkeypatch):
     from importlib import util
 
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    assert "mot needs trackeval, cv2: pip install 'mec-ssl[tracking]'" in refused(Mot, made / "mot", "train", tmp_path)
+    assert "mot needs trackeval, cv2: pip install 'mec-ssl[tracking]'" in refused(
+        MotBenchmark, made / "mot", "train", tmp_path
+    )
 
 
 # --- all of it at once -------------------------------------------------------------------------------------------
@@ -394,5 +413,5 @@ def test_tracking_without_data_or_with_two_of_a_kind_is_refused(made, tmp_path):
 def test_an_encoder_that_cannot_follow_is_refused_before_anything_is_scored(made, tmp_path):
     """Results of what stands still would be stored again at each try."""
     with pytest.raises(BadInput, match="tracking takes stages 3 and 4"):
-        measure_tracks(Mot, small_subject(tmp_path), made / "mot", Options("train"))
+        measure_tracks(MotBenchmark, small_subject(tmp_path), made / "mot", TrackingOptions("train"))
     assert list(tmp_path.rglob("*.txt")) == []

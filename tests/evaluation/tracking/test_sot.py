@@ -16,8 +16,21 @@ from mec.cli.commands import main
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.tracking.appearance import open_appearance
-from mec.evaluation.tracking.otb import overlaps, precision, read_otb, success_auc, write_boxes
-from mec.evaluation.tracking.sot import CELLS, CorrelationFilter, CrossCorrelation, Target, crop, hann, stay, track
+from mec.evaluation.tracking.sot import (
+    CELLS,
+    CorrelationFilter,
+    CrossCorrelation,
+    TargetBox,
+    crop,
+    hann,
+    overlaps,
+    precision,
+    read_otb,
+    stay,
+    success_auc,
+    track_targets,
+    write_otb_boxes,
+)
 
 
 def features(seed: int, *shape: int) -> torch.Tensor:
@@ -118,7 +131,7 @@ def test_a_crop_has_its_corners_at_the_windows_corners_and_zeros_outside(centre,
 
 
 def test_the_best_scale_is_penalised_and_sizes_stay_within_limits():
-    target = Target.at(np.array([11, 21, 20, 10.0]), (100, 50))
+    target = TargetBox.at(np.array([11, 21, 20, 10.0]), (100, 50))
     assert target.centre.tolist() == [19.5, 24.5]
     assert target.box().tolist() == [11, 21, 20, 10]
     assert target.smallest.tolist() == [4, 4]
@@ -140,7 +153,7 @@ def test_the_best_scale_is_penalised_and_sizes_stay_within_limits():
 @pytest.mark.parametrize("head", ["xcorr", "dcf"])
 def test_a_moving_square_is_followed_and_a_tracker_that_stays_is_left_behind(tmp_path, head):
     videos = read_otb(moving_square(tmp_path))
-    (found,) = track(open_appearance("pixels"), videos, head)
+    (found,) = track_targets(open_appearance("pixels"), videos, head)
     assert found[0].tolist() == videos[0].first.tolist()
     assert success_auc(found, videos[0].boxes) > 0.75
     assert success_auc(stay(videos)[0], videos[0].boxes) < 0.5
@@ -150,10 +163,10 @@ def test_videos_that_go_in_step_give_what_each_gives_alone(tmp_path):
     moving_square(tmp_path, "Long", frames=4)
     videos = read_otb(moving_square(tmp_path, "Short", frames=2, step=(-4, 2)))
     appearance = open_appearance("pixels")
-    together = track(appearance, videos, "dcf", batch_size=5)
+    together = track_targets(appearance, videos, "dcf", batch_size=5)
     for video, boxes in zip(videos, together):
         assert len(boxes) == len(video.frames)
-        np.testing.assert_allclose(boxes, track(appearance, [video], "dcf")[0], rtol=1e-4)
+        np.testing.assert_allclose(boxes, track_targets(appearance, [video], "dcf")[0], rtol=1e-4)
 
 
 def test_the_perfect_tracker_scores_20_of_21_and_invalid_rows_fail_at_every_threshold():
@@ -208,7 +221,7 @@ def test_the_command_stores_a_line_for_each_stage_and_head_boxes_and_a_video(tmp
 
 def test_boxes_are_written_as_the_benchmark_reads_them(tmp_path):
     boxes = np.array([[1, 2, 3.5, 4], [5, 6, 7, 8.25]])
-    write_boxes(tmp_path / "deep" / "a.txt", boxes)
+    write_otb_boxes(tmp_path / "deep" / "a.txt", boxes)
     assert np.loadtxt(tmp_path / "deep" / "a.txt", delimiter=",").tolist() == boxes.tolist()
 
 
@@ -235,7 +248,7 @@ def test_what_does_not_fit_is_told(tmp_path):
     root = changed(root, gt_rect=[[1, 1, 2, 2]] * 3, init_rect=[1, 1, 4, 5])
     (root / "Square/img/0002.png").write_bytes(b"")
     with pytest.raises(BadInput, match=r"0002\.png: cannot be read.*every frame"):
-        track(open_appearance("pixels"), read_otb(root))
+        track_targets(open_appearance("pixels"), read_otb(root))
     (root / "Square/img/0002.png").unlink()
     with pytest.raises(BadInput, match=r"sequence Square: 1 of 3 files are missing, the first is .*0002\.png"):
         read_otb(root)
@@ -247,7 +260,7 @@ def test_what_does_not_fit_is_told(tmp_path):
 def test_a_box_off_the_image_and_one_of_a_single_pixel_are_followed_without_a_crash(tmp_path):
     root = moving_square(tmp_path, frames=3)
     for box in ([-500, -500, 20, 20], [41, 41, 1, 1], [1, 1, 5000, 5000]):
-        (found,) = track(open_appearance("pixels"), read_otb(changed(root, init_rect=box)))
+        (found,) = track_targets(open_appearance("pixels"), read_otb(changed(root, init_rect=box)))
         assert np.isfinite(found).all()
 
 
@@ -256,5 +269,5 @@ def test_a_box_off_the_image_and_one_of_a_single_pixel_are_followed_without_a_cr
 def test_crossing_is_tracked_better_by_colours_than_by_standing_still(samples):
     videos = read_otb(samples / "samples" / "otb_crossing")
     still = success_auc(stay(videos)[0], videos[0].boxes)
-    (found,) = track(open_appearance("pixels"), videos, "dcf")
+    (found,) = track_targets(open_appearance("pixels"), videos, "dcf")
     assert success_auc(found, videos[0].boxes) > still

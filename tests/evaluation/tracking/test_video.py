@@ -9,7 +9,7 @@ from helpers import write_images
 from PIL import Image
 
 from mec.errors import BadInput
-from mec.evaluation.tracking.video import colour, fingerprint, frames_of, with_boxes, with_masks, write_video
+from mec.evaluation.tracking.video import colour, files_fingerprint, frames_of, with_boxes, with_masks, write_video
 
 
 def test_frames_come_in_order_and_a_broken_one_is_named(tmp_path):
@@ -88,7 +88,7 @@ def test_ids_have_colours_of_their_own():
 
 def test_a_fingerprint_tells_files_apart(tmp_path):
     paths = write_images(tmp_path, 3)
-    before = fingerprint(paths, tmp_path)
-    assert fingerprint(paths, tmp_path) == before != fingerprint(paths[:2], tmp_path)
+    before = files_fingerprint(paths, tmp_path)
+    assert files_fingerprint(paths, tmp_path) == before != files_fingerprint(paths[:2], tmp_path)
     paths[0].write_bytes(b"other")
-    assert fingerprint(paths, tmp_path) != before
+    assert files_fingerprint(paths, tmp_path) != before

@@ -16,9 +16,19 @@ from mec.cli.commands import main
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.tracking.appearance import open_appearance
-from mec.evaluation.tracking.davis import boundary_f, first_mask, jaccard, read_davis, read_mask, score
 from mec.evaluation.tracking.video import frames_of
-from mec.evaluation.tracking.vos import largest, propagate, segment, soft_labels
+from mec.evaluation.tracking.vos import (
+    boundary_f,
+    davis_score,
+    first_mask,
+    jaccard,
+    largest,
+    propagate,
+    read_davis,
+    read_mask,
+    segment,
+    soft_labels,
+)
 
 
 def all_pairs(query, contexts, *, radius=12, topk=10, temperature=0.05):
@@ -116,7 +126,7 @@ def test_a_video_is_segmented_as_the_specification_says_it_in_float64(tmp_path):
         wanted = np.array([0, 1, 3])[full.argmax(0).numpy()]
         assert (one == wanted)[margin > 1e-4].all()
         assert (margin > 1e-4).mean() > 0.95
-    j, f = score(found, video, 3).T
+    j, f = davis_score(found, video, 3).T
     assert j[1] == f[1] == 1  # there is no object 2, and none was found
     assert j[0] > 0.6
 
@@ -167,15 +177,15 @@ def test_empty_masks_agree_with_each_other_and_with_nothing_else():
 def test_the_first_and_the_last_frame_are_not_measured_and_void_is_no_object(tmp_path):
     (video,) = read_davis(made(tmp_path, frames=4))
     truth = [read_mask(path, (56, 40)) for path in video.masks]
-    assert score(truth, video, 3).tolist() == [[1, 1]] * 3
+    assert davis_score(truth, video, 3).tolist() == [[1, 1]] * 3
     nothing = np.zeros_like(truth[0])
-    assert score([nothing, *truth[1:3], nothing], video, 3).tolist() == [[1, 1]] * 3
-    assert score([truth[0], nothing, *truth[2:]], video, 3)[0].tolist() == [0.5, 0.5]
+    assert davis_score([nothing, *truth[1:3], nothing], video, 3).tolist() == [[1, 1]] * 3
+    assert davis_score([truth[0], nothing, *truth[2:]], video, 3)[0].tolist() == [0.5, 0.5]
     ids = truth[1].copy()
     ids[ids == 1] = 255
     Image.fromarray(ids).save(video.masks[1])
-    assert score([truth[0], truth[1], *truth[2:]], video, 3)[0].tolist() == [0.5, 0.5]
-    assert score([truth[0], ids, *truth[2:]], video, 3)[0].tolist() == [1, 1]
+    assert davis_score([truth[0], truth[1], *truth[2:]], video, 3)[0].tolist() == [0.5, 0.5]
+    assert davis_score([truth[0], ids, *truth[2:]], video, 3)[0].tolist() == [1, 1]
 
 
 def test_the_command_stores_a_line_a_stage_masks_and_a_video(tmp_path, monkeypatch, capsys):
@@ -195,7 +205,7 @@ def test_the_command_stores_a_line_a_stage_masks_and_a_video(tmp_path, monkeypat
     assert again == stored_in(folder)
     (video,) = read_davis(root)
     found = [folder / "vos" / "stage0" / "squares" / path.name for path in video.masks]
-    again = score([read_mask(path, (56, 40)) for path in found], video, 3)
+    again = davis_score([read_mask(path, (56, 40)) for path in found], video, 3)
     assert again.mean(0)[0] == pytest.approx(stored[2]["value"] / 100)
     with Image.open(found[1]) as one, Image.open(video.masks[1]) as other:
         assert one.getpalette()[:12] == other.getpalette()[:12]
@@ -251,4 +261,4 @@ def test_the_truth_of_davis_scores_1(samples):
         with Image.open(video.frames[0]) as frame:
             size = frame.size
         truth = (read_mask(path, size) for path in video.masks)
-        assert score(truth, video, 1).tolist() == [[1, 1]]
+        assert davis_score(truth, video, 1).tolist() == [[1, 1]]
