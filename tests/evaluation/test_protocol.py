@@ -12,7 +12,8 @@ import pytest
 from mec.cli.commands import main, parsed
 from mec.errors import BadInput
 from mec.evaluation.protocols import GROUPS, PROTOCOLS, listed
-from mec.runtime.flags import Range, as_flag
+from mec.runtime.flags import as_flag
+from mec.runtime.ranges import Range
 
 
 def ranges(word: str) -> dict[str, Range]:
@@ -58,24 +59,6 @@ def test_a_number_out_of_range_is_refused_with_flag_value_and_what_fits(word, na
     if within.kind is int and lists:
         assert main(["evaluate", "no-such-run", word, *required(word), as_flag(name), "2.5"]) == 2
         assert f"{as_flag(name)} is '2.5': whole numbers" in capsys.readouterr().err
-
-
-def test_ranges_know_their_ends_and_what_is_no_number():
-    share = Range(float, 0, 1, above=True)
-    assert [share.fits(value) for value in (0, 1e-9, 0.5, 1, 1.1, math.nan, True, "0.5")] == [
-        False, True, True, True, False, False, False, False
-    ]  # fmt: skip
-    count = Range(int, 1)
-    assert [count.fits(value) for value in (0, 1, 2.0, 2.5, math.inf, 10**12)] == [
-        False,
-        True,
-        True,
-        False,
-        False,
-        True,
-    ]
-    assert str(share) == "a number above 0, at most 1"
-    assert str(count) == "a whole number, at least 1"
 
 
 @pytest.mark.parametrize(
