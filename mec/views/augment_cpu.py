@@ -25,16 +25,21 @@ R, G, B = np.float32(0.299), np.float32(0.587), np.float32(0.114)  # luma, as co
 ZERO, HALF, ONE, TWO, THREE, TINY = (np.float32(v) for v in (0, 0.5, 1, 2, 3, 1e-12))
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], **more: bool) -> Callable[..., Any]:
     """By numba, without the interpreter's lock; kept on disk where there is a place that can be written."""
-    jit = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
+    jit = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy", **more)
     try:
         return jit(cache=True)(function)
     except RuntimeError:  # neither beside this file nor in the user's cache folder
         return jit()(function)
 
 
-@compiled
+# Into `run`, which alone is then called. The process that compiles would call copies of their own, optimised otherwise
+# than those that `run` keeps on disk for later processes, and its pixels would differ from theirs in the last bits.
+inlined = partial(compiled, forceinline=True)
+
+
+@inlined
 def linear_(r, g, b, factor, of_luma, offset):
     """x <- factor x + of_luma luma(x) + offset, clamped to [0, 1]."""
     for i in range(len(r)):
@@ -44,7 +49,7 @@ def linear_(r, g, b, factor, of_luma, offset):
         b[i] = min(max(factor * b[i] + other, ZERO), ONE)
 
 
-@compiled
+@inlined
 def hue_(r, g, b, centres):
     """`colour.turn_hue`, with the hue at which each channel is full."""
     of_red, of_green, of_blue = centres[0], centres[1], centres[2]
@@ -59,7 +64,7 @@ def hue_(r, g, b, centres):
         b[i] = low + chroma * min(max(abs(abs(hue - of_blue) - THREE), ONE), TWO)
 
 
-@compiled
+@inlined
 def mean_luma(x):
     """Of an image [3, h, w]."""
     total = 0.0
@@ -72,7 +77,7 @@ def mean_luma(x):
     return f32(total / (x.shape[1] * x.shape[2]))
 
 
-@compiled
+@inlined
 def blur_(plane, taps, reach, line, half):
     """[h, w] by a symmetric kernel (its middle and one side, `reach` long), reflected at the borders."""
     height, width = plane.shape

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import numpy as np
-from mec.memory import keep_freed
+from mec.runtime.memory import keep_freed
 
 if "keep" in sys.argv:
     assert keep_freed()
@@ -32,8 +32,7 @@ def test_memory_that_was_freed_is_used_again_without_being_mapped_again():
 
 PEAK = """
 import numpy as np
-from mec.memory import keep_freed
-from mec.peak import peak_memory, reset_peak_memory
+from mec.runtime.memory import keep_freed, peak_memory, reset_peak_memory
 
 keep_freed()
 np.ones(100_000_000)  # 0.75 GiB, freed at once

@@ -1,0 +1,35 @@
+"""The compiled pass over pixels: the same bits in the process that compiles it and in those that find it on disk."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import hashlib
+import numpy as np
+from mec.views.augment_cpu import finish
+
+random = np.random.default_rng(0)
+images = random.random((64, 3, 16, 16), dtype=np.float32)
+linear = random.uniform(0.5, 1.5, (64, 4, 3)) * (1, 0, 0.3)  # with the mean of each image, a sum
+taps = np.tile([0.4, 0.2, 0.1], (64, 1))
+on = np.arange(64) % 2 == 0
+out = finish(images, linear=linear, centres=random.uniform(0, 6, (64, 3)), hue_at=np.full(64, -1), grey=on & False,
+             taps=taps, reach=2 * on, solarise=~on, mean=(0.3,) * 3, std=(0.35,) * 3, threads=1)
+print(hashlib.sha256(out.tobytes()).hexdigest())
+"""
+
+
+def test_pixels_of_the_process_that_compiles_are_bit_identical_to_those_of_later_ones(tmp_path: Path):
+    """A run is killed in its first process and resumed in another: its views have to be the same."""
+
+    def pixels() -> str:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = pixels()
+    assert any(tmp_path.rglob("*.nbc"))  # what it compiled is kept
+    assert pixels() == first
