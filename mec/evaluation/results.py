@@ -13,7 +13,6 @@ from mec.version import __version__
 
 RESULTS = "results.jsonl"
 
-
 TELLING = (
     "labels_per_class",
     "k",

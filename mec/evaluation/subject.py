@@ -40,20 +40,12 @@ from mec.runtime.device import chosen_device
 from mec.runtime.files import file_hash, first_line
 
 PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px
-
-
 FEATURES = "features"  # folder beside results.jsonl
-
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 # Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
 PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")
-
-
 HEADS = ("fc.", "head.", "classifier.")  # what follows the backbone; in MEC's layout fc is the projector
-
 
 # Blocks a stage, and whether they are bottlenecks -> torchvision's name.
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {

@@ -14,11 +14,7 @@ from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations
 
 THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))  # of overlap
-
-
 AS_WRITTEN = np.array([1.0, 1.0, 0.0, 0.0])  # VOC's files count pixels from 1 and include the last
-
-
 MEDIUM = 32**2  # px: COCO's smallest medium object
 
 

@@ -28,16 +28,9 @@ from mec.errors import BadInput
 from mec.runtime.distributed import ALONE, Ranks
 
 STRIDE = 16  # px of the image a cell of res4
-
-
 MASK_CHANNELS = 256
-
-
 LARGEST_SHARE = 0.25  # of the sampled regions, foreground
-
-
 RPN, HEADS = 1, 2  # whose draw it is
-
 
 # Tensors that no encoder has: they start fresh.
 FRESH = ("rpn.", "roi_heads.box_head.norm.", "roi_heads.box_predictor.", "roi_heads.mask_predictor.")

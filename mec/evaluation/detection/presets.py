@@ -13,11 +13,7 @@ from mec.evaluation.detection.batches import (
 from mec.evaluation.detection.network import FULL, Regions
 
 SWEEP = (0.02, 0.03, 0.05, 0.1, 0.2)  # learning rates, at batch 16
-
-
 VOC_SIZES = Sizes(tuple(range(480, 801, 32)), 800)
-
-
 COCO_SIZES = Sizes(tuple(range(640, 801, 32)), 800)
 
 
@@ -55,7 +51,6 @@ VOC0712_24K = Preset(
     seeds=(0, 1, 2, 3, 4),
 )
 
-
 VOC07 = replace(
     VOC0712_24K,
     source="MEC appendix C: fewer iterations according to the size of the data (24,000 x 5,011 / 16,551)",
@@ -64,9 +59,7 @@ VOC07 = replace(
     drops=(5_450, 6_661),
 )
 
-
 VOC07_VISSL = replace(VOC07, source="VISSL's rn50_transfer_voc07_detectron2_e2e", iterations=12_500, drops=(9_500,))
-
 
 COCO_1X = Preset(
     source="MEC appendix C; MoCo's coco_R_50_C4 on detectron2, 1x schedule",
@@ -78,7 +71,6 @@ COCO_1X = Preset(
     sizes=COCO_SIZES,
     seeds=(0,),
 )
-
 
 # A look on little data, on a CPU: small images, few regions, tested on the photographs it was trained on.
 QUICK: dict[str, Any] = {
@@ -95,7 +87,6 @@ QUICK: dict[str, Any] = {
     "precise": 20,
     "photographs": 8,
 }
-
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "voc": {

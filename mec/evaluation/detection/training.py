@@ -37,8 +37,6 @@ from mec.runtime.signals import leave_signals_to_the_run, signals
 
 SHOWN = 6  # photographs in the picture of detections
 LOG_EVERY = 20  # iterations
-
-
 WARM = 4  # iterations that are not timed
 
 

@@ -25,31 +25,25 @@ _SIMCLR = Training(
     source="SimCLR, appendix B.5", base_lr=0.05, batch_size=4096, nesterov=True, schedule="cosine by step"
 )
 
-
 _SWAV = Training(
     source="SwAV's README and eval_semisup.py", base_lr=0.02, head_lr=5.0, scaled=False, epochs=20, schedule="drops",
     drops=(12, 16), drop=0.2,
 )  # fmt: skip
 
-
 _VICREG = Training(
     source="VICReg's README and evaluate.py", base_lr=0.03, head_lr=0.08, scaled=False, epochs=20
 )  # fmt: skip
-
 
 _BARLOW = Training(
     source="Barlow Twins' README and evaluate.py", base_lr=0.005, head_lr=0.5, scaled=False, epochs=20
 )  # fmt: skip
 
-
 _PAPER = Training(source="MEC paper, appendix C", base_lr=0.05, batch_size=1024, epochs=50)
-
 
 _VISSL = Training(
     source="VISSL's configs/config/benchmark/semi_supervised", base_lr=0.05, epochs=70, nesterov=True,
     schedule="drops", drops=(30,),
 )  # fmt: skip
-
 
 # For 1 % of the labels, and for 10 %; None where none is published.
 SEMI: dict[str, tuple[Training, Training | None]] = {
@@ -60,7 +54,6 @@ SEMI: dict[str, tuple[Training, Training | None]] = {
     "swav": (_SWAV, replace(_SWAV, base_lr=0.01, head_lr=0.2)),
     "vissl": (_VISSL, _VISSL),
 }
-
 
 FEW = 0.03  # share of the labels up to which a recipe for 1 % is taken
 

@@ -19,14 +19,8 @@ from torch.nn.functional import linear, softplus
 from mec.errors import BadInput
 
 PENALTIES = tuple(float(p) for p in np.logspace(5, -6, 45))  # strong to weak: protocol of SimCLR's appendix B.8
-
-
 MOST_STEPS = 5000
-
-
 WINDOW = 8  # steps; the solver stops where so many lower the objective by less than `TOLERANCE` of itself
-
-
 TOLERANCE = 5e-5
 
 

@@ -50,7 +50,6 @@ PROBES = {
     ),
 }  # fmt: skip
 
-
 ENOUGH = 3.0  # of `reach`, below which a probe hardly leaves its start
 
 

@@ -67,7 +67,6 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-
 # Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
 HELD_OUT = {
     "food101": (7_575, 75_750),
@@ -78,7 +77,6 @@ HELD_OUT = {
     "pets": (740, 3_680),
     "caltech101": (510, 3_060),
 }
-
 
 CALTECH_TRAIN = 30  # images a class
 
@@ -303,10 +301,7 @@ def fetched(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:
 
 
 _TRAIN_TEST = ({"split": "train"}, {"split": "test"})
-
-
 DOWNLOAD = "--download fetches it"
-
 
 TRANSFER_SETS: dict[str, TransferSet] = {
     "food101": TransferSet(
@@ -370,7 +365,6 @@ TRANSFER_SETS: dict[str, TransferSet] = {
         DOWNLOAD, flowers102, fetched("Flowers102", {"split": "train"}),
     ),
 }  # fmt: skip
-
 
 OTHER_TERMS = {  # of sets that can be fetched and that mec.data does not open by name
     "caltech101": "CC BY 4.0, as data.caltech.edu states it",
