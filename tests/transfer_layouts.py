@@ -13,7 +13,7 @@ from helpers import noise_image
 from PIL import Image
 from scipy.io import savemat
 
-from mec.evaluation.transfer.sets import VOC_CLASSES
+from mec.evaluation.metrics import VOC_CLASSES
 
 
 def jpeg(path: Path, seed: int) -> None:

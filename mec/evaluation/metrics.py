@@ -10,6 +10,11 @@ from mec.errors import BadInput
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     """Share (%) of rows of scores [n, c] whose label [n] is among the k best; equal scores go to the lowest class.
@@ -17,7 +22,7 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     >>> top_k(np.array([[0.9, 0.1, 0.0], [0.5, 0.2, 0.3]]), np.array([0, 2]), k=1)
     50.0
     """
-    check(scores, labels, many=False)
+    check_scores(scores, labels, many=False)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100 * float((best == labels[:, None]).any(1).mean())
 
@@ -28,7 +33,7 @@ def mean_per_class(scores: np.ndarray, labels: np.ndarray) -> float:
     >>> mean_per_class(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), np.array([0, 0, 0, 1]))
     50.0
     """
-    check(scores, labels, many=False)
+    check_scores(scores, labels, many=False)
     right = scores.argmax(1) == labels
     return 100 * float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
@@ -39,10 +44,8 @@ def average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
     Args:
         scores: [n], higher is likelier.
         labels: [n], 1 present, -1 absent, 0 only difficult instances: such images are left out.
-    Source:
-        PASCAL VOC 2007's rule: at recall 0, 0.1, ..., 1 the highest precision among operating points of at least that
-        recall (0 where there is none), and the mean of the eleven. An operating point is a distinct score. Recall is
-        compared in whole numbers; codes that step by 0.1 in floating point miss a recall of exactly 3/10, 6/10, 7/10.
+
+    Source: PASCAL VOC 2007; see `eleven_point_precision`. An operating point is a distinct score.
     """
     kept = labels != 0
     scores, positive = scores[kept], labels[kept] > 0
@@ -51,9 +54,19 @@ def average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of the rows that share a score
     found = positive[order].cumsum()[last]
-    precision = found / (last + 1)
-    reached = [precision[10 * found >= i * positive.sum()] for i in range(11)]
-    return float(np.mean([at.max(initial=0.0) for at in reached]))
+    return eleven_point_precision(found / positive.sum(), found / (last + 1))
+
+
+def eleven_point_precision(recall: np.ndarray, precision: np.ndarray) -> float:
+    """PASCAL VOC 2007's rule: the mean, over recalls 0, 0.1, ..., 1, of the best precision at that recall or a higher.
+
+    0 where no operating point reaches a recall. Tenths are divided, not added up: codes that step by 0.1 miss a recall
+    of exactly 3/10, 6/10 or 7/10.
+
+    >>> round(eleven_point_precision(np.array([0.3, 0.5]), np.array([1.0, 0.5])) * 11, 9)
+    5.0
+    """
+    return float(np.mean([precision[recall >= tenth / 10].max(initial=0.0) for tenth in range(11)]))
 
 
 def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -61,7 +74,7 @@ def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
 
     Classes without a positive image are left out; nan where no class has one.
     """
-    check(scores, labels, many=True)
+    check_scores(scores, labels, many=True)
     each = np.array([average_precision_11(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
     return 100 * float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else float("nan")
 
@@ -73,7 +86,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def check(scores: np.ndarray, labels: np.ndarray, *, many: bool) -> None:
+def check_scores(scores: np.ndarray, labels: np.ndarray, *, many: bool) -> None:
     wanted = scores.shape if many else scores.shape[:1]
     if scores.ndim != 2 or labels.shape != wanted or not len(scores):
         shape = "[n, c]" if many else "[n]"

@@ -13,21 +13,10 @@ from mec.version import __version__
 
 RESULTS = "results.jsonl"
 
-TELLING = (
-    "labels_per_class",
-    "k",
-    "preset",
-    "labels",
-    "set",
-    "stage",
-    "head",
-    "mode",
-    "epoch",
-    "lr",
-    "part",
-    "detections",
-    "motion",
-)  # settings that are printed with a figure
+TELLING = (  # settings that are printed with a figure
+    *("labels_per_class", "k", "preset", "labels", "set", "stage", "head", "mode", "epoch", "lr", "part"),
+    *("detections", "motion"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ class Result:
         return ", ".join([str(self), *words, *([f"n {self.n}"] if self.n > 1 else [])])
 
 
-def described(recipe: Any) -> dict[str, Any]:
+def recipe_settings(recipe: Any) -> dict[str, Any]:
     """A recipe's fields as a result's settings keep them: those that say something."""
     return {name: value for name, value in asdict(recipe).items() if value not in (None, ())}
 

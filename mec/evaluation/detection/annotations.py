@@ -17,13 +17,10 @@ from PIL import Image
 
 from mec.data.decoding import read_image
 from mec.errors import BadInput
+from mec.evaluation.metrics import VOC_CLASSES
 from mec.runtime.files import atomic
 
 EMPTY_SIDE = 1e-5  # px: an object thinner than this is dropped
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations
+from mec.evaluation.metrics import eleven_point_precision
 
 THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))  # of overlap
 AS_WRITTEN = np.array([1.0, 1.0, 0.0, 0.0])  # VOC's files count pixels from 1 and include the last
@@ -104,16 +105,6 @@ def inclusive_overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     both = np.maximum(sides, 0).prod(1)
     areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
     return both / (areas + (box[2:] - box[:2] + 1).prod() - both)
-
-
-def eleven_point_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Mean over recalls 0, 0.1, ..., 1 of the best precision at that recall or a higher one.
-
-    >>> eleven_point_precision(np.array([0.5, 0.5]), np.array([1.0, 0.5])) * 11
-    6.0
-    """
-    best = [precision[recall >= k / 10].max(initial=0.0) for k in range(11)]
-    return float(np.sum(best)) / 11
 
 
 def area_precision(recall: np.ndarray, precision: np.ndarray) -> float:

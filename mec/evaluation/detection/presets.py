@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mec.errors import BadInput, nearest
-from mec.evaluation.detection.batches import (
-    Sizes,
-)
+from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import FULL, Regions
 
 SWEEP = (0.02, 0.03, 0.05, 0.1, 0.2)  # learning rates, at batch 16
@@ -89,11 +87,7 @@ QUICK: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Preset]] = {
-    "voc": {
-        "voc07": VOC07,
-        "voc07-vissl": VOC07_VISSL,
-        "quick": replace(VOC07, **QUICK),
-    },
+    "voc": {"voc07": VOC07, "voc07-vissl": VOC07_VISSL, "quick": replace(VOC07, **QUICK)},
     "voc0712": {"voc0712-24k": VOC0712_24K, "quick": replace(VOC0712_24K, **QUICK)},
     "coco": {"coco-1x": COCO_1X, "quick": replace(COCO_1X, **QUICK)},
 }
@@ -107,19 +101,18 @@ def preset_named(protocol: str, name: str | None) -> tuple[str, Preset]:
     return name, table[name]
 
 
-def adapted(preset: Preset, iterations: int | None, batch_size: int | None, seeds: Sequence[int] | None) -> Preset:
-    """The preset with what was asked for; warm-up and drops keep their places in the run."""
-    for flag, value in (("--iterations", iterations), ("--batch-size", batch_size)):
-        if value is not None and value < 1:
-            raise BadInput(f"{flag} is {value}: at least 1.")
-    if seeds is not None:
-        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise BadInput(f"--seeds is {','.join(map(str, seeds))}: different whole numbers from 0 on.")
-        preset = replace(preset, seeds=tuple(seeds))
-    if batch_size is not None:
-        preset = replace(preset, batch_size=batch_size)
-    if iterations is None:
-        return preset
-    share = iterations / preset.iterations
-    drops = tuple(round(share * drop) for drop in preset.drops)
-    return replace(preset, iterations=iterations, drops=drops, warmup=min(preset.warmup, max(1, iterations // 10)))
+def adapted(
+    preset: Preset,
+    *,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    seeds: Sequence[int] | None = None,
+    lr: float | None = None,
+) -> Preset:
+    """The preset with what was asked for; warm-up and learning-rate steps scale with the iterations."""
+    asked: dict[str, Any] = {"batch_size": batch_size, "seeds": seeds and tuple(seeds), "lr": lr}
+    if iterations is not None:
+        drops = tuple(round(iterations / preset.iterations * drop) for drop in preset.drops)
+        warmup = min(preset.warmup, max(1, iterations // 10))
+        asked |= {"iterations": iterations, "drops": drops, "warmup": warmup}
+    return replace(preset, **{name: value for name, value in asked.items() if value is not None})

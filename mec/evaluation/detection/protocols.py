@@ -47,21 +47,31 @@ class Detection(OnImages):
         super().check()
         if self.sweep and self.lr is not None:
             raise BadInput(f"--sweep tries its own learning rates: leave out --lr {self.lr}.")
+        if self.seeds is not None and len({*self.chosen_seeds()}) < len(self.chosen_seeds()):
+            raise BadInput(f"--seeds is {self.seeds}: each seed once.")
+
+    def chosen_seeds(self) -> list[int]:
+        return [] if self.seeds is None else integers(self.seeds, "--seeds")
 
     def measure(self, subject: Subject) -> list[Result]:
+        from mec.evaluation.detection.presets import adapted, preset_named
         from mec.evaluation.detection.runs import detect
 
-        seeds = None if self.seeds is None else integers(self.seeds, "--seeds")
+        name, published = preset_named(self.word, self.preset)
+        chosen = adapted(
+            published,
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+            seeds=self.chosen_seeds() or None,
+            lr=self.lr,
+        )
         return detect(
             subject,
             self.word,
             Path(self.data_root),
-            preset=self.preset,
-            lr=self.lr,
+            name,
+            chosen,
             sweep=self.sweep,
-            seeds=seeds,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
             precision=self.precision,
             resume=self.resume,
         )

@@ -14,12 +14,10 @@ from rich.console import Console
 
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.evaluation.detection.annotations import Annotations, crowds, read_coco, read_voc, without_polygons
-from mec.evaluation.detection.batches import (
-    largest_objects,
-)
+from mec.evaluation.detection.batches import largest_objects
 from mec.evaluation.detection.metrics import coco_package
 from mec.evaluation.detection.network import Detector
-from mec.evaluation.detection.presets import PRESETS, SWEEP, Preset, adapted, preset_named
+from mec.evaluation.detection.presets import PRESETS, SWEEP, Preset
 from mec.evaluation.detection.training import DetectorRun
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
@@ -34,30 +32,25 @@ def detect(
     subject: Subject,
     protocol: str,
     root: Path,
+    name: str,
+    chosen: Preset,
     *,
-    preset: str | None = None,
-    lr: float | None = None,
     sweep: bool = False,
-    seeds: Sequence[int] | None = None,
-    iterations: int | None = None,
-    batch_size: int | None = None,
     precision: str = "auto",
     resume: bool = False,
     save_minutes: float = 10.0,
     quiet: bool = False,
 ) -> list[Result]:
-    """Train detectors from an encoder and measure them; each run has a folder below SUBJECT.folder/PROTOCOL-PRESET.
+    """Train detectors from an encoder and measure them; each run has a folder below SUBJECT.folder/PROTOCOL-NAME.
 
     Args:
         protocol: "voc", "voc0712" or "coco".
         root: of the data, in its standard layout.
-        preset: of PRESETS[protocol]; default its first.
-        lr: for the whole batch; default the preset's.
+        name: of the preset, one of PRESETS[protocol].
+        chosen: the preset, as `adapted` changes it.
         sweep: try `SWEEP` with the first seed, take the best AP on the test photographs, as published searches do.
-        seeds: one run each; default the preset's.
-        iterations: others than the preset's; warm-up and drops move in proportion.
         precision: "auto" (bf16 where the device has units for it), "fp32" or "bf16".
-        resume: go on with what the folder holds.
+        resume: resume the runs that the folder holds.
 
     Returns:
         Mean and spread over seeds of each measure; with `sweep` also the AP of each rate. Nothing on ranks but the
@@ -66,12 +59,6 @@ def detect(
     Raises:
         BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged.
     """
-    chosen_name, chosen = preset_named(protocol, preset)
-    chosen = adapted(chosen, iterations, batch_size, seeds)
-    if sweep and lr is not None:
-        raise BadInput(f"--sweep tries {', '.join(map(str, SWEEP))}: leave out --lr {lr}.")
-    if lr is not None and not 0 < lr < 100:
-        raise BadInput(f"--lr is {lr}: a number above 0, such as {chosen.lr}.")
     coco_package()  # asked for now, not after hours of training
     train, test = read_data(protocol, root, chosen)
     fabric = start_fabric(subject.device)
@@ -80,7 +67,7 @@ def detect(
     if chosen.batch_size % ranks.size:
         raise BadInput(f"a batch of {chosen.batch_size} cannot be shared by {ranks.size} processes.")
     console = Console(quiet=quiet or ranks.rank > 0)
-    out = subject.folder / f"{protocol}-{chosen_name}"
+    out = subject.folder / f"{protocol}-{name}"
     # Rates and seeds are folders in it: others may be added, and those that are finished count.
     as_stored = json.loads(json.dumps(asdict(chosen)))
     settings = {
@@ -92,7 +79,7 @@ def detect(
     }
     start_folder(out, settings, resume, ranks)
     console.print(
-        f"{protocol}, preset {chosen_name}: {len(train):,} photographs to train on, {len(test):,} to test on; "
+        f"{protocol}, preset {name}: {len(train):,} photographs to train on, {len(test):,} to test on; "
         f"{chosen.iterations:,} iterations of {chosen.batch_size}, seeds {', '.join(map(str, chosen.seeds))}; "
         f"on {fabric.device.type}",
         highlight=False,
@@ -110,7 +97,7 @@ def detect(
         one = DetectorRun(fabric, ranks, subject, protocol, chosen, train, test, rate, seed, folder, console, bf16)
         return one.to_the_end(save_minutes)
 
-    rates = SWEEP if sweep else (lr if lr is not None else chosen.lr,)
+    rates = SWEEP if sweep else (chosen.lr,)
     tried: dict[float, dict[str, Any]] = {}
     for rate in rates:
         try:
@@ -126,7 +113,7 @@ def detect(
     if ranks.rank > 0:
         return []
     about = {
-        "preset": result_name(protocol, chosen_name, chosen), "precision": settings["precision"],
+        "preset": result_name(protocol, name, chosen), "precision": settings["precision"],
         "iterations": chosen.iterations, "batch_size": chosen.batch_size, "source": chosen.source,
         "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])),
     }  # fmt: skip
@@ -165,9 +152,9 @@ def main_score(found: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def result_name(protocol: str, name: str, preset: Preset) -> str:
-    """What results call it: the preset, or "PRESET, changed" where more than its seeds was."""
+    """What results call it: the preset, or "PRESET, changed" where more than seeds and rate was."""
     published = PRESETS[protocol][name]
-    return name if replace(preset, seeds=published.seeds) == published else f"{name}, changed"
+    return name if replace(preset, seeds=published.seeds, lr=published.lr) == published else f"{name}, changed"
 
 
 def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, Annotations]:

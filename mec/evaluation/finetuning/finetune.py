@@ -13,7 +13,7 @@ from mec.data.dataset import Data, Split
 from mec.evaluation.classifier import Training, check_training, new_head, progress_console, suited, train_classifier
 from mec.evaluation.features import Features, extract, tell_skipped
 from mec.evaluation.metrics import top_k
-from mec.evaluation.results import Result, described
+from mec.evaluation.results import Result, recipe_settings
 from mec.evaluation.unfinished import Unfinished, unfinished
 from mec.networks.encoder_file import image_transform
 
@@ -112,6 +112,6 @@ def tuned_results(
     encoder, head = finetuned(subject, train, targets, len(data.classes), recipe, seed=seed, state=state)
     found = scores_of(subject, encoder, head, test, recipe)
     scores, labels = found.x.numpy(), found.y.numpy()
-    settings = {**described(recipe), "train": len(train)}
+    settings = {**recipe_settings(recipe), "train": len(train)}
     state.remove()
     return [Result(protocol, f"top-{k}", top_k(scores, labels, k), seed=seed, settings=settings) for k in (1, 5)]

@@ -11,7 +11,7 @@ import torch
 from mec.data.dataset import Data
 from mec.evaluation.classifier import Training, check_training, new_head, progress_console, suited, train_classifier
 from mec.evaluation.metrics import top_k
-from mec.evaluation.results import Result, described
+from mec.evaluation.results import Result, recipe_settings
 from mec.evaluation.unfinished import unfinished
 from mec.networks.encoder_file import image_transform
 
@@ -110,7 +110,7 @@ def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> l
     best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
     results = []
     for which, index in (("last", len(accuracies) - 1), ("best", best)):
-        settings = {**described(recipe), "epoch": which, "epochs_done": index + 1, "train": len(train)}
+        settings = {**recipe_settings(recipe), "epoch": which, "epochs_done": index + 1, "train": len(train)}
         results += [
             Result("linear", metric, value, seed=seed, settings=settings)
             for metric, value in zip(("top-1", "top-5"), accuracies[index])

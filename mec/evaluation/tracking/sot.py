@@ -219,12 +219,7 @@ class TargetBox:
 
 
 def track_targets(
-    appearance: Appearance,
-    videos: list[BoxVideo],
-    head: str = "xcorr",
-    *,
-    mode: str = "clean",
-    batch_size: int = 16,
+    appearance: Appearance, videos: list[BoxVideo], head: str = "xcorr", *, mode: str = "clean", batch_size: int = 16
 ) -> list[np.ndarray]:
     """Boxes [n, 4] of each video, one a frame as in OTB's files, from its first box on (which is given back first).
 

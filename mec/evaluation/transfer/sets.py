@@ -17,6 +17,7 @@ from mec.data.decoding import SUFFIXES
 from mec.data.images import Files, Stored
 from mec.data.named import TORCHVISION, terms_of
 from mec.errors import Absent, BadInput, absent, nearest
+from mec.evaluation.metrics import VOC_CLASSES
 from mec.runtime.flags import names
 
 
@@ -61,11 +62,6 @@ class TransferSet:
     open: Callable[[Path, Choices], Parts]
     fetch: Callable[[Path], Any] | None = None  # where torchvision still can
 
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 # Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
 HELD_OUT = {

@@ -47,17 +47,6 @@ class Finetuning:
     norm_rule: bool  # momentum of batch norm's statistics min(10 / steps an epoch, 0.1), or as it is
     resize: float  # shorter side before the central crop when testing, over the crop's side
 
-    def __post_init__(self) -> None:
-        for name, values, least in (
-            ("steps", (self.steps,), 1),
-            ("batch size", (self.batch_size,), 2),
-            ("weight decay", self.weight_decays, 0),
-        ):
-            if min(values) < least or not all(map(math.isfinite, values)):
-                raise BadInput(f"{name} is {min(values)}: it is {least} or above.")
-        if not all(0 < rate < math.inf for rate in self.learning_rates):
-            raise BadInput(f"learning rate is {min(self.learning_rates)}: it is above 0.")
-
 
 def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
     """Log-spaced powers of ten."""
@@ -109,12 +98,10 @@ def transfer(
         BadInput: data sets are absent (all of them in one message, before anything runs), or broken.
     """
     choices = choices or Choices()
-    if limit is not None and limit < 2:
-        raise BadInput(f"--limit is {limit}: a number of images, at least 2.")
     require(names, root, download=download)
     folder = subject.folder / "transfer"
     for name in names:
-        parts = limited(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
+        parts = limited_parts(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
         mode = "linear" if finetuning is None else "finetune"
         settings: dict[str, Any] = {
             "mode": mode, "set": name, "preset": preset_of(finetuning, standardise, choices), **asdict(choices),
@@ -150,7 +137,7 @@ def preset_of(finetuning: Finetuning | None, standardise: bool, choices: Choices
     return name if choices == Choices(choices.seed) else f"{name}, changed"
 
 
-def limited(parts: Parts, limit: int | None, seed: int) -> Parts:
+def limited_parts(parts: Parts, limit: int | None, seed: int) -> Parts:
     """At most so many training images, held out in proportion, and as many test images."""
     if limit is None:
         return parts

@@ -19,7 +19,7 @@ from mec.errors import BadInput
 from mec.evaluation.detection import presets, runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
-from mec.evaluation.detection.presets import PRESETS, Preset, adapted
+from mec.evaluation.detection.presets import PRESETS, Preset, adapted, preset_named
 from mec.evaluation.detection.runs import as_results
 from mec.evaluation.detection.training import in_original, learning_rate
 from mec.evaluation.evaluate import evaluate
@@ -51,6 +51,13 @@ def _tiny(tmp_path, monkeypatch):
 
 def subject(folder: Path):
     return resolve("random:resnet10-narrow", device="cpu", image_size=64, out=folder)
+
+
+def detect(subject, protocol, root, *, iterations=None, seeds=None, lr=None, **options):
+    """By the protocol's default preset, changed."""
+    name, published = preset_named(protocol, None)
+    changed = adapted(published, iterations=iterations, seeds=seeds, lr=lr)
+    return runs.detect(subject, protocol, root, name, changed, **options)
 
 
 @pytest.mark.parametrize("protocol", ["voc", "voc0712", "coco"])
@@ -91,7 +98,7 @@ def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(at, tmp_path, monke
     root = photographs.coco(tmp_path / "data")
 
     def run(folder: str, **options):
-        return runs.detect(subject(tmp_path / folder), "coco", root, quiet=True, save_minutes=0, **options)
+        return detect(subject(tmp_path / folder), "coco", root, quiet=True, save_minutes=0, **options)
 
     whole = run("whole")
     check, seen = training.DetectorRun.check, []
@@ -126,7 +133,7 @@ def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_p
     root = photographs.voc(tmp_path / "data")
 
     def run(**options):
-        return runs.detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
+        return detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
 
     first = run()
     monkeypatch.setattr(training.DetectorRun, "fit", None)  # would fail
@@ -148,7 +155,7 @@ def test_seeds_and_rates_may_be_added_to_a_finished_run(tmp_path, monkeypatch):
     monkeypatch.setattr(training.DetectorRun, "to_the_end", to_the_end)
 
     def run(**options):
-        return runs.detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
+        return detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
 
     run(seeds=(0,))
     (result,) = run(seeds=(0, 1, 2), resume=True)
@@ -165,12 +172,12 @@ def test_photographs_that_are_missing_are_told_before_hours_of_training(tmp_path
     root = photographs.voc(tmp_path / "voc")
     next(root.rglob("000001.jpg")).unlink()
     with pytest.raises(BadInput, match=r"photographs of 2007 trainval: 1 of 4 files are missing, .*000001.jpg"):
-        runs.detect(subject(tmp_path / "run"), "voc", root, quiet=True)
+        detect(subject(tmp_path / "run"), "voc", root, quiet=True)
     root = photographs.coco(tmp_path / "coco")
     for path in root.rglob("val2017/*"):
         path.unlink()
     with pytest.raises(BadInput, match=r"photographs of val2017: \d+ of \d+ files are missing"):
-        runs.detect(subject(tmp_path / "run"), "coco", root, quiet=True)
+        detect(subject(tmp_path / "run"), "coco", root, quiet=True)
 
 
 def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, monkeypatch):
@@ -179,7 +186,7 @@ def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, 
     root = photographs.voc(tmp_path / "data")
 
     def run(**options):
-        return runs.detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
+        return detect(subject(tmp_path / "run"), "voc", root, quiet=True, **options)
 
     assert run(precision="bf16")[0].settings["precision"] == "bf16"
     with pytest.raises(BadInput, match="precision: 'bf16' before, 'fp32' now"):
@@ -189,8 +196,8 @@ def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, 
 
 def test_results_of_other_iterations_than_the_presets_say_so():
     published = PRESETS["voc"]["voc07"]
-    assert runs.result_name("voc", "voc07", adapted(published, None, None, (3,))) == "voc07"
-    assert runs.result_name("voc", "voc07", adapted(published, 2, None, None)) == "voc07, changed"
+    assert runs.result_name("voc", "voc07", adapted(published, seeds=(3,), lr=0.5)) == "voc07"
+    assert runs.result_name("voc", "voc07", adapted(published, iterations=2)) == "voc07, changed"
 
 
 def test_a_torn_last_line_of_the_log_is_left_out(tmp_path):
@@ -210,13 +217,13 @@ def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(t
     content = json.loads(file.read_text())
     content["annotations"][0].pop("segmentation")
     file.write_text(json.dumps(content))
-    runs.detect(subject(tmp_path / "one"), "coco", root)
+    detect(subject(tmp_path / "one"), "coco", root)
     assert "1 objects have no polygon" in capsys.readouterr().out
     for found in content["annotations"]:
         found["segmentation"] = found["segmentation"] if found["iscrowd"] else []
     file.write_text(json.dumps(content))
     with pytest.raises(BadInput, match="none of its 6 objects has a polygon"):
-        runs.detect(subject(tmp_path / "none"), "coco", root)
+        detect(subject(tmp_path / "none"), "coco", root)
 
 
 def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monkeypatch):
@@ -231,7 +238,7 @@ def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monk
 
     monkeypatch.setattr(training.DetectorRun, "to_the_end", to_the_end)
     root = photographs.voc(tmp_path / "data")
-    results = runs.detect(subject(tmp_path / "run"), "voc", root, sweep=True, seeds=(0, 1, 2), quiet=True)
+    results = detect(subject(tmp_path / "run"), "voc", root, sweep=True, seeds=(0, 1, 2), quiet=True)
     assert heard == [(0.02, 0), (0.03, 0), (0.05, 0), (0.1, 0), (0.2, 0), (0.05, 1), (0.05, 2)]
     *search, ap, ap50 = results
     assert [r.settings["lr"] for r in search] == [0.02, 0.03, 0.05, 0.1]
@@ -239,13 +246,13 @@ def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monk
     assert (ap50.value, ap50.spread) == (102, 2)
     assert ap.settings["lr_chosen_on"] == "the test photographs"
     with pytest.raises(runs.Diverged):
-        runs.detect(subject(tmp_path / "one"), "voc", root, lr=0.2, quiet=True)
+        detect(subject(tmp_path / "one"), "voc", root, lr=0.2, quiet=True)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
     root = photographs.voc(tmp_path / "data")
     with pytest.raises(runs.Diverged, match=r"diverged at iteration \d.*--lr"):
-        runs.detect(subject(tmp_path / "run"), "voc", root, lr=90.0, iterations=40, quiet=True)
+        detect(subject(tmp_path / "run"), "voc", root, lr=90.0, iterations=40, quiet=True)
     assert not list((tmp_path / "run").rglob("result.json"))
 
 
@@ -253,7 +260,7 @@ def test_the_learning_rate_warms_up_and_drops():
     preset = replace(PRESETS["coco"]["coco-1x"], iterations=90_000, drops=(60_000, 80_000), warmup=1_000)
     rates = [learning_rate(preset, 0.02, i) for i in (0, 500, 1_000, 59_999, 60_000, 80_000)]
     assert rates == pytest.approx([0.02 * 0.001, 0.02 * (0.001 + 0.999 / 2), 0.02, 0.02, 0.002, 0.0002])
-    shorter = adapted(preset, 900, 8, (3, 4))
+    shorter = adapted(preset, iterations=900, batch_size=8, seeds=(3, 4))
     assert (shorter.drops, shorter.warmup, shorter.batch_size, shorter.seeds) == ((600, 800), 90, 8, (3, 4))
 
 
@@ -283,7 +290,7 @@ def test_results_name_what_was_run():
         (["--preset", "voc0712-24k"], "none of voc's. Did you mean"),
         (["--sweep", "--lr", "0.1"], "leave out --lr 0.1"),
         (["--lr", "0"], "--lr is 0.0"),
-        (["--seeds", "1,1"], "--seeds is 1,1"),
+        (["--seeds", "1,1"], "--seeds is 1,1: each seed once"),
         (["--seeds", "one"], "--seeds is 'one'"),
         (["--iterations", "0"], "--iterations is 0"),
         (["--batch-size", "-2"], "--batch-size is -2"),

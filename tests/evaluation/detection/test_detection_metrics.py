@@ -13,7 +13,8 @@ import pytest
 
 from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations, crowds, read_coco, read_voc
-from mec.evaluation.detection.metrics import Detections, area_precision, coco_scores, eleven_point_precision, voc_scores
+from mec.evaluation.detection.metrics import Detections, area_precision, coco_scores, voc_scores
+from mec.evaluation.metrics import eleven_point_precision
 
 # pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -415,16 +415,6 @@ def test_a_rate_that_diverges_is_never_chosen_and_one_that_all_do_is_said(subjec
         list(transfer(subject, ["dtd"], data, finetuning=hopeless, say=lambda line: None))
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"steps": 0}, "steps is 0"), ({"learning_rates": (0.0, 1.0)}, "learning rate is 0.0"),
-     ({"weight_decays": (-1.0,)}, "weight decay is -1.0"), ({"batch_size": 1}, "batch size is 1")],
-)  # fmt: skip
-def test_settings_that_cannot_train_are_named(change, words):
-    with pytest.raises(BadInput, match=words):
-        replace(QUICK, **change)
-
-
 # --- the command -------------------------------------------------------------------------------------------------
 
 
