@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from mec.data.opening import open_data
-from mec.objectives.baselines import UniGrad, barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
+from mec.objectives import UniGrad, barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
 from mec.objectives.matched import unit_rows
 from mec.objectives.mec import joint_coding, maximum_entropy_coding
 from mec.runtime.checkpoints import newest

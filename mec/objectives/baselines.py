@@ -1,39 +1,46 @@
-"""The objectives that MEC is set against: formulas (pure functions), and those with memory (small modules).
+"""The formulas that MEC is set against: pure functions of matched embeddings. Those with memory: memory.py.
 
-A formula scores two matched sets [m, d] and returns its mean over rows. With `ranks` the rows are this rank's, and the
-value and gradient those of all rows: what can be split is split, the rest is gathered or summed with gradient. Values
-are unscaled; the setting `scale` of a method multiplies them (1 unless said), as published losses are multiples.
-A module with memory has the loop's call (objectives.py); its state is the same on every rank.
+Each scores two matched sets [m, d] and returns its mean over rows. With `ranks` the rows are this rank's, and the value
+and gradient those of all rows: what can be split is split, the rest is gathered or summed with gradient. Values are
+unscaled; the setting `scale` of a method multiplies them (1 unless said), as published losses are multiples.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mec.errors import BadInput
+from mec.objectives.checks import check_labels, check_pair, check_stack
 from mec.objectives.coding import at_least_float32, full_precision
 from mec.objectives.matched import (
-    GLOBAL_VIEWS,
     Normalise,
     centred_columns,
-    check_pair,
-    check_positive,
-    check_stack,
     first_row,
     mean_of_rows,
-    needed,
     normalised,
-    pairs,
     unit_rows,
 )
 from mec.runtime.distributed import ALONE, Ranks
+from mec.runtime.ranges import ABOVE_0, AT_LEAST_0, SHARE, NotNegative, Positive, Share
 
 
 def negative_cosine(online: Tensor, target: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
-    """Minus the mean cosine of matched rows: SimSiam (Chen and He 2021, Eqn 1); BYOL's loss (Grill et al. 2020, Eqn 2)
-    is 2 + 2 times it, a direction.
+    """Minus the mean cosine of matched rows: SimSiam and, times 2 and plus 2, one direction of BYOL.
+
+    Args:
+        online, target: [m, d], row i the same image. Rows are normalised here.
+        ranks: the processes that share the batch, each with its own rows.
+
+    Returns:
+        [], dimensionless, from -1 (views agree) to 1.
+
+    Raises:
+        BadInput: shapes differ.
+
+    Source:
+        Chen and He, CVPR 2021, Eqn 1; Grill et al., NeurIPS 2020, Eqn 2 is 2 + 2 times it.
 
     >>> negative_cosine(torch.eye(3), 2 * torch.eye(3))
     tensor(-1.)
@@ -42,15 +49,25 @@ def negative_cosine(online: Tensor, target: Tensor, *, ranks: Ranks = ALONE) -> 
     return mean_of_rows(-(unit_rows(online) * unit_rows(target)).sum(1), ranks)
 
 
-def nt_xent(online: Tensor, target: Tensor, *, temperature: float = 0.2, ranks: Ranks = ALONE) -> Tensor:
-    """Each row among all 2m rows, itself left out, has to find its partner: SimCLR (Chen et al. 2020, Eqn 1).
+def nt_xent(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ranks: Ranks = ALONE) -> Tensor:
+    """Each row among all 2m rows, itself left out, has to find its partner: SimCLR.
 
     Args:
-        online, target: [m, d], two views; both are anchors, and candidates for all.
+        online, target: [m, d], two views; both are anchors, and candidates for all. Rows are normalised here.
         temperature: cosines are divided by it; > 0.
+        ranks: the processes that share the batch, each with its own rows.
+
+    Returns:
+        [], in nats: a cross-entropy over 2m - 1 candidates, above 0.
+
+    Raises:
+        BadInput: shapes differ, or temperature is not finite and above 0.
+
+    Source:
+        Chen et al., ICML 2020, Eqn 1.
     """
     check_pair(online, target)
-    check_positive(temperature=temperature)
+    ABOVE_0.check(temperature=temperature)
     with full_precision(online):
         mine = torch.stack([unit_rows(online), unit_rows(target)])
         everyone = ranks.gather(mine, dim=1)
@@ -65,13 +82,28 @@ def nt_xent(online: Tensor, target: Tensor, *, temperature: float = 0.2, ranks: 
         return mean_of_rows(torch.stack(losses).mean(0), ranks)
 
 
-def info_nce(online: Tensor, target: Tensor, *, temperature: float = 0.2, ranks: Ranks = ALONE) -> Tensor:
-    """Each prediction has to find its own target among those of all images: MoCo v3 (Chen et al. 2021, Eqn 1).
+def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ranks: Ranks = ALONE) -> Tensor:
+    """Each prediction has to find its own target among those of all images: MoCo v3, one direction.
 
-    The paper's eq. 26 has this shape, with the positive counted once for each negative (docs/relations.md).
+    MEC's eq. 26 has this shape, with the positive counted once for each negative (docs/relations.md).
+
+    Args:
+        online: [m, d] predictions, one row an image. Rows are normalised here.
+        target: [m, d] embeddings of the other view, rows in the same order.
+        temperature: cosines are divided by it; > 0.
+        ranks: the processes that share the batch, each with its own rows.
+
+    Returns:
+        [], in nats: a cross-entropy over m candidates, above 0. The paper multiplies it by 2 · temperature.
+
+    Raises:
+        BadInput: shapes differ, or temperature is not finite and above 0.
+
+    Source:
+        Chen, Xie and He, ICCV 2021, Eqn 1 and Algorithm 1.
     """
     check_pair(online, target)
-    check_positive(temperature=temperature)
+    ABOVE_0.check(temperature=temperature)
     with full_precision(online):
         keys = ranks.gather(unit_rows(target))
         start = first_row(online, ranks)
@@ -84,22 +116,33 @@ def barlow_twins(
     online: Tensor,
     target: Tensor,
     *,
-    off_diagonal: float = 0.0051,
+    off_diagonal: NotNegative = 0.0051,
     normalise: Normalise = "bn",
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Distance of the cross-correlation of dimensions from the identity: Barlow Twins (Zbontar et al. 2021, Eqn 1).
+    """Distance of the cross-correlation of dimensions from the identity: Barlow Twins.
 
     Args:
         online, target: [m, d], two views.
-        off_diagonal: weight of the squares off the diagonal.
+        off_diagonal: weight of the squares off the diagonal; >= 0.
         normalise: bn standardises columns, as published; l2 takes unit rows, times sqrt(d), so that again the
-            diagonal is 1 in the mean where views agree; both, one after the other (the paper's appendix H).
+            diagonal is 1 in the mean where views agree; both, one after the other (MEC's appendix H).
+        ranks: the processes that share the batch, each with its own rows.
+
+    Returns:
+        [], dimensionless, 0 or above: a sum over d and d (d - 1) entries.
+
+    Raises:
+        BadInput: shapes differ, the weight is not finite or negative, or no such normalisation.
+
+    Source:
+        Zbontar et al., ICML 2021, Eqn 1.
 
     >>> barlow_twins(torch.eye(4), torch.eye(4), normalise="l2")
     tensor(0.)
     """
     check_pair(online, target)
+    AT_LEAST_0.check(off_diagonal=off_diagonal)
     with full_precision(online):
         a, b = normalised(online, normalise, ranks), normalised(target, normalise, ranks)
         d = a.shape[1]
@@ -114,22 +157,42 @@ def vicreg(
     online: Tensor,
     target: Tensor,
     *,
-    invariance: float = 25.0,
-    variance: float = 25.0,
-    covariance: float = 1.0,
+    invariance: NotNegative = 25.0,
+    variance: NotNegative = 25.0,
+    covariance: NotNegative = 1.0,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Views agree, each dimension varies, dimensions do not vary together: VICReg (Bardes et al. 2022, Eqn 6).
+    """Views agree, each dimension varies, dimensions do not vary together: VICReg.
 
     As in the official code: agreement is a mean over dimensions, and the variance terms of the two sides are halved.
-    Rows are not normalised.
+
+    Args:
+        online, target: [m, d], two views, m >= 2. Rows are not normalised.
+        invariance: weight of the mean squared difference of the views; >= 0, as are the next two.
+        variance: weight of what standard deviations lack to 1.
+        covariance: weight of the squared covariances off the diagonal, summed over both views.
+        ranks: the processes that share the batch, each with its own rows.
+
+    Returns:
+        [], 0 or above, in the weights' units.
+
+    Raises:
+        BadInput: shapes differ, one image only, or a weight that is not finite or negative.
+
+    Source:
+        Bardes, Ponce and LeCun, ICLR 2022, Eqn 6; scaled as in the official code.
+
+    >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> vicreg(z, z)  # equal views, each dimension varies, and alone
+    tensor(0.)
     """
     check_pair(online, target)
+    AT_LEAST_0.check(invariance=invariance, variance=variance, covariance=covariance)
     with full_precision(online):
         a, b = at_least_float32(online), at_least_float32(target)
         agreement = mean_of_rows((a - b).square().mean(1), ranks)
-        spread, overlap = zip(*(variance_and_covariance(x, ranks) for x in (a, b)))
-        return invariance * agreement + variance * (spread[0] + spread[1]) / 2 + covariance * (overlap[0] + overlap[1])
+        (spread_a, overlap_a), (spread_b, overlap_b) = (variance_and_covariance(x, ranks) for x in (a, b))
+        return invariance * agreement + variance * (spread_a + spread_b) / 2 + covariance * (overlap_a + overlap_b)
 
 
 def variance_and_covariance(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -148,229 +211,33 @@ def cross_entropy(
     target: Tensor | None = None,
     *,
     labels: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Share = 0.0,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Supervised: mean cross-entropy of logits [V, m, classes] with labels [m]."""
-    check_stack(online)
+    """Supervised learning in the loop's call: mean cross-entropy of the logits of all views with the labels.
+
+    Args:
+        online: [V, m, classes], logits of V views of the same m images.
+        target: not looked at.
+        labels: [m], the class of each image, from 0.
+        label_smoothing: share of the target probability that is spread evenly over classes; from 0 to 1.
+        ranks: the processes that share the batch, each with its own rows.
+
+    Returns:
+        [], in nats, 0 or above.
+
+    Raises:
+        BadInput: no labels, shapes that do not match, a class without logit, or a smoothing outside 0 to 1.
+
+    Source:
+        Szegedy et al., CVPR 2016, section 7, for the smoothing.
+    """
+    check_stack(online, "online")
+    SHARE.check(label_smoothing=label_smoothing)
     if labels is None:
         raise BadInput("supervised needs labels: images in train/CLASS/, or a data set that has them.")
+    check_labels(labels, *online.shape[1:])
     with full_precision(online):
         logits = at_least_float32(online)
         losses = [F.cross_entropy(view, labels, reduction="none", label_smoothing=label_smoothing) for view in logits]
         return mean_of_rows(torch.stack(losses).mean(0), ranks)
-
-
-class QueuedInfoNCE(nn.Module):
-    """Each prediction against its key and a queue of earlier keys: MoCo v2 (He et al. 2020, Eqn 1).
-
-    One queue for each view that keys come from. The batch's own other keys are no negatives, and enter the queue after
-    the loss. The queue's length is a multiple of the global batch.
-    """
-
-    def __init__(self, embedding: int, *, queue: int = 1024):
-        super().__init__()
-        if queue < 1:
-            raise BadInput(f"queue is {queue}: at least one batch of keys.")
-        self.keys: Tensor
-        self.pointer: Tensor
-        self.register_buffer("keys", unit_rows(torch.randn(GLOBAL_VIEWS, queue, embedding)))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
-
-    def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        temperature: float = 0.2,
-        key_views: int = 2,  # 1: keys from the second view only, as MoCo has it
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
-        check_stack(online)
-        check_positive(temperature=temperature)
-        with full_precision(online):
-            queries, keys = unit_rows(online), unit_rows(needed(target, "moco-v2")).detach()
-            losses = []
-            for v, t in pairs(len(queries), len(keys)):
-                if key_views == 1 and t != 1:
-                    continue
-                positive = (queries[v] * keys[t]).sum(1, keepdim=True)
-                # A clone: the backward pass needs the keys as they are now.
-                logits = torch.cat([positive, queries[v] @ self.keys[t].clone().T], 1) / temperature
-                first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-                losses.append(F.cross_entropy(logits, first, reduction="none"))
-            loss = mean_of_rows(torch.stack(losses).mean(0), ranks)
-            self.write(ranks.gather(keys, dim=1))
-            return loss
-
-    @torch.no_grad()
-    def write(self, keys: Tensor) -> None:
-        m, length = keys.shape[1], self.keys.shape[1]
-        if length % m:
-            raise BadInput(
-                f"queue {length} with batches of {m}: the queue is a multiple of the batch: take another "
-                f"batch size, or --set settings.queue={max(1, length // m) * m}"
-            )
-        start = int(self.pointer)
-        self.keys[: len(keys), start : start + m] = keys
-        self.pointer.fill_((start + m) % length)
-
-
-class SwAV(nn.Module):
-    """Predict the cluster code of another view: SwAV (Caron et al. 2020, Eqns 1 to 3).
-
-    Codes come from the first two views, balanced over prototypes by Sinkhorn's iterations over all ranks' rows, with
-    the help of a queue of earlier embeddings where there is one; every other view predicts them.
-    """
-
-    def __init__(self, embedding: int, *, prototypes: int = 128, queue: int = 0):
-        super().__init__()
-        if prototypes < 2 or queue < 0:
-            raise BadInput(f"prototypes is {prototypes}, queue {queue}: at least 2, at least 0.")
-        self.prototypes = nn.Parameter(unit_rows(torch.randn(prototypes, embedding)))
-        self.queue: Tensor
-        self.register_buffer("queue", torch.zeros(GLOBAL_VIEWS, queue, embedding))
-
-    def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None = None,
-        *,
-        temperature: float = 0.1,
-        sharpness: float = 0.05,  # ε: scores are divided by it before they are balanced
-        iterations: int = 3,
-        use_queue: float = 1.0,  # below 1 it is neither filled nor used: Linear(0, 1, epochs) starts it then
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
-        check_stack(online)
-        check_positive(temperature=temperature, sharpness=sharpness)
-        with full_precision(online):
-            with torch.no_grad():
-                self.prototypes.copy_(unit_rows(self.prototypes))
-            units = unit_rows(online)
-            scores = units @ self.prototypes.T
-            codes = self.codes(units.detach(), scores.detach(), sharpness, iterations, use_queue >= 1, ranks)
-            log_p = F.log_softmax(scores / temperature, dim=2)
-            losses = [-(codes[t] * log_p[v]).sum(1) for v, t in pairs(len(units), len(codes))]
-            return mean_of_rows(torch.stack(losses).mean(0), ranks)
-
-    @torch.no_grad()
-    def codes(
-        self, units: Tensor, scores: Tensor, sharpness: float, iterations: int, queued: bool, ranks: Ranks
-    ) -> Tensor:
-        """[T, m, κ], each row adding up to 1; the queue moves on."""
-        m, length = scores.shape[1], self.queue.shape[1]
-        newest = ranks.gather(units[:GLOBAL_VIEWS], dim=1) if queued and length else None
-        if newest is not None and length % newest.shape[1]:
-            batch = newest.shape[1]
-            raise BadInput(
-                f"queue {length} with batches of {batch}: the queue is a multiple of the batch: take another "
-                f"batch size, or --set settings.queue={max(1, length // batch) * batch}"
-            )
-        found = []
-        for t in range(min(len(units), GLOBAL_VIEWS)):
-            rows = scores[t]
-            if newest is not None and self.queue[t, -1].any():  # full: no row is still zero
-                earlier = self.queue[t, ranks.share(length)]
-                rows = torch.cat([rows, earlier @ self.prototypes.T])
-            found.append(sinkhorn(rows / sharpness, iterations, ranks)[:m])
-        if newest is not None:
-            self.queue.copy_(torch.cat([newest, self.queue], 1)[:, :length])
-        return torch.stack(found)
-
-
-@torch.no_grad()
-def sinkhorn(logits: Tensor, iterations: int = 3, ranks: Ranks = ALONE) -> Tensor:
-    """exp(logits [m, κ]), columns and rows scaled in turn to equal sums, ending on rows that add up to 1.
-
-    In logarithms, so that nothing overflows. Columns are summed over the rows of all ranks.
-    """
-    x = at_least_float32(logits)
-    for _ in range(iterations):
-        columns = ranks.gather(torch.logsumexp(x, 0, keepdim=True)).logsumexp(0)
-        x = x - columns
-        x = x - torch.logsumexp(x, 1, keepdim=True)
-    return x.exp()
-
-
-class Dino(nn.Module):
-    """Predict the centred, sharpened output of the target: DINO (Caron et al. 2021, Eqn 3, Algorithm 1).
-
-    Online and target are logits [V, m, κ] and [T, m, κ]; the network's last layer makes them. The centre of earlier
-    batches is taken from the target's logits, then follows this batch's mean.
-    """
-
-    def __init__(self, embedding: int):
-        super().__init__()
-        self.centre: Tensor
-        self.register_buffer("centre", torch.zeros(embedding))
-
-    def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        temperature: float = 0.1,
-        target_temperature: float = 0.04,
-        centre_momentum: float = 0.9,
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
-        check_stack(online)
-        check_positive(temperature=temperature, target_temperature=target_temperature)
-        with full_precision(online):
-            logits = at_least_float32(needed(target, "dino")).detach()
-            codes = F.softmax((logits - self.centre) / target_temperature, dim=2)
-            log_p = F.log_softmax(at_least_float32(online) / temperature, dim=2)
-            losses = [-(codes[t] * log_p[v]).sum(1) for v, t in pairs(len(log_p), len(codes))]
-            loss = mean_of_rows(torch.stack(losses).mean(0), ranks)
-            with torch.no_grad():
-                rows = logits.flatten(0, 1)
-                summed = ranks.sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
-                mean = summed[:-1] / summed[-1]
-                self.centre.mul_(centre_momentum).add_((1 - centre_momentum) * mean)
-            return loss
-
-
-class UniGrad(nn.Module):
-    """Agreement, and a penalty by the averaged correlation of targets: UniGrad (Tao et al. 2022).
-
-    Its gradient at the unit embedding u is -t + weight · F u, with F [d, d] constant; as a loss,
-    -u·t + (weight / 2) uᵀ F u. F moves by this batch's targets before it is used. Tr F = 1.
-    """
-
-    def __init__(self, embedding: int):
-        super().__init__()
-        self.correlation: Tensor
-        self.started: Tensor
-        self.register_buffer("correlation", torch.zeros(embedding, embedding))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-
-    def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        weight: float = 100.0,
-        correlation_momentum: float = 0.99,
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
-        check_stack(online)
-        with full_precision(online):
-            units, targets = unit_rows(online), unit_rows(needed(target, "unigrad")).detach()
-            with torch.no_grad():
-                rows = targets.flatten(0, 1)
-                n = ranks.sum(rows.new_tensor(float(len(rows))))
-                now = ranks.sum(rows.T @ rows) / n
-                kept = correlation_momentum if self.started else 0.0
-                self.correlation.mul_(kept).add_((1 - kept) * now)
-                self.started.fill_(True)
-            matrix = self.correlation.clone()  # the backward pass needs it as it is now
-            penalties = ((units @ matrix) * units).sum(2)
-            losses = [
-                -(units[v] * targets[t]).sum(1) + weight / 2 * penalties[v] for v, t in pairs(len(units), len(targets))
-            ]
-            return mean_of_rows(torch.stack(losses).mean(0), ranks)

@@ -7,17 +7,17 @@ raises. Reduced precision is lifted to float32; float64 stays. Rows may lie on s
 """
 
 import functools
-import numbers
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mec.errors import BadInput
+from mec.objectives.checks import check_distortion, check_matrix, check_order
 from mec.runtime.distributed import ALONE, Ranks, Shares
+from mec.runtime.ranges import Positive
 
-Distortion = float | Literal["guaranteed"]  # ε_d², or a name for one: `distortion_for`
+Distortion = Positive | Literal["guaranteed"]  # ε_d², or a name for one: `distortion_for`
 
 
 ABOVE_ONE = 1.01  # "just above 1", with room for the rounding of bf16 rows
@@ -38,7 +38,7 @@ def coding_length(z: Tensor, distortion: Distortion, order: int | None = None, *
         [], in nats; at most μ r log(1 + λ m / r) for unit rows, r = min(m, d).
 
     Raises:
-        BadInput: z is not a matrix, distortion <= 0, or order < 1.
+        BadInput: z is not a matrix, distortion not finite or <= 0, or order < 1.
 
     Source:
         Liu et al., NeurIPS 2022, Eqn 1 (exact) and Eqn 2 (series).
@@ -47,7 +47,8 @@ def coding_length(z: Tensor, distortion: Distortion, order: int | None = None, *
     11.0904
     """
     check_matrix("z", z)
-    check_settings(distortion, order)
+    check_distortion(distortion)
+    check_order(order)
     shares = ranks.shares(len(z))
     m, d = shares.total, z.shape[1]
     lam = 1 / (m * distortion_for(distortion, m, d))
@@ -74,8 +75,10 @@ def log_det_symmetric(rows: Tensor, lam: float, shares: Shares | None = None) ->
     """log det(I + λ rows rowsᵀ) of rows [m, d], by one Cholesky factorisation of the smaller side."""
     with full_precision(rows):
         if shares is not None and shares.ranks.size > 1:
-            return _OnRanks.apply(rows, None, lam, None, shares)
-        return _LogDetSymmetric.apply(rows, lam)
+            value: Tensor = _OnRanks.apply(rows, None, lam, None, shares)
+        else:
+            value = _LogDetSymmetric.apply(rows, lam)
+        return value
 
 
 def log_det_cross(
@@ -85,15 +88,17 @@ def log_det_cross(
     with full_precision(online):
         if order == 1:  # Tr C needs no product of matrices
             trace = (online * target).sum()
-            return lam * (trace if shares is None else shares.ranks.sum(trace))
-        if shares is not None and shares.ranks.size > 1:
-            return _OnRanks.apply(online, target, lam, order, shares)
-        return _LogDetCross.apply(online, target, lam, order)
+            value: Tensor = lam * (trace if shares is None else shares.ranks.sum(trace))
+        elif shares is not None and shares.ranks.size > 1:
+            value = _OnRanks.apply(online, target, lam, order, shares)
+        else:
+            value = _LogDetCross.apply(online, target, lam, order)
+        return value
 
 
 class _LogDetSymmetric(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, lam: float) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, lam: float) -> Tensor:
         batch_wise = rows.shape[0] <= rows.shape[1]
         gram = rows @ rows.T if batch_wise else rows.T @ rows
         gram.mul_(lam).diagonal().add_(1)
@@ -101,10 +106,11 @@ class _LogDetSymmetric(torch.autograd.Function):
         factor = torch.linalg.cholesky_ex(gram).L
         ctx.save_for_backward(rows, factor)
         ctx.lam, ctx.batch_wise = lam, batch_wise
-        return 2 * factor.diagonal().log().sum()
+        value: Tensor = 2 * factor.diagonal().log().sum()
+        return value
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         rows, factor = ctx.saved_tensors
         with torch.no_grad():
             if ctx.batch_wise:
@@ -117,7 +123,7 @@ class _LogDetSymmetric(torch.autograd.Function):
 
 class _LogDetCross(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, online: Tensor, target: Tensor, lam: float, order: int | None) -> Tensor:
+    def forward(ctx: Any, online: Tensor, target: Tensor, lam: float, order: int | None) -> Tensor:
         batch_wise = online.shape[0] <= online.shape[1]
         # Equal traces of every power, whichever side is taken.
         cross = online @ target.T if batch_wise else target.T @ online
@@ -131,7 +137,7 @@ class _LogDetCross(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         online, target, *kept = ctx.saved_tensors
         # With S the slope, or (I + C)⁻¹: batch-wise Sᵀ target and S online, feature-wise the same of [d, m], turned.
         sides = (target, True), (online, False)
@@ -160,11 +166,11 @@ class _Once(torch.autograd.Function):
     """Hands a gradient on; differentiating it again raises. (torch's once_differentiable may give zero instead.)"""
 
     @staticmethod
-    def forward(ctx, gradient: Tensor, *depends_on: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         raise RuntimeError("coding lengths differentiate once: no second derivative (create_graph) is implemented.")
 
 
@@ -228,7 +234,8 @@ def sum_of(matrices: Sequence[Tensor]) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Tr(a bᵀ), without the product."""
-    return torch.linalg.vecdot(a, b).sum()
+    found: Tensor = torch.linalg.vecdot(a, b).sum()
+    return found
 
 
 def exact_value_and_factors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -249,16 +256,20 @@ def solved(lu: Tensor, places: Tensor, rows: Tensor, transposed: bool) -> Tensor
     solve = functools.partial(torch.linalg.solve_triangular, left=False)
     if transposed:
         half = solve(lu, rows.T, upper=True)
-        return solve(lu, half, upper=False, unitriangular=True).T[places]
-    half = solve(lu.T, rows[places.argsort()].T, upper=True, unitriangular=True)
-    return solve(lu.T, half, upper=False).T
+        found: Tensor = solve(lu, half, upper=False, unitriangular=True).T[places]
+    else:
+        half = solve(lu.T, rows[places.argsort()].T, upper=True, unitriangular=True)
+        found = solve(lu.T, half, upper=False).T
+    return found
 
 
 class _OnRanks(torch.autograd.Function):
     """Value on every rank, and the gradient of each rank's own rows; target None is the symmetric form."""
 
     @staticmethod
-    def forward(ctx, online: Tensor, target: Tensor | None, lam: float, order: int | None, shares: Shares) -> Tensor:
+    def forward(
+        ctx: Any, online: Tensor, target: Tensor | None, lam: float, order: int | None, shares: Shares
+    ) -> Tensor:
         wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         if target is None:
             value, *gradients = *symmetric_on_ranks(online, lam, shares), None
@@ -269,7 +280,7 @@ class _OnRanks(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         online, *gradients = ctx.saved_tensors
         total = ctx.shares.sum(grad)  # every rank holds the value: what all of them ask of it adds up
         return *(None if g is None else once(total * g, grad, online) for g in gradients), None, None, None
@@ -309,7 +320,7 @@ def cross_on_ranks(
     """
     m, d = shares.total, online.shape[1]
     if 2 * m * d + m * m < 2 * d * d:
-        everyone = shares.gather(torch.cat([online, target], 1)).split(d, 1)
+        everyone = shares.gather(torch.cat([online, target], 1)).tensor_split(2, 1)
         matrix = shares.gather(online @ everyone[1].T).mul_(lam)
         identity = torch.eye(m, dtype=online.dtype, device=online.device)[shares.mine]
         starts = identity, identity
@@ -364,18 +375,6 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def full_precision(x: Tensor):
+def full_precision(x: Tensor) -> torch.autocast:
     """Log-determinants need float32: out of any autocast."""
     return torch.autocast(x.device.type, enabled=False)
-
-
-def check_matrix(name: str, x: Tensor) -> None:
-    if x.ndim != 2 or 0 in x.shape:
-        raise BadInput(f"{name} is {[*x.shape]}: it is [m, d], one embedding a row, at least one of each.")
-
-
-def check_settings(distortion: Distortion, order: int | None = None) -> None:
-    if distortion != "guaranteed" and (not isinstance(distortion, numbers.Real) or not float(distortion) > 0):
-        raise BadInput(f"distortion is {distortion}: ε_d² is above 0; the paper trains with 0.06.")
-    if order is not None and (not isinstance(order, int) or order < 1):
-        raise BadInput(f"order is {order}: it is a whole number of at least 1, or None for the log-determinant itself.")

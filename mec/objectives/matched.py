@@ -1,4 +1,4 @@
-"""What objectives on matched rows share: normalisation, sums over ranks, which views are paired, checks.
+"""What objectives on matched rows share: normalisation, sums over ranks, which views are paired.
 
 Rows are embeddings, row i of every view the same image; a rank holds its own rows, and numbers are those of all.
 """
@@ -55,12 +55,13 @@ def centred_columns(x: Tensor, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
 def mean_of_rows(x: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """The mean of numbers [m], one a row, over the rows of all ranks; the same on each."""
     total, m = ranks.sum(torch.stack([x.sum(), x.new_tensor(float(len(x)))]))
-    return total / m.detach()
+    mean: Tensor = total / m.detach()
+    return mean
 
 
 def first_row(x: Tensor, ranks: Ranks = ALONE) -> int:
     """How many rows the ranks before this one hold."""
-    return ranks.shares(len(x)).mine.start
+    return int(ranks.shares(len(x)).mine.start)
 
 
 def pairs(views: int, targets: int) -> list[tuple[int, int]]:
@@ -71,25 +72,3 @@ def pairs(views: int, targets: int) -> list[tuple[int, int]]:
 def pairs_without_target(views: int) -> list[tuple[int, int]]:
     """(v, t), v < t, of every two views of which one is global: two small crops may show nothing in common."""
     return [(v, t) for v in range(min(views, GLOBAL_VIEWS)) for t in range(v + 1, views)]
-
-
-def check_pair(online: Tensor, target: Tensor) -> None:
-    if online.ndim != 2 or online.shape != target.shape or 0 in online.shape:
-        raise BadInput(f"online is {[*online.shape]}, target {[*target.shape]}: both are [m, d], row i the same image.")
-
-
-def check_stack(views: Tensor) -> None:
-    if views.ndim != 3 or 0 in views.shape:
-        raise BadInput(f"views is {[*views.shape]}: it is [V, m, d], V views of the same m images.")
-
-
-def check_positive(**settings: float) -> None:
-    for name, value in settings.items():
-        if not value > 0:
-            raise BadInput(f"{name} is {value}: it is above 0.")
-
-
-def needed(target: Tensor | None, method: str) -> Tensor:
-    if target is None:
-        raise BadInput(f"{method} needs a target network: --set network.target=momentum")
-    return target

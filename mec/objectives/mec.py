@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from mec.errors import BadInput
-from mec.objectives.coding import (
-    Distortion,
-    check_settings,
-    distortion_for,
-    full_precision,
-    log_det_cross,
-    log_det_symmetric,
-)
-from mec.objectives.matched import (
-    Normalise,
-    check_pair,
-    check_stack,
-    normalised,
-    unit_rows,
-)
+from mec.objectives.checks import check_distortion, check_order, check_pair, check_stack
+from mec.objectives.coding import Distortion, distortion_for, full_precision, log_det_cross, log_det_symmetric
+from mec.objectives.matched import Normalise, normalised, unit_rows
 from mec.runtime.distributed import ALONE, Ranks
+from mec.runtime.ranges import FROM_1, Count
 
 
 def maximum_entropy_coding(
@@ -29,7 +20,7 @@ def maximum_entropy_coding(
     target: Tensor,
     *,
     distortion: Distortion = 0.06,
-    order: int | None = 4,
+    order: Count | None = 4,
     normalise: Normalise = "l2",
     ranks: Ranks = ALONE,
 ) -> Tensor:
@@ -51,7 +42,7 @@ def maximum_entropy_coding(
         [], dimensionless: -log det(I + C) / (λ m), C = λ online targetᵀ. Nats = -λ m μ times it, μ = (m + d) / 2.
 
     Raises:
-        BadInput: shapes differ, distortion <= 0, or order < 1.
+        BadInput: shapes differ, distortion not finite or <= 0, order < 1, or no such normalisation.
 
     Source:
         Liu et al., NeurIPS 2022, Eqn 3, and Eqn 4 for the smaller side; scaled as in the official code.
@@ -61,7 +52,8 @@ def maximum_entropy_coding(
     tensor(-1.)
     """
     check_pair(online, target)
-    check_settings(distortion, order)
+    check_distortion(distortion)
+    check_order(order)
     shares = ranks.shares(len(online))
     distortion = distortion_for(distortion, shares.total, online.shape[1])
     lam = 1 / (shares.total * distortion)
@@ -86,7 +78,7 @@ def joint_coding(
     Args:
         views: [V, m, d], V views of the same m images. Rows are normalised here; their average is not.
         distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
-        weights: [V], adding up to 1; None for equal ones.
+        weights: [V], 0 or above, adding up to 1; None for equal ones.
         normalise: as in `maximum_entropy_coding`.
         ranks: the processes that share the batch, each with its own rows; m is their sum. The work is split.
 
@@ -104,9 +96,9 @@ def joint_coding(
     -0.6931
     """
     check_stack(views)
-    check_settings(distortion)
-    if weights is not None and (weights.shape != views.shape[:1] or abs(weights.sum().item() - 1) > 1e-4):
-        raise BadInput(f"weights are {weights.tolist()} for {views.shape[0]} views: one number a view, adding up to 1.")
+    check_distortion(distortion)
+    if weights is not None and not shares_of(weights, len(views)):
+        raise BadInput(f"weights are {weights.tolist()} for {len(views)} views: a share for each, adding up to 1.")
     shares = ranks.shares(views.shape[1])
     distortion = distortion_for(distortion, shares.total, views.shape[2])
     with full_precision(views):
@@ -115,7 +107,31 @@ def joint_coding(
         return -distortion * log_det_symmetric(average, 1 / (shares.total * distortion), shares)
 
 
-def lower_bound(m: int, d: int, distortion: float) -> float:
-    """What no exact form of the loss can go below: -r ε_d² log(1 + 1 / (r ε_d²)), r = min(m, d)."""
-    r = min(m, d)
-    return -r * distortion * float(torch.log1p(torch.tensor(1 / (r * distortion), dtype=torch.float64)))
+def shares_of(weights: Tensor, views: int) -> bool:
+    return weights.shape == (views,) and bool((weights >= 0).all()) and abs(weights.sum().item() - 1) <= 1e-4
+
+
+def lower_bound(m: int, d: int, distortion: Distortion) -> float:
+    """What no exact form of the loss can go below: that of views that agree and spread evenly.
+
+    Args:
+        m: images.
+        d: embedding size.
+        distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
+
+    Returns:
+        -r ε_d² log(1 + 1 / (r ε_d²)), r = min(m, d); dimensionless, from -1 to 0.
+
+    Raises:
+        BadInput: m, d or distortion that is not above 0.
+
+    Source:
+        docs/objective.md: the largest log-determinant for a given trace, where all eigenvalues are equal.
+
+    >>> round(lower_bound(4, 4, 0.25), 4)
+    -0.6931
+    """
+    FROM_1.check(m=m, d=d)
+    check_distortion(distortion)
+    scale = min(m, d) * distortion_for(distortion, m, d)
+    return -scale * math.log1p(1 / scale)

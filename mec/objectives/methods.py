@@ -19,41 +19,136 @@ class Method:
     """
 
     objective: str
+    about: str = ""  # one line, for help texts
     settings: Mapping[str, Setting] = field(default_factory=dict)
     predictor: Literal["narrow", "wide"] | None = None  # a bottleneck (SimSiam), or as wide as the projector (BYOL)
     target: Target | None = None
     network: Mapping[str, Any] = field(default_factory=dict)  # fields of Network that differ from its defaults
     labels: bool = False  # learns from labels: the network gives a logit for each class
     keeps: Literal["online", "target"] = "online"  # the encoder that is stored and measured
+    paper: Mapping[str, Setting] = field(default_factory=dict)  # published settings that these are not
+    differs: str = ""  # why, and what to write for the published ones
 
 
 METHODS: dict[str, Method] = {
     "mec": Method(
-        "maximum_entropy_coding", {"distortion": "guaranteed", "order": 4}, predictor="narrow", target="momentum"
-    ),  # the paper, appendix C, but for its distortion of 0.06, with which small runs diverge (docs/log.md)
-    "mec-exact": Method(
-        "maximum_entropy_coding", {"distortion": 0.06, "order": None}, predictor="narrow", target="momentum"
+        "maximum_entropy_coding",
+        "the paper's series of order 4; distortion `guaranteed`, not its 0.06; predictor, momentum target",
+        {"distortion": "guaranteed", "order": 4},
+        predictor="narrow",
+        target="momentum",
+        paper={"distortion": 0.06},
+        # The paper, appendix C, but for this: small runs diverge with 0.06 (docs/log.md).
+        differs="ε_d² is the smallest with which its series surely converges; the paper's 0.06 needs its large "
+        "batches: --set settings.distortion=0.06",
     ),
-    "mec-joint": Method("joint_coding", {"distortion": 0.02}),
-    "simsiam": Method("negative_cosine", predictor="narrow", target="stop-gradient"),
-    "byol": Method("negative_cosine", predictor="wide", target="momentum", network={"projector_output": "linear"}),
-    "simclr": Method("nt_xent", {"temperature": 0.2}, network={"projector_output": "linear"}),
-    "moco-v2": Method("queued_info_nce", target="momentum", network={"projector_output": "linear"}),
-    "moco-v3": Method("info_nce", {"temperature": 0.2}, predictor="wide", target="momentum"),
-    "barlow-twins": Method("barlow_twins", {"scale": 0.001}, network={"projector_output": "linear"}),
-    "vicreg": Method("vicreg", {"scale": 0.04}, network={"projector_output": "linear"}),
-    "swav": Method("swav", {"scale": 0.1}, network={"projector_output": "linear"}),
+    "mec-exact": Method(
+        "maximum_entropy_coding",
+        "the same with the log-determinant itself, and the paper's distortion of 0.06",
+        {"distortion": 0.06, "order": None},
+        predictor="narrow",
+        target="momentum",
+    ),
+    "mec-joint": Method(
+        "joint_coding", "coding length of the views' average, exact; no predictor, no target", {"distortion": 0.02}
+    ),
+    "simsiam": Method(
+        "negative_cosine", "cosine; narrow predictor, stop-gradient", predictor="narrow", target="stop-gradient"
+    ),
+    "byol": Method(
+        "negative_cosine",
+        "cosine; wide predictor, momentum target",
+        predictor="wide",
+        target="momentum",
+        network={"projector_output": "linear"},
+    ),
+    "simclr": Method(
+        "nt_xent",
+        "contrast with all rows of both views",
+        {"temperature": 0.2},
+        network={"projector_output": "linear"},
+    ),
+    "moco-v2": Method(
+        "queued_info_nce",
+        "contrast with a queue of earlier keys; momentum target",
+        target="momentum",
+        network={"projector_output": "linear"},
+        paper={"queue": 65536},
+        differs="the queue has 1,024 keys, for small data; the paper's: --set settings.queue=65536",
+    ),
+    "moco-v3": Method(
+        "info_nce",
+        "contrast with the batch; wide predictor, momentum target",
+        {"temperature": 0.2},
+        predictor="wide",
+        target="momentum",
+    ),
+    "barlow-twins": Method(
+        "barlow_twins",
+        "cross-correlation of dimensions near the identity",
+        {"scale": 0.001},
+        network={"projector_output": "linear"},
+    ),
+    "vicreg": Method(
+        "vicreg", "variance, invariance, covariance", {"scale": 0.04}, network={"projector_output": "linear"}
+    ),
+    "swav": Method(
+        "swav",
+        "prediction of the other view's cluster code",
+        {"scale": 0.1},
+        network={"projector_output": "linear"},
+        paper={"prototypes": 3000},
+        differs="there are 128 prototypes, for small data; the paper's: --set settings.prototypes=3000",
+    ),
     "dino": Method(
-        "dino", target="momentum", network={"projector_output": "linear", "prototypes": 1024}, keeps="target"
+        "dino",
+        "prediction of the target's centred, sharpened output; the target is kept",
+        target="momentum",
+        network={"projector_output": "linear", "prototypes": 1024},
+        keeps="target",
     ),
     "unigrad": Method(
-        "unigrad", {"weight": 20.0, "scale": 0.05}, target="momentum", network={"projector_output": "linear"}
-    ),  # the published weight is 100, for embeddings of 2048
-    "supervised": Method("cross_entropy", network={"projector_output": "linear-bias"}, labels=True),
+        "unigrad",
+        "cosine, and a penalty by the averaged correlation; momentum target",
+        {"weight": 20.0, "scale": 0.05},
+        target="momentum",
+        network={"projector_output": "linear"},
+        paper={"weight": 100.0},
+        differs="the penalty's weight is 20; the paper's, for embeddings of 2048: --set settings.weight=100",
+    ),
+    "supervised": Method(
+        "cross_entropy", "cross-entropy with labels", network={"projector_output": "linear-bias"}, labels=True
+    ),
 }
 
 
 def method_named(name: str) -> Method:
+    """
+    Raises:
+        BadInput: no such method; names the nearest.
+    """
     if name not in METHODS:
         raise BadInput(f"no method is called {name!r}. {nearest(name, METHODS)}")
     return METHODS[name]
+
+
+def methods_in_words() -> str:
+    """A line for each method, its name and what it is, for help texts."""
+    width = max(map(len, METHODS))
+    return "\n".join(f"{name:{width}}  {method.about}" for name, method in METHODS.items())
+
+
+def differs_from_paper(name: str, settings: Mapping[str, Setting]) -> str:
+    """What a run of this method has other than its paper without having been asked for it, in a line; "" for nothing.
+
+    Args:
+        name: the method's.
+        settings: the recipe's, which come over the method's.
+
+    >>> differs_from_paper("unigrad", {})
+    "unigrad: the penalty's weight is 20; the paper's, for embeddings of 2048: --set settings.weight=100"
+    >>> differs_from_paper("unigrad", {"weight": 20.0})
+    ''
+    """
+    method = method_named(name)
+    return f"{name}: {method.differs}" if method.paper.keys() - settings.keys() else ""

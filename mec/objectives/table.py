@@ -1,4 +1,4 @@
-"""MEC's formulas, OBJECTIVES (how the loop calls all of them), METHODS (rows of data). Others: siblings.py.
+"""OBJECTIVES: how the loop calls every formula.
 
 A formula scores matched embeddings and knows nothing of networks. An objective is how the loop calls it:
 
@@ -19,28 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from mec.errors import BadInput
-from mec.objectives.baselines import (
-    Dino,
-    QueuedInfoNCE,
-    SwAV,
-    UniGrad,
-    barlow_twins,
-    cross_entropy,
-    info_nce,
-    negative_cosine,
-    nt_xent,
-    vicreg,
-)
-from mec.objectives.coding import (
-    Distortion,
-)
-from mec.objectives.matched import (
-    Normalise,
-    check_stack,
-    pairs,
-    pairs_without_target,
-)
+from mec.objectives.baselines import barlow_twins, cross_entropy, info_nce, negative_cosine, nt_xent, vicreg
+from mec.objectives.checks import check_stacks
+from mec.objectives.coding import Distortion
+from mec.objectives.matched import Normalise, pairs, pairs_without_target
 from mec.objectives.mec import joint_coding, maximum_entropy_coding
+from mec.objectives.memory import DINO, QueuedInfoNCE, SwAV, UniGrad
 from mec.recipes.recipe import Setting
 from mec.runtime.distributed import ALONE, Ranks
 
@@ -54,8 +38,10 @@ def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     by_rank = "ranks" in inspect.signature(formula).parameters
 
     @functools.wraps(formula)  # so that its settings can be read off its signature
-    def objective(online: Tensor, target: Tensor | None, *, labels=None, ranks: Ranks = ALONE, **settings) -> Tensor:
-        check_stack(online)
+    def objective(
+        online: Tensor, target: Tensor | None, *, labels: Tensor | None = None, ranks: Ranks = ALONE, **settings: Any
+    ) -> Tensor:
+        check_stacks(online, target)
         if by_rank:
             settings["ranks"] = ranks
         else:
@@ -72,13 +58,13 @@ def joint_objective(
     online: Tensor,
     target: Tensor | None,
     *,
-    labels=None,
+    labels: Tensor | None = None,
     ranks: Ranks = ALONE,
     distortion: Distortion = 0.06,
     normalise: Normalise = "l2",
 ) -> Tensor:
     """`joint_coding` of all views at once; with a target, of each p_v with the z_t of another view, averaged."""
-    check_stack(online)
+    check_stacks(online, target)
     if target is None:
         return joint_coding(online, distortion=distortion, normalise=normalise, ranks=ranks)
     losses = [
@@ -98,7 +84,7 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "vicreg": over_pairs(vicreg),
     "queued_info_nce": QueuedInfoNCE,
     "swav": SwAV,
-    "dino": Dino,
+    "dino": DINO,
     "unigrad": UniGrad,
     "cross_entropy": cross_entropy,
 }
@@ -120,22 +106,23 @@ def build(name: str, embedding: int, settings: Mapping[str, Setting]) -> tuple[C
     return made(embedding, **sizes), {k: v for k, v in settings.items() if k not in sizes}
 
 
-def setting_names(objective: Callable) -> frozenset[str]:
+def setting_names(objective: Callable[..., Any]) -> frozenset[str]:
     """The keyword-only settings of a formula or an objective: of a module, of making and of calling it."""
     if isinstance(objective, type) and issubclass(objective, nn.Module):
         return keywords(objective) | keywords(objective.forward)
     return keywords(objective)
 
 
-def setting_types(objective: Callable) -> dict[str, Any]:
-    """The type hint of each of `setting_names`."""
+def setting_types(objective: Callable[..., Any]) -> dict[str, Any]:
+    """The type hint of each of `setting_names`, with the range of its numbers."""
+    hints_of = functools.partial(get_type_hints, include_extras=True)
     if isinstance(objective, type) and issubclass(objective, nn.Module):
-        hints = {**get_type_hints(objective.__init__), **get_type_hints(objective.forward)}
+        hints = {**hints_of(objective.__init__), **hints_of(objective.forward)}
     else:
-        hints = get_type_hints(objective)
+        hints = hints_of(objective)
     return {name: hints[name] for name in setting_names(objective)}
 
 
-def keywords(function: Callable) -> frozenset[str]:
+def keywords(function: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY) - {"labels", "ranks", "weights"}

@@ -297,11 +297,11 @@ def test_a_second_derivative_is_refused_not_returned_as_zero():
         ),
         (
             lambda: maximum_entropy_coding(torch.ones(4, 3), torch.ones(4, 3), distortion=0),
-            "distortion is 0: ε_d² is above 0; the paper trains with 0.06.",
+            "distortion is 0: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'.",
         ),
         (
             lambda: maximum_entropy_coding(torch.ones(4, 3), torch.ones(4, 3), order=-2),
-            "order is -2: it is a whole number of at least 1, or None for the log-determinant itself.",
+            "order is -2: it takes a whole number, at least 1, or None for the log-determinant itself.",
         ),
         (
             lambda: joint_coding(torch.ones(4, 3)),
@@ -309,15 +309,15 @@ def test_a_second_derivative_is_refused_not_returned_as_zero():
         ),
         (
             lambda: joint_coding(torch.ones(2, 4, 3), distortion=-0.1),
-            "distortion is -0.1: ε_d² is above 0; the paper trains with 0.06.",
+            "distortion is -0.1: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'.",
         ),
         (
             lambda: joint_coding(torch.ones(2, 4, 3), weights=torch.tensor([0.5, 0.25])),
-            "weights are [0.5, 0.25] for 2 views: one number a view, adding up to 1.",
+            "weights are [0.5, 0.25] for 2 views: a share for each, adding up to 1.",
         ),
         (
             lambda: joint_coding(torch.ones(2, 4, 3), weights=torch.tensor([1.0])),
-            "weights are [1.0] for 2 views: one number a view, adding up to 1.",
+            "weights are [1.0] for 2 views: a share for each, adding up to 1.",
         ),
         (lambda: method_named("mec-jiont"), "no method is called 'mec-jiont'. Did you mean 'mec-joint'?"),
     ],

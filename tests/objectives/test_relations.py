@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from mec.data.batches import ViewBatches
 from mec.data.opening import open_data
-from mec.objectives.baselines import UniGrad, barlow_twins, info_nce, negative_cosine
+from mec.objectives import UniGrad, barlow_twins, info_nce, negative_cosine
 from mec.objectives.mec import maximum_entropy_coding
 from mec.recipes.table import RECIPES
 

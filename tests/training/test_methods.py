@@ -254,8 +254,8 @@ def test_dino_keeps_its_teacher_and_the_others_what_they_train(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("settings.temperature=l2", "settings.temperature is 'l2': it takes a number."),
-        ("settings.temperature=null", "settings.temperature is None: it takes a number."),
+        ("settings.temperature=l2", "settings.temperature is 'l2': it takes a number above 0."),
+        ("settings.temperature=null", "settings.temperature is None: it takes a number above 0."),
         ('settings.temperature={"start": 1, "end": null, "epochs": 3}', "settings.temperature"),
         ('settings.temperature={"start": 1, "end": 2, "epochs": 0}', "settings.temperature"),
     ],
