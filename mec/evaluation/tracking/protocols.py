@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import Place, Protocol
-from mec.runtime.flags import Folder, Name, OptionalNames, names
+from mec.runtime.flags import Folder, Name, OptionalNames, field_names, names
 from mec.runtime.ranges import FROM_1
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Tracking(Protocol):
 
     `measure` reads and checks the data when it is called; what takes long comes with the results."""
 
+    mark: ClassVar[str]  # what tells the benchmark's folder
+
     data_root: Place
     """Folder of the benchmark, in its published layout."""
     stage: Stage = "both"
@@ -44,6 +46,9 @@ class Tracking(Protocol):
     video: Video = None
     """Also draw the tracks over the frames: a file for each sequence, beside the result files."""
 
+    def shared(self) -> dict[str, Any]:
+        return {"stage": self.stage, "names": self.names(), "batch_size": self.batch_size, "video": self.video}
+
     def names(self) -> tuple[str, ...]:
         return () if self.sequences is None else tuple(names(self.sequences, "--sequences"))
 
@@ -51,6 +56,8 @@ class Tracking(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Sot(Tracking):
     """One object per video, followed from its first box: OTB-2015, AUC of success and precision at 20 px."""
+
+    mark = "OTB2015.json"
 
     head: Head = "both"
     """xcorr: cross-correlation with the first frame. dcf: a correlation filter that is updated."""
@@ -60,37 +67,23 @@ class Sot(Tracking):
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluation.tracking.sot import measure_sot
 
-        return measure_sot(
-            subject,
-            Path(self.data_root),
-            stage=self.stage,
-            heads=("xcorr", "dcf") if self.head == "both" else (self.head,),
-            mode=self.mode,
-            names=self.names(),
-            batch_size=self.batch_size,
-            video=self.video,
-        )
+        heads = ("xcorr", "dcf") if self.head == "both" else (self.head,)
+        return measure_sot(subject, Path(self.data_root), heads=heads, mode=self.mode, **self.shared())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vos(Tracking):
     """Masks of the first frame propagated through a video: DAVIS-2017, region similarity J and boundary accuracy F."""
 
+    mark = "ImageSets/2017/*.txt"
     cache: Folder = None
     """Folder in which feature maps are kept and found again (6 to 50 MB a frame at 480p)."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluation.tracking.vos import measure_vos
 
-        return measure_vos(
-            subject,
-            Path(self.data_root),
-            stage=self.stage,
-            names=self.names(),
-            batch_size=self.batch_size,
-            cache=None if self.cache is None else Path(self.cache),
-            video=self.video,
-        )
+        cache = None if self.cache is None else Path(self.cache)
+        return measure_vos(subject, Path(self.data_root), cache=cache, **self.shared())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +129,8 @@ class Association(Tracking):
 class Mot(Association):
     """Many people as boxes: MOT16, IDF1, HOTA and MOTA."""
 
+    mark = "images/*/MOT16-*"
+
     def benchmark(self) -> type[Benchmark]:
         from mec.evaluation.tracking.mot import MotBenchmark
 
@@ -145,6 +140,8 @@ class Mot(Association):
 @dataclass(frozen=True, kw_only=True)
 class Mots(Association):
     """Many people as masks: MOTS20, IDF1, HOTA, sMOTA and MOTA."""
+
+    mark = "images/*/MOTS20-*"
 
     def benchmark(self) -> type[Benchmark]:
         from mec.evaluation.tracking.mot import MotsBenchmark
@@ -156,6 +153,7 @@ class Mots(Association):
 class PoseTrack(Association):
     """Many people as poses: PoseTrack 2017 or 2018, IDF1, MOTA and switches over joints."""
 
+    mark = "posetrack_data/annotations/*/*.json"
     split: str = "val"
     """Split of the benchmark; val has a public ground truth."""
 
@@ -165,13 +163,7 @@ class PoseTrack(Association):
         return PoseTrackBenchmark
 
 
-LAYOUTS = {  # what tells a benchmark's folder
-    "sot": "OTB2015.json",
-    "vos": "ImageSets/2017/*.txt",
-    "mot": "images/*/MOT16-*",
-    "mots": "images/*/MOTS20-*",
-    "posetrack": "posetrack_data/annotations/*/*.json",
-}
+KINDS: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +185,7 @@ class Videos(Protocol):
 
     def measure(self, subject: Subject) -> Iterable[Result]:
         places = benchmarks_in(Path(self.data_root))
-        absent = [word for word in LAYOUTS if word not in places]
+        absent = [word for word in KINDS if word not in places]
         print(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
         if absent:
             print(f"No data for {', '.join(absent)}: left out.")
@@ -205,15 +197,12 @@ class Videos(Protocol):
         Raises:
             BadInput: none can.
         """
-        kinds: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}
         runs, complaints = [], []
         for word, place in places.items():
-            kind = kinds[word]
-            known = {field.name for field in fields(kind)}
-            shared = {name: getattr(self, name) for name in ("stage", "head", "mode", "motion", "video")}
-            flags: dict[str, Any] = {name: value for name, value in shared.items() if name in known}
+            known = {*field_names(KINDS[word])} & {"stage", "head", "mode", "motion", "video"}
+            flags: dict[str, Any] = {name: getattr(self, name) for name in known}
             try:
-                runs.append(kind(data_root=place, **flags).measure(subject))
+                runs.append(KINDS[word](data_root=place, **flags).measure(subject))
             except (BadInput, FileNotFoundError) as error:
                 by_itself = f"By itself, with all of its flags: mec evaluate RUN {word} --data-root {place}"
                 complaints.append(f"{word} is left out: {error} {by_itself}")
@@ -230,22 +219,16 @@ def benchmarks_in(root: Path) -> dict[str, Path]:
     Raises:
         BadInput: none, or two of one kind.
     """
+    marks = {word: kind.mark for word, kind in KINDS.items()}
     folders = [root, *sorted(p for p in root.glob("*") if p.is_dir())]
-    found = {word: [folder for folder in folders if any(folder.glob(mark))] for word, mark in LAYOUTS.items()}
+    found = {word: [folder for folder in folders if any(folder.glob(mark))] for word, mark in marks.items()}
     for word, places in found.items():
         if len(places) > 1:
             raise BadInput(f"{places[0]} and {places[1]} both have data for {word}: give --data-root one of them.")
     if not any(found.values()):
-        marks = ", ".join(f"{mark} ({word})" for word, mark in LAYOUTS.items())
-        raise BadInput(f"{root}: no tracking benchmark in it or in its folders. One of these would tell: {marks}.")
+        known = ", ".join(f"{mark} ({word})" for word, mark in marks.items())
+        raise BadInput(f"{root}: no tracking benchmark in it or in its folders. One of these would tell: {known}.")
     return {word: places[0] for word, places in found.items() if places}
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {
-    "sot": Sot,
-    "vos": Vos,
-    "mot": Mot,
-    "mots": Mots,
-    "posetrack": PoseTrack,
-    "tracking": Videos,
-}
+PROTOCOLS: dict[str, type[Protocol]] = {**KINDS, "tracking": Videos}
