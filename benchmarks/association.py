@@ -44,7 +44,7 @@ def mask_rows(frames: list[PoseFrame], size: tuple[int, int], named: bool) -> li
     for number, frame in enumerate(frames, start=1):
         for i, mask in enumerate(apart([pose_mask(pose.joints, size) for pose in frame.poses])):
             name = FIRST_ID + (frame.poses[i].id or 0) + 1 if named else 0
-            rows.append(MaskRow(number, name, motfiles.PERSON, size, motfiles.encoded(mask)))
+            rows.append(MaskRow(number, name, motfiles.PERSON, size, motfiles.encoded_mask(mask)))
     return rows
 
 

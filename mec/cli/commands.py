@@ -17,7 +17,7 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from mec.cli.parsing import columns, parse, refused
 from mec.errors import BadInput, TrainingStopped
-from mec.evaluation.protocols import PROTOCOLS, listed
+from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.runtime.flags import DataSet, Name, Number, OptionalReals, integers, reals
 from mec.version import __version__
 
@@ -141,7 +141,7 @@ train/CLASS/ and val/CLASS/ or test/CLASS/.
     def parsed(cls, words: list[str]) -> Evaluate:
         """From RUN PROTOCOL FLAGS; each protocol's flags are parsed by its own dataclass."""
         if len(words) < 2 or {"-h", "--help"} & {*words[:2]}:
-            text = f"{cls.__doc__}\n\n{cls.more}".replace("{protocols}", listed(columns()))
+            text = f"{cls.__doc__}\n\n{cls.more}".replace("{protocols}", protocol_list(columns()))
             return parse(cls, words, prog="mec evaluate", text=text)
         run, word, *rest = words
         if word not in PROTOCOLS:

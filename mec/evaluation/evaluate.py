@@ -22,7 +22,7 @@ from mec.data.listing import walked
 from mec.errors import BadInput, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
-from mec.evaluation.protocols import PROTOCOLS, listed
+from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import RESULTS, Result, labelled, record
 from mec.evaluation.subject import resolve
 from mec.runtime.flags import refuse_unknown
@@ -59,7 +59,7 @@ def evaluate(run: Encoder | tuple[Features, Features], protocol: str, data: Any 
     return [*results_of(run, chosen(protocol, data, flags))]
 
 
-evaluate.__doc__ = str(evaluate.__doc__).replace("{protocols}", listed(100).replace("\n", "\n    "))
+evaluate.__doc__ = str(evaluate.__doc__).replace("{protocols}", protocol_list(100).replace("\n", "\n    "))
 
 
 def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:

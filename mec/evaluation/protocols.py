@@ -20,7 +20,7 @@ GROUPS: dict[str, dict[str, type[Protocol]]] = {
 PROTOCOLS: dict[str, type[Protocol]] = {word: kind for rows in GROUPS.values() for word, kind in rows.items()}
 
 
-def listed(width: int = 116) -> str:
+def protocol_list(width: int = 116) -> str:
     """The protocols in their groups, a word and its first sentence in at most `width` columns a line."""
     lines = []
     for title, rows in GROUPS.items():

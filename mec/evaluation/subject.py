@@ -45,7 +45,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
 PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")
-HEADS = ("fc.", "head.", "classifier.")  # what follows the backbone; in MEC's layout fc is the projector
+HEAD_PREFIXES = ("fc.", "head.", "classifier.")  # what follows the backbone; in MEC's layout fc is the projector
 
 # Blocks a stage, and whether they are bottlenecks -> torchvision's name.
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -275,7 +275,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
     prefix = next(p for p in PREFIXES if not p or any(name.startswith(p) for name in tensors))
     tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    if all(name.startswith(HEADS) for name in tensors):
+    if all(name.startswith(HEAD_PREFIXES) for name in tensors):
         raise BadInput(f"{path}: no tensors of a backbone in it; a state dict, or a dict with one, is read.")
     return tensors
 
@@ -312,7 +312,7 @@ def _twin_info(path: Path, weights: Mapping[str, Tensor]) -> EncoderInfo | None:
 def _load(path: Path, encoder: nn.Module, weights: dict[str, Tensor]) -> None:
     counters = {k: v for k, v in encoder.state_dict().items() if k.endswith("num_batches_tracked")}
     # Old files lack the counters; of a head only what the backbone has too is kept (ConvNeXt's last norm).
-    kept = {k: v for k, v in weights.items() if k in encoder.state_dict() or not k.startswith(HEADS)}
+    kept = {k: v for k, v in weights.items() if k in encoder.state_dict() or not k.startswith(HEAD_PREFIXES)}
     weights = with_own_positions(encoder, {**{k: v for k, v in counters.items() if k not in kept}, **kept})
     check_weights(path, encoder, weights)
     encoder.load_state_dict(weights)

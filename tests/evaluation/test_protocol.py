@@ -11,7 +11,7 @@ import pytest
 
 from mec.cli.commands import main, parsed
 from mec.errors import BadInput
-from mec.evaluation.protocols import GROUPS, PROTOCOLS, listed
+from mec.evaluation.protocols import GROUPS, PROTOCOLS, protocol_list
 from mec.runtime.flags import as_flag
 from mec.runtime.ranges import Range
 
@@ -113,7 +113,7 @@ def test_help_of_evaluate_lists_the_protocols_in_groups_as_wide_as_the_terminal(
     assert "  random:NAME             a timm backbone" in text  # lists stay as they are
     free = [line for line in text.splitlines() if not line.startswith("  ")]
     assert max(map(len, free)) <= width
-    assert max(len(line) for line in listed(width).splitlines()) <= width
+    assert max(len(line) for line in protocol_list(width).splitlines()) <= width
 
 
 @pytest.mark.parametrize("width", [60, 100])

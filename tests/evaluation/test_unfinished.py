@@ -12,12 +12,12 @@ from mec.errors import BadInput, TrainingStopped
 from mec.evaluation import classifier, unfinished
 from mec.evaluation.classifier import Training
 from mec.evaluation.finetuning.finetune import finetune
-from mec.evaluation.probing.probe import probe
+from mec.evaluation.probing.probe import train_probe
 
 # 12 steps in 4 epochs of 3; unlike rates and momentum show what would not be restored.
 RECIPE = Training("", base_lr=0.2, batch_size=40, epochs=4, nesterov=True, crop=(0.7, 1.0))
 KINDS = [
-    pytest.param(probe, replace(RECIPE, frozen=True, head_norm=True, optimizer="lars", base_lr=30.0), id="probe"),
+    pytest.param(train_probe, replace(RECIPE, frozen=True, head_norm=True, optimizer="lars", base_lr=30.0), id="probe"),
     pytest.param(finetune, replace(RECIPE, norm_rule=True), id="finetune"),
 ]
 

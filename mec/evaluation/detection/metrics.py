@@ -14,7 +14,7 @@ from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations
 from mec.evaluation.metrics import eleven_point_precision
 
-THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))  # of overlap
+AP_THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))  # of overlap
 AS_WRITTEN = np.array([1.0, 1.0, 0.0, 0.0])  # VOC's files count pixels from 1 and include the last
 MEDIUM = 32**2  # px: COCO's smallest medium object
 
@@ -55,7 +55,7 @@ def voc_scores(
         positives = int((~annotations.ignored & (annotations.labels == label)).sum())
         if positives:
             overlap, row = best_objects(annotations, detections, label)
-            table.append([rule(*voc_curve(overlap, row, annotations.ignored, positives, t)) for t in THRESHOLDS])
+            table.append([rule(*voc_curve(overlap, row, annotations.ignored, positives, t)) for t in AP_THRESHOLDS])
     if not table:
         raise BadInput("no object to find: every one is difficult, or there is none.")
     each = 100 * np.array(table).mean(0)

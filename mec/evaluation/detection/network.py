@@ -258,7 +258,7 @@ def draw_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, side: int) ->
     return api.decode(api.merge(api.frPyObjects(scaled, side, side)))
 
 
-class Normalise(nn.Module):
+class PaddedBatch(nn.Module):
     """uint8 images of several sizes -> one padded batch: minus the mean, over the deviation, zeros right and below."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -333,7 +333,7 @@ def build_detector(
         mask_predictor=mask_predictor(wide, classes) if masks else None,
     )  # fmt: skip
     heads.fg_bg_sampler = Sampler(regions.regions, LARGEST_SHARE, HEADS)
-    detector = Detector(backbone, rpn, heads, Normalise(mean, std))
+    detector = Detector(backbone, rpn, heads, PaddedBatch(mean, std))
     for parameter in detector.parameters():
         parameter.requires_grad_(True)
     check_loaded(detector, before)

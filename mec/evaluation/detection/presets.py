@@ -101,7 +101,7 @@ def preset_named(protocol: str, name: str | None) -> tuple[str, Preset]:
     return name, table[name]
 
 
-def adapted(
+def changed_preset(
     preset: Preset,
     *,
     iterations: int | None = None,

@@ -54,11 +54,11 @@ class Detection(OnImages):
         return [] if self.seeds is None else integers(self.seeds, "--seeds")
 
     def measure(self, subject: Subject) -> list[Result]:
-        from mec.evaluation.detection.presets import adapted, preset_named
+        from mec.evaluation.detection.presets import changed_preset, preset_named
         from mec.evaluation.detection.runs import detect
 
         name, published = preset_named(self.word, self.preset)
-        chosen = adapted(
+        chosen = changed_preset(
             published,
             iterations=self.iterations,
             batch_size=self.batch_size,

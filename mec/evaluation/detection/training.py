@@ -101,7 +101,7 @@ class DetectorRun:
         with signals() as stop, TrainingProgress(self.console, total, start) as progress:
             before = time.monotonic()
             for iteration, batch in enumerate(self.batches(start, total), start):
-                lr = learning_rate(self.preset, self.lr, iteration)
+                lr = detector_lr(self.preset, self.lr, iteration)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
                 losses = self.losses(batch)
@@ -240,7 +240,7 @@ class DetectorRun:
         }
 
 
-def learning_rate(preset: Preset, base: float, iteration: int) -> float:
+def detector_lr(preset: Preset, base: float, iteration: int) -> float:
     """Linear warm-up from a small factor, then a tenth at each drop."""
     lr = base * 0.1 ** sum(iteration >= drop for drop in preset.drops)
     if iteration < preset.warmup:

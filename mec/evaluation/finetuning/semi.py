@@ -115,7 +115,7 @@ def labelled_part(split: Split, labels: str, seed: int) -> Split:
             f"{labels}: no such list of names. For ImageNet, 1percent.txt and 10percent.txt are in the folder "
             "imagenet_subsets of google-research/simclr; for other data give a share: --labels 1%"
         )
-    return split.take(listed(split, path))
+    return split.take(rows_listed(split, path))
 
 
 def share_of(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def share_of(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def listed(split: Split, path: Path) -> np.ndarray:
+def rows_listed(split: Split, path: Path) -> np.ndarray:
     """Rows of the images that a file names, sorted: one a line, `n04235860_14959.JPEG` or `CLASS/NAME`.
 
     Raises:

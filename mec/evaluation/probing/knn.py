@@ -40,7 +40,7 @@ def knn(
     similarity, labels = neighbours(train, test.x, k=max(ks), device=device)
     results = []
     for count in ks:
-        scores = weighted(similarity[:, :count], labels[:, :count], classes_of(train), temperature)
+        scores = weighted_votes(similarity[:, :count], labels[:, :count], classes_of(train), temperature)
         best = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :5]
         right = best == test.y[:, None]
         settings = {"k": count, "temperature": temperature}
@@ -74,7 +74,7 @@ def neighbours(
     return similarity, train.y[index]
 
 
-def weighted(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+def weighted_votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
     """[q, classes] sums of exp(cosine / temperature) over neighbours [q, k]."""
     # exp(1 / 0.07) is 1.6e6: fine in float32, but the maximum is taken off so that any temperature is.
     weight = ((similarity - similarity[:, :1]) / temperature).exp()

@@ -19,13 +19,13 @@ from mec.errors import BadInput
 from mec.evaluation.features import Features
 from mec.evaluation.results import Result
 
-PENALTIES = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
+SKLEARN_CS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
 
 
 def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000) -> list[Result]:
     """Top-1 (%) of logistic regression on standardised features without augmentation.
 
-    C is the best of `PENALTIES` on a tenth of the training rows, held out; then refitted on all of them. At most
+    C is the best of `SKLEARN_CS` on a tenth of the training rows, held out; then refitted on all of them. At most
     `most` training rows are used, a seeded stratified draw.
 
     Raises:
@@ -49,7 +49,7 @@ def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000
         # A weak penalty may not converge in 300 iterations: it is judged as it then is, and chosen or not.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(held_out):
-            best = max(PENALTIES, key=lambda c: probe(c).fit(x[fit], y[fit]).score(x[held_out], y[held_out]))
+            best = max(SKLEARN_CS, key=lambda c: probe(c).fit(x[fit], y[fit]).score(x[held_out], y[held_out]))
         accuracy = probe(best).fit(x, y).score(test.x.numpy(), test.y.numpy())
     settings = {"preset": "fast", "C": best, "train": len(y)}
     return [Result("linear-fast", "top-1", 100 * float(accuracy), seed=seed, settings=settings)]

@@ -20,8 +20,8 @@ from mec.errors import BadInput
 
 PENALTIES = tuple(float(p) for p in np.logspace(5, -6, 45))  # strong to weak: protocol of SimCLR's appendix B.8
 MOST_STEPS = 5000
-WINDOW = 8  # steps; the solver stops where so many lower the objective by less than `TOLERANCE` of itself
-TOLERANCE = 5e-5
+WINDOW = 8  # steps; the solver stops where so many lower the objective by less than `SOLVER_TOLERANCE` of itself
+SOLVER_TOLERANCE = 5e-5
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def solve(problem: Problem, penalty: float, start: np.ndarray | None = None) -> 
 
     def stop(intermediate_result) -> None:
         recent.append(float(intermediate_result.fun))
-        if len(recent) > WINDOW and recent[-1 - WINDOW] - recent[-1] < TOLERANCE * recent[-1]:
+        if len(recent) > WINDOW and recent[-1 - WINDOW] - recent[-1] < SOLVER_TOLERANCE * recent[-1]:
             raise StopIteration
 
     if first == 0:  # nothing is left to gain

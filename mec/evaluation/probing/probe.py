@@ -68,7 +68,7 @@ def reach(recipe: Training, images: int) -> float:
     return recipe.epochs * math.ceil(images / batch) * lr / 2 * recipe.trust / (1 - recipe.momentum)
 
 
-def probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
+def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
     """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
 
     The backbone is left as it is, bit for bit. Test images are not augmented, so their features come once; the best

@@ -52,7 +52,7 @@ class Knn(OnFeatures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Trained, OnFeatures):
+class LinearProbe(Trained, OnFeatures):
     """A linear classifier on the frozen backbone.
 
     The preset fast (results call it linear-fast) is logistic regression on features of images without augmentation,
@@ -77,11 +77,11 @@ class Linear(Trained, OnFeatures):
         if self.preset == "fast":
             return OnFeatures.measure(self, subject)
         from mec.evaluation.classifier import preset_name
-        from mec.evaluation.probing.probe import PROBES, probe
+        from mec.evaluation.probing.probe import PROBES, train_probe
 
         data, published = self.open(), PROBES[self.preset]
         recipe = self.changed(published)
-        found = probe(subject, data, recipe, seed=self.seed)
+        found = train_probe(subject, data, recipe, seed=self.seed)
         return self.results(data, found, preset=preset_name(self.preset, published, recipe))
 
     def score(self, train: Features, test: Features, *, device: str) -> list[Result]:
@@ -92,4 +92,4 @@ class Linear(Trained, OnFeatures):
         return linear(train, test, seed=self.seed)
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {"fewshot": FewShot, "knn": Knn, "linear": Linear}
+PROTOCOLS: dict[str, type[Protocol]] = {"fewshot": FewShot, "knn": Knn, "linear": LinearProbe}

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mec.evaluation.tracking import kalman
 from mec.evaluation.tracking.kalman import Floats
 
-TEMPERATURE = 100.0  # τ of the reconstruction: a logit is τ times a cosine
+RECONSTRUCTION_TEMPERATURE = 100.0  # τ of the reconstruction: a logit is τ times a cosine
 NORM_FLOOR = 1e-12  # reconstructions from a wrong object are tiny: a larger floor would change their cosines
 NEVER = 1e6  # stands for an infinite cost: no limit is near it
 
@@ -230,7 +230,9 @@ def assign(cost: Floats, limit: float) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def reconstruction_cost(tracks: Sequence[Tensor], found: Sequence[Tensor], temperature: float = TEMPERATURE) -> Floats:
+def reconstruction_cost(
+    tracks: Sequence[Tensor], found: Sequence[Tensor], temperature: float = RECONSTRUCTION_TEMPERATURE
+) -> Floats:
     """1 - the similarity [t, d] of sets of local features [cells, c]: how well each rebuilds the other.
 
     Both lists are padded with zero rows to their longest set. A row is rebuilt from all rows of the other side with

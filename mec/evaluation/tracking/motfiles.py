@@ -230,7 +230,7 @@ def write_masks(path: Path, rows: Iterable[MaskRow]) -> None:
             file.write(f"{row.frame} {row.id} {row.kind} {row.size[0]} {row.size[1]} {row.counts}\n")
 
 
-def encoded(mask: Mask) -> str:
+def encoded_mask(mask: Mask) -> str:
     """COCO's compressed run lengths of a mask."""
     from pycocotools import mask as coco
 

@@ -21,7 +21,7 @@ from mec.evaluation.tracking.kalman import Floats
 Mask = NDArray[np.bool_]
 Joints = Mapping[int, tuple[float, float]]  # id -> (x, y) px; an absent joint has no entry
 LETTERBOX = (608, 1088)  # px, height and width of what the encoder sees of a MOT frame
-GREY = 128
+LETTERBOX_GREY = 128
 ROWS, COLUMNS = 4, 10  # of a box, in the source's order although people are tall
 MOST_CELLS = 200  # of a mask
 SAME_BOX = 0.7  # of two masks in a frame: the later is left out
@@ -43,7 +43,7 @@ def letterboxed(frame: NDArray[np.uint8]) -> tuple[Tensor, float, tuple[int, int
     scale = min(LETTERBOX[0] / h, LETTERBOX[1] / w)
     height, width = round(h * scale), round(w * scale)
     top, left = (LETTERBOX[0] - height) // 2, (LETTERBOX[1] - width) // 2
-    whole = np.full((*LETTERBOX, 3), GREY, np.uint8)
+    whole = np.full((*LETTERBOX, 3), LETTERBOX_GREY, np.uint8)
     whole[top : top + height, left : left + width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(whole).permute(2, 0, 1), scale, (left, top)
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mec.evaluation.subject import Subject
     from mec.evaluation.tracking.multiobject import Benchmark
 
-Stage = Literal["3", "4", "both"]
-Head = Literal["xcorr", "dcf", "both"]
-Mode = Literal["clean", "unitrack"]
+Stages = Literal["3", "4", "both"]
+Heads = Literal["xcorr", "dcf", "both"]
+Modes = Literal["clean", "unitrack"]
 Video = Annotated[Literal["mp4", "gif"] | None, arg(metavar="{mp4,gif}", help_behavior_hint="")]
 
 
@@ -37,7 +37,7 @@ class Tracking(Protocol):
 
     data_root: Place
     """Folder of the benchmark, in its published layout."""
-    stage: Stage = "both"
+    stage: Stages = "both"
     """The last stage of the ResNet that is kept; both gives results of each."""
     sequences: OptionalNames = None
     """Sequences to track. Default: all."""
@@ -59,9 +59,9 @@ class Sot(Tracking):
 
     mark = "OTB2015.json"
 
-    head: Head = "both"
+    head: Heads = "both"
     """xcorr: cross-correlation with the first frame. dcf: a correlation filter that is updated."""
-    mode: Mode = "clean"
+    mode: Modes = "clean"
     """unitrack repeats the known errors of UniTrack's released code, to compare with its published figures."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
@@ -95,7 +95,7 @@ class Association(Tracking):
     there."""
     motion: bool = False
     """Add the Kalman filter's Mahalanobis distance to the matching cost; the filter predicts boxes in any case."""
-    mode: Mode = "clean"
+    mode: Modes = "clean"
     """unitrack repeats the known errors of UniTrack's released code, to compare with its published figures."""
     split: str = "train"
     """Split of the benchmark; train has a public ground truth."""
@@ -172,11 +172,11 @@ class Videos(Protocol):
 
     data_root: Place
     """A folder with a benchmark's folders in it, each in its published layout; or one of these."""
-    stage: Stage = "both"
+    stage: Stages = "both"
     """The last stage of the ResNet that is kept; both gives results of each."""
-    head: Head = "both"
+    head: Heads = "both"
     """For sot. xcorr: cross-correlation with the first frame. dcf: a correlation filter that is updated."""
-    mode: Mode = "clean"
+    mode: Modes = "clean"
     """unitrack repeats the known errors of UniTrack's released code, to compare with its published figures."""
     motion: bool = False
     """For mot, mots and posetrack: add the Kalman filter's Mahalanobis distance to the matching cost."""

@@ -37,8 +37,8 @@ LEARNING_RATE = 0.01  # of the correlation filter
 RIDGE = 1e-4
 HEADS = ("xcorr", "dcf")
 MODES = ("clean", "unitrack")
-THRESHOLDS = np.linspace(0, 1, 21)  # of overlap
-NEAR = 20  # px between centres
+OVERLAP_THRESHOLDS = np.linspace(0, 1, 21)  # of overlap
+NEAR_PX = 20  # px between centres
 
 
 @dataclass(frozen=True)
@@ -332,10 +332,10 @@ def overlaps(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def success_auc(found: np.ndarray, truth: np.ndarray) -> float:
     """Mean over 21 thresholds of the share of frames that overlap by more: at most 20 / 21, since none is above 1."""
-    return float((overlaps(found, truth)[:, None] > THRESHOLDS).mean())
+    return float((overlaps(found, truth)[:, None] > OVERLAP_THRESHOLDS).mean())
 
 
-def precision(found: np.ndarray, truth: np.ndarray, near: float = NEAR) -> float:
+def precision(found: np.ndarray, truth: np.ndarray, near: float = NEAR_PX) -> float:
     """Share of frames whose centre is at most so many px off; a true centre that is not above 0 counts as met (OTB)."""
     one, other = (boxes[:, :2] + (boxes[:, 2:] - 1) / 2 for boxes in (found, truth))
     distance = np.where((other > 0).all(1), np.linalg.norm(one - other, axis=1), -1)

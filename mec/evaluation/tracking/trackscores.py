@@ -23,7 +23,7 @@ Pairs = tuple[Sequence[int], Sequence[int], NDArray[np.float64]]
 Scores = dict[str, dict[str, float]]  # sequence or "all" -> metric -> value, shares in %
 SWITCHES = "ID switches"
 HEAD_SHARE = 0.6  # the size of a head is this times the diagonal of its rectangle
-NEAR = 0.5  # a joint is found within this many head sizes
+NEAR_HEADS = 0.5  # a joint is found within this many head sizes
 
 
 def score_boxes(truth: Path, results: Path, lengths: Mapping[str, int], benchmark: str = "MOT16") -> Scores:
@@ -199,7 +199,7 @@ def _joint_distances(name: str, joint: int, real: list[Pose], predicted: list[Po
     away = np.linalg.norm(places[:, None] - others[None], axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):  # a head without extent matches nothing
         away = away / sizes[:, None]
-    away[~(away <= NEAR)] = np.nan
+    away[~(away <= NEAR_HEADS)] = np.nan
     return [p.id or 0 for p in ours], [p.id or 0 for p in theirs], away
 
 

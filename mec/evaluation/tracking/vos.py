@@ -39,7 +39,7 @@ from mec.runtime.files import missing
 MEMORY = 5  # frames before the present one
 RADIUS = 12  # cells: nothing so far off or farther is looked at in those frames
 TOPK = 10
-TEMPERATURE = 0.05
+PROPAGATION_TEMPERATURE = 0.05
 VOID = 255
 BOUNDARY = 0.008  # of the image's diagonal: how far apart boundaries may lie
 
@@ -122,7 +122,7 @@ def propagate(
     *,
     radius: float = RADIUS,
     topk: int = TOPK,
-    temperature: float = TEMPERATURE,
+    temperature: float = PROPAGATION_TEMPERATURE,
     tile: int = 12,
 ) -> Tensor:
     """Soft labels [k, h, w] of a frame: for each cell those of its `topk` likest, weighted by a softmax.

@@ -230,7 +230,7 @@ def torchvision_split(kind: str, root: Path, **which: Any) -> tuple[Split, tuple
 def given(name: str, root: Path, splits: Sequence[tuple[Split, tuple[str, ...]]]) -> Parts:
     """Official train, val and test."""
     fit, held_out, test = (split for split, _ in splits)
-    return parts_of(name, root, fit, held_out, test, splits[0][1], {})
+    return transfer_parts(name, root, fit, held_out, test, splits[0][1], {})
 
 
 def with_drawn(
@@ -242,20 +242,20 @@ def with_drawn(
     held = stratified(split.labels, len(split), max(1, round(len(split) * part / whole)), choices.seed)
     fit = np.setdiff1d(np.arange(len(split)), held)
     drawn = {"held_out": held.tolist()}
-    return parts_of(name, root, split.take(fit), split.take(held), test[0], classes, drawn)
+    return transfer_parts(name, root, split.take(fit), split.take(held), test[0], classes, drawn)
 
 
-def parts_of(name: str, root: Path, fit: Split, held_out: Split, test: Split, classes: tuple[str, ...],
+def transfer_parts(name: str, root: Path, fit: Split, held_out: Split, test: Split, classes: tuple[str, ...],
              drawn: dict[str, list[int]]) -> Parts:  # fmt: skip
     state = hashlib.sha256(name.encode())
     for split in (fit, held_out, test):
         if not len(split):
             raise BadInput(f"{name}: a part of it is empty below {root}. Is the copy whole?")
-        describe(split, root, state)
+        add_to_hash(split, root, state)
     return Parts(name, fit, held_out, test, classes, TRANSFER_SETS[name].metric, state.hexdigest()[:16], drawn)
 
 
-def describe(split: Split, root: Path, state) -> None:
+def add_to_hash(split: Split, root: Path, state) -> None:
     """Add images (pixels, or names and sizes of files) and labels to a hash."""
     assert split.labels is not None
     if isinstance(split.images, Stored):
@@ -284,7 +284,7 @@ def joined(one: Split, other: Split) -> Split:
     return Split(images, np.concatenate([one.labels, other.labels]))
 
 
-def fetched(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:
+def fetcher(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:
     """Have torchvision fetch a data set from its own home."""
 
     def fetch(root: Path) -> None:
@@ -303,13 +303,13 @@ TRANSFER_SETS: dict[str, TransferSet] = {
     "food101": TransferSet(
         "Food", "top-1",
         ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
-        DOWNLOAD, food101, fetched("Food101", *_TRAIN_TEST),
+        DOWNLOAD, food101, fetcher("Food101", *_TRAIN_TEST),
     ),
     "cifar10": TransferSet(
-        "C10", "top-1", ("cifar-10-batches-py",), DOWNLOAD, cifar10, fetched("CIFAR10", {"train": True}),
+        "C10", "top-1", ("cifar-10-batches-py",), DOWNLOAD, cifar10, fetcher("CIFAR10", {"train": True}),
     ),
     "cifar100": TransferSet(
-        "C100", "top-1", ("cifar-100-python",), DOWNLOAD, cifar100, fetched("CIFAR100", {"train": True}),
+        "C100", "top-1", ("cifar-100-python",), DOWNLOAD, cifar100, fetcher("CIFAR100", {"train": True}),
     ),
     "sun397": TransferSet(
         "SUN", "top-1",
@@ -330,7 +330,7 @@ TRANSFER_SETS: dict[str, TransferSet] = {
         "Aircraft", "mean per class",
         ("fgvc-aircraft-2013b/data/images_variant_train.txt", "fgvc-aircraft-2013b/data/images_variant_val.txt",
          "fgvc-aircraft-2013b/data/images_variant_test.txt", "fgvc-aircraft-2013b/data/images"),
-        DOWNLOAD, aircraft, fetched("FGVCAircraft", {"split": "train"}),
+        DOWNLOAD, aircraft, fetcher("FGVCAircraft", {"split": "train"}),
     ),
     "voc2007": TransferSet(
         "VOC07", "11-point mAP",
@@ -338,27 +338,27 @@ TRANSFER_SETS: dict[str, TransferSet] = {
          "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOCdevkit/VOC2007/JPEGImages"),
         f"{DOWNLOAD}, where its host is up; or unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
         voc2007,
-        fetched("VOCDetection", *({"year": "2007", "image_set": s} for s in ("train", "test"))),
+        fetcher("VOCDetection", *({"year": "2007", "image_set": s} for s in ("train", "test"))),
     ),
     "dtd": TransferSet(
         "DTD", "top-1",
         ("dtd/dtd/labels/train1.txt", "dtd/dtd/labels/val1.txt", "dtd/dtd/labels/test1.txt", "dtd/dtd/images"),
-        DOWNLOAD, dtd, fetched("DTD", {"split": "train"}),
+        DOWNLOAD, dtd, fetcher("DTD", {"split": "train"}),
     ),
     "pets": TransferSet(
         "Pets", "mean per class",
         ("oxford-iiit-pet/annotations/trainval.txt", "oxford-iiit-pet/annotations/test.txt", "oxford-iiit-pet/images"),
-        DOWNLOAD, pets, fetched("OxfordIIITPet", {"split": "trainval"}),
+        DOWNLOAD, pets, fetcher("OxfordIIITPet", {"split": "trainval"}),
     ),
     "caltech101": TransferSet(
         "Caltech", "mean per class",
         ("caltech101/101_ObjectCategories",),
-        DOWNLOAD, caltech101, fetched("Caltech101", {}),
+        DOWNLOAD, caltech101, fetcher("Caltech101", {}),
     ),
     "flowers102": TransferSet(
         "Flowers", "mean per class",
         ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
-        DOWNLOAD, flowers102, fetched("Flowers102", {"split": "train"}),
+        DOWNLOAD, flowers102, fetcher("Flowers102", {"split": "train"}),
     ),
 }  # fmt: skip
 
@@ -378,7 +378,7 @@ def names_of(asked: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def require(names: Sequence[str], root: Path, *, download: bool = False) -> None:
+def require_sets(names: Sequence[str], root: Path, *, download: bool = False) -> None:
     """See that every data set's files are there, fetching those that can be fetched where asked for.
 
     Raises:

@@ -28,7 +28,7 @@ from mec.evaluation.probing.logistic import PENALTIES, Logistic, coefficients_of
 from mec.evaluation.results import Result
 from mec.evaluation.subject import Subject
 from mec.evaluation.transfer.ledger import Ledger
-from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require
+from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require_sets
 from mec.evaluation.unfinished import Unfinished
 from mec.networks.encoder_file import EncoderInfo, WithoutEnds
 from mec.runtime.files import write_text
@@ -98,13 +98,13 @@ def transfer(
         BadInput: data sets are absent (all of them in one message, before anything runs), or broken.
     """
     choices = choices or Choices()
-    require(names, root, download=download)
+    require_sets(names, root, download=download)
     folder = subject.folder / "transfer"
     for name in names:
         parts = limited_parts(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
         mode = "linear" if finetuning is None else "finetune"
         settings: dict[str, Any] = {
-            "mode": mode, "set": name, "preset": preset_of(finetuning, standardise, choices), **asdict(choices),
+            "mode": mode, "set": name, "preset": transfer_preset(finetuning, standardise, choices), **asdict(choices),
             "limit": limit, "image_size": subject.info.image_size, "standardise": standardise,
         }  # fmt: skip
         if finetuning is not None:
@@ -128,7 +128,7 @@ def transfer(
         )  # fmt: skip
 
 
-def preset_of(finetuning: Finetuning | None, standardise: bool, choices: Choices) -> str:
+def transfer_preset(finetuning: Finetuning | None, standardise: bool, choices: Choices) -> str:
     """What a result is called among others of its mode: "paper" follows the paper's protocol."""
     if finetuning is None:
         name = "standardised" if standardise else "paper"
@@ -293,7 +293,9 @@ def finetune_transfer(
     def figure(train: Split, judged: Split, rate: float, decay: float) -> float | None:
         part = "test" if judged is parts.test else "held-out"
         state = Unfinished(ledger.path.with_suffix(f".{part}-{rate:.6g}-{decay:.6g}.pt"))
-        tuned = finetuned(subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed, state=state)
+        tuned = finetuned_or_none(
+            subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed, state=state
+        )
         if tuned is None:
             state.remove()
             return None
@@ -323,7 +325,7 @@ def finetune_transfer(
             "end_of_grid": rate in ends, "train": len(parts.fit) + len(parts.held_out)}  # fmt: skip
 
 
-def finetuned(
+def finetuned_or_none(
     subject: Subject,
     train: Split,
     classes: int,

@@ -19,9 +19,9 @@ from mec.errors import BadInput
 from mec.evaluation.detection import presets, runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
-from mec.evaluation.detection.presets import PRESETS, Preset, adapted, preset_named
+from mec.evaluation.detection.presets import PRESETS, Preset, changed_preset, preset_named
 from mec.evaluation.detection.runs import as_results
-from mec.evaluation.detection.training import in_original, learning_rate
+from mec.evaluation.detection.training import detector_lr, in_original
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import SMALL
@@ -56,7 +56,7 @@ def subject(folder: Path):
 def detect(subject, protocol, root, *, iterations=None, seeds=None, lr=None, **options):
     """By the protocol's default preset, changed."""
     name, published = preset_named(protocol, None)
-    changed = adapted(published, iterations=iterations, seeds=seeds, lr=lr)
+    changed = changed_preset(published, iterations=iterations, seeds=seeds, lr=lr)
     return runs.detect(subject, protocol, root, name, changed, **options)
 
 
@@ -196,8 +196,8 @@ def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, 
 
 def test_results_of_other_iterations_than_the_presets_say_so():
     published = PRESETS["voc"]["voc07"]
-    assert runs.result_name("voc", "voc07", adapted(published, seeds=(3,), lr=0.5)) == "voc07"
-    assert runs.result_name("voc", "voc07", adapted(published, iterations=2)) == "voc07, changed"
+    assert runs.result_name("voc", "voc07", changed_preset(published, seeds=(3,), lr=0.5)) == "voc07"
+    assert runs.result_name("voc", "voc07", changed_preset(published, iterations=2)) == "voc07, changed"
 
 
 def test_a_torn_last_line_of_the_log_is_left_out(tmp_path):
@@ -258,9 +258,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp
 
 def test_the_learning_rate_warms_up_and_drops():
     preset = replace(PRESETS["coco"]["coco-1x"], iterations=90_000, drops=(60_000, 80_000), warmup=1_000)
-    rates = [learning_rate(preset, 0.02, i) for i in (0, 500, 1_000, 59_999, 60_000, 80_000)]
+    rates = [detector_lr(preset, 0.02, i) for i in (0, 500, 1_000, 59_999, 60_000, 80_000)]
     assert rates == pytest.approx([0.02 * 0.001, 0.02 * (0.001 + 0.999 / 2), 0.02, 0.02, 0.002, 0.0002])
-    shorter = adapted(preset, iterations=900, batch_size=8, seeds=(3, 4))
+    shorter = changed_preset(preset, iterations=900, batch_size=8, seeds=(3, 4))
     assert (shorter.drops, shorter.warmup, shorter.batch_size, shorter.seeds) == ((600, 800), 90, 8, (3, 4))
 
 

@@ -11,12 +11,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mec.errors import BadInput
 from mec.evaluation.features import Features
-from mec.evaluation.probing.knn import classes_of, knn, neighbours, weighted
+from mec.evaluation.probing.knn import classes_of, knn, neighbours, weighted_votes
 
 
 def vote(train, queries, *, k, temperature, at_once=(512, 65_536)):
     found = neighbours(train, queries, k=k, at_once=at_once)
-    return weighted(*found, classes_of(train), temperature)
+    return weighted_votes(*found, classes_of(train), temperature)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_chunks_of_bank_and_queries_change_nothing(digits):
     for at_once in ((7, 11), (400, 40), (1, 900)):
         similarity, labels = neighbours(train, test.x, k=50, at_once=at_once)
         torch.testing.assert_close(similarity, whole[0], rtol=0, atol=1e-6)
-        scores = [weighted(s, y, 10, 0.07) for s, y in ((similarity, labels), whole)]
+        scores = [weighted_votes(s, y, 10, 0.07) for s, y in ((similarity, labels), whole)]
         torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-3)
 
 

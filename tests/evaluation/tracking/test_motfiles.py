@@ -106,15 +106,15 @@ def mask(seed: int, shape=(40, 60)) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_run_lengths_are_those_that_pycocotools_wrote(seed):
     one = mask(seed) if seed else np.zeros((40, 60), bool)
-    runs = motfiles.run_lengths(motfiles.encoded(one))
+    runs = motfiles.run_lengths(motfiles.encoded_mask(one))
     flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
     assert (one == flat.reshape(60, 40).T).all()
 
 
 def test_masks_are_read_back_as_they_were_written(tmp_path):
     rows = [
-        MaskRow(1, 2001, 2, (40, 60), motfiles.encoded(mask(1))),
-        MaskRow(3, 10000, 10, (40, 60), motfiles.encoded(mask(2))),
+        MaskRow(1, 2001, 2, (40, 60), motfiles.encoded_mask(mask(1))),
+        MaskRow(3, 10000, 10, (40, 60), motfiles.encoded_mask(mask(2))),
     ]
     motfiles.write_masks(tmp_path / "gt.txt", rows)
     assert motfiles.read_masks(tmp_path / "gt.txt", 3, unique=True) == rows
@@ -133,7 +133,7 @@ def test_masks_are_read_back_as_they_were_written(tmp_path):
     ],
 )
 def test_a_bad_mask_is_named_with_its_line(tmp_path, line, words):
-    good = motfiles.encoded(mask(3))
+    good = motfiles.encoded_mask(mask(3))
     path = text_file(tmp_path, f"1 2001 2 40 60 {good}", line.replace("GOOD", good))
     with pytest.raises(BadInput, match=words):
         motfiles.read_masks(path, 5, unique=True)
@@ -142,10 +142,10 @@ def test_a_bad_mask_is_named_with_its_line(tmp_path, line, words):
 def test_masks_that_share_a_pixel_are_found():
     one, other = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
     one[:10, :10], other[10:, :10] = True, True
-    rows = [MaskRow(1, i, 2, (40, 60), motfiles.encoded(m)) for i, m in enumerate((one, other))]
+    rows = [MaskRow(1, i, 2, (40, 60), motfiles.encoded_mask(m)) for i, m in enumerate((one, other))]
     assert motfiles.overlapping(rows) is None
     other[9, 9] = True
-    assert motfiles.overlapping([*rows, MaskRow(1, 3, 2, (40, 60), motfiles.encoded(other))]) in ((0, 2), (1, 2))
+    assert motfiles.overlapping([*rows, MaskRow(1, 3, 2, (40, 60), motfiles.encoded_mask(other))]) in ((0, 2), (1, 2))
 
 
 # --- sequences ---------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def made(tmp_path_factory) -> Path:
 
     folder = clip(root / "mots", "MOTS20-01")
     found = [
-        MaskRow(t + 1, FIRST_ID + i + 1, 2, (HEIGHT, WIDTH), motfiles.encoded(mask))
+        MaskRow(t + 1, FIRST_ID + i + 1, 2, (HEIGHT, WIDTH), motfiles.encoded_mask(mask))
         for t in range(FRAMES)
         for i, mask in enumerate(masks(t))
     ]
@@ -255,7 +255,7 @@ def test_objects_off_the_image_and_of_one_pixel_are_carried_along(made, tmp_path
     dot, corner = (np.zeros((HEIGHT, WIDTH), bool) for _ in range(2))
     dot[3, 3], corner[152, 0] = True, True
     path = root / "mots/obs/made/train/MOTS20-01/img1/000002.txt"
-    rows = [MaskRow(2, 0, 2, (HEIGHT, WIDTH), motfiles.encoded(m)) for m in (dot, corner)]
+    rows = [MaskRow(2, 0, 2, (HEIGHT, WIDTH), motfiles.encoded_mask(m)) for m in (dot, corner)]
     motfiles.write_masks(path, [*motfiles.read_masks(path), *rows])
     poses = root / "posetrack/obs/val/made/a.json"
     content = posefiles.read_annotations(poses)
@@ -302,7 +302,7 @@ def test_masks_that_overlap_or_have_another_size_are_named(made, tmp_path):
     rows = motfiles.read_masks(path)
     motfiles.write_masks(path, [*rows, rows[0]])
     assert "masks 1 and 4 of frame 2 overlap" in refused(MotsBenchmark, root / "mots", "train", tmp_path)
-    motfiles.write_masks(path, [MaskRow(2, 0, 2, (4, 4), motfiles.encoded(np.ones((4, 4), bool)))])
+    motfiles.write_masks(path, [MaskRow(2, 0, 2, (4, 4), motfiles.encoded_mask(np.ones((4, 4), bool)))])
     assert "a mask of 4 x 4 px in frame 2" in refused(MotsBenchmark, root / "mots", "train", tmp_path)
 
 

@@ -126,7 +126,7 @@ def test_perturbed_masks_score_as_trackeval_scores_them(samples, tmp_path, capsy
         mask = row.decoded()
         mask[:, 1:] &= mask[:, :-1]
         mask[1:] &= mask[:-1]
-        eroded.append(replace(row, counts=motfiles.encoded(mask)))
+        eroded.append(replace(row, counts=motfiles.encoded_mask(mask)))
     motfiles.write_masks(tmp_path / "found/MOTS20-05.txt", eroded)
     plain = "\n".join(f"{r.frame} {r.id} 2 {r.size[0]} {r.size[1]} {r.counts}" for r in eroded)
     (tmp_path / "plain").mkdir()
@@ -140,7 +140,7 @@ def test_perturbed_masks_score_as_trackeval_scores_them(samples, tmp_path, capsy
 
 def test_what_trackeval_refuses_is_said_in_its_words(tmp_path, capsys):
     mask = np.ones((4, 6), bool)
-    rows = [motfiles.MaskRow(1, 2001 + i, 2, (4, 6), motfiles.encoded(mask)) for i in range(2)]
+    rows = [motfiles.MaskRow(1, 2001 + i, 2, (4, 6), motfiles.encoded_mask(mask)) for i in range(2)]
     motfiles.write_masks(tmp_path / "gt/a/gt/gt.txt", rows[:1])
     motfiles.write_masks(tmp_path / "found/a.txt", rows)
     with pytest.raises(BadInput, match=r"trackeval cannot score .* overlapping masks"):

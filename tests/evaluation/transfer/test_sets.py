@@ -22,7 +22,7 @@ from mec.evaluation.transfer.sets import (
     Choices,
     Parts,
     names_of,
-    require,
+    require_sets,
     voc_labels,
     voc_labels_of_xml,
 )
@@ -145,7 +145,7 @@ def test_sun397_takes_partition_one_of_the_lists_and_nothing_else(opened, tmp_pa
 
 def test_sun397_lists_may_lie_in_the_folder_that_they_are_packed_in(tmp_path, monkeypatch):
     LAYOUTS["sun397"](tmp_path, monkeypatch, lists="Partitions")
-    require(["sun397"], tmp_path)
+    require_sets(["sun397"], tmp_path)
     assert sizes(TRANSFER_SETS["sun397"].open(tmp_path, Choices())) == (14, 4, 12)
 
 
@@ -186,7 +186,7 @@ def test_voc2007_lists_and_xml_say_the_same(opened, tmp_path):
 @pytest.mark.samples
 def test_voc2007_of_the_samples_is_read_as_torchvision_reads_it(samples):
     root = samples / "samples" / "voc2007_mini"
-    require(["voc2007"], root)
+    require_sets(["voc2007"], root)
     parts = TRANSFER_SETS["voc2007"].open(root, Choices())
     assert sizes(parts) == (3, 3, 7)
     for split, part in ((parts.fit, "train"), (parts.held_out, "val"), (parts.test, "test")):
@@ -258,7 +258,7 @@ def test_one_message_says_which_sets_are_absent_where_they_belong_and_how_to_get
     LAYOUTS["dtd"](tmp_path, monkeypatch)
     LAYOUTS["cifar10"](tmp_path, monkeypatch)
     with pytest.raises(BadInput) as caught:
-        require(names_of("all"), tmp_path)
+        require_sets(names_of("all"), tmp_path)
     text = str(caught.value)
     assert "9 data sets are not there" in text
     for name in TRANSFER_SETS:
@@ -285,7 +285,7 @@ def test_download_fetches_what_can_be_fetched_and_says_what_went_wrong(tmp_path,
     monkeypatch.setattr(torchvision.datasets.DTD, "_download", fetch)
     monkeypatch.setattr(torchvision.datasets.Food101, "_download", lambda self: LAYOUTS["food101"](tmp_path, None))
     with pytest.raises(BadInput) as caught:
-        require(["food101", "cars", "dtd"], tmp_path, download=True)
+        require_sets(["food101", "cars", "dtd"], tmp_path, download=True)
     assert asked == ["DTD"]
     assert "dtd: research use only. See docs/data.md" in capsys.readouterr().out
     assert "2 data sets are not there" in str(caught.value)
@@ -299,7 +299,7 @@ def test_nothing_is_fetched_unless_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets.DTD, "_download", fetch)
     with pytest.raises(BadInput, match="1 data set is not there"):
-        require(["dtd"], tmp_path)
+        require_sets(["dtd"], tmp_path)
 
 
 def test_a_misspelt_name_gets_the_nearest(tmp_path):

@@ -33,11 +33,11 @@ from mec.evaluation.transfer.sets import Choices, Parts
 from mec.evaluation.transfer.sweeps import (
     FINETUNING,
     Finetuning,
-    finetuned,
+    finetuned_or_none,
     logistic_transfer,
-    preset_of,
     square,
     transfer,
+    transfer_preset,
 )
 from mec.networks.encoder_file import EncoderInfo
 from mec.recipes.recipe import View
@@ -251,7 +251,7 @@ def test_batch_norm_statistics_move_slower_on_large_sets(subject):
     recipe = Finetuning("a test", 1, 2, (1e-9,), (0.0,), True, 1.0)
     split, norm = noise(400), subject.encoder[1]
     for rule, momentum in ((True, 0.05), (False, 0.1)):
-        tuned = finetuned(subject, split, 2, replace(recipe, norm_rule=rule), rate=1e-9, decay=0.0, seed=5)
+        tuned = finetuned_or_none(subject, split, 2, replace(recipe, norm_rule=rule), rate=1e-9, decay=0.0, seed=5)
         view = View(SIDE, jitter=0.0, grey=0.0, mean=(0.5,) * 3, std=(0.2,) * 3)
         batches = ViewBatches(split, (view,), 2, seed=5, device=torch.device("cpu"), workers=0)
         images = next(iter(batches.batches(0, 1, lambda n: slice(0, n)))).views[0]
@@ -271,7 +271,7 @@ def test_fine_tuning_is_nesterov_sgd_with_the_decay_over_the_rate_and_a_cosine_t
     """The same steps written out; weights and statistics agree."""
     split, rate, decay, steps = noise(12), 0.05, 1e-3, 4
     recipe = Finetuning("a test", steps, 4, (rate,), (decay,), True, 1.0)
-    tuned = finetuned(subject, split, 2, recipe, rate=rate, decay=decay, seed=5)
+    tuned = finetuned_or_none(subject, split, 2, recipe, rate=rate, decay=decay, seed=5)
 
     head = nn.Linear(54, 2)
     with torch.no_grad():
@@ -305,7 +305,7 @@ def test_fine_tuning_works_on_a_copy_and_chooses_on_held_out_images(subject, dat
 
     def recorded(subject_, train, classes, recipe, **keywords):
         seen.append((len(train), keywords["rate"], keywords["decay"]))
-        return finetuned(subject_, train, classes, recipe, **keywords)
+        return finetuned_or_none(subject_, train, classes, recipe, **keywords)
 
     monkeypatch.setattr(sweeps, "finetuned", recorded)
     (result,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
@@ -345,7 +345,7 @@ def test_an_interrupted_fine_tuning_sweep_trains_no_pair_twice(subject, data, mo
         trained.append(keywords["rate"])
         if len(trained) == 3:
             raise Stopped
-        return finetuned(*arguments, **keywords)
+        return finetuned_or_none(*arguments, **keywords)
 
     monkeypatch.setattr(sweeps, "finetuned", stopping)
     with pytest.raises(Stopped):
@@ -401,9 +401,9 @@ def test_a_disk_that_goes_away_is_no_divergence(subject, data, monkeypatch):
 
 
 def test_figures_of_other_choices_than_the_protocol_s_say_so():
-    assert preset_of(None, False, Choices(seed=3)) == "paper"
-    assert preset_of(None, False, Choices(background=False)) == "paper, changed"
-    assert preset_of(FINETUNING["budget"], False, Choices(difficult_as_absent=True)) == "budget, changed"
+    assert transfer_preset(None, False, Choices(seed=3)) == "paper"
+    assert transfer_preset(None, False, Choices(background=False)) == "paper, changed"
+    assert transfer_preset(FINETUNING["budget"], False, Choices(difficult_as_absent=True)) == "budget, changed"
 
 
 def test_a_rate_that_diverges_is_never_chosen_and_one_that_all_do_is_said(subject, data):
