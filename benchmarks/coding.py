@@ -7,11 +7,10 @@ the products that they cannot do without, and against the fused order 4.
 """
 
 import sys
-from pathlib import Path
 
 from mec.bench.coding import bench_coding
 
-timings = bench_coding([1024, 2048, 4096], [2048], device="cpu", repeats=7, out=Path("runs/bench"))
+timings = bench_coding(device="cpu")
 ms = {(t.name, t.m): t.median for t in timings if t.backward}
 
 goals = [

@@ -62,7 +62,7 @@ def main(epochs: int = 60, quiet: bool = False) -> dict[str, float]:
             out=Path(folder) / "run",
             epochs=epochs,
             batch_size=128,
-            settings=["network.projector=[128,64]", "settings.distortion=0.3", "optimizer.base_lr=1"],
+            set=["network.projector=[128,64]", "settings.distortion=0.3", "optimizer.base_lr=1"],
             quiet=quiet,
         )
         trained, _ = mec.load_encoder(out, module=encoder)

@@ -2,6 +2,6 @@
 
 import sys
 
-from mec.cli.commands import main
+from mec.cli.main import main
 
 sys.exit(main())

@@ -22,9 +22,9 @@ def tiny_run(out: Path, data="digits", **changes) -> Path:
     """Six steps in two epochs on 192 digits, on a CPU, in this process, measured by nothing."""
     from mec.training.pretrain import pretrain
 
-    options = {"limit": 192, "batch_size": 64, "epochs": 2, "settings": TINY, "device": "cpu"} | changes
+    options = {"limit": 192, "batch_size": 64, "epochs": 2, "set": TINY, "device": "cpu"} | changes
     if options.get("method") in ("mec", "mec-exact"):
-        options["settings"] = [*options["settings"], *TINY_SERIES]
+        options["set"] = [*options["set"], *TINY_SERIES]
     return pretrain(data, out=out, evaluate=options.pop("evaluate", False), quiet=True, **options)
 
 

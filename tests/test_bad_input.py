@@ -35,7 +35,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data import batches
 from mec.data.batches import ViewBatches
 from mec.data.decoding import Skipped
@@ -521,7 +521,7 @@ def test_settings_that_are_not_those_of_a_run_are_refused(run, content, capsys):
 
 def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):
     """Someone put the checkpoint of one run into the folder of another."""
-    other = tiny_run(tmp_path / "other", epochs=1, settings=[TINY[0], "network.projector=[48,24]"])
+    other = tiny_run(tmp_path / "other", epochs=1, set=[TINY[0], "network.projector=[48,24]"])
     (checkpoints(run)[0]).unlink()
     (run / "checkpoints" / "step-3.pt").write_bytes((other / "checkpoints" / "step-3.pt").read_bytes())
     with pytest.raises(BadInput, match=r"step-3\.pt"):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers import lines, tiny_run, write_images
 from PIL import Image
-from rich.console import Console
 
 from mec.data.batches import ViewBatches
 from mec.data.decoding import quiet, why_unreadable
@@ -111,7 +110,7 @@ def test_of_two_thousand_damaged_files_each_unreadable_one_is_listed_once_with_i
 def test_damaged_files_are_set_aside_when_packing_and_skipped_once_when_found_in_a_tar(damaged, tmp_path):
     folder, verdict = damaged
     unreadable = {path for path, reason in verdict.items() if reason}
-    out = pack(folder, tmp_path / "out", console=Console(quiet=True))
+    out = pack(folder, tmp_path / "out", quiet=True)
     listed = [line["path"] for line in lines(out / "quarantine.jsonl")]
     assert sorted(listed) == sorted(unreadable)
 

@@ -45,7 +45,7 @@ def test_importing_the_package_loads_nothing_heavy_and_changes_no_environment():
     code = f"""
 import os, sys, warnings, random
 before = dict(os.environ), list(warnings.filters), random.getstate(), sys.path[:], sys.excepthook
-import mec, mec.cli.commands
+import mec, mec.cli.main
 assert before == (dict(os.environ), list(warnings.filters), random.getstate(), sys.path[:], sys.excepthook)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
@@ -66,19 +66,14 @@ print("torch" in sys.modules, "matplotlib" in sys.modules, "timm" in sys.modules
 def test_the_functions_are_callable_whatever_was_imported_first():
     """No submodule has the name of a public function, so importing one hides none."""
     assert (
-        python(
-            "import mec.training.pretrain, mec, mec.objectives.coding, mec.cli.commands; print(callable(mec.pretrain))"
-        )
+        python("import mec.training.pretrain, mec, mec.objectives.coding, mec.cli.main; print(callable(mec.pretrain))")
         == "True"
     )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["recipes"], ["--version"]])
 def test_help_and_recipes_answer_at_once_without_torch(words):
-    code = (
-        "import sys; from mec.cli.commands import main\n"
-        "try: main({words!r})\nfinally: assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from mec.cli.main import main\ntry: main({words!r})\nfinally: assert 'torch' not in sys.modules"
     began = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", code.format(words=words)], capture_output=True, text=True, timeout=30, check=False

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mec.bench.options import Coding
 from mec.errors import BadInput
 from mec.objectives.coding import log_det_cross, log_det_symmetric
 from mec.objectives.matched import unit_rows
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.files import write, write_json
+from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 
 RELEASED = "released loop"
@@ -158,11 +160,17 @@ def once(contender: Contender, online: Tensor, target: Tensor, lam: float, backw
     return time.perf_counter() - began
 
 
-def bench_coding(rows: Sequence[int], sizes: Sequence[int], *, device: str, repeats: int, out: Path) -> list[Timing]:
-    """Time the objectives, print a table a size, and write coding.json and coding.png into `out`."""
-    device = chosen_device(device)
+@takes(Coding)
+def bench_coding(options: Coding) -> list[Timing]:
+    """Time the objectives, print a table a size, and write coding.json and coding.png.
+
+    Args:
+    {options}
+    """
+    rows, sizes = integers(options.rows, "--rows"), integers(options.sizes, "--sizes")
+    device, out = chosen_device(options.device), Path(options.out)
     console = Console(markup=False)
-    timings = time_coding(rows, sizes, device=device, repeats=repeats)
+    timings = time_coding(rows, sizes, device=device, repeats=options.repeats)
     where = machine(device)
     console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
     for m, d in dict.fromkeys((t.m, t.d) for t in timings):

@@ -14,15 +14,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mec.bench.options import Loading
 from mec.data.batches import ViewBatches, boxes_of, cut, decoded
 from mec.data.dataset import Data, Split
 from mec.data.decoding import quiet
 from mec.data.images import Stored, Wrapped
+from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.recipes.recipe import View
 from mec.recipes.table import recipe_named
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.files import write_json
+from mec.runtime.flags import takes
 from mec.runtime.machine import machine, this_machine
 from mec.training.auto import auto
 from mec.views.views import Draw, crop_stored_images, finish, numbered
@@ -42,17 +45,21 @@ class Stage:
     seconds: float
 
 
-def bench_data(
-    data: Data, *, recipe: str = "auto", images: int = 256, workers: int | None = None, device: str = "auto", out: Path
-) -> list[Stage]:
-    """Time the stages on so many images, print a table, and write data.json into `out`.
+@takes(Loading)
+def bench_data(data: str | Data, options: Loading) -> list[Stage]:
+    """Time the stages on so many images, print a table, and write data.json.
+
+    Args:
+        data: digits, a data set's name, a folder of images, what `mec pack` wrote, or what `open_data` gave.
+    {options}
 
     Raises:
         BadInput: fewer than two images to time, or no such recipe.
     """
-    if images < 2:
-        raise BadInput(f"--images is {images}: it is at least 2.")
-    device = chosen_device(device)
+    images, recipe, workers, out = options.images, options.recipe, options.workers, Path(options.out)
+    device = chosen_device(options.device)
+    if not isinstance(data, Data):
+        data = open_data(data, root=options.data_root)
     chosen = auto(data, this_machine(device))[0] if recipe == "auto" else recipe_named(recipe)
     views = numbered(chosen.views)
     count = min(images, len(data.train))

@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mec.bench.options import Step
 from mec.data.batches import Batch, IterableBatches
-from mec.errors import BadInput
 from mec.networks.backbones import build_encoder, feature_size
 from mec.networks.siamese import build_siamese
 from mec.objectives.methods import method_named
@@ -26,6 +26,7 @@ from mec.recipes.table import RECIPES
 from mec.runtime.device import start_fabric, wait_for
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import write_json
+from mec.runtime.flags import names, takes
 from mec.runtime.machine import machine
 from mec.training.optimizers import build_optimizer
 from mec.training.plan import build_objective, with_method
@@ -99,32 +100,24 @@ def time_steps(steps: dict[str, Callable[[], None]], repeats: int, device: torch
     ]
 
 
-def bench_step(
-    methods: Sequence[str],
-    *,
-    data: str = "imagenet",
-    batch_size: int = 32,
-    image_size: int | None = None,
-    backbone: str | None = None,
-    device: str = "auto",
-    repeats: int = 7,
-    out: Path = Path("runs/bench"),
-) -> list[StepTiming]:
-    """Time a step of each method with its published heads, print a table, and write step.json into `out`."""
-    if data not in OWN:
-        raise BadInput(f"--recipes is {data!r}: {' or '.join(OWN)}.")
-    for flag, value in {"--repeats": repeats, "--batch-size": batch_size}.items():
-        if value < 1:
-            raise BadInput(f"{flag} is {value}: it is at least 1.")
-    console, fabric = Console(markup=False), start_fabric(device)
-    options: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "backbone": backbone}
-    steps = {name: step_of(name, data, fabric=fabric, **options) for name in dict.fromkeys(methods)}
+@takes(Step)
+def bench_step(options: Step) -> list[StepTiming]:
+    """Time a step of each method with its published heads, print a table, and write step.json.
+
+    Args:
+    {options}
+    """
+    data, repeats, out = options.recipes, options.repeats, Path(options.out)
+    console, fabric = Console(markup=False), start_fabric(options.device)
+    asked = {name: getattr(options, name) for name in ("batch_size", "image_size", "backbone")}
+    methods = dict.fromkeys(names(options.methods, "--methods"))
+    steps = {name: step_of(name, data, fabric=fabric, **asked) for name in methods}
     timings = time_steps(steps, repeats, fabric.device)
     where = machine(fabric.device.type)
     console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
-    console.print(step_table(timings, f"{data}: a training step, batch {batch_size}", repeats))
+    console.print(step_table(timings, f"{data}: a training step, batch {options.batch_size}", repeats))
     out.mkdir(parents=True, exist_ok=True)
-    found = {"machine": where, "data": data, **options, "timings": [asdict(t) for t in timings]}
+    found = {"machine": where, "data": data, **asked, "timings": [asdict(t) for t in timings]}
     write_json(out / "step.json", found)
     console.print(f"Written: {out / 'step.json'}", highlight=False)
     return timings

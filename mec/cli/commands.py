@@ -1,41 +1,34 @@
-"""The command line: parse, look up, call one function. Heavy imports wait until a command runs."""
+"""The commands: each a dataclass whose fields are its flags, and `run`, which calls one function."""
 
 from __future__ import annotations
 
-import functools
 import inspect
-import operator
-import os
-import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-import tyro
-from tyro.conf import Positional, UseAppendAction, arg, subcommand
+from tyro.conf import Positional, Suppress, arg
 
 from mec.cli.parsing import columns, parse, refused
-from mec.errors import BadInput, TrainingStopped
+from mec.data.options import Packing
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
-from mec.runtime.flags import DataSet, Name, Number, OptionalReals, integers, reals
-from mec.version import __version__
+from mec.exports import export
+from mec.exports.options import Embedding
+from mec.reports.options import Comparison
+from mec.runtime.flags import DataSet, flags_of
+from mec.training.options import Options
 
-Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
-Append = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
-
-@dataclass(frozen=True)
-class Pretrain:
-    """Train an encoder on images, without labels."""
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Options):
+    __doc__ = Options.__doc__
 
     more: ClassVar[str] = """\
   mec pretrain digits                                  small and real: about a minute on a CPU
   mec pretrain photos/                                 your own folder, nested in any way
   mec pretrain photos/ --time-budget 30                as well as it goes in 30 minutes
   mec pretrain cifar10 --data-root data --download     a torchvision data set
-  mec pretrain photos/ --resume                        go on after a stop or a crash
+  mec pretrain photos/ --resume                        continue after a stop or a crash
   torchrun --nproc-per-node 2 -m mec pretrain photos/  on several processes or GPUs
 
 The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
@@ -49,62 +42,13 @@ sees the statistics of 64 images."""
 
     data: DataSet
     """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, or what `mec pack` wrote."""
-    recipe: Name = None
-    """A name that `mec recipes` lists. Default: digits for digits, else auto (chosen from images and machine)."""
-    method: Name = None
-    """In place of the recipe's: mec (the paper's form), mec-exact or mec-joint,
-    or simsiam, byol, simclr, moco-v2, moco-v3, barlow-twins, vicreg, swav, dino, unigrad, supervised."""
-    out: Folder = None
-    """Run folder. Default: runs/DATA-RECIPE, and -METHOD where one is given."""
-    epochs: Number = None
-    """Passes over the images."""
-    time_budget: Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")] = None
-    """Minutes to train; turned into a number of steps after a short timing, and stored."""
-    limit: Number = None
-    """Use this many training images, stratified where there are labels."""
-    batch_size: Number = None
-    """Images a step, over all processes."""
-    backbone: Name = None
-    """A timm name, or resnet10-fast, resnet10-tiny, resnet10-half, resnet10."""
-    seed: Number = None
-    """Of weights, order and views. Default: 0."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    resume: bool = False
-    """Go on with the run in the run folder from its last checkpoint: it ends with the weights it would have had anyway.
-    A stop (Ctrl-C) saves one; a crash or a power cut costs five minutes at most."""
-    set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
-    """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
-    data_root: Folder = None
-    """Where a torchvision data set's or imagenet's files are, or where to fetch shards to."""
-    download: bool = False
-    """Fetch a torchvision data set from its own home."""
-    workers: Number = None
-    """Processes that decode images. Default: one a core, at most 8."""
 
     def run(self) -> None:
         from mec.runtime.memory import keep_freed
         from mec.training.pretrain import pretrain
 
         keep_freed()
-        pretrain(
-            self.data,
-            recipe=self.recipe,
-            method=self.method,
-            out=self.out,
-            epochs=self.epochs,
-            time_budget=self.time_budget,
-            limit=self.limit,
-            batch_size=self.batch_size,
-            backbone=self.backbone,
-            seed=self.seed,
-            device=self.device,
-            resume=self.resume,
-            settings=[text for group in self.set for text in group],
-            data_root=self.data_root,
-            download=self.download,
-            workers=self.workers,
-        )
+        pretrain(self.data, **flags_of(self, Options))
 
 
 @dataclass(frozen=True)
@@ -134,7 +78,7 @@ train/CLASS/ and val/CLASS/ or test/CLASS/.
     """A run folder, a file of weights, or a model's name."""
     protocol: Annotated[Positional[str], arg(metavar="PROTOCOL")]
     """How to measure; its data and flags follow."""
-    chosen: Annotated[Any, tyro.conf.Suppress] = None
+    chosen: Annotated[Any, Suppress] = None
     """The protocol's dataclass, with its data and flags."""
 
     @classmethod
@@ -204,13 +148,9 @@ What its lines say:
     """A run folder."""
 
     def run(self) -> None:
-        from mec.training import health
-        from mec.training.report import judged_settings
-        from mec.training.run import read_settings
+        from mec.training.health import health, read_metrics, sparkline
 
-        if not self.run_folder.exists():
-            raise FileNotFoundError(f"{self.run_folder}: no such run folder.")
-        settings, lines = read_settings(self.run_folder), health.read_metrics(self.run_folder)
+        verdict, lines = health(self.run_folder), read_metrics(self.run_folder)
         for name in (
             "loss",
             "agreement",
@@ -224,14 +164,13 @@ What its lines say:
         ):
             values = [line[name] for line in lines if name in line]
             if values:
-                print(f"{name:15} {values[0]:10.4g} -> {values[-1]:<10.4g} {health.sparkline(values)}")
-        verdict = health.judge(lines, judged_settings(settings))
+                print(f"{name:15} {values[0]:10.4g} -> {values[-1]:<10.4g} {sparkline(values)}")
         print(f"Training was {verdict}")
 
 
-@dataclass(frozen=True)
-class Embed:
-    """Turn a folder of images into features: an .npz with `paths` and `features`."""
+@dataclass(frozen=True, kw_only=True)
+class Embed(Embedding):
+    __doc__ = Embedding.__doc__
 
     more: ClassVar[str] = """\
   mec embed runs/photos-auto photos/ --out features.npz"""
@@ -240,22 +179,16 @@ class Embed:
     """A run folder, or an encoder.safetensors."""
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Images, nested in any way."""
-    out: Path
-    """The .npz to write. Read it with numpy.load(FILE): data["features"][i] belongs to data["paths"][i]."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the encoder runs."""
-    workers: int = 0
-    """Processes that decode images."""
 
     def run(self) -> None:
         from mec.exports.embed import embed
 
-        embed(self.run_folder, self.folder, self.out, device=self.device, workers=self.workers)
+        embed(self.run_folder, self.folder, **flags_of(self, Embedding))
 
 
-@dataclass(frozen=True)
-class Export:
-    """Write the encoder's weights for other tools; outputs are compared where the tool is at hand."""
+@dataclass(frozen=True, kw_only=True)
+class Export(export.Export):
+    __doc__ = export.Export.__doc__
 
     more: ClassVar[str] = """\
   mec export runs/photos-auto --to timm
@@ -266,91 +199,39 @@ Prints the lines of Python that load the file; for detectron2 it writes the conf
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder, or an encoder.safetensors."""
-    to: Literal["torchvision", "timm", "detectron2"]
+    to: export.Tool
     """The names and layout to write."""
-    out: File = None
-    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""
 
     def run(self) -> None:
-        from mec.exports.weights import export
-
-        export(self.run_folder, self.to, self.out)
+        export.export(self.run_folder, self.to, **flags_of(self, export.Export))
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Train several methods on the same images, views, backbone and budget, and show them side by side."""
+@dataclass(frozen=True, kw_only=True)
+class Compare(Comparison):
+    __doc__ = Comparison.__doc__
 
     more: ClassVar[str] = """\
   mec compare digits --methods mec-joint,simclr,byol --epochs 45 --seeds 3
   mec compare cifar10/ --limit 10000 --methods mec,mec-joint,simclr --time-budget 8 --seeds 3 --lrs 0.3,1,3
 
-The same command goes on after a stop; more methods or seeds may be added to it. With several --lrs, each is tried
+The same command continues after a stop; more methods or seeds may be added to it. With several --lrs, each is tried
 first with one seed, and the one that tells training images apart best is kept (k-NN; test images choose nothing).
 The folder gets a run a trial, compare.json, pace.json, results.jsonl and compare.png."""
 
     data: DataSet
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
-    methods: str
-    """Names with commas, of mec, mec-exact, mec-joint, simsiam, byol, simclr, moco-v2, moco-v3
-    and barlow-twins, vicreg, swav, dino, unigrad, supervised."""
-    epochs: Number = None
-    """Passes over the images, for each run."""
-    time_budget: Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")] = None
-    """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
-    seeds: int = 1
-    """Runs a method: seeds 0, 1, ..."""
-    lrs: OptionalReals = None
-    """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
-    sweep_share: float = 0.375
-    """Of the budget, for each rate tried."""
-    recipe: Name = None
-    """A name that `mec recipes` lists: views, backbone, batch. Default: digits for digits, else auto."""
-    limit: Number = None
-    """Use this many training images."""
-    batch_size: Number = None
-    """Images a step."""
-    backbone: Name = None
-    """A timm name, or resnet10-fast, resnet10-tiny, resnet10-half, resnet10."""
-    out: Folder = None
-    """Folder of the comparison. Default: runs/compare-DATA."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    set: Annotated[Append, arg(metavar="KEY=VALUE ...")] = ()
-    """Change single values of the recipe, for all methods. May be repeated."""
-    data_root: Folder = None
-    """Where a torchvision data set's or imagenet's files are."""
-    workers: Number = None
-    """Processes that decode images."""
 
     def run(self) -> None:
         from mec.reports.comparison import compare
         from mec.runtime.memory import keep_freed
 
         keep_freed()
-        compare(
-            self.data,
-            methods=[name.strip() for name in self.methods.split(",")],
-            epochs=self.epochs,
-            time_budget=self.time_budget,
-            seeds=self.seeds,
-            lrs=() if self.lrs is None else tuple(reals(self.lrs, "--lrs")),
-            sweep_share=self.sweep_share,
-            recipe=self.recipe,
-            limit=self.limit,
-            batch_size=self.batch_size,
-            backbone=self.backbone,
-            settings=[text for group in self.set for text in group],
-            out=self.out,
-            device=self.device,
-            data_root=self.data_root,
-            workers=self.workers,
-        )
+        compare(self.data, **flags_of(self, Comparison))
 
 
-@dataclass(frozen=True)
-class Pack:
-    """Write a folder of images as tar files with an index, checked, which train the same and are easier to move."""
+@dataclass(frozen=True, kw_only=True)
+class Pack(Packing):
+    __doc__ = Packing.__doc__
 
     more: ClassVar[str] = """\
   mec pack photos/ packed/                       bytes as they are, in tars of about 256 MB
@@ -366,321 +247,8 @@ packed; those that cannot be read are listed in quarantine.jsonl."""
     """Images, nested in any way; train/CLASS/ and val|test/CLASS/ keep their labels."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder for the shards: new, or empty."""
-    resize: Annotated[int | None, arg(metavar="PX", help_behavior_hint="")] = None
-    """Make images whose shorter side is longer than this smaller. Default: keep the bytes."""
-    quality: int = 90
-    """JPEG quality of images that are made smaller."""
-    shard_size: Annotated[float, arg(metavar="MB")] = 256
-    """About how large a tar becomes."""
 
     def run(self) -> None:
         from mec.data.pack import pack
 
-        pack(self.folder, self.out, resize=self.resize, quality=self.quality, shard_size=self.shard_size)
-
-
-@dataclass(frozen=True)
-class BenchCoding:
-    """Coding lengths: the released loop with autograd, ours at several orders, the exact forms."""
-
-    rows: str = "1024,2048,4096"
-    """Numbers of images m, with commas."""
-    sizes: str = "2048"
-    """Embedding sizes d, with commas."""
-    repeats: int = 7
-    """Rounds in which each contender runs once; medians and ranges are over them."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to time."""
-    out: Path = Path("runs/bench")
-    """Folder for coding.json and coding.png."""
-
-    def run(self) -> None:
-        from mec.bench.coding import bench_coding
-
-        rows, sizes = integers(self.rows, "--rows"), integers(self.sizes, "--sizes")
-        bench_coding(rows, sizes, device=self.device, repeats=self.repeats, out=self.out)
-
-
-@dataclass(frozen=True)
-class BenchStep:
-    """Training steps: forward, objective, backward, optimizer, target network, with each method's published heads."""
-
-    methods: str = "mec,mec-joint,byol,barlow-twins"
-    """Names with commas; ratios are to the first."""
-    recipes: Literal["imagenet", "cifar10"] = "imagenet"
-    """Whose heads, backbone and view size."""
-    batch_size: int = 32
-    """Images."""
-    image_size: Number = None
-    """px, in place of the recipe's."""
-    backbone: Name = None
-    """In place of the recipe's."""
-    repeats: int = 7
-    """Rounds in which each contender runs once; medians and ranges are over them."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to time."""
-    out: Path = Path("runs/bench")
-    """Folder for step.json."""
-
-    def run(self) -> None:
-        from mec.bench.step import bench_step
-
-        bench_step(
-            [name.strip() for name in self.methods.split(",")],
-            data=self.recipes,
-            batch_size=self.batch_size,
-            image_size=self.image_size,
-            backbone=self.backbone,
-            device=self.device,
-            repeats=self.repeats,
-            out=self.out,
-        )
-
-
-@dataclass(frozen=True)
-class BenchData:
-    """From disk to views: images a second of each stage, alone and together, and which one limits."""
-
-    data: DataSet
-    """digits, a data set's name, a folder of images, or what `mec pack` wrote."""
-    recipe: str = "auto"
-    """Whose views to make."""
-    images: int = 256
-    """How many images to time."""
-    workers: Number = None
-    """Processes that decode. Default: none, one, and one a core, each timed."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the views end."""
-    data_root: Folder = None
-    """Where a torchvision data set's or imagenet's files are."""
-    out: Path = Path("runs/bench")
-    """Folder for data.json."""
-
-    def run(self) -> None:
-        from mec.bench.data import bench_data
-        from mec.data.opening import open_data
-
-        data = open_data(self.data, root=self.data_root)
-        bench_data(data, recipe=self.recipe, images=self.images, workers=self.workers, device=self.device, out=self.out)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Time what this package does."""
-
-    more: ClassVar[str] = """\
-  mec bench coding                                     m 1024 to 4096 at d 2048: some minutes on a CPU
-  mec bench coding --rows 256,1024 --sizes 512 --repeats 15
-  mec bench step --batch-size 16                       a training step of each method on ResNet-50 at 224 px
-  mec bench step --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
-  mec bench data photos/                               reading, decoding, crops, colour: which one limits
-
-  coding  the released loop with autograd, ours at several orders, the exact forms; `products` is the least that an
-          exact form has to do, its matrix and one product for the gradient of each side
-  step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
-  data    the stages of the data path, alone and together
-
-Leave the machine alone meanwhile: other work on its cores spoils every figure."""
-
-    what: (
-        Annotated[BenchCoding, subcommand("coding")]
-        | Annotated[BenchStep, subcommand("step")]
-        | Annotated[BenchData, subcommand("data")]
-    )
-
-    def run(self) -> None:
-        self.what.run()
-
-
-@dataclass(frozen=True)
-class Table:
-    """The paper's tables: results of any number of runs beside the published rows."""
-
-    more: ClassVar[str] = """\
-  mec table 7 runs/imagenet-mec                        ImageNet, linear probing
-  mec table 8 runs/*/ --format latex --out table8.tex  transfer to eleven data sets
-
-The best figure of a column is bold, the second best italic (underlined in LaTeX and HTML); what was not measured is
-shown as missing, and quick looks (--limit) are left out. Of several results for one cell the latest counts."""
-
-    number: Positional[Literal["7", "8"]]
-    """Of the paper's table."""
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")] = ()
-    """Run folders, or results.jsonl files; none: the published rows alone."""
-    format: Literal["markdown", "latex", "html"] = "markdown"
-    """How to write it."""
-    out: File = None
-    """A file, in place of the screen."""
-
-    def run(self) -> None:
-        from mec.reports import tables
-
-        text = tables.FORMATS[self.format](tables.TABLES[self.number](tables.read(self.runs)))
-        if self.out is None:
-            print(text, end="")
-            return
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(text)
-        print(f"Written: {self.out}")
-
-
-@dataclass(frozen=True)
-class CodingFigure:
-    """Time and relative error of the coding length's series against the log-determinant (the paper's Figure 6)."""
-
-    rows: str = "128,256,512,1024,2048,4096"
-    """Numbers of rows m, with commas."""
-    size: int = 2048
-    """Embedding size d of the random unit rows."""
-    distortion: float = 0.06
-    """ε_d²; the paper's is 0.06."""
-    run_folder: Annotated[Path | None, arg(name="run", metavar="RUN", help_behavior_hint="")] = None
-    """A run folder: measure on its encoder's features, too."""
-    data: Name = None
-    """Images for those features. Default: those that the run was trained on."""
-    data_root: Folder = None
-    """Where a torchvision data set's or imagenet's files are."""
-    repeats: int = 5
-    """Rounds; medians and ranges are over them."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    out: Path = Path("runs/figures")
-    """Folder for coding.png and coding.json."""
-
-    def run(self) -> None:
-        from mec.reports.approximation import approximation_study
-
-        approximation_study(
-            self.out,
-            counts=integers(self.rows, "--rows"),
-            size=self.size,
-            run=self.run_folder,
-            data=self.data,
-            data_root=self.data_root,
-            distortion=self.distortion,
-            repeats=self.repeats,
-            device=self.device,
-        )
-
-
-@dataclass(frozen=True)
-class DistortionFigure:
-    """Models trained alike but for ε_d² (the paper's Figure 4): maps, spectrum, ‖C‖, gap of the series, accuracy."""
-
-    data: str = "digits"
-    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
-    recipe: Name = None
-    """Default: a small one for digits, else cifar10-paper; both have the series of order 4 and no target network."""
-    epochs: Number = None
-    """Passes over the images, for each model."""
-    sweep: str = "0.01,0.03,0.12,0.5,2"
-    """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
-    seed: int = 0
-    """Of weights, order and views."""
-    data_root: Folder = None
-    """Where a torchvision data set's or imagenet's files are."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    out: Path = Path("runs/figures/distortion")
-    """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
-
-    def run(self) -> None:
-        from mec.reports.distortion import distortion_study
-        from mec.runtime.memory import keep_freed
-
-        keep_freed()
-        distortion_study(
-            self.data,
-            self.out,
-            recipe=self.recipe,
-            epochs=self.epochs,
-            sweep=tuple(reals(self.sweep, "--sweep")),
-            seed=self.seed,
-            device=self.device,
-            data_root=self.data_root,
-        )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Make a figure of the paper from measurements taken here."""
-
-    more: ClassVar[str] = """\
-  mec figure coding                                   on random unit rows: a minute on a CPU
-  mec figure coding --run runs/digits-digits          and on an encoder's features
-  mec figure distortion --data digits                 trains five small models: some minutes on a CPU"""
-
-    which: Annotated[CodingFigure, subcommand("coding")] | Annotated[DistortionFigure, subcommand("distortion")]
-
-    def run(self) -> None:
-        self.which.run()
-
-
-COMMANDS = {
-    "pretrain": Pretrain,
-    "evaluate": Evaluate,
-    "recipes": Recipes,
-    "health": Health,
-    "embed": Embed,
-    "export": Export,
-    "pack": Pack,
-    "compare": Compare,
-    "bench": Bench,
-    "table": Table,
-    "figure": Figure,
-}
-
-
-DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
-
-Start here:
-  mec pretrain digits            train on real images that come with the package, and see what was learned
-  mec pretrain FOLDER            train on your own images; no labels needed
-  mec COMMAND --help             what a command takes, with examples
-
-Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose;
-mec --version says which version this is.
-"""
-
-
-def parsed(arguments: list[str]):
-    """The command and its flags; bad ones exit with 2, --help with 0."""
-    command = arguments[0] if arguments else "-"
-    if command == "evaluate":
-        return Evaluate.parsed(arguments[1:])
-    if command in COMMANDS:
-        kind: Any = COMMANDS[command]
-        return parse(kind, arguments[1:], prog=f"mec {command}", text=f"{kind.__doc__}\n\n{kind.more}")
-    if command == "--version":
-        print(__version__)
-        sys.exit(0)
-    if not command.startswith("-"):
-        refused(command, "command", COMMANDS, "mec")
-    union: Any = functools.reduce(operator.or_, [Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()])
-    return parse(union, arguments, prog="mec", text=DESCRIPTION)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 done, 1 failed, 2 bad use."""
-    command = parsed(sys.argv[1:] if arguments is None else arguments)
-    try:
-        command.run()
-        sys.stdout.flush()
-    except BrokenPipeError:  # who reads the output has seen enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        return _told(error, 2)
-    except (TrainingStopped, OSError) as error:
-        return _told(error, 1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _told(error: BaseException, code: int) -> int:
-    if os.environ.get("MEC_TRACEBACK"):
-        traceback.print_exc()
-    print(f"mec: {error}", file=sys.stderr)
-    return code
+        pack(self.folder, self.out, **flags_of(self, Packing))

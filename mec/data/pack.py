@@ -18,53 +18,39 @@ from rich.console import Console
 from mec.data.decoding import Picture, Skipped, quiet, reason
 from mec.data.folders import folder_parts
 from mec.data.images import MOST_UNREADABLE, too_many
+from mec.data.options import Packing
 from mec.data.shards import QUARANTINE, ShardWriter, write_index
 from mec.errors import BadInput
+from mec.runtime.flags import takes
 from mec.version import __version__
 
 AT_ONCE = 64  # images in memory
 
 
-def pack(
-    folder: Path,
-    out: Path,
-    *,
-    resize: int | None = None,
-    quality: int = 90,
-    shard_size: float = 256,
-    console: Console | None = None,
-) -> Path:
+@takes(Packing)
+def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     """Write the images of a folder (train and test by its layout) as shards into `out`, in an order mixed once.
 
     Args:
-        folder: as for `mec pretrain`.
-        out: must not exist, or be empty.
-        resize: px; images whose shorter side is longer are made that small (antialiased) and stored as JPEG. Others,
-            and all where it is None, keep their bytes.
-        quality: of the JPEGs that are made anew, 1 to 95.
-        shard_size: MB a tar, about.
-        console: where to say what was done; None: the terminal.
+        images: a folder, as for `mec pretrain`.
+        out: the folder to write; must not exist, or be empty.
+    {options}
 
     Raises:
         BadInput: no images, too many unreadable, `out` not empty, or a number out of range.
     """
-    if resize is not None and resize < 1:
-        raise BadInput(f"--resize is {resize}: px of the shorter side, at least 1.")
-    if not 1 <= quality <= 95:
-        raise BadInput(f"--quality is {quality}: from 1 to 95.")
-    if not shard_size > 0:
-        raise BadInput(f"--shard-size is {shard_size}: MB, above 0.")
+    folder, out, resize, quality = Path(images), Path(out), options.resize, options.quality
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
     parts, classes = folder_parts(folder)
-    console = console or Console(markup=False)
+    console = Console(quiet=options.quiet, markup=False)
     work = out.with_name(out.name + ".part")
     shutil.rmtree(work, ignore_errors=True)  # of a pack that was interrupted
     work.mkdir(parents=True)
     try:
         writers, skipped = [], []
         for part in parts:
-            writer = ShardWriter(work, part.name, int(shard_size * 1e6))
+            writer = ShardWriter(work, part.name, int(options.shard_size * 1e6))
             order = np.random.Generator(np.random.Philox(key=0)).permutation(len(part.names))
             paths = [os.path.join(part.root, part.names[i]) for i in order]
             with quiet(), console.status(f"{part.name}: {len(paths):,} images"):

@@ -78,7 +78,7 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def export_detectron2(info: EncoderInfo, weights: dict[str, Tensor], out: Path) -> list[Path]:
+def export_detectron2(info: EncoderInfo, weights: dict[str, Tensor], out: Path) -> list[str]:
     """Write the pickle that detectron2's checkpointer reads, and a configuration for VOC07+12 and one for COCO.
 
     Raises:
@@ -93,12 +93,12 @@ def export_detectron2(info: EncoderInfo, weights: dict[str, Tensor], out: Path) 
     content = {"model": tensors, "__author__": "mec", "matching_heuristics": True}
     with atomic(out) as part, open(part, "wb") as file:
         pickle.dump(content, file)
-    configs = []
+    said = [f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:"]
     for kind in ("voc0712", "coco"):
         path = out.with_name(f"{out.stem}-{kind}.yaml")
         write_text(path, config_text(info, out, kind))
-        configs.append(path)
-    return configs
+        said.append(f"    {path}")
+    return said
 
 
 def config_text(info: EncoderInfo, weights: Path, kind: str) -> str:

@@ -16,21 +16,30 @@ from mec.data.images import Files
 from mec.data.listing import walked
 from mec.errors import BadInput
 from mec.evaluation.features import extract
+from mec.exports.options import Embedding
 from mec.networks.encoder_file import load_encoder
 from mec.runtime.device import chosen_device
 from mec.runtime.files import atomic
+from mec.runtime.flags import takes
 
 
-def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", workers: int = 0) -> np.ndarray:
+@takes(Embedding)
+def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray:
     """Write `paths` [n] (relative to the folder) and `features` [n, e] float32 to an .npz; returns the features.
 
     Images that cannot be read are left out and listed, with reasons, in OUT.skipped.jsonl.
+
+    Args:
+        run: a run folder, or an encoder.safetensors.
+        images: a folder of images, nested in any way.
+    {options}
 
     Raises:
         BadInput: no image in the folder, or too many that cannot be read; OUT does not end with .npz.
         FileNotFoundError: no such run or folder.
     """
     console = Console(markup=False)
+    folder, out = Path(images), Path(options.out)
     if out.suffix != ".npz":
         raise BadInput(f"--out is {out}: its name ends with .npz.")
     if not folder.is_dir():
@@ -42,9 +51,9 @@ def embed(run: str | Path, folder: Path, out: Path, *, device: str = "auto", wor
         raise BadInput(nothing_in(folder))
     split, skipped = readable(paths, None, folder, all_of_them=True)
     skipped += listed.closed
-    device = chosen_device(device)
+    device = chosen_device(options.device)
     with console.status(f"{len(split):,} images"):
-        found = extract(encoder.to(device), split, transform, device=device, workers=workers)
+        found = extract(encoder.to(device), split, transform, device=device, workers=options.workers)
     features, lost = found.x.numpy(), {image.path for image in found.skipped}  # since it was checked
     skipped += found.skipped
     assert isinstance(split.images, Files)

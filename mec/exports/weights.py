@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import torchvision
 from torch import Tensor, nn
 
 from mec.errors import BadInput
-from mec.exports.detectron2 import export_detectron2
+from mec.exports.export import Taken
 from mec.networks.backbones import POOLED, SMALL, timm_arguments, use_small_stem
-from mec.networks.encoder_file import EncoderInfo, encoder_file, load_encoder, read_info
+from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic
 
 TOLERANCE = 1e-4  # of the largest feature
@@ -25,48 +26,27 @@ TOLERANCE = 1e-4  # of the largest feature
 TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def export(run: str | Path, to: str, out: Path | None = None) -> Path:
-    """Write a weight file for timm (safetensors), torchvision (.pth) or detectron2 (.pkl), and say how it is loaded.
-
-    For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
-    features on random images; detectron2 is not at hand, its file follows its names.
-
-    Raises:
-        BadInput: the encoder is a module of the caller's own, or the tool has no such network.
-    """
-    file, info = encoder_file(run), read_info(run)
-    if info.backbone == "custom":
-        raise BadInput(f"{file}: a module of your own; save its state_dict as you like, there is no {to} name for it.")
-    encoder, _ = load_encoder(file)
-    weights = {name: t.contiguous() for name, t in encoder.state_dict().items()}
-    suffix = {"timm": ".safetensors", "torchvision": ".pth", "detectron2": ".pkl"}[to]
-    out = out or file.parent / f"encoder-{to}{suffix}"
-    if out.exists() and out.samefile(file):
-        raise BadInput(f"--out is {out}: that is the encoder itself; choose another name.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if to == "detectron2":
-        configs = export_detectron2(info, weights, out)
-        print(f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:")
-        print("\n".join(f"    {path}" for path in configs))
-        return out
-    if to == "torchvision" and info.backbone not in TORCHVISION:
+def write_compared(
+    taken: Taken, out: Path, lines_and_model: Callable[[EncoderInfo, Path], tuple[list[str], nn.Module]]
+) -> list[str]:
+    """Write the file; the model that its lines build has to give the encoder's features, or no file stays."""
+    info = taken.info
+    if lines_and_model is torchvision_lines and info.backbone not in TORCHVISION:
         small = " Its widths are not torchvision's;" if info.backbone in SMALL else ""
         raise BadInput(f"torchvision has no {info.backbone!r} (it has {', '.join(TORCHVISION)}).{small} use --to timm.")
     with atomic(out) as part:
-        if to == "timm":
+        if lines_and_model is timm_lines:
             about = {"mec": json.dumps(asdict(info))}  # timm passes over it; `mec evaluate` reads the file by it
-            safetensors.torch.save_file(weights, part, metadata=about)
+            safetensors.torch.save_file(taken.weights, part, metadata=about)
         else:
-            torch.save(weights, part)
+            torch.save(taken.weights, part)
     try:
-        lines, other = timm_lines(info, out) if to == "timm" else torchvision_lines(info, out)
-        compare(encoder, other, info)
+        lines, other = lines_and_model(info, out)
+        compare(taken.encoder, other, info)
     except BaseException:
         out.unlink()  # no file stays that gives other features
         raise
-    print(f"{out}: features equal to those of {file}. It loads with:\n")
-    print("\n".join("    " + line for line in lines))
-    return out
+    return [f"{out}: features equal to those of {taken.file}. It loads with:\n", *(f"    {line}" for line in lines)]
 
 
 def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:

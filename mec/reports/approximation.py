@@ -19,8 +19,10 @@ from mec.evaluation.features import extract
 from mec.networks.encoder_file import load_encoder
 from mec.objectives.coding import coding_length
 from mec.objectives.matched import unit_rows
+from mec.reports.options import ApproximationFigure
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.files import write, write_json
+from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 from mec.training.run import read_settings
 
@@ -87,33 +89,25 @@ def approximations(
     return found
 
 
-def approximation_study(
-    out: Path,
-    *,
-    counts: Sequence[int],
-    size: int = 2048,
-    run: Path | None = None,
-    data: str | None = None,
-    data_root: Path | None = None,
-    distortion: float = DISTORTION,
-    repeats: int = 5,
-    device: str = "cpu",
-) -> list[Approximation]:
+@takes(ApproximationFigure)
+def approximation_study(options: ApproximationFigure) -> list[Approximation]:
     """Measure on random unit rows and, given a run, on its features of its training images; print, write, draw.
+
+    Args:
+    {options}
 
     Raises:
         BadInput: a number below 1.
     """
-    for flag, values in {"--rows": counts, "--size": [size], "--repeats": [repeats]}.items():
-        if min(values) < 1:
-            raise BadInput(f"{flag} is {min(values)}: it is at least 1.")
-    device = chosen_device(device)
+    asked, counts = options, integers(options.rows, "--rows")
+    device, out, size, distortion = chosen_device(asked.device), Path(asked.out), asked.size, asked.distortion
+    repeats, run = asked.repeats, None if asked.run_folder is None else Path(asked.run_folder)
     console = Console(markup=False)
     console.width = max(console.width, 110)  # of the tables
     rows = torch.randn(max(counts), size, generator=torch.Generator().manual_seed(0)).to(device)
     found = approximations(RANDOM, rows, counts, distortion=distortion, repeats=repeats)
     if run is not None:
-        name, features = features_of(run, data, data_root, max(counts))
+        name, features = features_of(run, asked.data, asked.data_root, max(counts))
         kept = [m for m in counts if m < len(features)] + [len(features)]
         found += approximations(name, features.to(device), kept, distortion=distortion, repeats=repeats)
     where = machine(device)
@@ -129,7 +123,7 @@ def approximation_study(
     return found
 
 
-def features_of(run: Path, data: str | None, root: Path | None, most: int) -> tuple[str, Tensor]:
+def features_of(run: Path, data: str | None, root: str | Path | None, most: int) -> tuple[str, Tensor]:
     """Features [n, e] of a run's own training images, or of another data set's."""
     asked = read_settings(run).asked
     name = data or asked.get("data")

@@ -25,8 +25,10 @@ from mec.networks.encoder_file import image_transform, load_encoder, read_info
 from mec.networks.siamese import Siamese, build_siamese
 from mec.recipes.recipe import Network, Recipe
 from mec.recipes.table import RECIPES, recipe_named
+from mec.reports.options import DistortionFigure
 from mec.runtime import checkpoints
 from mec.runtime.files import write, write_json
+from mec.runtime.flags import Device, reals, takes
 from mec.training import health
 from mec.training.pretrain import pretrain
 from mec.training.run import read_settings
@@ -44,9 +46,6 @@ MEASURED = 2_000  # most images in the bank, in the test, and in a map
 PAPER = (0.12, 0.01)  # the two distortions of the paper's Figure 4
 
 
-SWEEP = (0.01, 0.03, 0.12, 0.5, 2.0)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What came of one run. Figures are NaN where a run ended before they could be measured."""
@@ -62,7 +61,7 @@ class Outcome:
 
 
 def outcome_of(
-    recipe: Recipe, data: Data, out: Path, *, seed: int = 0, encoder: nn.Module | None = None, device: str = "auto"
+    recipe: Recipe, data: Data, out: Path, *, seed: int = 0, encoder: nn.Module | None = None, device: Device = "auto"
 ) -> Outcome:
     """Train a run in `out`, or read what came of it where that was done before.
 
@@ -138,27 +137,19 @@ def small_digits() -> Recipe:
     )
 
 
-def distortion_study(
-    data: str | Path,
-    out: Path,
-    *,
-    recipe: str | Recipe | None = None,
-    epochs: int | None = None,
-    sweep: Sequence[float] = SWEEP,
-    seed: int = 0,
-    device: str = "auto",
-    data_root: Path | None = None,
-    quiet: bool = False,
-) -> Path:
+@takes(DistortionFigure)
+def distortion_study(options: DistortionFigure) -> Path:
     """Train models alike but for ε_d² (runs in `out`, resumable), and draw them: `out`/distortion.png.
 
-    Recipe: a name or a Recipe; by default `small_digits` for digits, else cifar10-paper.
+    Args:
+    {options}
 
     Raises:
         BadInput: no labels to colour and measure by, or the recipe is not of a coding length.
     """
-    console = Console(quiet=quiet, markup=False)
-    images = open_data(str(data), root=data_root)
+    data, out, recipe, epochs = options.data, Path(options.out), options.recipe, options.epochs
+    console = Console(quiet=options.quiet, markup=False)
+    images = open_data(data, root=options.data_root)
     if not images.can_be_measured:
         raise BadInput(f"{data} has no labels: the figure colours by class and measures accuracy.")
     if isinstance(recipe, Recipe):
@@ -170,10 +161,10 @@ def distortion_study(
     base = base if epochs is None else replace(base, epochs=epochs)
     curves: list[Curve] = []
     maps: dict[str, Features | None] = {}
-    for distortion in sorted({*sweep, *PAPER}):
+    for distortion in sorted({*reals(options.sweep, "--sweep"), *PAPER}):
         run = out / f"distortion-{distortion:g}"
         chosen = replace(base, settings={**base.settings, "distortion": distortion})
-        found = outcome_of(chosen, images, run, seed=seed, device=device)
+        found = outcome_of(chosen, images, run, seed=options.seed, device=options.device)
         console.print(in_words(f"ε_d² {distortion:g}", found), highlight=False)
         features = None if math.isnan(found.knn) else training_features(run, images.train.labelled())
         lines = [line for line in health.read_metrics(run) if "norm_c" in line]

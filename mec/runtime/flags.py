@@ -12,16 +12,30 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from mec.errors import BadInput, nearest
 from mec.runtime.ranges import Range
 
 P = ParamSpec("P")
-Data = TypeVar("Data")
-Options = TypeVar("Options")
+A = TypeVar("A")
+B = TypeVar("B")
+Options = TypeVar("Options", covariant=True)
 Returned = TypeVar("Returned")
 
 
@@ -54,6 +68,12 @@ OptionalReals = Annotated[
     str | float | Sequence[float] | None, arg(metavar="X,X,...", constructor=str, help_behavior_hint="")
 ]
 Device = Literal["auto", "cpu", "cuda"]
+if TYPE_CHECKING:
+    KeyValues = Sequence[str]
+else:  # several after each --set, which may be repeated
+    KeyValues = Annotated[
+        tuple[tuple[str, ...], ...], UseAppendAction, arg(metavar="KEY=VALUE ...", help_behavior_hint="")
+    ]
 
 
 def check(options: Any) -> None:
@@ -87,22 +107,43 @@ def as_flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def takes(
-    options: Callable[P, Options],
-) -> Callable[[Callable[[Data, Options], Returned]], Callable[Concatenate[Data, P], Returned]]:
-    """A function of data and a dataclass of options, called with the dataclass's fields as keywords.
+class Lift(Protocol[P, Options]):
+    """What `takes` gives: for functions of options alone, and of one or two things beside them."""
 
-    Its docstring gets an entry for each of them, in the words that `--help` has.
+    @overload
+    def __call__(self, function: Callable[[Options], Returned], /) -> Callable[P, Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[A, Options], Returned], /) -> Callable[Concatenate[A, P], Returned]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A, B, Options], Returned], /
+    ) -> Callable[Concatenate[A, B, P], Returned]: ...
+
+
+def takes(options: Callable[P, Options]) -> Lift[P, Options]:
+    """A function whose last parameter is a dataclass of options, called with the dataclass's fields as keywords.
+
+    The options are checked before the function is entered: by their types, and by a method `check` of their own.
+    Its docstring has an entry for each of them where it says {options}, in the words that `--help` has.
     """
 
-    def lifted(function: Callable[[Data, Options], Returned]) -> Callable[Concatenate[Data, P], Returned]:
+    made: Any = options
+
+    def lifted(function: Callable[..., Any]) -> Any:
+        first = list(inspect.signature(function).parameters)[:-1]
+
         @functools.wraps(function)
-        def called(data: Data, /, *args: P.args, **flags: P.kwargs) -> Returned:
+        def called(*given: Any, **flags: Any) -> Any:
+            named = {name: flags.pop(name) for name in first[len(given) :] if name in flags}
             refuse_unknown(function.__name__, flags, field_names(options))
-            return function(data, options(*args, **flags))
+            asked = made(**flags)
+            check(asked)
+            if hasattr(asked, "check"):
+                asked.check()
+            return function(*given, **named, options=asked)
 
         called.__doc__ = documented(inspect.getdoc(function) or "", options)
-        return cast("Callable[Concatenate[Data, P], Returned]", called)
+        return called
 
     return lifted
 
@@ -135,17 +176,29 @@ def described(options: Any) -> list[str]:
     """An entry of a docstring's Args for each field: name and help text, wrapped."""
     from docstring_parser import parse_from_object
 
-    words = {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse_from_object(options).params}
-    return [
-        textwrap.fill(
-            f"{name}: {words.get(name, '')}",
-            116,
-            initial_indent=" " * 4,
-            subsequent_indent=" " * 8,
-            break_on_hyphens=False,
+    written = {entry.arg_name: entry.description for entry in parse_from_object(options).params}
+    entries = []
+    for name in field_names(options):
+        words = " ".join((written.get(name) or made_help(options, name)).split())
+        entry = f"{name}: {words}"
+        entries.append(
+            textwrap.fill(entry, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
         )
-        for name in field_names(options)
-    ]
+    return entries
+
+
+def made_help(options: Any, name: str) -> str:
+    """The help text of a field that has it from a table, not from a docstring."""
+    hint = get_type_hints(options, include_extras=True)[name]
+    return next((mark.help for mark in getattr(hint, "__metadata__", ()) if getattr(mark, "help", None)), "")
+
+
+def flat(values: Sequence[str] | Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """
+    >>> flat([("a=1", "b=2"), ("c=3",)]), flat(["a=1"])
+    (('a=1', 'b=2', 'c=3'), ('a=1',))
+    """
+    return tuple(word for value in values for word in ([value] if isinstance(value, str) else value))
 
 
 def names(value: str | Sequence[str], flag: str) -> list[str]:

@@ -16,6 +16,8 @@ from mec.errors import BadInput
 from mec.objectives.coding import distortion_for
 from mec.objectives.matched import unit_rows
 from mec.objectives.mec import lower_bound, maximum_entropy_coding
+from mec.objectives.methods import method_named
+from mec.training.run import read_settings
 
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
 
@@ -104,6 +106,20 @@ def spectral_norm(online: Tensor, target: Tensor, iterations: int = 8) -> float:
         vector = target @ (online.T @ image)
         vector = vector / vector.norm().clamp_min(1e-30)
     return float(norm)
+
+
+def health(run: str | Path) -> Verdict:
+    """Whether the run in a folder trained well, from its metrics.jsonl, in plain words.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        BadInput: it is not the folder of a run.
+    """
+    folder = Path(run)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such run folder.")
+    recipe = read_settings(folder).recipe
+    return judge(read_metrics(folder), {**method_named(recipe.method).settings, **recipe.settings})
 
 
 @dataclass(frozen=True)

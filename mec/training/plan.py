@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -20,6 +21,7 @@ from mec.recipes.recipe import Linear, Recipe, changed
 from mec.recipes.table import recipe_named
 from mec.runtime.machine import this_machine
 from mec.training.auto import auto
+from mec.training.options import Options
 
 T = TypeVar("T")
 
@@ -31,38 +33,34 @@ OF_A_METHOD = (
 )  # fmt: skip
 
 
-def resolve(
-    recipe: str | Recipe, images: Data | None, encoder: nn.Module | None, device: str
-) -> tuple[Recipe, list[str]]:
-    """The recipe to start from, and why it is as it is."""
-    if images is None and encoder is None:
-        raise BadInput("an iterable of views needs encoder=..., a module that turns them into features [m, e].")
-    if isinstance(recipe, Recipe):
-        return recipe, []
-    if recipe != "auto" or images is None:
-        return recipe_named(recipe), []
-    return auto(images, this_machine(device))
+def planned(name: str, images: Data | None, options: Options, device: str) -> tuple[Recipe, list[str]]:
+    """The recipe of a new run as it was asked for, and why it is as it is where that was chosen."""
+    recipe, why = options.recipe, list[str]()
+    if not isinstance(recipe, Recipe):
+        if name == "auto" and images is not None:
+            recipe, why = auto(images, this_machine(device))
+            why += changed_as_asked(options)
+        else:
+            recipe = recipe_named(name)
+    return adapted(recipe, options), why
 
 
-def adapted(
-    recipe: Recipe,
-    method: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    backbone: str | None,
-    settings: Sequence[str],
-) -> Recipe:
-    """The recipe with what the command line asked for in its place."""
-    if method is not None:
-        recipe = with_method(recipe, method)
-    if backbone is not None:
-        recipe = replace(recipe, network=replace(recipe.network, backbone=backbone))
-    if batch_size is not None:
-        micro = recipe.micro_batch_size
-        recipe = replace(recipe, batch_size=batch_size, micro_batch_size=micro and min(micro, batch_size))
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
-    return changed(recipe, list(settings))
+def adapted(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe with what was asked for in its place: the method first, then single flags, then --set."""
+    if options.method is not None:
+        recipe = with_method(recipe, options.method)
+    if options.batch_size is not None and recipe.micro_batch_size is not None:
+        recipe = replace(recipe, micro_batch_size=max(1, min(recipe.micro_batch_size, options.batch_size)))
+    flags = [f"{key}={json.dumps(value)}" for key, value in options.changes.items()]
+    return changed(recipe, [*flags, *options.set])
+
+
+def changed_as_asked(options: Options) -> list[str]:
+    """A line about what was changed of an automatic choice; none if nothing."""
+    others = ("recipe", "limit", "seed", "data_root")  # of what was asked for, these change no recipe
+    given = {k: v for k, v in options.asked.items() if k not in others and v not in (None, [])}
+    words = [f"--{k.replace('_', '-')} {' '.join(v) if isinstance(v, list) else v}" for k, v in given.items()]
+    return [f"changed as asked: {', '.join(words)}"] if words else []
 
 
 def with_method(recipe: Recipe, name: str) -> Recipe:

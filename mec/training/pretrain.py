@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,46 +24,25 @@ from mec.networks.encoder_file import EncoderInfo
 from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.methods import method_named
 from mec.recipes.recipe import Recipe
-from mec.runtime import files
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
-from mec.runtime.files import SETTINGS, check_free
+from mec.runtime.files import SETTINGS, check_free, write_text
+from mec.runtime.flags import takes
 from mec.training.optimizers import build_optimizer
-from mec.training.plan import adapted, build_objective, resolve
+from mec.training.options import Options
+from mec.training.plan import build_objective, planned
 from mec.training.report import HEALTH, finish_run
-from mec.training.run import RunSettings, as_json, check_same, read_settings, resume_command
+from mec.training.run import Run, RunSettings, as_json, check_images, resumable, resume_command
 from mec.training.runlog import SKIPPED, Watch
 from mec.training.timing import steps_within
 from mec.training.trainer import Trainer, parameters_of
 from mec.version import __version__
 
-CHANGES = ("method", "epochs", "time_budget", "batch_size", "backbone", "set")  # of a recipe, by the command line
+Source = str | Path | Data | Iterable
 
 
-def pretrain(
-    data: str | Path | Data | Iterable,
-    *,
-    recipe: str | Recipe | None = None,
-    method: str | None = None,
-    encoder: nn.Module | None = None,
-    out: str | Path | None = None,
-    epochs: int | None = None,
-    time_budget: float | None = None,
-    steps: int | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    backbone: str | None = None,
-    seed: int | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    settings: Sequence[str] = (),
-    data_root: str | Path | None = None,
-    download: bool = False,
-    workers: int | None = None,
-    save_minutes: float = 5.0,
-    evaluate: bool = True,
-    quiet: bool = False,
-) -> Path:
+@takes(Options)
+def pretrain(data: Source, options: Options) -> Path:
     """Train an encoder without labels; the run folder is returned, with `encoder.safetensors` in it.
 
     Args:
@@ -70,233 +50,119 @@ def pretrain(
             what `open_data` gave; or, for any modality, something that can be iterated once an epoch, has a length,
             and yields batches of views: V tensors [m, ...] with rows in the same order. If it has `set_epoch`, that
             is called with the epoch's number before each pass.
-        recipe: a name in RECIPES or a Recipe; default: "digits" for digits, else "auto".
-        method: a name in METHODS, in place of the recipe's.
-        encoder: a module of your own, inputs -> features [m, e], in place of the recipe's backbone. An iterable of
-            views needs it. It is put into training mode.
-        out: the run folder; default runs/<data>-<recipe>, and -<method> where one is given. On several machines it
-            lies where all see it.
-        epochs: passes over the data.
-        time_budget: minutes to train for, turned into a number of steps after a short timing.
-        steps: how many, in place of epochs and of a time budget.
-        limit: use this many training images, stratified where labels exist.
-        batch_size: images a step, over all ranks.
-        backbone: a timm name, in place of the recipe's.
-        seed: of weights, data order and views; default 0.
-        device: "auto", "cpu" or "cuda".
-        resume: go on with the run in `out` from its last checkpoint.
-        settings: KEY=VALUE changes to the recipe.
-        data_root: where a torchvision data set's or imagenet's files are, or where to fetch shards to.
-        download: fetch a torchvision data set from its own home.
-        workers: processes that decode images; default: one a core, 8 at most.
-        save_minutes: time between checkpoints inside an epoch.
-        evaluate: whether to measure with labels, where the data have any.
-        quiet: print nothing.
+    {options}
 
     Raises:
         BadInput: something given does not fit; nothing was written over.
         TrainingStopped: the loss is not finite or has run away, or a signal asked to stop; what was saved is named.
     """
-    fabric = start_fabric(device)
-    ranks = current()
-    console = Console(quiet=quiet or ranks.rank > 0, markup=False)
-    asked = {
-        "recipe": recipe if isinstance(recipe, str) else None,
-        "method": method,
-        "limit": limit,
-        "batch_size": batch_size,
-        "backbone": backbone,
-        "seed": seed,
-        "epochs": epochs,
-        "time_budget": time_budget,
-        "data_root": str(data_root) if data_root else None,
-        "set": list(settings),
-    }
-    name = recipe_name(recipe, data)
-    out = Path(out) if out else default_out(data, name, method)
+    with randomness_kept():
+        fabric, ranks = start_fabric(options.device), current()
+        console = Console(quiet=options.quiet or ranks.rank > 0, markup=False)
+        name, out = options.named(data), options.folder(data)
+        stored = resumed(out, options, ranks)
+        options = options.resuming(stored.asked if stored else {})
+        images = opened(data, options, ranks)
+        if stored is None:
+            recipe, why = planned(name, images, options, fabric.device.type)
+        else:
+            check_images(out, stored, images)
+            recipe, why = stored.recipe, list(stored.why)
+            recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
+        trainer, info = make_trainer(data, images, recipe, name, options, fabric, ranks)
+        untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
+        if stored is None:
+            steps, reasons = length(recipe, options, trainer)
+            settings = facts(name, recipe, data, images, options, steps, trainer, [*why, *reasons])
+        else:
+            settings = prolonged(out, stored, recipe, options, trainer)
+        run = Run(out, settings, replace(info, steps=settings.steps))
+        start = 0 if stored is None else trainer.restore(out, console)
+        if start >= run.steps and (out / HEALTH).exists():
+            console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", highlight=False)
+            return out
+        describe(console, run, images, trainer, start)
+        measured = images if options.evaluate else None
+        watch = Watch(out, measured, run.encoder, fabric.device, console, getattr(trainer.batches, "workers", 0))
+        start_folder(run, images, ranks)
+        train(trainer, run, start, watch, options, data)
+        if ranks.rank == 0:  # the others do not wait for the measuring: it may outlast a group's patience
+            finish_run(run, trainer.encoder, untrained, watch)
+    return out
 
-    # What to do: from the run folder when resuming, else from the recipe and what was asked.
-    stored = resumable(out, asked) if resume else None
+
+# --- the parts, in the order in which they are used ---------------------------------------------------------------
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """torch's random state, which training sets at each step, is the caller's again afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+def resumed(out: Path, options: Options, ranks: Ranks) -> RunSettings | None:
+    """The settings of the run to continue, where --resume asks for it; None for a new run, whose folder is free."""
+    stored = resumable(out, options.asked) if options.resume else None
     if ranks.any(stored is None) and ranks.any(stored is not None):
         raise BadInput(f"{out} is a run for some of the processes only: it has to lie where all machines see it.")
-    before = stored.asked if stored else {}
-    seed = before.get("seed") or 0 if seed is None else seed
-    limit = before.get("limit") if limit is None else limit
-    root = before.get("data_root") if data_root is None else data_root
-    images = opened(data, ranks, root=root, download=download, limit=limit, seed=seed)
     if stored is None:
         if ranks.rank == 0:
             check_free(out)
         ranks.wait()
-        chosen, why = resolve(recipe if isinstance(recipe, Recipe) else name, images, encoder, fabric.device.type)
-        chosen = adapted(chosen, method, epochs, batch_size, backbone, settings)
-        why += changed_as_asked(asked) if why else []
-    else:
-        check_images(out, stored, images)
-        if steps is not None and epochs is None and steps != stored.steps:
-            raise BadInput(f"{out} is a run of {stored.steps:,} steps, steps is {steps:,}: epochs makes it longer.")
-        name, why = stored.recipe_name, list(stored.why)
-        chosen = stored.recipe if epochs is None else replace(stored.recipe, epochs=epochs)
-
-    trainer, info = make_trainer(data, images, chosen, name, encoder, seed, fabric, ranks, workers)
-    batches = trainer.batches
-    untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
-
-    if stored is None:
-        if steps is None:
-            steps = chosen.epochs * batches.steps_per_epoch
-        elif steps < 1 or time_budget is not None:
-            raise BadInput(f"steps is {steps}, time_budget {time_budget}: one of them, and at least 1 step.")
-        if time_budget is not None:
-            steps, reason = steps_within(time_budget, trainer)
-            why.append(reason)
-        run = RunSettings(
-            recipe_name=name,
-            recipe=chosen,
-            data=images.name if images else "views",
-            data_fingerprint=images.fingerprint if images else "",
-            images=len(images.train) if images else 0,
-            seed=seed,
-            steps=steps,
-            steps_per_epoch=batches.steps_per_epoch,
-            why=why,
-            asked={"data": str(data) if isinstance(data, (str, Path)) else None, **asked, "seed": seed},
-            version=__version__,
-        )
-    else:
-        run = stored if epochs is None else replace(stored, recipe=chosen, steps=epochs * batches.steps_per_epoch)
-    info = replace(info, steps=run.steps)
-
-    start = 0 if stored is None else trainer.restore(out, console)
-    if start >= run.steps and (out / HEALTH).exists():
-        console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", highlight=False)
-        return out
-    describe(console, out, run, info, images, trainer, start)
-    decoding = getattr(batches, "workers", 0)
-    watch = Watch(out, images if evaluate else None, info, fabric.device, console, decoding)
-    if ranks.rank == 0:
-        try:
-            start_folder(out, run, images)
-        except OSError as error:
-            raise TrainingStopped(f"{out}: cannot be written ({error}). Make room, or choose another --out.") from error
-    ranks.wait()
-    if ranks.any(not out.is_dir()):
-        raise BadInput(f"{out} is not there for all processes: it has to lie where all machines see it.")
-    try:
-        trainer.run(out, run, info, start, watch, save_minutes)
-    except OSError as error:
-        raise TrainingStopped(
-            f"{out}: the system stopped the run ({error}), most often since a file cannot be written. The checkpoint "
-            f"before this one is whole; make room, then {resume_command(data, out)}"
-        ) from error
-    if ranks.rank == 0:
-        measured = images if evaluate else None
-        finish_run(out, run, info, trainer.encoder, untrained, measured, fabric.device, decoding, console)
-    return out  # the other processes do not wait for the measuring: it may take longer than a group's patience
+    return stored
 
 
-def opened(data: Any, ranks: Ranks, *, download: bool, **options: Any) -> Data | None:
+def opened(data: Any, options: Options, ranks: Ranks) -> Data | None:
     """`as_data`; where something is fetched, the first process of each machine goes first, and the others find it."""
-    fetches = download or (isinstance(data, str) and is_url(data))
+    fetches = options.download or (isinstance(data, str) and is_url(data))
     first_here = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
     if fetches and not first_here:
         ranks.wait()
-    images = as_data(data, download=download, **options)
+    images = as_data(data, options)
     if fetches and first_here:
         ranks.wait()
     return images
 
 
-def as_data(data: Any, **options: Any) -> Data | None:
+def as_data(data: Any, options: Options) -> Data | None:
     """The data set behind a name or folder; None for an iterable of views."""
     if isinstance(data, Data):
         return data
     if isinstance(data, (str, Path)):
-        return open_data(str(data), **options)
+        return open_data(
+            str(data), root=options.data_root, download=options.download, limit=options.limit, seed=options.seed or 0
+        )
     if not hasattr(data, "__len__") or not hasattr(data, "__iter__"):
         raise BadInput(
             f"data is a {type(data).__name__}: give a folder, a data set's name, or something with a length that "
             "can be iterated once an epoch and yields views (a torch DataLoader, for example)."
         )
+    if options.encoder is None:
+        raise BadInput("an iterable of views needs encoder=..., a module that turns them into features [m, e].")
     return None
 
 
-def changed_as_asked(asked: Mapping[str, Any]) -> list[str]:
-    """A line about what the command line changed of an automatic choice; none if nothing."""
-    given = {k.replace("_", "-"): asked[k] for k in CHANGES if asked[k] not in (None, [])}
-    words = [f"--{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in given.items()]
-    return [f"changed as asked: {', '.join(words)}"] if words else []
-
-
-def recipe_name(recipe: str | Recipe | None, data: Any) -> str:
-    """The name that a run's recipe goes by; digits have one of their own, all else is `auto` by default."""
-    if isinstance(recipe, str):
-        return recipe
-    if recipe is not None:
-        return "custom"
-    digits = data.suits == "digits" if isinstance(data, Data) else str(data) == "digits"
-    return "digits" if digits else "auto"
-
-
-def default_out(data: Any, recipe: str, method: str | None) -> Path:
-    """runs/<data>-<recipe>, and the method where it is not the recipe's own."""
-    if isinstance(data, (str, Path)):
-        path = Path(data).resolve()
-        name = path.parent.name if path.suffix == ".tar" else path.name
-    else:
-        name = data.name if isinstance(data, Data) else "views"
-    return Path("runs") / "-".join(filter(None, [name, recipe, method]))
-
-
-def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
-    """The settings of the run to go on with; None if the folder is empty."""
-    if not out.exists() or not any(out.iterdir()):
-        return None
-    stored = read_settings(out)
-    check_same(stored.asked, asked, out)
-    return stored
-
-
-def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
-    """The images are those that the run was started on."""
-    if images is None:
-        return
-    # Of another number: one cannot be read now, or can be again.
-    if (images.fingerprint, len(images.train)) != (stored.data_fingerprint, stored.images):
-        raise BadInput(
-            f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
-            f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "
-            "a new run."
-        )
-
-
 def make_trainer(
-    data: Any,
-    images: Data | None,
-    recipe: Recipe,
-    name: str,
-    encoder: nn.Module | None,
-    seed: int,
-    fabric: Any,
-    ranks: Ranks,
-    workers: int | None,
+    data: Any, images: Data | None, recipe: Recipe, name: str, options: Options, fabric: Any, ranks: Ranks
 ) -> tuple[Trainer, EncoderInfo]:
     """Batches, network, objective and optimizer of a recipe, before the first step."""
-    batches = make_batches(data, images, recipe, seed, fabric.device, workers, ranks)
+    seed = options.seed or 0
+    batches = make_batches(data, images, recipe, options, fabric.device, ranks)
     torch.manual_seed(seed)
-    network, info = build_network(recipe, encoder, batches, images, name)
+    network, info = build_network(recipe, options.encoder, batches, images, name)
     objective, settings = build_objective(recipe, network.embedding)
     if ranks.size > 1:
         synchronise_batch_norm(network)
     trained = [*network.parameters(), *parameters_of(objective)]
     optimizer = build_optimizer(recipe.optimizer, trained, network.predictor.parameters())
     # Small images: small networks, and no loader whose own work on the GPU would spoil a capture.
-    graphs = encoder is None and batches.in_memory
+    graphs = options.encoder is None and batches.in_memory
     return Trainer(fabric, ranks, recipe, network, objective, settings, optimizer, batches, seed, graphs), info
 
 
 def make_batches(
-    data: Any, images: Data | None, recipe: Recipe, seed: int, device: torch.device, workers: int | None, ranks: Ranks
+    data: Any, images: Data | None, recipe: Recipe, options: Options, device: torch.device, ranks: Ranks
 ) -> ViewBatches | IterableBatches:
     if recipe.batch_size % ranks.size:
         raise BadInput(
@@ -305,6 +171,7 @@ def make_batches(
     if images is None:
         return IterableBatches(data, device)
     split = images.train.labelled() if method_named(recipe.method).labels else images.train
+    seed, workers = options.seed or 0, options.workers
     return ViewBatches(split, recipe.views, recipe.batch_size, seed=seed, device=device, workers=workers)
 
 
@@ -318,19 +185,16 @@ def build_network(
     """The network around the recipe's backbone or the caller's own encoder, and what is stored with its weights."""
     view = max(recipe.views, key=lambda v: v.size)
     size = view.size if images is not None else 0
-    own = encoder is not None
+    own, small = encoder is not None, recipe.network.small_stem
     if encoder is None:
-        encoder = build_encoder(
-            recipe.network.backbone, size, recipe.network.small_stem, zero_init=recipe.network.zero_init
-        )
+        encoder = build_encoder(recipe.network.backbone, size, small, zero_init=recipe.network.zero_init)
     encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still
+    device = next(encoder.parameters()).device
     if isinstance(batches, ViewBatches):
-        device = next(encoder.parameters()).device
         example = torch.zeros(2, 3, size, size, device=device)
     else:
-        example = batches.first().to(next(encoder.parameters()).device)
+        example = batches.first().to(device)
     features = feature_size(encoder, example)
-    small = recipe.network.small_stem
     info = EncoderInfo(
         backbone="custom" if own else recipe.network.backbone,
         feature_size=features,
@@ -353,51 +217,103 @@ def build_network(
     return build_siamese(heads, encoder, features), info
 
 
-def start_folder(out: Path, run: RunSettings, images: Data | None) -> None:
-    """settings.json, and the images that could not be read."""
-    out.mkdir(parents=True, exist_ok=True)
-    for part in [*out.glob("*.part"), *out.glob("checkpoints/*.part")]:
-        part.unlink()
-    (out / HEALTH).unlink(missing_ok=True)  # it says that a run is finished: this one goes on
-    files.write_text(out / SETTINGS, as_json(run))
-    if images is not None and images.skipped and not (out / SKIPPED).exists():
-        lines = (json.dumps(asdict(s)) + "\n" for s in images.skipped)
-        files.write_text(out / SKIPPED, "".join(lines))
+def length(recipe: Recipe, options: Options, trainer: Trainer) -> tuple[int, list[str]]:
+    """How many steps a new run has, and words about a time budget."""
+    if options.time_budget is not None:
+        steps, reason = steps_within(options.time_budget, trainer)
+        return steps, [reason]
+    return options.steps or recipe.epochs * trainer.batches.steps_per_epoch, []
 
 
-def describe(
-    console: Console,
-    out: Path,
-    run: RunSettings,
-    info: EncoderInfo,
+def facts(
+    name: str,
+    recipe: Recipe,
+    data: Any,
     images: Data | None,
+    options: Options,
+    steps: int,
     trainer: Trainer,
-    start: int,
-) -> None:
+    why: list[str],
+) -> RunSettings:
+    """The settings of a new run."""
+    where = {"data": str(data) if isinstance(data, (str, Path)) else None}
+    return RunSettings(
+        recipe_name=name,
+        recipe=recipe,
+        data=images.name if images else "views",
+        data_fingerprint=images.fingerprint if images else "",
+        images=len(images.train) if images else 0,
+        seed=trainer.seed,
+        steps=steps,
+        steps_per_epoch=trainer.batches.steps_per_epoch,
+        why=why,
+        asked={**where, **options.asked, "seed": trainer.seed},
+        version=__version__,
+    )
+
+
+def prolonged(out: Path, stored: RunSettings, recipe: Recipe, options: Options, trainer: Trainer) -> RunSettings:
+    """The settings of a run that is resumed, made longer where more epochs are asked for."""
+    if options.epochs is not None:
+        return replace(stored, recipe=recipe, steps=options.epochs * trainer.batches.steps_per_epoch)
+    if options.steps not in (None, stored.steps):
+        raise BadInput(f"{out} is a run of {stored.steps:,} steps, steps is {options.steps:,}: epochs makes it longer.")
+    return stored
+
+
+def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, start: int) -> None:
     """What will be trained, on what, in a few lines."""
-    recipe, m = run.recipe, trainer.recipe.batch_size
+    recipe, settings = run.recipe, run.settings
+    method = method_named(recipe.method)
     if images is not None:
-        if method_named(recipe.method).labels:
+        labels = "no labels"
+        if method.labels:
             labels = f"with the labels of {len(images.classes)} classes"
         elif images.can_be_measured:
             labels = f"labels of {len(images.classes)} classes only for measuring"
-        else:
-            labels = "no labels"
         console.print(f"{images.name}: {len(images.train):,} training images, {labels}", highlight=False)
         if images.skipped:
-            console.print(
-                f"{len(images.skipped)} images cannot be read and are left out: {out / SKIPPED}",
-                highlight=False,
-            )
-    for reason in run.why:
+            skipped = run.folder / SKIPPED
+            console.print(f"{len(images.skipped)} images cannot be read and are left out: {skipped}", highlight=False)
+    for reason in settings.why:
         console.print(f"  {reason}", style="dim", highlight=False)
     parameters = sum(p.numel() for p in trainer.network.encoder.parameters())
+    where = trainer.fabric.device.type + (f" x {trainer.ranks.size}" if trainer.ranks.size > 1 else "")
     console.print(
-        f"{recipe.method} (recipe {run.recipe_name}): {info.backbone}, {parameters / 1e6:.2g} M parameters, "
-        f"batch {m}, {run.steps:,} steps ({run.steps / run.steps_per_epoch:.4g} epochs), on "
-        + trainer.fabric.device.type
-        + (f" x {trainer.ranks.size}" if trainer.ranks.size > 1 else ""),
+        f"{recipe.method} (recipe {settings.recipe_name}): {run.encoder.backbone}, {parameters / 1e6:.2g} M "
+        f"parameters, batch {recipe.batch_size}, {run.steps:,} steps ({run.steps / settings.steps_per_epoch:.4g} "
+        f"epochs), on {where}",
         highlight=False,
     )
     if start:
         console.print(f"resumed after step {start:,} of {run.steps:,}", highlight=False)
+
+
+def start_folder(run: Run, images: Data | None, ranks: Ranks) -> None:
+    """The run folder, seen by all processes, with settings.json and the images that could not be read."""
+    out = run.folder
+    if ranks.rank == 0:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for part in [*out.glob("*.part"), *out.glob("checkpoints/*.part")]:
+                part.unlink()
+            (out / HEALTH).unlink(missing_ok=True)  # it says that a run is finished: this one goes on
+            write_text(out / SETTINGS, as_json(run.settings))
+            if images is not None and images.skipped and not (out / SKIPPED).exists():
+                write_text(out / SKIPPED, "".join(json.dumps(asdict(s)) + "\n" for s in images.skipped))
+        except OSError as error:
+            raise TrainingStopped(f"{out}: cannot be written ({error}). Make room, or choose another --out.") from error
+    ranks.wait()
+    if ranks.any(not out.is_dir()):
+        raise BadInput(f"{out} is not there for all processes: it has to lie where all machines see it.")
+
+
+def train(trainer: Trainer, run: Run, start: int, watch: Watch, options: Options, data: Any) -> None:
+    """The steps; what the system refuses meanwhile is told with what was saved."""
+    try:
+        trainer.run(run, start, watch, options.save_minutes)
+    except OSError as error:
+        raise TrainingStopped(
+            f"{run.folder}: the system stopped the run ({error}), most often since a file cannot be written. The "
+            f"checkpoint before this one is whole; make room, then {resume_command(data, run.folder)}"
+        ) from error

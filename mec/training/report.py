@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -22,12 +20,11 @@ from mec.evaluation.probing.fewshot import fewshot
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.probing.linear import linear
 from mec.evaluation.results import Result, labelled, record
-from mec.networks import encoder_file
-from mec.networks.encoder_file import EncoderInfo
-from mec.objectives.methods import method_named
-from mec.runtime import files
-from mec.training import health
-from mec.training.run import RunSettings
+from mec.networks.encoder_file import ENCODER, image_transform
+from mec.runtime.files import file_hash, write_json
+from mec.training.health import health
+from mec.training.run import Run
+from mec.training.runlog import Watch
 
 HEALTH = "health.json"
 
@@ -41,40 +38,32 @@ FEW_CLASSES = 100  # most classes for which logistic regressions are fitted ther
 MAPPED = 3  # least images of a map
 
 
-def finish_run(
-    out: Path,
-    run: RunSettings,
-    info: EncoderInfo,
-    encoder: nn.Module,
-    untrained: Mapping[str, Tensor],
-    images: Data | None,
-    device: torch.device,
-    workers: int,
-    console: Console,
-) -> None:
+def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch) -> None:
     """The closing table, the verdict on health, and what to do next."""
+    out, console, images = run.folder, watch.console, watch.images
     if images is not None and images.can_be_measured:
         with console.status("measuring"):
-            rows = closing_features(run, info, encoder, untrained, images, device, workers)
+            rows = closing_features(run, encoder, untrained, watch)
             tell_skipped(rows[run.recipe.method], console)
-            results = closing_results(out, run, rows, images)
+            results = closing_results(run, rows, images)
             draw_map(out, rows, images)
         record(out, results)
         console.print(closing_table(results, images))
-    verdict = health.judge(health.read_metrics(out), judged_settings(run))
-    files.write_json(out / HEALTH, asdict(verdict))
+    verdict = health(out)
+    write_json(out / HEALTH, asdict(verdict))
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", highlight=False)
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
-    console.print(f"Encoder: {out / encoder_file.ENCODER}{picture}", highlight=False)
+    console.print(f"Encoder: {out / ENCODER}{picture}", highlight=False)
     if images is not None:
-        console.print(next_steps(out, run, images), highlight=False)
+        console.print(next_steps(run, images), highlight=False)
 
 
-def next_steps(out: Path, run: RunSettings, images: Data) -> str:
+def next_steps(run: Run, images: Data) -> str:
     """Two commands that a user may want now."""
-    folder = shlex.quote(str(out))
-    root = run.asked.get("data_root")
-    data = [run.asked.get("data") or images.name, *(["--data-root", root] if root else [])]
+    folder = shlex.quote(str(run.folder))
+    asked = run.settings.asked
+    root = asked.get("data_root")
+    data = [asked.get("data") or images.name, *(["--data-root", root] if root else [])]
     measure = f"mec evaluate {folder} knn {shlex.join(data)}"
     export = f"mec export {folder} --to timm   (weights for other tools)"
     return (
@@ -83,37 +72,38 @@ def next_steps(out: Path, run: RunSettings, images: Data) -> str:
     )
 
 
-def judged_settings(run: RunSettings) -> dict[str, Any]:
-    return {**method_named(run.recipe.method).settings, **run.recipe.settings}
+class Standing(nn.Module):
+    """An encoder as it was: the module with other weights, which are never loaded into it."""
+
+    def __init__(self, encoder: nn.Module, weights: Mapping[str, Tensor]):
+        super().__init__()
+        self.encoder, self.weights = encoder, dict(weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.func.functional_call(self.encoder, self.weights, (images,))
 
 
 def closing_features(
-    run: RunSettings,
-    info: EncoderInfo,
-    encoder: nn.Module,
-    untrained: Mapping[str, Tensor],
-    images: Data,
-    device: torch.device,
-    workers: int,
+    run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch
 ) -> dict[str, tuple[Features, Features]]:
     """Training and test features of raw pixels, of the encoder before training, and after."""
-    bank, test = measured_parts(images, MEASURE_BANK, MEASURE_TEST)
-    transform = encoder_file.image_transform(info)
-    trained = {k: v.clone() for k, v in encoder.state_dict().items()}
+    assert watch.images is not None
+    bank, test = measured_parts(watch.images, MEASURE_BANK, MEASURE_TEST)
+    transform = image_transform(run.encoder)
     rows: dict[str, tuple[Features, Features]] = {}
     if isinstance(bank.images, Stored):
         grey = is_grey(bank.images) and is_grey(test.images)
         rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
-    for name, weights in (("untrained", untrained), (run.recipe.method, trained)):
-        encoder.load_state_dict(weights)
-        train, held_out = (extract(encoder, part, transform, device=device, workers=workers) for part in (bank, test))
+    before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
+    for name, module in (("untrained", before), (run.recipe.method, encoder)):
+        train, held_out = (
+            extract(module, part, transform, device=watch.device, workers=watch.workers) for part in (bank, test)
+        )
         rows[name] = train, held_out
     return rows
 
 
-def closing_results(
-    out: Path, run: RunSettings, rows: Mapping[str, tuple[Features, Features]], images: Data
-) -> list[Result]:
+def closing_results(run: Run, rows: Mapping[str, tuple[Features, Features]], images: Data) -> list[Result]:
     """k-NN of each row; few labels and the linear probe where classes are few: for a thousand they take hours."""
     counts = np.bincount(next(iter(rows.values()))[0].y.numpy())
     few = [n for n in (1, 5) if n <= counts[counts > 0].min()]
@@ -127,7 +117,7 @@ def closing_results(
             encoder=name,
             data=images.name,
             data_fingerprint=images.fingerprint,
-            checkpoint=files.file_hash(out / encoder_file.ENCODER) if name == run.recipe.method else "",
+            checkpoint=file_hash(run.folder / ENCODER) if name == run.recipe.method else "",
         )
     return results
 

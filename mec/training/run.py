@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mec.data.dataset import Data
 from mec.errors import BadInput
+from mec.networks.encoder_file import EncoderInfo
 from mec.recipes.fields import from_file
 from mec.recipes.recipe import Recipe
 from mec.runtime.files import SETTINGS
@@ -30,6 +32,23 @@ class RunSettings:
     why: Sequence[str] = ()  # what `auto` chose, and for what reason
     asked: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of a run before its first step: where it lies, what decides its result, what it leaves."""
+
+    folder: Path
+    settings: RunSettings
+    encoder: EncoderInfo  # stored with the weights, with the steps done
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.settings.recipe
+
+    @property
+    def steps(self) -> int:
+        return self.settings.steps
 
 
 def read_settings(out: Path) -> RunSettings:
@@ -62,6 +81,28 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
         raise BadInput(
             f"{out} was started with other settings ({'; '.join(differing)}). Leave them out to resume it as it was, "
             "or start a new run with another --out."
+        )
+
+
+def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
+    """The settings of the run to resume; None if the folder is empty."""
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    stored = read_settings(out)
+    check_same(stored.asked, asked, out)
+    return stored
+
+
+def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
+    """The images are those that the run was started on."""
+    if images is None:
+        return
+    # Of another number: one cannot be read now, or can be again.
+    if (images.fingerprint, len(images.train)) != (stored.data_fingerprint, stored.images):
+        raise BadInput(
+            f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
+            f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "
+            "a new run."
         )
 
 

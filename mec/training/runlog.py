@@ -28,7 +28,6 @@ from mec.runtime.files import only_writer
 from mec.runtime.memory import peak_memory
 from mec.runtime.progress import TrainingProgress
 from mec.training import health
-from mec.training.run import RunSettings
 
 SKIPPED = "skipped.jsonl"
 
@@ -121,11 +120,11 @@ class Watch:
     def progress(self, steps: int, start: int) -> TrainingProgress:
         return TrainingProgress(self.console, steps, start)
 
-    def is_due(self, done: int, run: RunSettings, each: int) -> bool:
+    def is_due(self, done: int, steps: int, each: int) -> bool:
         """After the first epoch (or fiftieth step), then ten times in a run."""
         if self.images is None or not self.images.can_be_measured:
             return False
-        return done == min(each, 50) or done % max(each, run.steps // 10) == 0
+        return done == min(each, 50) or done % max(each, steps // 10) == 0
 
     def measure(self, encoder: nn.Module, done: int, progress: TrainingProgress) -> float:
         assert self.images is not None

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mec.data.batches import Batch, IterableBatches, ViewBatches
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.networks import encoder_file
-from mec.networks.encoder_file import EncoderInfo
 from mec.networks.siamese import Siamese
 from mec.objectives.coding import distortion_for
 from mec.objectives.methods import method_named
@@ -31,7 +30,7 @@ from mec.runtime.signals import signals
 from mec.training import health
 from mec.training.graphs import captured
 from mec.training.optimizers import clip_each, set_rates
-from mec.training.run import RunSettings, resume_command
+from mec.training.run import Run, resume_command
 from mec.training.runlog import Log, Watch
 
 LOG_EVERY = {"cpu": 10, "cuda": 50}  # steps; a GPU is kept waiting while they are measured
@@ -75,10 +74,9 @@ class Trainer:
         self.graphs = graphs and fabric.device.type == "cuda" and ranks.size == 1
         self.graph: Callable[[list[Tensor]], tuple[Tensor, Tensor | None]] | None = None
 
-    def run(
-        self, out: Path, run: RunSettings, info: EncoderInfo, start: int, watch: Watch, save_minutes: float
-    ) -> None:
+    def run(self, run: Run, start: int, watch: Watch, save_minutes: float) -> None:
         """Steps start to run.steps - 1."""
+        out = run.folder
         first, device = self.ranks.rank == 0, self.fabric.device.type
         saved = time.monotonic()
         step, waited = start, 0.0
@@ -89,7 +87,7 @@ class Trainer:
             for step in range(start, run.steps):
                 batch = next(source)
                 waited += time.monotonic() - before if loading else 0.0
-                log.skip(batch.skipped, run.images)
+                log.skip(batch.skipped, run.settings.images)
 
                 now = self.at(step, run.steps)
                 self.set_lr(now["lr"])
@@ -112,7 +110,7 @@ class Trainer:
                     progress.step(done, watch.with_accuracy(text))
                 else:
                     progress.step(done)
-                if watch.is_due(done, run, self.batches.steps_per_epoch) and first:
+                if watch.is_due(done, run.steps, self.batches.steps_per_epoch) and first:
                     accuracy = watch.measure(self.encoder, done, progress)
                     log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
@@ -123,12 +121,12 @@ class Trainer:
                     if not sound or (not due and device != "cpu"):
                         self.check(out, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
                     if first:
-                        self.save(out, done, info)
+                        self.save(run, done)
                     saved = time.monotonic()
                 if stopping and done < run.steps:
                     raise TrainingStopped(
                         f"stopped by a signal after step {done} of {run.steps}; it is saved. Go on with: "
-                        f"{resume_command(run.asked.get('data'), out)}"
+                        f"{resume_command(run.settings.asked.get('data'), out)}"
                     )
                 before = time.monotonic()
 
@@ -266,7 +264,8 @@ class Trainer:
             value,
         )
 
-    def save(self, out: Path, done: int, info: EncoderInfo) -> None:
+    def save(self, run: Run, done: int) -> None:
+        out, info = run.folder, run.encoder
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         if isinstance(self.objective, nn.Module):
             state["objective"] = self.objective.state_dict()

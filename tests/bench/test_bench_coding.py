@@ -11,7 +11,7 @@ from helpers import write_images
 
 from mec.bench import data
 from mec.bench.coding import AGAINST, CONTENDERS, RELEASED, of_order, once, released_loop, time_coding
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.objectives.matched import unit_rows

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mec.bench.step import bench_step, published_recipe, time_steps
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.errors import BadInput
 from mec.objectives.methods import METHODS
 
@@ -80,7 +80,7 @@ def test_the_command_times_whole_steps_and_writes_json(tmp_path, capsys, monkeyp
 
 
 def test_sizes_below_one_and_unknown_methods_are_refused():
-    with pytest.raises(BadInput, match="--batch-size is 0: it is at least 1"):
-        bench_step(["mec"], batch_size=0)
+    with pytest.raises(BadInput, match="--batch-size is 0: a whole number, at least 1"):
+        bench_step(methods=["mec"], batch_size=0)
     with pytest.raises(BadInput, match="no method is called 'boyl'"):
-        bench_step(["boyl"], batch_size=2)
+        bench_step(methods=["boyl"], batch_size=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,9 +18,10 @@ import torch
 from helpers import TINY, digit_images, identical, labelled_folder, lines, tiny_run, weights, write_images
 
 import mec
-from mec.cli import commands
-from mec.cli.commands import main, parsed
+from mec.cli import main as commands
+from mec.cli.main import main, parsed
 from mec.data.opening import open_data
+from mec.errors import BadInput, TrainingStopped
 from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.protocol import OnLabels
@@ -29,6 +31,7 @@ from mec.runtime.distributed import ALONE
 from mec.runtime.files import file_hash
 from mec.training import timing
 from mec.training.health import effective_rank
+from mec.training.options import Options
 from mec.training.run import read_settings
 
 # --- parsing -----------------------------------------------------------------------------------------------------
@@ -44,7 +47,7 @@ from mec.training.run import read_settings
     ],
 )
 def test_set_appends_in_every_spelling(typed, monkeypatch):
-    assert given(monkeypatch, "pretrain", "digits", *typed)["settings"] == ["a=1", "b=2", "c=3"]
+    assert given(monkeypatch, "pretrain", "digits", *typed)["set"] == ("a=1", "b=2", "c=3")
 
 
 def given(monkeypatch, *words: str) -> dict:
@@ -66,10 +69,11 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch):
     assert heard == {
         "data": "photos/", "recipe": "auto", "method": "mec", "out": Path("here"), "epochs": 3, "time_budget": 1.5,
         "limit": 100, "batch_size": 32, "backbone": "resnet18", "seed": 7, "device": "cpu", "resume": True,
-        "settings": [], "data_root": Path("there"), "download": True, "workers": 2,
+        "set": (), "data_root": Path("there"), "download": True, "workers": 2, "steps": None, "save_minutes": 5.0,
+        "evaluate": True, "quiet": False, "encoder": None,
     }  # fmt: skip
     plain = given(monkeypatch, "pretrain", "digits")
-    assert all(value in (None, False, [], "auto", "digits") for value in plain.values()), plain
+    assert {**plain, "data": "digits"} == {"data": "digits", **vars(Options())}
 
 
 @pytest.mark.parametrize(
@@ -141,9 +145,9 @@ def test_help_names_every_command_and_the_exit_codes(capsys):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (mec.cli.commands.BadInput("x"), 2),
+        (BadInput("x"), 2),
         (FileNotFoundError("x"), 2),
-        (mec.cli.commands.TrainingStopped("x"), 1),
+        (TrainingStopped("x"), 1),
         (OSError("x"), 1),
     ],
 )
@@ -255,8 +259,9 @@ def test_a_time_budget_counts_the_waits_for_workers_who_bring_several_batches_at
 
 
 def test_steps_are_given_alone_and_at_least_one(tmp_path):
-    for steps, minutes in ((0, None), (5, 1.0)):
-        with pytest.raises(mec.cli.commands.BadInput, match=f"steps is {steps}, time_budget {minutes}: one of them"):
+    told = {(0, None): "--steps is 0: a whole number, at least 1.", (5, 1.0): "--steps is 5, --time-budget 1: give one"}
+    for (steps, minutes), words in told.items():
+        with pytest.raises(BadInput, match=re.escape(words)):
             tiny_run(tmp_path / "run", steps=steps, time_budget=minutes)
     tiny_run(tmp_path / "run", steps=5)
     assert lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 5

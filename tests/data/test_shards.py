@@ -25,7 +25,6 @@ from helpers import (
     write_images,
 )
 from PIL import Image
-from rich.console import Console
 
 from mec.data import shards
 from mec.data.batches import ViewBatches
@@ -38,11 +37,10 @@ from mec.errors import BadInput
 from mec.recipes.recipe import View
 
 VIEWS = (View(size=8, scale=(0.5, 1.0), copies=2),)
-QUIET = Console(quiet=True)
 
 
 def packed(folder: Path, out: Path, **options) -> Path:
-    return pack(folder, out, console=QUIET, **options)
+    return pack(folder, out, quiet=True, **options)
 
 
 @pytest.fixture
@@ -159,7 +157,7 @@ def test_a_run_on_shards_stopped_in_the_middle_of_an_epoch_and_resumed_ends_the_
     assert lines(whole / "metrics.jsonl")[-1]["step"] == 6
     cut = crashed_run(monkeypatch, 5, tmp_path / "cut", out, save_minutes=0, **options)
     assert not (cut / "results.jsonl").exists()
-    tiny_run(cut, out, resume=True, **{k: v for k, v in options.items() if k != "recipe"} | {"settings": ()})
+    tiny_run(cut, out, resume=True, **{k: v for k, v in options.items() if k != "recipe"} | {"set": ()})
     assert identical(weights(whole), weights(cut))
 
 

@@ -14,7 +14,7 @@ import torchvision
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch.testing import assert_close
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.subject import backbone_of, read_weights, resolve

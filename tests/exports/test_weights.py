@@ -19,7 +19,7 @@ from torch import nn
 import mec
 from mec.errors import BadInput
 from mec.exports import weights
-from mec.exports.weights import export
+from mec.exports.export import export
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, probe, save_encoder
 
@@ -89,7 +89,7 @@ def test_the_printed_lines_build_the_same_encoder(tool, backbone, size, tmp_path
 
 def test_timm_loads_a_file_for_64_px_by_its_plain_call(tmp_path):
     run, encoder = run_with(tmp_path / "run", "resnet18", 64)
-    out = export(run, "timm", tmp_path / "weights" / "mine.safetensors")
+    out = export(run, "timm", out=tmp_path / "weights" / "mine.safetensors")
     model = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(out))
     torch.testing.assert_close(features(model, 64), features(encoder, 64))
 
@@ -115,7 +115,7 @@ def test_a_small_stem_takes_two_more_lines(tmp_path, capsys):
 
 def test_a_run_is_exported_with_the_features_that_load_encoder_gives(finished, tmp_path, capsys):
     encoder, _ = mec.load_encoder(finished)
-    export(finished, "timm", tmp_path / "out.safetensors")
+    export(finished, "timm", out=tmp_path / "out.safetensors")
     found = features_by_printed_lines(capsys.readouterr().out, 8)
     torch.testing.assert_close(found, features(encoder, 8), atol=1e-5, rtol=1e-4)
 
@@ -148,12 +148,12 @@ def test_a_module_of_ones_own_has_no_name_there(tmp_path):
 def test_the_encoder_itself_is_never_written_over(finished):
     before = (finished / "encoder.safetensors").read_bytes()
     with pytest.raises(BadInput, match="that is the encoder itself"):
-        export(finished, "timm", finished / "encoder.safetensors")
+        export(finished, "timm", out=finished / "encoder.safetensors")
     assert (finished / "encoder.safetensors").read_bytes() == before
 
 
 def test_weights_are_written_without_the_projectors(finished, tmp_path):
-    out = export(finished, "timm", tmp_path / "out.safetensors")
+    out = export(finished, "timm", out=tmp_path / "out.safetensors")
     shape = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
     assert set(safetensors.torch.load_file(out)) == set(
         timm.create_model("resnet18", num_classes=0, **shape).state_dict()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.evaluation.features import extract
 from mec.networks.encoder_file import load_encoder
@@ -58,7 +58,7 @@ def test_the_command_measures_random_rows_and_a_run_and_prints_the_paper_s_figur
 @pytest.mark.parametrize(("flag", "value"), [("--rows", "0,4"), ("--size", "0"), ("--repeats", "0")])
 def test_numbers_below_one_are_refused(flag, value, tmp_path, capsys):
     assert main(["figure", "coding", flag, value, "--out", str(tmp_path)]) == 2
-    assert f"{flag} is 0: it is at least 1." in capsys.readouterr().err
+    assert f"{flag} is {value}: a whole number, at least 1." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", [[], ["coding", "--sweep", "1"], ["spectrum"]])

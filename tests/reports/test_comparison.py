@@ -10,15 +10,18 @@ from helpers import TINY, lines, tiny_run
 from rich.console import Console
 
 from mec.bench.step import StepTiming
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.reports import comparison
-from mec.reports.comparison import Asked, Setup, Trial, compare
+from mec.reports import comparison, standings
+from mec.reports import trials as running
+from mec.reports.comparison import compare
+from mec.reports.options import Comparison
+from mec.reports.trials import Setup, Trial
 from mec.runtime.distributed import Ranks
 from mec.training.run import read_settings
 
-FEW = {"epochs": 2, "limit": 192, "batch_size": 64, "settings": TINY, "device": "cpu", "quiet": True}
+FEW = {"epochs": 2, "limit": 192, "batch_size": 64, "set": TINY, "device": "cpu", "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +136,15 @@ def test_another_budget_in_the_same_folder_is_refused_by_name(done):
 
 
 def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch, capsys):
-    pretrain = comparison.pretrain
+    pretrain = running.pretrain
 
     def shaky(*rest, **options):
-        if "optimizer.base_lr=2.0" in options["settings"]:
+        if "optimizer.base_lr=2.0" in options["set"]:
             options["out"].mkdir(parents=True)
             raise Diverged("diverged at step 2: loss nan")
         return pretrain(*rest, **options)
 
-    monkeypatch.setattr(comparison, "pretrain", shaky)
+    monkeypatch.setattr(running, "pretrain", shaky)
     out = compare("digits", methods=["mec-joint"], lrs=[0.5, 2.0], out=tmp_path / "out", **FEW)
     assert trials(out, "sweep")["mec-joint-lr-2-seed-0"]["diverged"] == "diverged at step 2: loss nan"
     assert set(trials(out, "runs")) == {"mec-joint-lr-0.5-seed-0"}
@@ -155,7 +158,7 @@ def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch, capsy
 def test_figures_that_a_run_lacks_are_left_out_of_the_table():
     """Of more than 100 classes no linear probe is fitted at the end of a run."""
     trial = Trial("mec-joint", None, 0, sweep=False, accuracy={"knn": 40.0}, steps=1, peak_memory=1.0)
-    found = comparison.summary([trial], "mec-joint")
+    found = standings.summary([trial], "mec-joint")
     assert found["knn"] == (40.0, None, 1)
     assert "linear-fast" not in found
 
@@ -167,8 +170,8 @@ def test_peak_memory_is_that_of_the_run_s_own_log(tmp_path):
     assert all(0.05 < line["peak_memory"] < 24 for line in logged)
     more = [{**line, "peak_memory": number} for line, number in zip(logged, (3.0, 7.0, 5.0))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in more))
-    setup = Setup(tmp_path, open_data("digits", limit=192), "cpu", None, Console(quiet=True))
-    assert comparison.measured(run, Trial("mec-joint", None, 0, sweep=True), setup, None).peak_memory == max(
+    setup = Setup(Comparison(methods="mec-joint"), open_data("digits", limit=192), tmp_path, "cpu", Console(quiet=True))
+    assert running.measured(run, Trial("mec-joint", None, 0, sweep=True), setup, None).peak_memory == max(
         line["peak_memory"] for line in more
     )
 
@@ -186,17 +189,16 @@ def test_a_comparison_is_of_one_process(monkeypatch):
         ({"methods": ("simlcr",)}, "no method is called 'simlcr'. Did you mean 'simclr'?"),
         ({"epochs": None}, "a comparison has one budget: --epochs N, or --time-budget MIN for each run."),
         ({"time_budget": 1.0}, "a comparison has one budget: --epochs N, or --time-budget MIN for each run."),
-        ({"seeds": 0}, "--seeds is 0: above 0."),
-        ({"epochs": 0}, "--epochs is 0: above 0."),
-        ({"epochs": None, "time_budget": -5.0}, "--time-budget is -5.0: above 0."),
-        ({"epochs": None, "time_budget": float("nan")}, "--time-budget is nan: above 0."),
-        ({"lrs": (0.5, -1.0)}, "--lrs is -1.0: above 0."),
+        ({"seeds": 0}, "--seeds is 0: a whole number, at least 1."),
+        ({"epochs": 0}, "--epochs is 0: a whole number, at least 1."),
+        ({"epochs": None, "time_budget": -5.0}, "--time-budget is -5.0: a number above 0."),
+        ({"epochs": None, "time_budget": float("nan")}, "--time-budget is nan: a number above 0."),
+        ({"lrs": (0.5, -1.0)}, "--lrs is (0.5, -1.0): a number above 0."),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_trained(changes, text):
-    given = {"data": "digits", "data_fingerprint": "", "methods": ("simclr",), "epochs": 1} | changes
     with pytest.raises(BadInput) as caught:
-        Asked(**given)
+        compare("digits", **{"methods": ("simclr",), "epochs": 1} | changes)
     assert str(caught.value).startswith(text)
 
 

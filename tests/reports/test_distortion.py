@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    distortion_study(folder, out, recipe=TINY, sweep=[2.0], device="cpu", quiet=True)
+    distortion_study(data=str(folder), out=out, recipe=TINY, sweep=[2.0], device="cpu", quiet=True)
     return out
 
 
@@ -74,11 +74,13 @@ def test_its_curves_are_what_the_runs_logged_and_its_picture_is_an_image(study):
 def test_a_second_call_trains_nothing_and_says_the_same(study, folder, monkeypatch, capsys):
     monkeypatch.setattr(distortion_module, "pretrain", None)
     before = (study / "distortion.json").read_text()
-    distortion_study(folder, study, recipe=TINY, sweep=[2.0], device="cpu")
+    distortion_study(data=str(folder), out=study, recipe=TINY, sweep=[2.0], device="cpu")
     assert (study / "distortion.json").read_text() == before
     assert "ε_d² 0.12" in capsys.readouterr().out
     with pytest.raises(BadInput, match="holds a run with other settings"):
-        distortion_study(folder, study, recipe=replace(TINY, epochs=3), sweep=[2.0], device="cpu", quiet=True)
+        distortion_study(
+            data=str(folder), out=study, recipe=replace(TINY, epochs=3), sweep=[2.0], device="cpu", quiet=True
+        )
 
 
 def test_an_outcome_is_measured_on_held_out_images(study, folder):
@@ -130,4 +132,4 @@ def test_a_run_that_diverges_is_an_outcome_and_not_an_error(folder, tmp_path, mo
 
 def test_without_labels_the_study_says_what_it_needs(digit_folder, tmp_path):
     with pytest.raises(BadInput, match="has no labels: the figure colours by class"):
-        distortion_study(digit_folder, tmp_path / "out", recipe=TINY, device="cpu")
+        distortion_study(data=str(digit_folder), out=tmp_path / "out", recipe=TINY, device="cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.errors import BadInput
 from mec.evaluation.results import Result, record
 from mec.evaluation.transfer.sets import TRANSFER_SETS

@@ -152,17 +152,18 @@ def test_rows_that_do_not_divide_among_ranks_are_an_error_and_not_lost():
 @pytest.mark.parametrize("local", ["0", "1"])
 def test_what_is_fetched_is_fetched_by_the_first_process_of_a_machine_before_the_others_look(local, monkeypatch):
     from mec.training import pretrain as pretraining
+    from mec.training.options import Options
 
     order = []
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setattr(Ranks, "wait", lambda self: order.append("wait"))
-    monkeypatch.setattr(pretraining, "as_data", lambda data, **options: order.append("open"))
+    monkeypatch.setattr(pretraining, "as_data", lambda data, options: order.append("open"))
     for data, download in (("cifar10", True), ("https://here/packed/", False)):
         order.clear()
-        pretraining.opened(data, Ranks(int(local), 2), download=download)
+        pretraining.opened(data, Options(download=download), Ranks(int(local), 2))
         assert order == (["open", "wait"] if local == "0" else ["wait", "open"])
     order.clear()
-    pretraining.opened("photos/", Ranks(int(local), 2), download=False)
+    pretraining.opened("photos/", Options(), Ranks(int(local), 2))
     assert order == ["open"]
 
 

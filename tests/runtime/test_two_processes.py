@@ -10,7 +10,7 @@ import torch
 from helpers import TINY, TINY_SERIES, command, lines, tiny_run, untrained_encoder, weights
 from torch import nn
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.batches import ViewBatches
 from mec.data.opening import open_data
 from mec.recipes.recipe import changed
@@ -101,7 +101,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, method, mi
     settings = ["views.size=8", *heads]
 
     def trained(name: str, *more: str) -> Path:
-        return tiny_run(tmp_path / name, encoder=Plain(), settings=[*settings, *more], recipe=recipe_of(method))
+        return tiny_run(tmp_path / name, encoder=Plain(), set=[*settings, *more], recipe=recipe_of(method))
 
     whole, parts = trained("whole"), trained("parts", f"micro_batch_size={micro}")
     untrained = Plain().state_dict()
@@ -136,7 +136,7 @@ def test_with_micro_batches_batch_norm_notes_each_part_once(tmp_path):
     recipe = changed(
         RECIPES["digits"], ["views.size=8", "network.projector=[]", "micro_batch_size=32", "batch_size=64"]
     )
-    run = tiny_run(tmp_path / "run", encoder=Counted(), recipe=recipe, settings=[], limit=64, epochs=1)
+    run = tiny_run(tmp_path / "run", encoder=Counted(), recipe=recipe, set=[], limit=64, epochs=1)
     found = weights(run)
     assert found["norm.num_batches_tracked"] == 4
     split = open_data("digits", limit=64).train

@@ -113,7 +113,7 @@ def test_steps_by_cuda_graphs_are_those_of_launch_after_launch(method, tmp_path,
 
 
 def test_a_run_in_bf16_by_auto_s_choice_trains(tmp_path):
-    run = tiny_run(tmp_path / "run", recipe="auto", device="cuda", settings=["network.projector=[32,16]"])
+    run = tiny_run(tmp_path / "run", recipe="auto", device="cuda", set=["network.projector=[32,16]"])
     assert all(np.isfinite(line["loss"]) for line in lines(run / "metrics.jsonl"))
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights(run).values())
 
@@ -143,5 +143,5 @@ def test_every_published_cifar_recipe_takes_a_step(tmp_path):
     """Two steps in bf16 each, multi-crop among them: the loop's parts meet on one device."""
     for name in [n for n in RECIPES if n.startswith("cifar10")]:
         recipe = adapted(RECIPES[name], None, 1, 64, "resnet10-tiny", [])
-        run = tiny_run(tmp_path / name, recipe=recipe, limit=128, epochs=1, batch_size=64, device="cuda", settings=[])
+        run = tiny_run(tmp_path / name, recipe=recipe, limit=128, epochs=1, batch_size=64, device="cuda", set=[])
         assert np.isfinite(lines(run / "metrics.jsonl")[-1]["loss"]), name

@@ -179,7 +179,7 @@ def tiny(method: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["swav", "moco-v2", "dino", "unigrad"])
 def test_a_run_cut_off_and_resumed_has_the_weights_and_memory_of_one_that_never_stopped(tmp_path, monkeypatch, method):
-    options = {"method": method, "settings": tiny(method)}
+    options = {"method": method, "set": tiny(method)}
     whole = torch.load(checkpoints(tiny_run(tmp_path / "whole", **options))[-1], weights_only=True)
     crashed_run(monkeypatch, 5, tmp_path / "run", save_minutes=0, **options)  # a checkpoint after each step
     resumed = torch.load(checkpoints(tiny_run(tmp_path / "run", resume=True, **options))[-1], weights_only=True)
@@ -191,7 +191,7 @@ def test_a_run_cut_off_and_resumed_has_the_weights_and_memory_of_one_that_never_
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_on_digits_by_name(tmp_path, method):
-    out = tiny_run(tmp_path / "run", method=method, settings=tiny(method))
+    out = tiny_run(tmp_path / "run", method=method, set=tiny(method))
     found = lines(out / "metrics.jsonl")
     assert all(torch.tensor(line["loss"]).isfinite() for line in found)
     trained, start = weights(out), untrained_encoder(RECIPES["digits"].network.backbone)
@@ -205,14 +205,14 @@ def test_what_will_not_fit_late_in_a_run_is_told_at_its_start():
 
 
 def test_a_network_of_supervised_gives_a_logit_a_class(tmp_path):
-    out = tiny_run(tmp_path / "run", method="supervised", settings=["views.size=8"])
+    out = tiny_run(tmp_path / "run", method="supervised", set=["views.size=8"])
     state = torch.load(checkpoints(out)[-1], weights_only=True)["network"]
     assert [tuple(v.shape) for k, v in state.items() if k.startswith("projector")] == [(10, 256), (10,)]
 
 
 def test_supervised_without_labels_says_where_they_would_come_from(digit_folder, tmp_path):
     with pytest.raises(BadInput, match="method supervised learns from labels, and there are none"):
-        tiny_run(tmp_path / "run", data=str(digit_folder), method="supervised", settings=["views.size=8"])
+        tiny_run(tmp_path / "run", data=str(digit_folder), method="supervised", set=["views.size=8"])
 
 
 def test_changing_the_method_takes_its_heads_and_leaves_none_of_the_old_ones():
@@ -243,7 +243,7 @@ def test_a_method_on_another_s_recipe_has_the_heads_and_optimizer_flags_that_it_
 
 def test_dino_keeps_its_teacher_and_the_others_what_they_train(tmp_path):
     for method, kept in (("dino", "target_encoder."), ("byol", "encoder.")):
-        out = tiny_run(tmp_path / method, method=method, settings=tiny(method))
+        out = tiny_run(tmp_path / method, method=method, set=tiny(method))
         network = torch.load(checkpoints(out)[-1], weights_only=True)["network"]
         stored = weights(out)
         assert not torch.equal(network["encoder.conv1.weight"], network["target_encoder.conv1.weight"])
@@ -282,5 +282,5 @@ def test_a_toy_method_takes_one_function_and_two_table_rows(tmp_path, monkeypatc
 
     monkeypatch.setitem(OBJECTIVES, "squared_distance", over_pairs(squared_distance))
     monkeypatch.setitem(METHODS, "toy", Method("squared_distance", predictor="wide", target="momentum"))
-    out = tiny_run(tmp_path / "run", method="toy", settings=[*TINY, "network.predictor=[8,16]"])
+    out = tiny_run(tmp_path / "run", method="toy", set=[*TINY, "network.predictor=[8,16]"])
     assert all(0 < line["loss"] < 4 for line in lines(out / "metrics.jsonl"))

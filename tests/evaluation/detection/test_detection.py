@@ -14,7 +14,7 @@ import torch
 from helpers import as_stored, lines, stored_in
 from PIL import Image
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.errors import BadInput
 from mec.evaluation.detection import presets, runs, training
 from mec.evaluation.detection.batches import Sizes

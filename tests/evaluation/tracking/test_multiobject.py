@@ -11,7 +11,7 @@ import pytest
 from helpers import as_stored, small_subject, stored_in
 from PIL import Image
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.results import Result

@@ -12,7 +12,7 @@ from helpers import as_stored, lines, stored_in
 from PIL import Image
 from torch.nn import functional as F
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.tracking.appearance import open_appearance

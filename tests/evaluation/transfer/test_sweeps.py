@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from transfer_layouts import LAYOUTS
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Split
 from mec.data.images import Stored

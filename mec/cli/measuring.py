@@ -1,0 +1,144 @@
+"""`mec bench`, `mec table` and `mec figure`: speed, and the paper's tables and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+from mec.bench.options import Coding, Loading, Step
+from mec.reports.options import ApproximationFigure, DistortionFigure
+from mec.runtime.flags import DataSet, File, flags_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCoding(Coding):
+    __doc__ = Coding.__doc__
+
+    def run(self) -> None:
+        from mec.bench.coding import bench_coding
+
+        bench_coding(**flags_of(self, Coding))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStep(Step):
+    __doc__ = Step.__doc__
+
+    def run(self) -> None:
+        from mec.bench.step import bench_step
+
+        bench_step(**flags_of(self, Step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchData(Loading):
+    __doc__ = Loading.__doc__
+
+    data: DataSet
+    """digits, a data set's name, a folder of images, or what `mec pack` wrote."""
+
+    def run(self) -> None:
+        from mec.bench.data import bench_data
+
+        bench_data(self.data, **flags_of(self, Loading))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time what this package does."""
+
+    more: ClassVar[str] = """\
+  mec bench coding                                     m 1024 to 4096 at d 2048: some minutes on a CPU
+  mec bench coding --rows 256,1024 --sizes 512 --repeats 15
+  mec bench step --batch-size 16                       a training step of each method on ResNet-50 at 224 px
+  mec bench step --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
+  mec bench data photos/                               reading, decoding, crops, colour: which one limits
+
+  coding  the released loop with autograd, ours at several orders, the exact forms; `products` is the least that an
+          exact form has to do, its matrix and one product for the gradient of each side
+  step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
+  data    the stages of the data path, alone and together
+
+Leave the machine alone meanwhile: other work on its cores spoils every figure."""
+
+    what: (
+        Annotated[BenchCoding, subcommand("coding")]
+        | Annotated[BenchStep, subcommand("step")]
+        | Annotated[BenchData, subcommand("data")]
+    )
+
+    def run(self) -> None:
+        self.what.run()
+
+
+@dataclass(frozen=True)
+class Table:
+    """The paper's tables: results of any number of runs beside the published rows."""
+
+    more: ClassVar[str] = """\
+  mec table 7 runs/imagenet-mec                        ImageNet, linear probing
+  mec table 8 runs/*/ --format latex --out table8.tex  transfer to eleven data sets
+
+The best figure of a column is bold, the second best italic (underlined in LaTeX and HTML); what was not measured is
+shown as missing, and quick looks (--limit) are left out. Of several results for one cell the latest counts."""
+
+    number: Positional[Literal["7", "8"]]
+    """Of the paper's table."""
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")] = ()
+    """Run folders, or results.jsonl files; none: the published rows alone."""
+    format: Literal["markdown", "latex", "html"] = "markdown"
+    """How to write it."""
+    out: File = None
+    """A file, in place of the screen."""
+
+    def run(self) -> None:
+        from mec.reports import tables
+
+        text = tables.FORMATS[self.format](tables.TABLES[self.number](tables.read(self.runs)))
+        if self.out is None:
+            print(text, end="")
+            return
+        out = Path(self.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+        print(f"Written: {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodingFigure(ApproximationFigure):
+    __doc__ = ApproximationFigure.__doc__
+
+    def run(self) -> None:
+        from mec.reports.approximation import approximation_study
+
+        approximation_study(**flags_of(self, ApproximationFigure))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistortionStudy(DistortionFigure):
+    __doc__ = DistortionFigure.__doc__
+
+    def run(self) -> None:
+        from mec.reports.distortion import distortion_study
+        from mec.runtime.memory import keep_freed
+
+        keep_freed()
+        distortion_study(**flags_of(self, DistortionFigure))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Make a figure of the paper from measurements taken here."""
+
+    more: ClassVar[str] = """\
+  mec figure coding                                   on random unit rows: a minute on a CPU
+  mec figure coding --run runs/digits-digits          and on an encoder's features
+  mec figure distortion --data digits                 trains five small models: some minutes on a CPU"""
+
+    which: Annotated[CodingFigure, subcommand("coding")] | Annotated[DistortionStudy, subcommand("distortion")]
+
+    def run(self) -> None:
+        self.which.run()

@@ -1,0 +1,97 @@
+"""`mec export`: EXPORTS, what each tool gets. A new tool is a function here and its row; heavy imports wait inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mec.errors import BadInput, nearest
+from mec.runtime.flags import File, takes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mec.networks.encoder_file import EncoderInfo
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An encoder to write for another tool."""
+
+    file: Path
+    info: EncoderInfo
+    encoder: nn.Module
+    weights: dict[str, Tensor]
+
+
+def timm(taken: Taken, out: Path) -> list[str]:
+    from mec.exports.weights import timm_lines, write_compared
+
+    return write_compared(taken, out, timm_lines)
+
+
+def torchvision(taken: Taken, out: Path) -> list[str]:
+    from mec.exports.weights import torchvision_lines, write_compared
+
+    return write_compared(taken, out, torchvision_lines)
+
+
+def detectron2(taken: Taken, out: Path) -> list[str]:
+    from mec.exports.detectron2 import export_detectron2
+
+    return export_detectron2(taken.info, taken.weights, out)
+
+
+EXPORTS: dict[str, tuple[str, Callable[[Taken, Path], list[str]]]] = {  # suffix; writes the file, says what to do then
+    "torchvision": (".pth", torchvision),
+    "timm": (".safetensors", timm),
+    "detectron2": (".pkl", detectron2),
+}
+if TYPE_CHECKING:
+    Tool = str
+else:
+    Tool = Literal[tuple(EXPORTS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the encoder's weights for other tools; outputs are compared where the tool is at hand."""
+
+    out: File = None
+    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""
+
+
+@takes(Export)
+def export(run: str | Path, to: Tool, options: Export) -> Path:
+    """Write a weight file for timm (safetensors), torchvision (.pth) or detectron2 (.pkl), and say how it is loaded.
+
+    For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
+    features on random images; detectron2 is not at hand, its file follows its names.
+
+    Args:
+        run: a run folder, or an encoder.safetensors.
+        to: the names and layout to write: torchvision, timm or detectron2.
+    {options}
+
+    Raises:
+        BadInput: the encoder is a module of the caller's own, or the tool has no such network.
+    """
+    from mec.networks.encoder_file import encoder_file, load_encoder, read_info
+
+    if to not in EXPORTS:
+        raise BadInput(f"--to is {to!r}. {nearest(to, EXPORTS)}")
+    file, info = encoder_file(run), read_info(run)
+    if info.backbone == "custom":
+        raise BadInput(f"{file}: a module of your own; save its state_dict as you like, there is no {to} name for it.")
+    suffix, write = EXPORTS[to]
+    out = Path(options.out) if options.out else file.parent / f"encoder-{to}{suffix}"
+    if out.exists() and out.samefile(file):
+        raise BadInput(f"--out is {out}: that is the encoder itself; choose another name.")
+    encoder, _ = load_encoder(file)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    said = write(Taken(file, info, encoder, weights), out)
+    print("\n".join(said))
+    return out

@@ -1,0 +1,152 @@
+"""What `mec compare` and `mec figure` take, a dataclass each: the home of every flag, its default and its words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from mec.errors import BadInput
+from mec.objectives.methods import METHODS, method_named, methods_in_words
+from mec.recipes.recipe import Recipe
+from mec.runtime.flags import (
+    ABOVE_0,
+    FROM_0,
+    FROM_1,
+    SEED,
+    Device,
+    Folder,
+    Integers,
+    KeyValues,
+    Minutes,
+    Name,
+    Names,
+    Number,
+    OptionalReals,
+    Range,
+    Reals,
+    flat,
+    names,
+    reals,
+)  # fmt: skip
+
+METHODS_HELP = f"Names with commas between: {methods_in_words()}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Train several methods on the same images, views, backbone and budget, and show them side by side."""
+
+    methods: Annotated[Names, arg(metavar="A,B,...", constructor=str, help=METHODS_HELP)]
+    epochs: Annotated[Number, FROM_1] = None
+    """Passes over the images, for each run."""
+    time_budget: Annotated[Minutes, ABOVE_0] = None
+    """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
+    seeds: Annotated[int, FROM_1] = 1
+    """Runs a method: seeds 0, 1, ..."""
+    lrs: Annotated[OptionalReals, ABOVE_0] = None
+    """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
+    sweep_share: Annotated[float, Range(float, 0, 1, above=True)] = 0.375  # 3 of 8 minutes
+    """Share of the budget that each rate is tried for."""
+    recipe: Name = None
+    """A name that `mec recipes` lists: views, backbone, batch. Default: digits for digits, else auto."""
+    limit: Annotated[Number, FROM_1] = None
+    """Use this many training images."""
+    batch_size: Annotated[Number, FROM_1] = None
+    """Images a step."""
+    backbone: Name = None
+    """A timm name, or resnet10-fast, resnet10-tiny, resnet10."""
+    out: Folder = None
+    """Folder of the comparison. Default: runs/compare-DATA."""
+    device: Device = "auto"
+    """Where to train."""
+    set: KeyValues = ()
+    """Change single values of the recipe, for all methods. May be repeated."""
+    data_root: Folder = None
+    """Where a torchvision data set's or imagenet's files are."""
+    workers: Annotated[Number, FROM_0] = None
+    """Processes that decode images. Default: one a core, at most 8."""
+    quiet: bool = False
+    """Print nothing."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "set", flat(self.set))
+
+    @property
+    def method_names(self) -> list[str]:
+        return names(self.methods, "--methods")
+
+    @property
+    def rates(self) -> list[float]:
+        return [] if self.lrs is None else reals(self.lrs, "--lrs")
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadInput: methods that are unknown or named twice, two budgets or none.
+        """
+        given = self.method_names
+        if len(frozenset(given)) < len(given):
+            raise BadInput(f"--methods is {','.join(given)}: different ones of {', '.join(METHODS)}.")
+        for name in given:
+            method_named(name)
+        if (self.epochs is None) == (self.time_budget is None):
+            raise BadInput("a comparison has one budget: --epochs N, or --time-budget MIN for each run.")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the result, as compare.json keeps it beside the data."""
+        names = ("seeds", "epochs", "time_budget", "sweep_share", "recipe", "batch_size", "backbone", "set")
+        return {"methods": self.method_names, "lrs": self.rates, **{name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApproximationFigure:
+    """Time and relative error of the coding length's series against the log-determinant (the paper's Figure 6)."""
+
+    rows: Annotated[Integers, FROM_1] = "128,256,512,1024,2048,4096"
+    """Numbers of rows m, with commas."""
+    size: Annotated[int, FROM_1] = 2048
+    """Embedding size d of the random unit rows."""
+    distortion: Annotated[float, ABOVE_0] = 0.06
+    """ε_d²; the paper's is 0.06."""
+    run_folder: Annotated[
+        str | Path | None, arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
+    ] = None
+    """A run folder: measure on its encoder's features, too."""
+    data: Name = None
+    """Images for those features. Default: those that the run was trained on."""
+    data_root: Folder = None
+    """Where a torchvision data set's or imagenet's files are."""
+    repeats: Annotated[int, FROM_1] = 5
+    """Rounds; medians and ranges are over them."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Annotated[str | Path, arg(metavar="DIR", constructor=Path)] = Path("runs/figures")
+    """Folder for coding.png and coding.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistortionFigure:
+    """Models trained alike but for ε_d² (the paper's Figure 4): maps, spectrum, ‖C‖, gap of the series, accuracy."""
+
+    data: str = "digits"
+    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    recipe: Annotated[str | Recipe | None, arg(metavar="NAME", constructor=str, help_behavior_hint="")] = None
+    """Default: a small one for digits, else cifar10-paper; both have the series of order 4 and no target network."""
+    epochs: Annotated[Number, FROM_1] = None
+    """Passes over the images, for each model."""
+    sweep: Annotated[Reals, ABOVE_0] = "0.01,0.03,0.12,0.5,2"
+    """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
+    seed: Annotated[int, SEED] = 0
+    """Random seed for weights, data order and augmentation."""
+    data_root: Folder = None
+    """Where a torchvision data set's or imagenet's files are."""
+    device: Device = "auto"
+    """Where to train."""
+    out: Annotated[str | Path, arg(metavar="DIR", constructor=Path)] = Path("runs/figures/distortion")
+    """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
+    quiet: bool = False
+    """Print nothing."""

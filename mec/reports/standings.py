@@ -1,0 +1,120 @@
+"""What a comparison tells: results.jsonl, a table, and a picture of accuracy over time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from mec.evaluation.results import RESULTS, Result, as_lines
+from mec.reports.trials import Setup, Trial
+from mec.runtime.files import write, write_text
+
+PICTURE = "compare.png"
+
+
+ROWS = {  # of results.jsonl: protocol, metric, unit, and where a trial has it
+    "knn": ("knn", "top-1", "%", lambda t: t.accuracy["knn"]),
+    "linear-fast": ("linear-fast", "top-1", "%", lambda t: t.accuracy.get("linear-fast")),  # not of many classes
+    "seconds": ("compare", "time an epoch", "s", lambda t: t.seconds_per_epoch),
+    "memory": ("compare", "peak memory", "GiB", lambda t: t.peak_memory),
+    "rank": ("compare", "effective rank", "", lambda t: t.effective_rank),
+    "ratio": ("compare", "coding ratio", "", lambda t: t.coding_ratio),
+}
+
+
+def summary(trials: Sequence[Trial], method: str) -> dict[str, tuple[float, float | None, int]]:
+    """Mean, spread and number of the finished runs of a method, by row."""
+    done = [t for t in trials if t.method == method and not t.diverged]
+    found = {}
+    for name, (*_, of) in ROWS.items():
+        values = [value for t in done if (value := of(t)) is not None]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            found[name] = (statistics.fmean(values), spread, len(values))
+    return found
+
+
+def tell(trials: Sequence[Trial], setup: Setup) -> bool:
+    """results.jsonl and the picture, from the runs that are finished; whether there was anything to draw."""
+    results, asked = [], setup.options
+    for method in setup.methods:
+        rate = next((t.lr for t in trials if t.method == method), None)
+        settings = {"base_lr": rate, "diverged": diverged(trials, method)}
+        for name, (value, spread, n) in summary(trials, method).items():
+            protocol, metric, unit, _ = ROWS[name]
+            results.append(
+                Result(
+                    protocol,
+                    metric,
+                    value,
+                    unit,
+                    spread,
+                    n,
+                    data=setup.images.name,
+                    encoder=method,
+                    settings={**settings, "epochs": asked.epochs, "minutes": asked.time_budget},
+                    data_fingerprint=setup.images.fingerprint,
+                )
+            )
+    write_text(setup.out / RESULTS, as_lines(results))
+    curves: dict[str, list] = {}
+    for trial in trials:
+        if trial.curve:
+            curves.setdefault(trial.method, []).append(trial.curve)
+    if curves:
+        accuracy_over_time(curves, f"{setup.images.name}: k-NN accuracy", setup.out / PICTURE)
+    return bool(curves)
+
+
+def diverged(trials: Sequence[Trial], method: str) -> int:
+    return sum(bool(t.diverged) for t in trials if t.method == method)
+
+
+def table(trials: Sequence[Trial], rates: dict[str, float | None], setup: Setup) -> Table:
+    """A line a method: mean ± sample standard deviation over seeds."""
+    asked = setup.options
+    budget = f"{asked.epochs} epochs" if asked.time_budget is None else f"{asked.time_budget:g} minutes"
+    title = f"{setup.images.name}: {budget} a run, {asked.seeds} seed{'s' * (asked.seeds > 1)}"
+    shown = Table(title=title, caption="rank and ratio: of the embeddings that each objective sees")
+    columns = ("base rate", "k-NN, %", "linear, %", "s an epoch", "peak GiB", "effective rank", "coding ratio")
+    for column in ("method", *columns):
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    digits = {"knn": 1, "linear-fast": 1, "seconds": 1, "memory": 2, "rank": 0, "ratio": 2}
+    for method in setup.methods:
+        rate = rates[method]
+        found = summary(trials, method)
+        cells = []
+        shown_rate = f"{rate:g}" if rate is not None else "-" if setup.lrs else "recipe's"
+        for name, places in digits.items():
+            value, spread, _ = found.get(name, (math.nan, None, 0))
+            plus = f" ± {spread:.{places}f}" if spread is not None and name in ("knn", "linear-fast") else ""
+            cells.append(f"{value:.{places}f}{plus}" if name in found else "-")
+        lost = diverged(trials, method)
+        name = method + (f" ({lost} of {asked.seeds} diverged)" if lost else "" if found else " (diverged)")
+        shown.add_row(name, shown_rate, *cells)
+    return shown
+
+
+def accuracy_over_time(curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], title: str, path: Path) -> None:
+    """Accuracy (%) over minutes of training: a thin line a run, a thick one for the mean of a name's runs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    axis = figure.subplots()
+    colours = [f"C{i}" for i in range(10)] + ["black", "gold", "navy", "lime"]
+    for colour, (name, runs) in zip(colours, curves.items()):
+        times = [np.asarray([t for t, _ in run]) for run in runs]
+        values = [np.asarray([v for _, v in run]) for run in runs]
+        for t, v in zip(times, values):
+            axis.plot(t, v, color=colour, linewidth=0.6, alpha=0.5)
+        common = np.linspace(max(t[0] for t in times), min(t[-1] for t in times), 50)
+        mean = np.mean([np.interp(common, t, v) for t, v in zip(times, values)], axis=0)
+        axis.plot(common, mean, color=colour, linewidth=1.8, label=name)
+    axis.set(title=title, xlabel="minutes of training", ylabel="%")
+    figure.legend(loc="outside right upper", frameon=False)
+    write(figure, path)

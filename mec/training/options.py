@@ -1,0 +1,156 @@
+"""What `mec pretrain` and `mec.pretrain` take: one dataclass, the home of every flag, its default and its words.
+
+A new flag is one field here. With `Changes` it sets a value of the recipe; without, whoever needs it reads it. Flags
+that are not `FREE` are kept in settings.json, and a resumed run has to be asked for the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+
+from tyro.conf import Suppress, arg
+
+from mec.errors import BadInput
+from mec.objectives.methods import methods_in_words
+from mec.recipes.recipe import Recipe
+from mec.runtime.flags import (
+    ABOVE_0,
+    FROM_0,
+    FROM_1,
+    SEED,
+    Device,
+    Folder,
+    KeyValues,
+    Minutes,
+    Name,
+    Number,
+    Range,
+    flat,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+else:
+    Module = Any  # the command line knows no torch
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Of a flag: the value of the recipe that it sets, as `--set` names it."""
+
+    key: str
+
+
+METHOD = arg(metavar="NAME", help_behavior_hint="", help=f"In place of the recipe's: {methods_in_words()}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train an encoder on images, without labels."""
+
+    recipe: Annotated[str | Recipe | None, arg(metavar="NAME", constructor=str, help_behavior_hint="")] = None
+    """A name that `mec recipes` lists (from Python also a Recipe). Default: digits for digits, else auto, which is
+    chosen from images and machine."""
+    method: Annotated[str | None, METHOD] = None
+    encoder: Annotated[Module | None, Suppress] = None
+    """A module of your own, inputs -> features [m, e], in place of the recipe's backbone. An iterable of views needs
+    it. It is trained in place and put into training mode."""
+    out: Folder = None
+    """Run folder. Default: runs/DATA-RECIPE, and -METHOD where one is given. On several machines it lies where all see
+    it."""
+    epochs: Annotated[Number, FROM_1, Changes("epochs")] = None
+    """Passes over the images."""
+    steps: Annotated[Number, FROM_1] = None
+    """Training steps, in place of epochs and of a time budget."""
+    time_budget: Annotated[Minutes, ABOVE_0] = None
+    """Minutes to train; turned into a number of steps after a short timing, and stored."""
+    limit: Annotated[Number, FROM_1] = None
+    """Use this many training images, stratified where there are labels."""
+    batch_size: Annotated[Number, FROM_1, Changes("batch_size")] = None
+    """Images a step, over all processes."""
+    backbone: Annotated[Name, Changes("network.backbone")] = None
+    """A timm name, or resnet10-fast, resnet10-tiny, resnet10."""
+    seed: Annotated[Number, SEED] = None
+    """Random seed for weights, data order and augmentation. Default: 0."""
+    device: Device = "auto"
+    """Where to train."""
+    resume: bool = False
+    """Continue the run in the run folder from its last checkpoint: it ends with the weights it would have had anyway.
+    A stop (Ctrl-C) saves one; a crash or a power cut costs five minutes at most."""
+    set: KeyValues = ()
+    """Change single values of the recipe, for example --set optimizer.base_lr=0.3 views.flip=0. May be repeated."""
+    data_root: Folder = None
+    """Where a torchvision data set's or imagenet's files are, or where to fetch shards to."""
+    download: bool = False
+    """Fetch a torchvision data set from its own home."""
+    workers: Annotated[Number, FROM_0] = None
+    """Processes that decode images. Default: one a core, at most 8."""
+    save_minutes: Annotated[float, Range(float, 0)] = 5.0
+    """Minutes between checkpoints inside an epoch."""
+    evaluate: bool = True
+    """Measure with labels while training and at the end, where the data have any."""
+    quiet: bool = False
+    """Print nothing."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "encoder", "out", "steps", "device", "resume", "download", "workers", "save_minutes", "evaluate", "quiet",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "set", flat(self.set))
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadInput: two of a number of steps and a time budget.
+        """
+        if self.steps is not None and self.time_budget is not None:
+            raise BadInput(f"--steps is {self.steps}, --time-budget {self.time_budget:g}: give one of them.")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the result, in the user's words, as settings.json keeps it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.FREE}
+        values["recipe"] = self.recipe if isinstance(self.recipe, str) else None
+        values["data_root"] = None if self.data_root is None else str(self.data_root)
+        values["set"] = list(self.set)
+        return values
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Values of the recipe, by their keys, that single flags set."""
+        hints = get_type_hints(type(self), include_extras=True)
+        keys = {
+            name: mark.key
+            for name, hint in hints.items()
+            for mark in getattr(hint, "__metadata__", ())
+            if isinstance(mark, Changes)
+        }
+        return {key: value for name, key in keys.items() if (value := getattr(self, name)) is not None}
+
+    def resuming(self, before: Mapping[str, Any]) -> Options:
+        """These options, with what the run was first asked for where nothing was said now."""
+        names = ("seed", "limit", "data_root")
+        kept: dict[str, Any] = {name: before.get(name) for name in names if getattr(self, name) is None}
+        return replace(self, **kept)
+
+    def named(self, data: Any) -> str:
+        """The name that the recipe goes by; digits have one of their own, all else is `auto` by default."""
+        if isinstance(self.recipe, str):
+            return self.recipe
+        if self.recipe is not None:
+            return "custom"
+        return "digits" if getattr(data, "suits", str(data)) == "digits" else "auto"
+
+    def folder(self, data: Any) -> Path:
+        """The run folder: as given, or runs/DATA-RECIPE, and the method where it is not the recipe's own."""
+        if self.out:
+            return Path(self.out)
+        name = getattr(data, "name", "views")
+        if isinstance(data, (str, Path)):
+            path = Path(data).resolve()
+            name = path.parent.name if path.suffix == ".tar" else path.name
+        return Path("runs") / "-".join(filter(None, [name, self.named(data), self.method]))
