@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from mec.runtime.flags import FROM_0, FROM_1, Device, Folder, Integers, Name, Names, Number, Range
+from mec.runtime.flags import Device, Folder, Integers, Name, Names, Number
+from mec.runtime.ranges import FROM_0, FROM_1, Range
 
 Out = Annotated[str | Path, arg(metavar="DIR", constructor=Path)]
 

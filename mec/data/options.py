@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from mec.runtime.flags import ABOVE_0, FROM_1, Range
+from mec.runtime.ranges import ABOVE_0, FROM_1, Range
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from mec.runtime.flags import FROM_0, Device
+from mec.runtime.flags import Device
+from mec.runtime.ranges import FROM_0
 
 
 @dataclass(frozen=True, kw_only=True)

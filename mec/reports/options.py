@@ -12,10 +12,6 @@ from mec.errors import BadInput
 from mec.objectives.methods import METHODS, method_named, methods_in_words
 from mec.recipes.recipe import Recipe
 from mec.runtime.flags import (
-    ABOVE_0,
-    FROM_0,
-    FROM_1,
-    SEED,
     Device,
     Folder,
     Integers,
@@ -25,12 +21,12 @@ from mec.runtime.flags import (
     Names,
     Number,
     OptionalReals,
-    Range,
     Reals,
     flat,
     names,
     reals,
-)  # fmt: skip
+)
+from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 METHODS_HELP = f"Names with commas between: {methods_in_words()}."
 

@@ -16,20 +16,8 @@ from tyro.conf import Suppress, arg
 from mec.errors import BadInput
 from mec.objectives.methods import methods_in_words
 from mec.recipes.recipe import Recipe
-from mec.runtime.flags import (
-    ABOVE_0,
-    FROM_0,
-    FROM_1,
-    SEED,
-    Device,
-    Folder,
-    KeyValues,
-    Minutes,
-    Name,
-    Number,
-    Range,
-    flat,
-)  # fmt: skip
+from mec.runtime.flags import Device, Folder, KeyValues, Minutes, Name, Number, flat
+from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
     from torch.nn import Module
