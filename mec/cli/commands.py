@@ -38,7 +38,9 @@ Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only u
 --set settings.distortion=guaranteed is the smallest with which every series surely converges (d/m for embeddings
 larger than the batch, else just above 1).
 --set micro_batch_size=64 saves memory: loss and gradient stay those of the whole batch, but batch norm then
-sees the statistics of 64 images."""
+sees the statistics of 64 images.
+
+{methods}"""
 
     data: DataSet
     """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, or what `mec pack` wrote."""
@@ -216,7 +218,9 @@ class Compare(Comparison):
 
 The same command continues after a stop; more methods or seeds may be added to it. With several --lrs, each is tried
 first with one seed, and the one that tells training images apart best is kept (k-NN; test images choose nothing).
-The folder gets a run a trial, compare.json, pace.json, results.jsonl and compare.png."""
+The folder gets a run a trial, compare.json, pace.json, results.jsonl and compare.png.
+
+{methods}"""
 
     data: DataSet
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""

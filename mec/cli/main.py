@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import sys
+import textwrap
 import traceback
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from mec.cli.commands import Compare, Embed, Evaluate, Export, Health, Pack, Pre
 from mec.cli.measuring import Bench, Figure, Table
 from mec.cli.parsing import parse, refused
 from mec.errors import BadInput, TrainingStopped
+from mec.objectives.methods import methods_in_words
 from mec.version import __version__
 
 COMMANDS = {
@@ -51,7 +53,10 @@ def parsed(arguments: list[str]):
         return Evaluate.parsed(arguments[1:])
     if command in COMMANDS:
         kind: Any = COMMANDS[command]
-        return parse(kind, arguments[1:], prog=f"mec {command}", text=f"{kind.__doc__}\n\n{kind.more}")
+        text = f"{kind.__doc__}\n\n{kind.more}".replace(
+            "{methods}", "Methods:\n" + textwrap.indent(methods_in_words(), "  ")
+        )
+        return parse(kind, arguments[1:], prog=f"mec {command}", text=text)
     if command == "--version":
         print(__version__)
         sys.exit(0)

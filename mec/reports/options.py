@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from mec.errors import BadInput
-from mec.objectives.methods import METHODS, method_named, methods_in_words
+from mec.objectives.methods import METHODS, method_named
 from mec.recipes.recipe import Recipe
 from mec.runtime.flags import (
     Device,
@@ -28,7 +28,7 @@ from mec.runtime.flags import (
 )
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
-METHODS_HELP = f"Names with commas between: {methods_in_words()}."
+METHODS_HELP = f"Names with commas between, of {', '.join(METHODS)}."
 
 
 @dataclass(frozen=True, kw_only=True)

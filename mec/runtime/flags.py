@@ -169,7 +169,8 @@ def flags_of(command: Any, options: type) -> dict[str, Any]:
 
 def documented(text: str, options: Any) -> str:
     """A docstring with the options' own words in place of its line `{options}`."""
-    return text.replace("{options}", "\n".join(described(options)).lstrip()) if "{options}" in text else text
+    return text.replace("{options}", "
+".join(described(options)))
 
 
 def described(options: Any) -> list[str]:

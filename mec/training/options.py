@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 from tyro.conf import Suppress, arg
 
 from mec.errors import BadInput
-from mec.objectives.methods import methods_in_words
+from mec.objectives.methods import METHODS
 from mec.recipes.recipe import Recipe
 from mec.runtime.flags import Device, Folder, KeyValues, Minutes, Name, Number, flat
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
@@ -32,7 +32,7 @@ class Changes:
     key: str
 
 
-METHOD = arg(metavar="NAME", help_behavior_hint="", help=f"In place of the recipe's: {methods_in_words()}.")
+METHOD = arg(metavar="NAME", help_behavior_hint="", help=f"In place of the recipe's: {', '.join(METHODS)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from mec.errors import BadInput, TrainingStopped
 from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size
 from mec.networks.encoder_file import EncoderInfo
 from mec.networks.siamese import Siamese, build_siamese
-from mec.objectives.methods import method_named
+from mec.objectives.methods import differs_from_paper, method_named
 from mec.recipes.recipe import Recipe
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
@@ -277,6 +277,8 @@ def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, 
             console.print(f"{len(images.skipped)} images cannot be read and are left out: {skipped}", highlight=False)
     for reason in settings.why:
         console.print(f"  {reason}", style="dim", highlight=False)
+    if differing := differs_from_paper(recipe.method, recipe.settings):
+        console.print(differing, highlight=False)
     parameters = sum(p.numel() for p in trainer.network.encoder.parameters())
     where = trainer.fabric.device.type + (f" x {trainer.ranks.size}" if trainer.ranks.size > 1 else "")
     console.print(
