@@ -169,8 +169,7 @@ def flags_of(command: Any, options: type) -> dict[str, Any]:
 
 def documented(text: str, options: Any) -> str:
     """A docstring with the options' own words in place of its line `{options}`."""
-    return text.replace("{options}", "
-".join(described(options)))
+    return text.replace("{options}", "\n".join(described(options)))
 
 
 def described(options: Any) -> list[str]:
