@@ -68,7 +68,7 @@ class Evaluate:
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
   random:NAME             a timm backbone, randomly initialised: the baseline of no training
-  pixels                  raw pixels as features: the baseline of no encoder
+  pixels                  raw pixels as features: the raw-pixel baseline
   NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
 
 PROTOCOL is one of those below; `mec evaluate RUN PROTOCOL --help` shows its flags. A folder of labelled images has

@@ -100,6 +100,7 @@ def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) ->
     kept = protocol.out is not None or not isinstance(run, tuple)
     with nullcontext(protocol.out) if kept else TemporaryDirectory() as folder:
         subject = replace(protocol, out=folder).subject(run)
+        subject.kept = kept
         for number, found in enumerate(protocol.measure(subject)):
             (result,) = labelled([found], encoder=subject.name, checkpoint=subject.checkpoint)
             if kept:

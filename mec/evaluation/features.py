@@ -61,7 +61,7 @@ def extract(
 ) -> Features:
     """Features of a split's images, in order; the encoder runs in evaluation mode (its mode is put back).
 
-    An image that cannot be read, at two tries, is left out, with its label; `whole` says that none may be.
+    An image that cannot be read, at two attempts, is left out with its label, unless `whole` makes that an error.
 
     Args:
         encoder: images [m, 3, s, s] -> features [m, e].
@@ -138,7 +138,7 @@ def why_unreadable(images: Encoded, index: int) -> str:
             images.read(index)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         return reason(error)
-    return "only at some tries it can"
+    return "readable only intermittently"
 
 
 def tell_skipped(parts: Sequence[Features], console: Console) -> None:
@@ -159,7 +159,7 @@ def is_grey(images: Images) -> bool:
 
 
 def pixels(split: Split, side: int = 32, *, grey: bool | None = None) -> Features:
-    """Raw pixels as features, the baseline of no learning: as stored, or resized to side x side where sizes differ.
+    """The raw-pixel baseline: pixels as features, as stored, or resized to side x side where sizes differ.
 
     grey: one channel is enough; None: where all images are grey.
     """

@@ -1,4 +1,4 @@
-"""What scores are worth against labels, in per cent: top-k, mean per class, 11-point mean average precision."""
+"""Metrics of scores against labels, in per cent: top-k, mean per class, 11-point mean average precision."""
 
 from __future__ import annotations
 

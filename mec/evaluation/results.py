@@ -1,4 +1,4 @@
-"""A result is a named number with where it came from; results.jsonl holds one a line."""
+"""A result is a named number with where it came from; results.jsonl holds one per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mec.version import __version__
 
 RESULTS = "results.jsonl"
 
-TELLING = (  # settings that are printed with a figure
+TELLING = (  # settings that are printed beside a figure
     *("labels_per_class", "k", "preset", "labels", "set", "stage", "head", "mode", "epoch", "lr", "part"),
     *("detections", "motion"),
 )
@@ -21,7 +21,7 @@ TELLING = (  # settings that are printed with a figure
 
 @dataclass(frozen=True)
 class Result:
-    """One figure. `spread` is the sample standard deviation over `n` draws or runs; None where there is one."""
+    """One figure. `spread` is the sample standard deviation over `n` draws or runs; None where n is 1."""
 
     protocol: str  # the command's word
     metric: str
@@ -44,13 +44,13 @@ class Result:
         return f"{self.protocol} {self.metric}: {self.value:.1f}{spread} {self.unit}"
 
     def line(self) -> str:
-        """In words, with what tells it from others of its protocol."""
+        """In words, with the settings that distinguish it from other results of its protocol."""
         words = [f"{key.replace('_', ' ')} {self.settings[key]}" for key in TELLING if key in self.settings]
         return ", ".join([str(self), *words, *([f"n {self.n}"] if self.n > 1 else [])])
 
 
 def recipe_settings(recipe: Any) -> dict[str, Any]:
-    """A recipe's fields as a result's settings keep them: those that say something."""
+    """A recipe's fields as a result's settings keep them: without empty ones."""
     return {name: value for name, value in asdict(recipe).items() if value not in (None, ())}
 
 
@@ -60,7 +60,7 @@ def labelled(results: Iterable[Result], **where: Any) -> list[Result]:
 
 
 def as_lines(results: Iterable[Result]) -> str:
-    """JSON, a line a result, with the time where it has none."""
+    """JSON, one line per result, with the time added where it has none."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return "".join(json.dumps(asdict(replace(result, time=result.time or now))) + "\n" for result in results)
 

@@ -1,4 +1,4 @@
-"""What is evaluated: a run, a file of weights or a name -> the backbone in evaluation mode, and where results go.
+"""The encoder under test: a run, a file, a name or a module -> its backbone in evaluation mode, a folder for results.
 
 Nothing is unpickled: .pth files are read with weights_only, and nothing is fetched from anywhere.
 """
@@ -47,7 +47,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")
 HEAD_PREFIXES = ("fc.", "head.", "classifier.")  # what follows the backbone; in MEC's layout fc is the projector
 
-# Blocks a stage, and whether they are bottlenecks -> torchvision's name.
+# Blocks per stage, and whether they are bottlenecks -> torchvision's name.
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((1, 1, 1, 1), False): "resnet10",
     ((2, 2, 2, 2), False): "resnet18",
@@ -70,6 +70,7 @@ class Subject:
     folder: Path  # for results
     workers: int = 0
     own_transform: Callable[[Any], Tensor] | None = None  # of an encoder in memory
+    kept: bool = True  # whether the folder stays when results are there
 
     @property
     def transform(self) -> Callable[[Any], Tensor]:
@@ -91,6 +92,10 @@ class Subject:
         )
         tell_skipped([found], Console(stderr=True))
         return found
+
+    def where(self, folder: Path) -> str:
+        """For messages: where files are, if they stay."""
+        return f"; files in {folder}" if self.kept else ""
 
     def both(self, data: Data) -> tuple[Features, Features]:
         """Features of the labelled training and test images."""
@@ -333,7 +338,7 @@ def with_own_positions(encoder: Any, weights: dict[str, Tensor]) -> dict[str, Te
 
 
 def local_weights(name: str) -> Path:
-    """The file that torchvision or timm fetched for a name at some time.
+    """The file of weights that torchvision or timm has in its cache for a name.
 
     Raises:
         FileNotFoundError: none; says where it was looked for.

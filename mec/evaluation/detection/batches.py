@@ -31,7 +31,7 @@ def largest_objects(annotations: Annotations, count: int) -> Annotations:
 
 
 def grouped_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches without end of photographs that are all wider than high, or all not, from seeded orders of all.
+    """Endless batches of photographs that are all wider than high, or all not, from seeded permutations.
 
     Args:
         wide: [n] bool.

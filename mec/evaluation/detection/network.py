@@ -275,7 +275,7 @@ class PaddedBatch(nn.Module):
         return ImageList(batch, [(image.shape[1], image.shape[2]) for image in images]), targets
 
     def postprocess(self, result, image_shapes, original_image_sizes):
-        """Detections stay in px of the image as given; `detection.in_original` scales them."""
+        """Detections stay in px of the image as given; `training.in_original` scales them."""
         return result
 
 
@@ -396,23 +396,3 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     }
     parts = [[p for p in module.parameters() if (id(p) in norms) == which] for which in (False, True)]
     return [{"params": parts[0], "weight_decay": weight_decay}, {"params": parts[1], "weight_decay": 0.0}]
-
-
-@torch.no_grad()
-def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
-    """uint8 [n, height, width]: masks [n, s, s] of probabilities, bilinear over their boxes, pixel centres at halves.
-
-    Only pixels of the box are looked at: outside it the interpolation with zeros stays below a half.
-    """
-    pasted = np.zeros((len(masks), height, width), dtype=np.uint8)
-    for out, mask, (x0, y0, x1, y1) in zip(pasted, masks.cpu(), boxes.cpu().tolist()):
-        left, top = max(int(x0), 0), max(int(y0), 0)
-        right, bottom = min(int(x1) + 1, width), min(int(y1) + 1, height)
-        if left >= right or top >= bottom or x1 <= x0 or y1 <= y0:
-            continue
-        x = (torch.arange(left, right, dtype=mask.dtype) + 0.5 - x0) / (x1 - x0) * 2 - 1
-        y = (torch.arange(top, bottom, dtype=mask.dtype) + 0.5 - y0) / (y1 - y0) * 2 - 1
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), 2)
-        values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-        out[top:bottom, left:right] = (values >= threshold).numpy()
-    return pasted

@@ -17,7 +17,7 @@ COCO_SIZES = Sizes(tuple(range(640, 801, 32)), 800)
 
 @dataclass(frozen=True)
 class Preset:
-    """What is trained on what, for how long. Counts are iterations; the learning rate is for the batch as given."""
+    """Data, schedule and sizes of a detector. Counts are iterations; the learning rate is for the batch as given."""
 
     source: str
     train: tuple[str, ...]

@@ -47,7 +47,7 @@ def detect(
         protocol: "voc", "voc0712" or "coco".
         root: of the data, in its standard layout.
         name: of the preset, one of PRESETS[protocol].
-        chosen: the preset, as `adapted` changes it.
+        chosen: the preset, as `changed_preset` changes it.
         sweep: try `SWEEP` with the first seed, take the best AP on the test photographs, as published searches do.
         precision: "auto" (bf16 where the device has units for it), "fp32" or "bf16".
         resume: resume the runs that the folder holds.
@@ -59,7 +59,7 @@ def detect(
     Raises:
         BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged.
     """
-    coco_package()  # asked for now, not after hours of training
+    coco_package()  # refused now, not after hours of training
     train, test = read_data(protocol, root, chosen)
     fabric = start_fabric(subject.device)
     bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(fabric.device.type))
@@ -181,7 +181,7 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
 
 
 def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ranks) -> None:
-    """An empty folder with settings.json, or the one to go on with.
+    """An empty folder with settings.json, or the one to resume.
 
     Raises:
         BadInput: it holds a run and this is no resuming, or was started with other settings; names them.

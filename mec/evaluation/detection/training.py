@@ -20,8 +20,8 @@ from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.evaluation.detection import pictures
 from mec.evaluation.detection.annotations import Annotations
 from mec.evaluation.detection.batches import TestImages, TrainingBatches, as_they_are, training_loader
-from mec.evaluation.detection.metrics import Detections, coco_scores, masks_api, voc_scores
-from mec.evaluation.detection.network import build_detector, parameter_groups, paste_masks
+from mec.evaluation.detection.metrics import Detections, coco_scores, masks_api, paste_masks, voc_scores
+from mec.evaluation.detection.network import build_detector, parameter_groups
 from mec.evaluation.detection.presets import Preset
 from mec.evaluation.subject import Subject
 from mec.runtime import checkpoints, files

@@ -64,8 +64,8 @@ def finetuned(
         targets: as `train_classifier` takes them.
         classes: width of the head.
         recipe: how.
-        seed: of head, order and views.
-        state: keeps what an interruption would lose.
+        seed: for head, data order and augmentation.
+        state: checkpoints of an interrupted training.
     """
     encoder = copy.deepcopy(subject.encoder)
     head = new_head(subject.info.feature_size, classes, recipe, seed)
@@ -102,7 +102,7 @@ def tuned_results(
 ) -> list[Result]:
     """Fine-tune on these images of the data set and measure on its test images.
 
-    Interrupted, it goes on where it was up to ten minutes before when it is called again.
+    Interrupted, it resumes from its last checkpoint (one every ten minutes) when it is called again.
     """
     assert train.labels is not None
     assert data.test is not None

@@ -93,7 +93,7 @@ def labelled_part(split: Split, labels: str, seed: int) -> Split:
 
     Args:
         split: all labelled training images.
-        labels: "1%", "10%" or another share; or a file of names, one a line, as SimCLR publishes them.
+        labels: "1%", "10%" or another share; or a file of names, one per line, as SimCLR publishes them.
         seed: of the draw.
 
     Raises:
@@ -142,7 +142,7 @@ def rows_listed(split: Split, path: Path) -> np.ndarray:
         BadInput: the images have no file names, or the list names others, or none.
     """
     if not isinstance(split.images, Files):
-        raise BadInput(f"{path}: these images are no single files with names; give a share, for example --labels 1%.")
+        raise BadInput(f"{path}: these images are not single files with names; give a share, for example --labels 1%.")
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     tails: dict[str, int] = {}
     seen: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Few labels: logistic regression on a handful of labelled images a class, over seeded draws."""
+"""Few labels: logistic regression on a handful of labelled images per class, over seeded draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mec.evaluation.results import Result
 def fewshot(
     train: Features, test: Features, *, labels_per_class: Sequence[int] = (1, 5), draws: int = 20, seed: int = 0
 ) -> list[Result]:
-    """Top-1 (%) with so many labels a class: mean and spread over seeded draws.
+    """Top-1 (%) with so many labels per class: mean and standard deviation over seeded draws.
 
     L2-normalised features, scikit-learn's LogisticRegression(C=10).
 

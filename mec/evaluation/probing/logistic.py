@@ -102,7 +102,7 @@ def prepare(x: Tensor | np.ndarray, y: Tensor | np.ndarray, classes: int, *, dev
 def loss_and_slope(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies [] in float64, and its gradient by the logits [n, c].
 
-    Everything is said by how far other classes lie from the right one, so that tiny losses keep their digits.
+    Expressed by how far other classes lie from the right one, so that tiny losses keep their digits.
     """
     if target.ndim == 2:  # -1, 1: one sigmoid each; 0: left out
         margin = logits * target
@@ -162,7 +162,7 @@ def solve(problem: Problem, penalty: float, start: np.ndarray | None = None) -> 
 
 
 def model(problem: Problem, penalty: float, coefficients: np.ndarray, objective: float, steps: int) -> Logistic:
-    """The solution, said of raw features and of all classes."""
+    """The solution, in terms of raw features and all classes."""
     weight, bias = np.zeros((len(problem.mean), len(problem.rest))), problem.rest.copy()
     weight[:, problem.fitted] = problem.axes @ coefficients[:-1]
     bias[problem.fitted] = coefficients[-1] - problem.mean @ weight[:, problem.fitted]
@@ -176,7 +176,7 @@ def coefficients_of(fitted: Logistic, problem: Problem) -> np.ndarray:
 
 
 def logistic_path(problem: Problem, penalties: Iterable[float] = PENALTIES) -> Iterator[Logistic]:
-    """A model a penalty, each started from the one before: give them from strong to weak."""
+    """One model per penalty, each started from the one before: give them from strong to weak."""
     path: list[tuple[float, np.ndarray]] = []
     for penalty in penalties:
         at, objective, steps = solve(problem, penalty, foreseen(path, penalty))

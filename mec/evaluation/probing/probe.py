@@ -54,7 +54,7 @@ ENOUGH = 3.0  # of `reach`, below which a probe hardly leaves its start
 
 
 def reach(recipe: Training, images: int) -> float:
-    """How far LARS moves weights in a whole training, in lengths of them: rate x trust, summed over steps.
+    """How far LARS can move weights in a training, in multiples of their norm: rate x trust, summed over steps.
 
     A cosine averages half of the full rate, and momentum multiplies a steady direction by 1 / (1 - momentum).
 
@@ -72,8 +72,8 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
 
     The backbone is left as it is, bit for bit. Test images are not augmented, so their features come once; the best
-    epoch is chosen on the very images that it is reported on, as the released script does. Interrupted, it goes on
-    where it was up to ten minutes before when it is called again.
+    epoch is chosen on the very images that it is reported on, as the released script does. Interrupted, it resumes from
+    its last checkpoint (one every ten minutes) when it is called again.
 
     Raises:
         BadInput: a setting that makes no sense.

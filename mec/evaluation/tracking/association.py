@@ -1,7 +1,7 @@
-"""Which detection is which object: tracks by appearance, then by overlap. Shared by boxes, masks and poses.
+"""Data association: which detection belongs to which track, by appearance, then by overlap; of boxes, masks and poses.
 
 A detection has a box and a set of local features; nothing is trained. One `Tracker` a sequence, one `step` a frame.
-Source: the association of UniTrack, as docs of the protocol state it; `compat` repeats two of its quirks.
+Source: the association step of UniTrack; `compat` reproduces two of its errors.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ NEVER = 1e6  # stands for an infinite cost: no limit is near it
 
 @dataclass(frozen=True)
 class Settings:
-    """How tracks live. Thresholds are on costs: 1 - similarity or 1 - overlap."""
+    """When tracks begin, match and end. Thresholds are on costs: 1 - similarity or 1 - overlap."""
 
     appearance: float = 0.7
     overlap: float = 0.5
     confirm: float = 0.7  # of tracks seen once
     duplicate: float = 0.15
-    score: float = 0.5  # a detection at least this sure may start a track
+    score: float = 0.5  # a detection of at least this score may start a track
     buffer: int = 30  # frames a track may be lost; a gap of one more can still be bridged
     sure: bool = False  # a new track counts at once; otherwise after its second detection in a row
     motion: float | None = None  # share of the appearance cost beside squared Mahalanobis distances; None: all of it
     gated: bool = False  # with motion: pairs too far apart for the filter never match
-    compat: bool = False  # UniTrack's quirk: a removed track can be found for one more frame
+    compat: bool = False  # UniTrack's error: a removed track can be found for one more frame
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Seen:
-    """A track in the frame at hand."""
+    """A track in the current frame."""
 
     id: int  # from 1 in each sequence
     detection: int  # which of the frame's objects it is
@@ -72,7 +72,7 @@ class Track:
     last: int  # frame of the latest detection
     state: Literal["tracked", "lost", "removed"] = "tracked"
     active: bool = False
-    detection: int = -1  # in the frame at hand
+    detection: int = -1  # in the current frame
     returned: bool = False
 
     @property
@@ -172,7 +172,7 @@ class Tracker:
         return Track(self.born, mean[0], covariance[0], feature, self.frame, self.frame, active=active, detection=index)
 
     def _drop_duplicates(self) -> None:
-        """Of a tracked and a lost one in the same place, the younger goes; the tracked one where they are equal."""
+        """Of a tracked and a lost track in one place, drop the younger; the tracked one where their ages are equal."""
         overlaps = inclusive_iou(_boxes(self.tracked), _boxes(self.lost))
         tracked, lost = set(), set()
         for i, j in zip(*np.nonzero(1 - overlaps < self.settings.duplicate)):
@@ -215,9 +215,9 @@ def inclusive_iou(one: Floats, other: Floats) -> Floats:
 
 
 def assign(cost: Floats, limit: float) -> list[tuple[int, int]]:
-    """The pairs (row, column) that make the sum of cost - limit smallest, each row and column at most once.
+    """The pairs (row, column) with the smallest sum of cost - limit, each row and column at most once.
 
-    It is not the best full assignment cut at the limit: leaving a pair apart costs `limit`, shared by both sides.
+    Not a full assignment cut at the limit: leaving two unmatched costs `limit`, half for each.
     """
     n, m = cost.shape
     if not cost.size:

@@ -1,6 +1,6 @@
-"""A Kalman filter of boxes with constant velocity, for many at once.
+"""A Kalman filter of boxes with constant velocity, for many tracks at once.
 
-A state is (centre x, centre y, aspect w / h, height h) and their velocities a frame, [n, 8] with covariance [n, 8, 8];
+A state is (centre x, centre y, aspect w / h, height h) and velocities per frame, [n, 8] with covariance [n, 8, 8];
 what is measured is its first half. Noise grows with the height: that of a position is 1 / 20 of it, of a velocity
 1 / 160.
 Source: protocols of UniTrack (the filter of DeepSORT), in float64.

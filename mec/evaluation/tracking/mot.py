@@ -86,7 +86,7 @@ class ClipBenchmark(Benchmark):
 
 
 class MotBenchmark(ClipBenchmark):
-    """Boxes."""
+    """MOT16: people as boxes."""
 
     task, metrics = "mot", ("IDF1", "HOTA", "MOTA", trackscores.SWITCHES)
     needs = ("trackeval", "cv2")
@@ -156,7 +156,7 @@ class MotBenchmark(ClipBenchmark):
 
 
 class MotsBenchmark(ClipBenchmark):
-    """Masks; tracks are the detections' own, with ids."""
+    """MOTS20: people as masks; tracks are the detections' own masks, with ids."""
 
     task, metrics = "mots", ("IDF1", "HOTA", "sMOTA", "MOTA", trackscores.SWITCHES)
     needs = ("trackeval", "cv2", "pycocotools")

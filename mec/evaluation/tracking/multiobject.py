@@ -31,12 +31,12 @@ from mec.runtime.files import write_json
 
 @dataclass(frozen=True)
 class TrackingOptions:
-    """What a run of a benchmark may be told."""
+    """Options of a run over a benchmark."""
 
     split: str  # train, val or test
     detections: str | None = None  # see `choose_detections`; None: the only ones there are
     motion: bool = False
-    mode: Literal["clean", "unitrack"] = "clean"  # unitrack: the source's quirks too
+    mode: Literal["clean", "unitrack"] = "clean"  # unitrack: with the source's errors
     names: tuple[str, ...] = ()  # of sequences; all where empty
     batch_size: int = 1
     cache: Path | None = None  # a folder for feature maps
@@ -75,7 +75,7 @@ class Clock:
 class Benchmark(ABC):
     """The sequences of a benchmark with their detections, read and checked when it is made.
 
-    Tracks are what a benchmark wants them to be: rows of boxes or masks, or poses with ids.
+    What tracks are depends on the benchmark: rows of boxes or masks, or poses with ids.
     """
 
     task: ClassVar[str]  # the command's word
@@ -94,7 +94,7 @@ class Benchmark(ABC):
     def __init__(self, root: Path, options: TrackingOptions): ...
 
     def rules(self, **settings: Any) -> Settings:
-        """The life of tracks, with the motion of this benchmark if the options ask for it."""
+        """The tracker's rules, with this benchmark's motion term if the options ask for it."""
         motion: dict[str, Any] = {"motion": self.motion, "gated": self.gated} if self.options.motion else {}
         return Settings(compat=self.options.mode == "unitrack", **motion, **settings)
 
@@ -116,7 +116,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def scores(self, folder: Path) -> Scores:
-        """Of what was written; empty where there is no truth."""
+        """Scores of what was written; empty without a ground truth."""
 
 
 def measure_tracks(
@@ -143,16 +143,16 @@ def measure_tracks(
         BadInput, FileNotFoundError: of the data or detections, in words.
     """
     require_modules(make)
-    return _tracked(make(root, options), appearances(subject, stage), subject.folder, video)
+    return _tracked(make(root, options), appearances(subject, stage), subject, video)
 
 
-def _tracked(bench: Benchmark, maps: Sequence[Appearance], folder: Path, video: str | None) -> Iterator[Result]:
+def _tracked(bench: Benchmark, maps: Sequence[Appearance], subject: Subject, video: str | None) -> Iterator[Result]:
     options = bench.options
     given = re.sub(r"[^\w.-]+", "-", bench.detections).strip("-")  # a name, or a folder's path
-    out = folder / bench.task / f"{options.split}-{given}"
+    out = subject.folder / bench.task / f"{options.split}-{given}"
     for name in bench.names:
         bench.write(out / "still", name, bench.still(name))
-    yield from _results(bench, out / "still", {"head": "still"}, {})
+    yield from _results(bench, subject, out / "still", {"head": "still"}, {})
     for appearance in maps:
         motion = "motion" if options.motion else "womotion"
         folder = out / f"stage{appearance.stage}-{motion}-{options.mode}"
@@ -164,10 +164,12 @@ def _tracked(bench: Benchmark, maps: Sequence[Appearance], folder: Path, video: 
                 images, rate = bench.pictures(name, tracks)
                 write_video(folder / f"{name}.{video}", images, rate=rate)
         settings = {"stage": appearance.stage, "motion": options.motion, "mode": options.mode}
-        yield from _results(bench, folder, settings, clocks)
+        yield from _results(bench, subject, folder, settings, clocks)
 
 
-def _results(bench: Benchmark, folder: Path, settings: dict[str, Any], clocks: dict[str, Clock]) -> list[Result]:
+def _results(
+    bench: Benchmark, subject: Subject, folder: Path, settings: dict[str, Any], clocks: dict[str, Clock]
+) -> list[Result]:
     """scores.json, a line on speed, and the results over all sequences."""
     scores = bench.scores(folder)
     total = sum(clocks.values(), Clock())
@@ -176,10 +178,10 @@ def _results(bench: Benchmark, folder: Path, settings: dict[str, Any], clocks: d
     if clocks:
         print(
             f"{bench.task} stage {settings['stage']}: {total.frames} frames, {total.rate:.2f} a second (reading and "
-            f"features {total.features:.0f} s, association {total.association:.1f} s); tracks in {folder}"
+            f"features {total.features:.0f} s, association {total.association:.1f} s){subject.where(folder)}"
         )
     if not scores:
-        print(f"{bench.task}: no truth for this split: tracks are in {folder}, nothing was scored.")
+        print(f"{bench.task}: no ground truth for this split: nothing was scored{subject.where(folder)}")
         return []
     settings = {**settings, "detections": bench.detections, "sequences": len(bench.names)}
     return [
@@ -198,7 +200,7 @@ def _results(bench: Benchmark, folder: Path, settings: dict[str, Any], clocks: d
 
 
 def require_modules(make: type[Benchmark]) -> None:
-    """Nothing, where the modules that a benchmark needs can be imported.
+    """Check that the modules that a benchmark needs can be imported.
 
     Raises:
         BadInput: says which extra to install.
@@ -232,7 +234,7 @@ def choose_detections(folder: Path, asked: str | None, also: Sequence[str]) -> s
 
 
 def id_map(shown: Iterable[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndarray:
-    """[h, w] of ids, 0 where nothing is."""
+    """Id map [h, w], 0 where there is no object."""
     ids = np.zeros(size, dtype=np.int64)
     for name, mask in shown:
         ids[mask] = name

@@ -1,4 +1,4 @@
-"""PoseTrack, 2017 or 2018: people as poses, joined to tracks. IDF1, MOTA, switches, joint by joint.
+"""PoseTrack, 2017 or 2018: people as poses, linked to tracks. IDF1, MOTA, switches, joint by joint.
 
 Layout: images/SPLIT/SEQUENCE/*.jpg, posetrack_data/annotations/SPLIT/SEQUENCE.json (or annotations/SPLIT/...),
 obs/SPLIT/NAME/SEQUENCE.json with the same frames.
@@ -30,7 +30,7 @@ RATE = 25  # frames a second of what is drawn
 
 
 class PoseTrackBenchmark(Benchmark):
-    """Poses; tracks are an id for every pose of every frame, `NOT_TRACKED` for those of no track."""
+    """People as poses; tracks are an id for every pose of every frame, `NOT_TRACKED` for those of no track."""
 
     task, metrics = "posetrack", ("IDF1", "MOTA", trackscores.SWITCHES)
     needs = ("cv2",)

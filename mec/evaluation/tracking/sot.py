@@ -98,8 +98,8 @@ def hann(cells: int = CELLS, *, like: Tensor) -> Tensor:
 class CrossCorrelation:
     """The first frame's target slides over the search window; nothing is learned.
 
-    `unitrack` keeps two slips of the source: it takes index 26 for no displacement where 25 is right, and a window of
-    52 cells where 65 is right, which drags the box towards the top left.
+    `unitrack` reproduces two errors of the source: it takes index 26 for no displacement where 25 is right, and a
+    window of 52 cells where 65 is right, which drags the box towards the top left.
     """
 
     unitrack: bool = False
@@ -225,7 +225,7 @@ def track_targets(
 
     Args:
         head: "xcorr" or "dcf".
-        mode: "clean", or "unitrack" with that code's slips (see `CrossCorrelation` and `TargetBox.at`).
+        mode: "clean", or "unitrack" with that code's errors (see `CrossCorrelation` and `TargetBox.at`).
         batch_size: crops of 520 px that go through the encoder together; those of all videos share batches.
     """
     for value, known in ((head, HEADS), (mode, MODES)):
@@ -302,7 +302,7 @@ def measure_sot(
                     if video is not None:
                         write_video(folder / f"{each.name}.{video}", drawn_boxes(each, boxes))
                 frames = sum(len(each.frames) for each in videos)
-                print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds, folder))
+                print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds) + subject.where(folder))
                 yield from labelled(sot_scores(found, videos, settings), **where)
 
     return results()

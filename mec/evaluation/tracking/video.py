@@ -46,9 +46,9 @@ def chosen_names(found: Iterable[str], asked: Sequence[str], where: Path) -> lis
     return [name for name in found if not asked or name in asked]
 
 
-def speed(what: str, frames: int, seconds: float, folder: Path) -> str:
-    """A line on how fast it went and where its files are."""
-    return f"{what}: {frames} frames, {frames / max(seconds, 1e-9):.2f} a second; files in {folder}"
+def speed(what: str, frames: int, seconds: float) -> str:
+    """How fast it went."""
+    return f"{what}: {frames} frames, {frames / max(seconds, 1e-9):.2f} a second"
 
 
 def frames_of(paths: Sequence[str | Path], ahead: int = 4) -> Iterator[Tensor]:

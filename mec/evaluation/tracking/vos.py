@@ -125,9 +125,9 @@ def propagate(
     temperature: float = PROPAGATION_TEMPERATURE,
     tile: int = 12,
 ) -> Tensor:
-    """Soft labels [k, h, w] of a frame: for each cell those of its `topk` likest, weighted by a softmax.
+    """Soft labels [k, h, w] of a frame: for each cell those of its `topk` most similar cells, weighted by a softmax.
 
-    Works tile by tile: around a tile only what lies within the radius is multiplied, a sixth of a 480p frame.
+    Tile by tile: for a tile only cells within the radius are compared, a sixth of a 480p frame.
 
     Args:
         query: [c, h, w] unit features of the frame.
@@ -263,7 +263,8 @@ def measure_vos(
                 scores.append(davis_score(written(found, folder, each), each, int(ids.max())))
                 if video is not None:
                     write_video(folder / f"{each.name}.{video}", drawn_masks(folder, each))
-            print(speed(f"vos stage {appearance.stage}", sum(len(each.frames) for each in videos), seconds, folder))
+            frames = sum(len(each.frames) for each in videos)
+            print(speed(f"vos stage {appearance.stage}", frames, seconds) + subject.where(folder))
             yield from labelled(vos_scores(scores, {"stage": appearance.stage}), **where)
 
     return results()

@@ -398,7 +398,7 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
             missing.append(Absent(name, ", ".join(str(root / place) for place in places), entry.get + reason))
     if missing:
         here = [name for name in names if not lacking(name, root)]
-        rest = f"\nTo go on with those that are there, give {','.join(here)} as their name." if here else ""
+        rest = f"\nTo measure those that are there, give {','.join(here)} as their name." if here else ""
         raise BadInput(f"{absent(missing)}{rest}")
 
 

@@ -58,7 +58,7 @@ FINETUNING: dict[str, Finetuning] = {
         "SimCLR (ICML 2020), appendix B.8",
         20_000, 256, spaced(-4, -1, 7), (0.0, *spaced(-6, -3, 7)), True, 256 / 224,
     ),
-    "random": Finetuning(  # the row of no pretraining
+    "random": Finetuning(  # the randomly initialised baseline
         "SimCLR (ICML 2020), appendix B.8: random initialisation",
         40_000, 256, spaced(-3, 0, 7), spaced(-5, -1.5, 8), True, 256 / 224,
     ),
@@ -81,7 +81,7 @@ def transfer(
     download: bool = False,
     say: Callable[[str], None] = print,
 ) -> Iterator[Result]:
-    """One result a data set, each as soon as it is there. Run again, it goes on where it was interrupted.
+    """One result per data set, each as soon as it is there. Interrupted, it resumes when it is run again.
 
     Args:
         subject: the encoder; it is left as it is.

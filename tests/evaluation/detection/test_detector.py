@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mec.errors import BadInput
+from mec.evaluation.detection.metrics import paste_masks
 from mec.evaluation.detection.network import (
     HEADS,
     Anchors,
@@ -25,7 +26,6 @@ from mec.evaluation.detection.network import (
     draw_polygons,
     mask_predictor,
     parameter_groups,
-    paste_masks,
     place_of,
 )
 from mec.evaluation.detection.training import averaged_statistics

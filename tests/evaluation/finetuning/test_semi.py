@@ -81,7 +81,7 @@ def test_lists_that_do_not_fit_the_images_are_refused(tmp_path):
     with pytest.raises(BadInput, match="file is empty"):
         labelled_part(split, str(listing), seed=0)
     listing.write_text("0001.png\n")
-    with pytest.raises(BadInput, match="no single files"):
+    with pytest.raises(BadInput, match="not single files"):
         labelled_part(open_data("digits").train, str(listing), seed=0)
     for name in ("a", "b"):
         write_images(tmp_path / "twins" / "train" / name, 2, width=70, height=70)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import as_stored, lines, stored_in
 from PIL import Image
+from torchvision.transforms import v2
 
 from mec.cli.main import main
 from mec.errors import BadInput
@@ -31,6 +32,7 @@ from mec.evaluation.tracking.sot import (
     track_targets,
     write_otb_boxes,
 )
+from mec.networks.backbones import build_encoder
 
 
 def features(seed: int, *shape: int) -> torch.Tensor:
@@ -217,6 +219,20 @@ def test_the_command_stores_a_line_for_each_stage_and_head_boxes_and_a_video(tmp
     with Image.open(folder / "sot" / "stage0-dcf-clean" / "Square.gif") as video:
         assert video.n_frames == 3
         assert video.size == (160, 120)
+
+
+def test_an_encoder_in_memory_tracks_and_leaves_no_file_and_no_word_of_one(tmp_path, monkeypatch, capsys):
+    root = moving_square(tmp_path / "otb", frames=2)
+    monkeypatch.chdir(tmp_path)
+    encoder = build_encoder("resnet10-tiny", 64, small_stem=False)
+    transform = v2.Compose([v2.ToImage(), v2.Resize((64, 64)), v2.ToDtype(torch.float32, scale=True)])
+    results = evaluate((encoder, transform), "sot", data_root=root, stage="3", head="xcorr", device="cpu")
+    assert [result.settings["head"] for result in results] == ["still"] * 2 + ["xcorr"] * 2
+    assert {result.encoder for result in results} == {"ResNet"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["otb"]
+    said = capsys.readouterr().out
+    assert "sot stage 3, xcorr: 2 frames" in said
+    assert "files in" not in said
 
 
 def test_boxes_are_written_as_the_benchmark_reads_them(tmp_path):
