@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +77,27 @@ def untrained_encoder(backbone: str) -> dict[str, torch.Tensor]:
 def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Leaves of nested dicts and sequences, by their paths."""
+    if isinstance(value, (dict, list, tuple)) and len(value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for name, part in items for k, v in flat(part, f"{path}.{name}").items()}
+    return {path: value}
+
+
+def differing(ours: Any, printed: Any) -> dict[str, tuple[Any, Any]]:
+    """What of ours is not as printed, by its path; numbers are equal but for rounding in the last digits."""
+    one, other = flat(ours), flat(printed)
+
+    def same(a: Any, b: Any) -> bool:
+        number = isinstance(a, (int, float)) and isinstance(b, (int, float))
+        return math.isclose(a, b, rel_tol=1e-12) if number else a == b
+
+    paths = dict.fromkeys([*one, *other])
+    pairs = {path: (one.get(path, "absent"), other.get(path, "absent")) for path in paths}
+    return {path: pair for path, pair in pairs.items() if not same(*pair)}
 
 
 def lines(path: Path) -> list[dict]:
