@@ -3,26 +3,20 @@
 from dataclasses import replace
 
 from mec.errors import BadInput, nearest
-from mec.recipes.published import BYOL_VIEWS, MULTI_CROP, PUBLISHED
+from mec.recipes.published import BYOL_VIEWS, CIFAR, MULTI_CROP, PUBLISHED, top_1
 from mec.recipes.recipe import Linear, Network, Optimizer, Recipe, View
 
 # The released code's pair: bilinear, scale from 0.2.
 RELEASED_VIEWS = tuple(replace(view, interpolation="bilinear", scale=(0.2, 1.0)) for view in BYOL_VIEWS)
 
-
 # SimSiam's CIFAR views, from memory of its appendix; the paper says only that there is no blur.
-CIFAR_VIEW = View(
-    size=32, scale=(0.2, 1.0), interpolation="bilinear", saturation=0.4,
-    mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616),
-)  # fmt: skip
-
+CIFAR_VIEW = replace(CIFAR, scale=(0.2, 1.0), interpolation="bilinear", saturation=0.4)
 
 DIGITS_VIEW = View(
     size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, rotate=18.0, shear=12.0, shift=0.1, zoom=0.2,
     jitter=1.0, brightness=0.5, contrast=0.5, saturation=0.0, hue=0.0, grey=0.0,
     blur=0.3, blur_sigma=(0.1, 1.0), noise=0.07, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35), copies=2,
 )  # fmt: skip
-
 
 DIGITS = Recipe(
     source="this project, docs/results.md",
@@ -66,18 +60,16 @@ IMAGENET_800EP = replace(
     optimizer=Optimizer("lars", base_lr=0.3, warmup_epochs=10, weight_decay=1.5e-6, decay_1d=False),
     batch_size=4096,
     epochs=800,
-    expects={"linear top-1 (%)": 74.5},  # Table 7
+    expects=top_1(74.5),  # Table 7
 )
 
-
-# A base that `auto` changes to fit the data and the machine (mec/auto.py).
+# A base that `auto` changes to fit the data and the machine (mec/training/auto.py).
 AUTO = Recipe(
     source="this project: chosen from the data and the machine, docs/results.md",
     views=(replace(CIFAR_VIEW, copies=2),),
     network=Network("resnet18", projector=(2048, 512), target_momentum=0.97),  # as BYOL's of 12,500 steps
     optimizer=Optimizer(base_lr=0.5, warmup_epochs=1, weight_decay=1e-4),
 )
-
 
 RECIPES: dict[str, Recipe] = {
     "auto": AUTO,
@@ -99,20 +91,20 @@ RECIPES: dict[str, Recipe] = {
         source="official repository, main_pretrain.py: eps 64 at d 2048, λ raised from an eighth over 10 epochs",
         settings={"distortion": Linear(8 * 64 / 2048, 64 / 2048, epochs=10), "order": 4},
         views=RELEASED_VIEWS,
-        expects={"linear top-1 (%)": 70.8},  # its README
+        expects=top_1(70.8),  # its README
     ),
     "imagenet-800ep": IMAGENET_800EP,
     "imagenet-800ep-multicrop": replace(
         IMAGENET_800EP,
         source="Liu et al., NeurIPS 2022, appendix D, Table 7: six 96-px crops more; scales of SwAV",
         views=MULTI_CROP,
-        expects={"linear top-1 (%)": 75.5},
+        expects=top_1(75.5),
     ),
     "imagenet-800ep-large-projector": replace(
         IMAGENET_800EP,
         source="Liu et al., NeurIPS 2022, appendix D, Table 7: 8192 in every layer of the projector",
         network=replace(IMAGENET_800EP.network, projector=(8192,) * 3, predictor=(512, 8192)),
-        expects={"linear top-1 (%)": 75.1},
+        expects=top_1(75.1),
     ),
     **PUBLISHED,
 }
