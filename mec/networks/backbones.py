@@ -15,7 +15,6 @@ from mec.errors import BadInput, nearest
 # a short run (docs/log.md). Deeper networks start as the recipe says.
 ONE_BLOCK = {"model": "resnet18", "layers": (1, 1, 1, 1), "zero_init_last": False}
 
-
 # ResNets for CPUs and small data; weights keep torchvision's names.
 SMALL: dict[str, dict[str, Any]] = {
     "resnet10-tiny": {**ONE_BLOCK, "channels": (32, 64, 128, 256)},
@@ -24,9 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet10": ONE_BLOCK,
 }
 
-
 SMALL_STEM_BELOW = 64  # px
-
 
 POOLED = {"resnet10-fast"}  # keep the max-pool on small images too: it saves two thirds of a step on a CPU
 

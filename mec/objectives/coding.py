@@ -19,7 +19,6 @@ from mec.runtime.ranges import Positive
 
 Distortion = Positive | Literal["guaranteed"]  # ε_d², or a name for one: `distortion_for`
 
-
 ABOVE_ONE = 1.01  # "just above 1", with room for the rounding of bf16 rows
 
 
