@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mec.errors import BadInput
 from mec.networks.heads import predictor, projector
 from mec.objectives.matched import GLOBAL_VIEWS
-from mec.recipes.recipe import Hidden, Network, Output, Target
+from mec.recipes.recipe import Network, Target
 
 
 class Siamese(nn.Module):
@@ -26,33 +26,17 @@ class Siamese(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        features: int,
+        projector: nn.Module,
+        predictor: nn.Module | None = None,
         *,
-        projector_widths: tuple[int, ...] = (),
-        projector_hidden: Hidden = "bn-relu",
-        projector_output: Output = "bn",
-        prototypes: int = 0,
-        predictor_widths: tuple[int, ...] = (),
-        predictor_bias: bool = True,
+        embedding: int,  # d, of what the projector gives
         target: Target | None = None,
         together: bool = False,
     ):
         super().__init__()
-        self.encoder = encoder
-        self.projector = projector(
-            features, projector_widths, hidden=projector_hidden, output=projector_output, prototypes=prototypes
-        )
-        self.embedding = prototypes or (projector_widths[-1] if projector_widths else features)
-        if predictor_widths and predictor_widths[-1] != self.embedding:
-            raise BadInput(
-                f"network.predictor ends with {predictor_widths[-1]}, embeddings have {self.embedding}: they are "
-                f"compared, so the predictor's last width is {self.embedding}."
-            )
-        self.predictor = (
-            predictor(self.embedding, predictor_widths, bias=predictor_bias) if predictor_widths else nn.Identity()
-        )
-        self.target = target
-        self.together = together
+        self.encoder, self.projector = encoder, projector
+        self.predictor = nn.Identity() if predictor is None else predictor
+        self.embedding, self.target, self.together = embedding, target, together
         self.target_encoder = self.target_projector = None
         if target == "momentum":
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -106,16 +90,28 @@ def runs_of_one_shape(views: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def build_siamese(network: Network, encoder: nn.Module, features: int) -> Siamese:
-    """The network of a recipe around a given encoder of feature size `features`."""
+    """The network of a recipe around a given encoder of feature size `features`.
+
+    Raises:
+        BadInput: the predictor does not lead back to the embedding.
+    """
+    embedding = network.prototypes or (network.projector[-1] if network.projector else features)
+    if network.predictor and network.predictor[-1] != embedding:
+        raise BadInput(
+            f"network.predictor ends with {network.predictor[-1]}, embeddings have {embedding}: they are compared, so "
+            f"the predictor's last width is {embedding}."
+        )
     return Siamese(
         encoder,
-        features,
-        projector_widths=network.projector,
-        projector_hidden=network.projector_hidden,
-        projector_output=network.projector_output,
-        prototypes=network.prototypes,
-        predictor_widths=network.predictor,
-        predictor_bias=network.predictor_bias,
+        projector(
+            features,
+            network.projector,
+            hidden=network.projector_hidden,
+            output=network.projector_output,
+            prototypes=network.prototypes,
+        ),
+        predictor(embedding, network.predictor, bias=network.predictor_bias) if network.predictor else None,
+        embedding=embedding,
         target=network.target,
         together=network.views_together,
     )

@@ -11,14 +11,15 @@ from torch.testing import assert_close
 from mec.errors import BadInput
 from mec.networks.heads import Cosines
 from mec.networks.siamese import Siamese, build_siamese, runs_of_one_shape
+from mec.recipes.recipe import Network
 from mec.recipes.table import RECIPES
 
 
 def network(target=None, **options) -> Siamese:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(5, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU())
-    return Siamese(
-        encoder, 4, target=target, **{"projector_widths": (6, 8), "predictor_widths": (3, 8)} | options
+    return build_siamese(
+        Network(target=target, **{"projector": (6, 8), "predictor": (3, 8)} | options), encoder, 4
     ).double()
 
 
@@ -116,7 +117,7 @@ def test_stop_gradient_takes_the_online_projections_as_constants():
 
 
 def test_without_a_target_there_is_none_and_every_view_has_gradient():
-    net = network(None, predictor_widths=())
+    net = network(None, predictor=())
     online, target = net(views(3))
     assert target is None
     assert torch.autograd.grad(online[2].square().sum(), net.encoder[0].weight)[0].abs().sum() > 0
@@ -134,20 +135,20 @@ def test_small_crops_have_no_target(target):
 
 def test_views_of_different_sizes_go_through_one_encoder():
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    online, _ = Siamese(encoder, 4, projector_widths=(8,))([torch.rand(6, 3, 16, 16), torch.rand(6, 3, 9, 9)])
+    online, _ = build_siamese(Network(projector=(8,)), encoder, 4)([torch.rand(6, 3, 16, 16), torch.rand(6, 3, 9, 9)])
     assert online.shape == (2, 6, 8)
 
 
 def test_without_projector_embeddings_are_features():
-    net = network(None, projector_widths=(), predictor_widths=())
+    net = network(None, projector=(), predictor=())
     online, _ = net(views())
-    assert_close(online[0], network(None, projector_widths=(), predictor_widths=()).encoder(views()[0]))
+    assert_close(online[0], network(None, projector=(), predictor=()).encoder(views()[0]))
 
 
 def test_a_predictor_that_does_not_lead_back_to_the_embedding_is_an_error():
     text = "network.predictor ends with 9, embeddings have 8: they are compared, so the predictor's last width is 8."
     with pytest.raises(BadInput) as caught:
-        network(predictor_widths=(3, 9))
+        network(predictor=(3, 9))
     assert str(caught.value) == text
 
 
@@ -175,7 +176,7 @@ def test_the_recipe_decides_target_and_heads():
 
 def test_views_of_one_size_together_share_a_pass_and_its_statistics():
     # SwAV's and DINO's multi-crop: the encoder once a size, the heads once on everything.
-    net = moved(network("momentum", together=True))
+    net = moved(network("momentum", views_together=True))
     parts = copy.deepcopy(net)
     large, small = views(2), list(torch.randn(3, 7, 5, dtype=torch.float64))
     wide = [torch.cat([v, v]) for v in small]  # another shape: rows stand in for pixels
@@ -192,7 +193,7 @@ def test_views_of_one_size_together_share_a_pass_and_its_statistics():
 def test_images_of_two_sizes_together_have_statistics_a_size():
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    net = Siamese(encoder, 4, projector_widths=(8,), together=True)
+    net = build_siamese(Network(projector=(8,), views_together=True), encoder, 4)
     parts = copy.deepcopy(net)
     large, small = torch.rand(2, 6, 3, 16, 16), 3 * torch.rand(4, 6, 3, 9, 9)
     online, _ = net([*large, *small])
@@ -216,7 +217,7 @@ def test_images_of_two_sizes_together_have_statistics_a_size():
     ],
 )  # fmt: skip
 def test_projectors_have_the_layers_that_the_recipe_names(options, expected):
-    net = network(None, predictor_widths=(), **options)
+    net = network(None, predictor=(), **options)
     assert names(net.projector) == expected
     biases = [layer.bias is not None for layer in net.projector if isinstance(layer, nn.Linear)]
     hidden = options.get("projector_hidden", "bn-relu") != "bn-relu"

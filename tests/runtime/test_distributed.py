@@ -17,11 +17,12 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from mec.errors import BadInput
-from mec.networks.siamese import Siamese
+from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.coding import coding_length
 from mec.objectives.mec import joint_coding, maximum_entropy_coding
 from mec.objectives.methods import METHODS
 from mec.objectives.table import OBJECTIVES, build
+from mec.recipes.recipe import Network
 from mec.runtime.distributed import ALONE, Ranks, SyncBatchNorm, average_gradients, current, synchronise_batch_norm
 
 WORLDS = [1, 2, 4]
@@ -201,7 +202,7 @@ def norm_found(norm: nn.Module, counts: list[int], group: Ranks) -> dict[str, to
 def small_siamese() -> Siamese:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Siamese(encoder, 4, projector_widths=(6, 8), predictor_widths=(5, 8), target="momentum").double()
+    return build_siamese(Network(projector=(6, 8), predictor=(5, 8), target="momentum"), encoder, 4).double()
 
 
 def training_found(objective: str, group: Ranks) -> dict[str, torch.Tensor]:
