@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Data, Split
-from mec.data.images import Stored
+from mec.data.images import InMemory
 from mec.evaluation.features import Features
 from mec.evaluation.probing.knn import knn
 from mec.networks.siamese import build_siamese
@@ -131,7 +131,7 @@ class Study:
     def inputs(self, split: Split) -> tuple[Tensor, Tensor]:
         """Images as the encoder sees them without augmentation, and labels."""
         view = self.views[0]
-        assert isinstance(split.images, Stored)
+        assert isinstance(split.images, InMemory)
         assert split.labels is not None
         x = nn.functional.interpolate(split.images.pixels.float() / 255, size=view.size, mode="area")
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (view.mean, view.std))

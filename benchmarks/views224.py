@@ -25,7 +25,7 @@ from mec.errors import BadInput
 from mec.recipes.table import RELEASED_VIEWS
 from mec.runtime.machine import machine
 from mec.runtime.memory import keep_freed
-from mec.views.views import Draw, finish, numbered
+from mec.views.views import Draw, augment, numbered
 
 
 class Blur:
@@ -74,7 +74,7 @@ class Ours:
     def __call__(self, indices, epoch: int) -> list[torch.Tensor]:
         crops, _, skipped = self.crops[epoch, np.asarray(indices)]
         assert not skipped
-        return [finish(c, Draw(view, n, 0, epoch, indices)) for c, (n, view) in zip(crops, self.views)]
+        return [augment(c, Draw(view, n, 0, epoch, indices)) for c, (n, view) in zip(crops, self.views)]
 
 
 parser = argparse.ArgumentParser(description=__doc__)

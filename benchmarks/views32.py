@@ -21,7 +21,7 @@ from torchvision import transforms
 from mec.recipes.table import CIFAR_VIEW
 from mec.runtime.machine import machine
 from mec.runtime.memory import keep_freed
-from mec.views.views import Draw, crop_stored_images, finish, numbered
+from mec.views.views import Draw, augment, crop_batch, numbered
 
 VIEWS = (replace(CIFAR_VIEW, copies=2),)
 PER_SAMPLE = transforms.Compose([
@@ -53,7 +53,7 @@ def ours(pixels: torch.Tensor, epoch: int) -> None:
         batch = pixels[torch.from_numpy(indices)]
         for number, view in numbered(VIEWS):
             draw = Draw(view, number, 0, epoch, indices)
-            finish(crop_stored_images(batch, draw), draw)
+            augment(crop_batch(batch, draw), draw)
 
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -110,6 +110,7 @@ def aircraft(root: Path, monkeypatch) -> None:
     write(data / "families.txt", ["Boeing 737", "Cessna 172", "F/A-18"])
     write(data / "manufacturers.txt", ["Boeing", "Cessna", "McDonnell Douglas"])
     number = 1025794
+    fitted: list[str] = []
     for part, rows in (("train", 8), ("val", 4), ("test", 6)):
         lines = []
         for i in range(rows):
@@ -118,6 +119,8 @@ def aircraft(root: Path, monkeypatch) -> None:
             number += 1
         write(data / f"images_variant_{part}.txt", lines)
         write(data / f"images_family_{part}.txt", [line.replace("737-200", "Boeing 737") for line in lines])
+        fitted += lines if part != "test" else []
+    write(data / "images_variant_trainval.txt", fitted)
 
 
 def voc2007(root: Path, monkeypatch) -> None:

@@ -13,32 +13,30 @@ import torch
 from torch import Tensor
 
 from mec.data.dataset import Split
-from mec.data.decoding import Decoded, Picture, Skipped, quiet, reason
-from mec.data.images import Encoded, Stored
+from mec.data.decoding import Picture, Skipped, quiet, reason
+from mec.data.images import Images
 from mec.errors import BadInput, TrainingStopped
 from mec.recipes.recipe import View
 from mec.runtime.signals import leave_signals_to_the_run
-from mec.views.augment_gpu import sent
+from mec.views.augment_gpu import to_device
 from mec.views.views import (
     Draw,
+    augment,
+    crop_batch,
     crop_boxes,
-    crop_pixels,
-    crop_stored_images,
-    finish,
+    crop_picture,
     least_decoding,
     numbered,
     scaled_box,
 )
 
 MOST_OF_GPU = 0.1  # of its memory, for the images of small data
-
-
 IN_A_ROW = 100  # unreadable images after which it is the disk rather than the images
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Views [m, 3, s, s] of this rank's images, their labels, and what could not be read while making them."""
+    """Views [m, 3, s, s] of this rank's images, their labels [m], and the images that could not be read for it."""
 
     views: list[Tensor]
     labels: Tensor | None
@@ -66,19 +64,17 @@ class ViewBatches:
                 f"{len(split)} readable images, batch_size {batch_size}: a batch takes that many different ones. "
                 f"Use --batch-size {max(2, 2 ** int(np.log2(max(2, len(split)))))} or fewer."
             )
-        self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
-        self.views = numbered(views)
         if workers is not None and workers < 0:
             raise BadInput(f"--workers is {workers}: 0 (the run itself decodes) or more.")
-        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
-        self.in_memory = isinstance(split.images, Stored)
-        if self.in_memory:
-            self.workers = 0  # nothing to decode
+        self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
+        self.views = numbered(views)
+        self.in_memory = split.images.pixels is not None
+        self.workers = 0 if self.in_memory else min(8, os.cpu_count() or 1) if workers is None else workers
         # The last incomplete batch is dropped in pretraining, where a loss depends on its number of images.
         self.steps_per_epoch, left = divmod(len(split), batch_size)
         if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image
             self.steps_per_epoch += 1
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the epoch asked for last
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # the last epoch asked for, and its order
 
     def indices(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and the images of its global batch."""
@@ -89,24 +85,32 @@ class ViewBatches:
         return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
-        """Steps start to stop - 1; `share` says which rows of a global batch are this rank's."""
-        rows = share(self.batch_size)
-        if isinstance(self.split.images, Stored):
-            pixels = self.kept(self.split.images.pixels)
-            for step in range(start, stop):
-                epoch, indices = self.indices(step)
-                indices = indices[rows]
-                images = pixels[sent(indices, pixels.device)].to(self.device, non_blocking=True)
-                made: list[Tensor] = []
-                for view, run in itertools.groupby(self.views, key=lambda pair: pair[1]):
-                    numbers = [number for number, _ in run]  # views alike are made at once: a GPU waits for launches
-                    repeated = np.tile(indices, len(numbers))
-                    draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, repeated)
-                    crops = crop_stored_images(images.repeat(len(numbers), 1, 1, 1), draw)
-                    made += finish(crops, draw).chunk(len(numbers))
-                yield Batch(made, self._labels(indices))
-            return
-        plan = Plan(self, range(start, stop), rows)
+        """Steps start to stop - 1; `share` says which rows of a global batch are this rank's.
+
+        Raises:
+            TrainingStopped: `IN_A_ROW` images in a row cannot be read.
+        """
+        steps, rows = range(start, stop), share(self.batch_size)
+        if self.split.images.pixels is not None:
+            return self._from_memory(self.on_device(self.split.images.pixels), steps, rows)
+        return self._decoded(steps, rows)
+
+    def _from_memory(self, pixels: Tensor, steps: range, rows: slice) -> Iterator[Batch]:
+        for step in steps:
+            epoch, indices = self.indices(step)
+            indices = indices[rows]
+            images = pixels[to_device(indices, pixels.device)].to(self.device, non_blocking=True)
+            made: list[Tensor] = []
+            for view, run in itertools.groupby(self.views, key=lambda pair: pair[1]):
+                numbers = [number for number, _ in run]  # views alike are made at once: a GPU waits for launches
+                repeated = np.tile(indices, len(numbers))
+                draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, repeated)
+                crops = crop_batch(images.repeat(len(numbers), 1, 1, 1), draw)
+                made += augment(crops, draw).chunk(len(numbers))
+            yield Batch(made, self._labels(indices))
+
+    def _decoded(self, steps: range, rows: slice) -> Iterator[Batch]:
+        plan = Plan(self, steps, rows)
         loader = torch.utils.data.DataLoader(
             Crops(self.split.images, self.views, self.seed),
             batch_size=None,  # an item is a batch
@@ -117,7 +121,7 @@ class ViewBatches:
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_the_run,
         )
-        for step, (crops, shown, skipped) in zip(range(start, stop), loader):
+        for step, (crops, shown, skipped) in zip(steps, loader):
             if not crops:
                 lost = skipped[-min(IN_A_ROW, len(skipped)) :]
                 raise TrainingStopped(
@@ -128,28 +132,28 @@ class ViewBatches:
             made = []
             for (number, view), crop in zip(self.views, crops):
                 draw = Draw(view, number, self.seed, epoch, indices)
-                made.append(finish(crop.to(self.device, non_blocking=True), draw))
+                made.append(augment(crop.to(self.device, non_blocking=True), draw))
             yield Batch(made, self._labels(shown), tuple(skipped))
 
-    def kept(self, pixels: Tensor) -> Tensor:
-        """On the GPU, where they take a small part of its memory; else where they are."""
+    def on_device(self, pixels: Tensor) -> Tensor:
+        """The pixels of all images: on the GPU where they take a small part of its memory, else where they are."""
         if self.device.type != "cuda":
             return pixels
         room = torch.cuda.get_device_properties(self.device).total_memory
         return pixels.to(self.device) if pixels.nbytes < MOST_OF_GPU * room else pixels
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
-        return None if self.split.labels is None else sent(self.split.labels[indices], self.device)
+        return None if self.split.labels is None else to_device(self.split.labels[indices], self.device)
 
 
 class Plan(torch.utils.data.Sampler):
-    """What each batch is made of, for workers: epoch and image indices [m], made when it is asked for."""
+    """The epoch and image indices [m] of each batch, for the workers; computed when asked for."""
 
     def __init__(self, batches: ViewBatches, steps: range, rows: slice):
-        self.of_batch, self.steps, self.rows = batches.indices, steps, rows
+        self.indices, self.steps, self.rows = batches.indices, steps, rows
 
     def of(self, step: int) -> tuple[int, np.ndarray]:
-        epoch, indices = self.of_batch(step)
+        epoch, indices = self.indices(step)
         return epoch, indices[self.rows]
 
     def __len__(self) -> int:
@@ -160,13 +164,13 @@ class Plan(torch.utils.data.Sampler):
 
 
 class Crops(torch.utils.data.Dataset):
-    """A batch of images -> the crops of all its views, uint8 [m, 3, s, s] each, decoded once. Runs in the workers.
+    """Epoch and indices [m] of a batch -> the crops of all its views, uint8 [m, 3, s, s] each. Runs in the workers.
 
-    With them the images that are shown, in the place of others where these cannot be read, and those others. No crops
-    where too many in a row cannot: an error raised in a worker would come with the worker's traceback.
+    Beside the crops: the indices of the images shown, since an unreadable image is replaced by the next, and the images
+    skipped so. No crops where too many in a row cannot be read: a worker's error would come with its traceback.
     """
 
-    def __init__(self, images: Encoded, views: list[tuple[int, View]], seed: int):
+    def __init__(self, images: Images, views: list[tuple[int, View]], seed: int):
         self.images, self.views, self.seed = images, views, seed
 
     def __len__(self) -> int:
@@ -175,24 +179,20 @@ class Crops(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], np.ndarray, tuple[Skipped, ...]]:
         epoch, indices = key
         draws = [Draw(view, number, self.seed, epoch, indices) for number, view in self.views]
-        flips = [np.isin(np.arange(len(indices)), draw.chosen("flip")) for draw in draws]
         crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for _, view in self.views]
         skipped: list[Skipped] = []
         shown = indices.copy()
         with quiet():
             for row, index in enumerate(indices.tolist()):
-                parts = [draw.take(np.array([row])) for draw in draws]
-                found = self._crops(index, parts, [f[row] for f in flips], skipped)
+                found = self._crops(index, [draw.take(np.array([row])) for draw in draws], skipped)
                 if found is None:
                     return [], shown, tuple(skipped)
                 made, shown[row] = found
-                for v, crop in enumerate(made):
-                    crops[v][row] = torch.from_numpy(crop)
+                for of_view, crop in zip(crops, made):
+                    of_view[row] = torch.from_numpy(crop)
         return crops, shown, tuple(skipped)
 
-    def _crops(
-        self, index: int, draws: list[Draw], flips: list[bool], skipped: list[Skipped]
-    ) -> tuple[list[np.ndarray], int] | None:
+    def _crops(self, index: int, draws: list[Draw], skipped: list[Skipped]) -> tuple[list[np.ndarray], int] | None:
         """Of the image, or of the next one that can be read: the same on every machine and after resuming.
 
         None where `IN_A_ROW` cannot.
@@ -201,7 +201,7 @@ class Crops(torch.utils.data.Dataset):
         for other in range(index, index + len(self.images)):
             other %= len(self.images)
             try:
-                return crops_of(self.images.open(other), draws, flips), other
+                return crops_of(self.images.open(other), draws), other
             except Exception as error:  # Pillow's decoders raise almost anything on broken files
                 skipped.append(Skipped(self.images.name(other), reason(error)))
                 if len(skipped) - first >= IN_A_ROW:
@@ -209,31 +209,30 @@ class Crops(torch.utils.data.Dataset):
         return None
 
 
-def crops_of(picture: Picture | Decoded, draws: Sequence[Draw], flips: Sequence[bool]) -> list[np.ndarray]:
-    """The crops of one image, one for each draw (of one row), decoded once and no larger than they need."""
-    boxes = boxes_of(picture, draws)
-    return cut(picture, decoded(picture, boxes, draws), boxes, draws, flips)
+def crops_of(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:
+    """The crops of one image, uint8 [3, s, s], one for each draw of one row; decoded once, no larger than needed."""
+    boxes = boxes_in(picture, draws)
+    return crop_all(picture, decode_for(picture, boxes, draws), boxes, draws)
 
 
-def boxes_of(picture: Picture | Decoded, draws: Sequence[Draw]) -> list[np.ndarray]:
+def boxes_in(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:
+    """Each crop's top, left, height and width [4] in the image at full size."""
     return [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
 
 
-def decoded(picture: Picture | Decoded, boxes: Sequence[np.ndarray], draws: Sequence[Draw]) -> np.ndarray:
+def decode_for(picture: Picture, boxes: Sequence[np.ndarray], draws: Sequence[Draw]) -> np.ndarray:
+    """The image, decoded as small as its crops allow."""
     return picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws]))
 
 
-def cut(
-    picture: Picture | Decoded,
-    pixels: np.ndarray,
-    boxes: Sequence[np.ndarray],
-    draws: Sequence[Draw],
-    flips: Sequence[bool],
+def crop_all(
+    picture: Picture, pixels: np.ndarray, boxes: Sequence[np.ndarray], draws: Sequence[Draw]
 ) -> list[np.ndarray]:
+    """The crops, from the image as it was decoded."""
     shrunk = np.array(pixels.shape[:2]) / (picture.height, picture.width)
     return [
-        crop_pixels(pixels, scaled_box(box, shrunk, pixels.shape), draw.view, flip)
-        for box, draw, flip in zip(boxes, draws, flips)
+        crop_picture(pixels, scaled_box(box, shrunk, pixels.shape), draw.view, bool(draw.is_chosen("flip")[0]))
+        for box, draw in zip(boxes, draws)
     ]
 
 

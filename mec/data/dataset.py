@@ -14,19 +14,17 @@ import torch
 from PIL import Image
 
 from mec.data.decoding import Skipped, quiet, reason
-from mec.data.images import MOST_UNREADABLE, Images, Stored, middle, sample_sizes, too_many
+from mec.data.images import MOST_UNREADABLE, Images, InMemory, median_size, sample_sizes, too_many
 from mec.errors import BadInput
 from mec.views.views import uniforms
 
 KEEP_BELOW = 64  # px; images of one size up to this live in memory
-
-
 KEEP_BYTES = 2**30  # of pixels, a process: decoding more than 350,000 images of 32 px would hold up every start
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images, and their labels where there are any (-1: this one has none)."""
+    """Images, and their labels [n] where there are any (-1: this image has none)."""
 
     images: Images
     labels: np.ndarray | None = None
@@ -55,7 +53,7 @@ class Data:
     skipped: tuple[Skipped, ...] = ()
     fingerprint: str = ""
     typical_size: tuple[int, int] = (0, 0)  # height, width: medians
-    suits: Literal["photographs", "digits"] = "photographs"  # which views make sense
+    suits: Literal["photographs", "digits"] = "photographs"  # the kind of views that make sense
 
     @property
     def can_be_measured(self) -> bool:
@@ -64,13 +62,14 @@ class Data:
 
 
 def limited(split: Split, limit: int | None, seed: int) -> Split:
+    """At most `limit` of the images, drawn by `stratified`."""
     if limit is None or limit >= len(split):
         return split
     return split.take(stratified(split.labels, len(split), limit, seed))
 
 
 def stratified(labels: np.ndarray | None, n: int, count: int, seed: int) -> np.ndarray:
-    """`count` of n indices, sorted; every class in proportion where there are labels. Nested: fewer is a subset."""
+    """`count` of n indices, sorted; every class in proportion where there are labels. A smaller draw is a subset."""
     chance = uniforms(seed, 0, np.arange(n), 0, 1)[:, 0]
     if labels is None:
         return np.sort(np.argsort(chance, kind="stable")[:count])
@@ -83,22 +82,25 @@ def stratified(labels: np.ndarray | None, n: int, count: int, seed: int) -> np.n
 
 
 def in_memory_if_small(data: Data) -> Data:
-    """The data with its typical size; images of one small size are decoded now and stay in memory."""
+    """The data with its typical size filled in; images of one small size are decoded now and stay in memory."""
     sizes = sample_sizes(data.train.images)
     both = {*sizes, *(sample_sizes(data.test.images) if data.test else ())}
     skipped = list(data.skipped)
     needed = (len(data.train) + len(data.test or ())) * 3 * math.prod(sizes[0])
     if len(both) == 1 and max(*both) <= KEEP_BELOW and needed <= KEEP_BYTES:
-        train = _in_memory(data.train, sizes[0], skipped)
-        test = data.test and _in_memory(data.test, sizes[0], skipped)
+        train = decode_all(data.train, sizes[0], skipped)
+        test = data.test and decode_all(data.test, sizes[0], skipped)
         data = replace(data, train=train, test=test, skipped=tuple(skipped))
-    return replace(data, typical_size=middle(sizes))
+    return replace(data, typical_size=median_size(sizes))
 
 
-def _in_memory(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> Split:
-    """Small images, decoded once. A stray image of another size is resized (bicubic); one that cannot be read goes."""
+def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> Split:
+    """Decode small images into memory. A stray image of another size is resized (bicubic), an unreadable one dropped.
+
+    Raises:
+        BadInput: too many of them cannot be read.
+    """
     images = split.images
-    assert not isinstance(images, Stored)
 
     def pixels(index: int) -> np.ndarray | Skipped:
         try:
@@ -117,8 +119,8 @@ def _in_memory(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
         raise BadInput(too_many(bad, len(found), images.name(0)))
     skipped += bad
     array = np.stack([f for f in found if not isinstance(f, Skipped)])
-    stored = Stored(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous())
-    return Split(stored, None if split.labels is None else split.labels[kept])
+    pixels_in_memory = InMemory(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous())
+    return Split(pixels_in_memory, None if split.labels is None else split.labels[kept])
 
 
 def fingerprint(data: Data) -> str:
@@ -128,7 +130,7 @@ def fingerprint(data: Data) -> str:
         if split is None:
             continue
         state.update(str(len(split)).encode())
-        if isinstance(split.images, Stored):
+        if split.images.pixels is not None:
             state.update(split.images.pixels.numpy().tobytes())
         if split.labels is not None:
             state.update(split.labels.tobytes())

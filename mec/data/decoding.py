@@ -19,14 +19,8 @@ from PIL import Image, ImageOps
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()  # noqa: SIM905
 )
-
-
 MOST_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
-
-
 ORIENTATION = 0x0112  # EXIF's number for it
-
-
 JPEG = b"\xff\xd8"  # its first bytes
 
 
@@ -49,9 +43,9 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode(file: str | Path | BinaryIO, reduce: int = 1) -> Image.Image:
-    """`read_image` for threads, whose caller is `quiet`: filters of warnings belong to all threads at once.
+    """`read_image` for threads: the caller holds `quiet`, since Python's warning filters are shared by all threads.
 
-    A JPEG comes at 1 / reduce of its size (1, 2, 4, 8), which is several times as fast; other formats at their own.
+    A JPEG is decoded at 1 / reduce of its size (1, 2, 4, 8), several times as fast; other formats at full size.
     """
     with Image.open(file) as image:
         check_size(image.height, image.width)
@@ -68,20 +62,20 @@ def check_size(height: int, width: int) -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded image whose size is known before its pixels are decoded. Its reader is `quiet`."""
+    """One image, whose size is known before its pixels are decoded. The caller holds `quiet`."""
 
-    data: bytes
-    height: int  # upright, as is width
+    data: bytes | np.ndarray  # encoded; or its pixels, uint8 [h, w, 3]
+    height: int  # of the upright image, as is the width
     width: int
-    orientation: int  # of EXIF, 1 to 8
-    fast: bool  # a JPEG that libjpeg-turbo decodes straight into an array
+    orientation: int = 1  # as EXIF counts, 1 to 8
+    fast: bool = False  # a JPEG that libjpeg-turbo decodes straight into an array
 
     @classmethod
     def of(cls, data: bytes) -> Picture:
         """From the bytes of a file.
 
         Raises:
-            OSError, ValueError, SyntaxError: no image, or too large, with the reason.
+            OSError, ValueError, SyntaxError: not an image, or too large; the message says which.
         """
         if not data:
             raise ValueError("empty file (0 bytes)")
@@ -105,25 +99,31 @@ class Picture:
         return cls(data, width if turned else height, height if turned else width, orientation, fast)
 
     def pixels(self, reduce: int = 1) -> np.ndarray:
-        """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, others at their own.
+        """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, other images at full size.
 
         Raises:
             OSError, ValueError, SyntaxError: as `of`.
         """
+        if isinstance(self.data, np.ndarray):
+            return self.data
         if self.fast:
+            least = -(-min(self.height, self.width) // reduce) if reduce > 1 else 0  # 0: full size
             with contextlib.suppress(ValueError):  # damaged: Pillow has the last word
-                return upright(simplejpeg.decode_jpeg(self.data, "RGB", **self._smaller(reduce)), self.orientation)
+                found = simplejpeg.decode_jpeg(self.data, "RGB", min_height=least, min_width=least)
+                return upright(found, self.orientation)
         return np.asarray(decode(io.BytesIO(self.data), reduce))
 
-    def _smaller(self, reduce: int) -> dict[str, int]:
-        if reduce == 1:
-            return {}
-        height, width = (-(-side // reduce) for side in (self.height, self.width))
-        return {"min_height": min(height, width), "min_width": min(height, width)}
+    def image(self) -> Image.Image:
+        """At full size, decoded by Pillow: what evaluation reads. `pixels` may differ from it by one level of 255.
+
+        Raises:
+            OSError, ValueError, SyntaxError: as `of`.
+        """
+        return Image.fromarray(self.data) if isinstance(self.data, np.ndarray) else decode(io.BytesIO(self.data))
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[h, w, 3] as it is to be seen, by EXIF's number of how it is stored."""
+    """[h, w, 3] turned the way it is to be seen, from the EXIF orientation that it is stored in."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -135,28 +135,10 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings (palettes, EXIF oddities, large images): what cannot be used is judged in `decode`."""
+    """Silence Pillow's warnings (palettes, EXIF, large images): `decode` itself refuses what cannot be used."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A `Picture` that came decoded."""
-
-    array: np.ndarray  # uint8 [h, w, 3]
-
-    @property
-    def height(self) -> int:
-        return self.array.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.array.shape[1]
-
-    def pixels(self, reduce: int = 1) -> np.ndarray:
-        return self.array
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -176,7 +158,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def why_unreadable(path: str) -> str | None:
-    """The reason in a few words, or None if the image can be read in full."""
+    """The reason in a few words, or None if the image can be read in full. The caller holds `quiet`."""
     try:
         if os.path.getsize(path) == 0:
             return "empty file (0 bytes)"
@@ -187,12 +169,13 @@ def why_unreadable(path: str) -> str | None:
 
 
 def reason(error: Exception, path: str = "") -> str:
-    """What an error says about an image, in a few words that are the same wherever it was read from."""
+    """An error's message about an image in a few words, the same for a path as for bytes in memory."""
     words = re.sub(r"<_io\.BytesIO object at \w+>", "'file'", str(error))
     return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:200]
 
 
 def nothing_in(root: Path) -> str:
+    """The message about a folder without an image."""
     others = sorted({os.path.splitext(name)[1].lower() or name for _, _, files in os.walk(root) for name in files})
     inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
     return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."

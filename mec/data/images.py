@@ -1,48 +1,96 @@
-"""A set of images: in memory, by path, or in tars; read by index, name and size."""
+"""A set of images, read by index: pixels in memory, files, or (in `shards`) images packed in tar files."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mec.data.decoding import Decoded, Picture, Skipped, quiet, read_image, to_rgb
-from mec.data.shards import Shards
+from mec.data.decoding import Picture, Skipped, quiet
 from mec.errors import BadInput
 
-MOST_UNREADABLE = 0.2  # of a folder's images; above it training does not start, or stops
+MOST_UNREADABLE = 0.2  # of a set's images; above it training does not start, or stops
+
+
+class Images(ABC):
+    """What every set of images answers, so that no caller asks for its kind."""
+
+    pixels: Tensor | None  # uint8 [n, 3, h, w] of a set in memory; None: each image is decoded when it is read
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What messages call the image: its path, the tar and the name inside it, or its number."""
+
+    @abstractmethod
+    def open(self, index: int) -> Picture:
+        """The image, not decoded yet; the caller holds `quiet`.
+
+        Raises:
+            OSError, ValueError, SyntaxError: it cannot be read; the message says why.
+        """
+
+    @abstractmethod
+    def take(self, indices: np.ndarray) -> Images:
+        """The images at these indices [m], in this order."""
+
+    @abstractmethod
+    def content_hash(self) -> str | None:
+        """A hash that changes when the images do; None where they cannot be looked at."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) in px, without decoding. Raises as `open`."""
+        picture = self.open(index)
+        return picture.height, picture.width
+
+    def read(self, index: int) -> Image.Image:
+        """Upright, as 8-bit RGB, decoded by Pillow. Raises as `open`."""
+        with quiet():
+            return self.open(index).image()
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Images of one size, in memory."""
+class InMemory(Images):
+    """Images of one size, as pixels."""
 
     pixels: Tensor  # uint8 [n, 3, h, w]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index].permute(1, 2, 0).numpy())
+    def name(self, index: int) -> str:
+        return f"image {index}"
 
-    def take(self, indices: np.ndarray) -> Stored:
-        return Stored(self.pixels[torch.from_numpy(indices)])
+    def open(self, index: int) -> Picture:
+        return Picture(self.pixels[index].permute(1, 2, 0).numpy(), *self.pixels.shape[2:])
+
+    def take(self, indices: np.ndarray) -> InMemory:
+        return InMemory(self.pixels[torch.from_numpy(indices)])
+
+    def content_hash(self) -> str:
+        """Of the pixels."""
+        state = hashlib.sha256(f"{[*self.pixels.shape]}".encode())
+        state.update(self.pixels.contiguous().numpy().tobytes())
+        return state.hexdigest()
 
 
 @dataclass(frozen=True)
-class Files:
-    """Images by path, decoded when asked for."""
+class Files(Images):
+    """Images by path."""
 
     paths: tuple[str, ...]
-    root: str
+    pixels = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,49 +98,26 @@ class Files:
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def bytes(self, index: int) -> bytes:
-        return Path(self.paths[index]).read_bytes()
-
     def open(self, index: int) -> Picture:
-        return Picture.of(self.bytes(index))
-
-    def read(self, index: int) -> Image.Image:
-        return read_image(self.paths[index])
+        return Picture.of(Path(self.paths[index]).read_bytes())
 
     def take(self, indices: np.ndarray) -> Files:
-        return replace(self, paths=tuple(self.paths[i] for i in indices))
+        return Files(tuple(self.paths[i] for i in indices))
 
-
-@dataclass(frozen=True)
-class Wrapped:
-    """A torchvision data set that gives (image, label)."""
-
-    items: Any
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return f"{type(self.items).__name__} {self.indices[index]}"
-
-    def open(self, index: int) -> Decoded:
-        return Decoded(np.asarray(self.read(index)))
-
-    def read(self, index: int) -> Image.Image:
-        return to_rgb(self.items[int(self.indices[index])][0])
-
-    def take(self, indices: np.ndarray) -> Wrapped:
-        return replace(self, indices=self.indices[indices])
-
-
-Encoded = Files | Wrapped | Shards  # decoded when asked for
-
-
-Images = Stored | Encoded
+    def content_hash(self) -> str | None:
+        """Of each file's path, size and time of change."""
+        state = hashlib.sha256()
+        for path in self.paths:
+            try:
+                info = os.stat(path)
+            except OSError:
+                return None
+            state.update(f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+        return state.hexdigest()
 
 
 def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> str:
+    """The message about a set of which more than `MOST_UNREADABLE` cannot be read."""
     first = "; ".join(f"{os.path.basename(s.path)}: {s.reason}" for s in skipped[:3])
     return (
         f"{root}: {len(skipped)} of {looked_at} images cannot be read, more than {MOST_UNREADABLE:.0%} ({first}). "
@@ -101,20 +126,21 @@ def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> st
 
 
 def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:
-    """(height, width) of images spread over the set, from their headers; of those that can be read."""
-    if isinstance(images, Stored):
-        return [(images.pixels.shape[2], images.pixels.shape[3])]
+    """(height, width) of up to `count` images spread over the set; unreadable ones are passed over.
+
+    Raises:
+        BadInput: none of them can be read.
+    """
     sizes = []
     with quiet():
         for i in np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)):
             with contextlib.suppress(Exception):  # Pillow's decoders raise almost anything on broken files
-                picture = images.open(int(i))
-                sizes.append((picture.height, picture.width))
+                sizes.append(images.size(int(i)))
     if not sizes:
         raise BadInput(f"{images.name(0)}: none of {count} images looked at can be read.")
     return sizes
 
 
-def middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The median height and the median width."""
     return int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))

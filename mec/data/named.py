@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from mec.data.dataset import Data, Split
-from mec.data.images import Images, Stored, Wrapped, middle, sample_sizes
+from mec.data.images import Files, Images, InMemory, median_size, sample_sizes
 from mec.errors import BadInput
+from mec.runtime.files import first_line
 
 
 def digits() -> Data:
@@ -25,8 +26,8 @@ def digits() -> Data:
     train, test = np.sort(train), np.sort(test)
     return Data(
         name="digits",
-        train=Split(Stored(pixels[train]), y[train].astype(np.int64)),
-        test=Split(Stored(pixels[test]), y[test].astype(np.int64)),
+        train=Split(InMemory(pixels[train]), y[train].astype(np.int64)),
+        test=Split(InMemory(pixels[test]), y[test].astype(np.int64)),
         classes=tuple("0123456789"),
         typical_size=(8, 8),
         suits="digits",
@@ -35,7 +36,7 @@ def digits() -> Data:
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """How torchvision opens a data set: class name, keywords of the training and of the test part, terms of use."""
+    """How torchvision opens a data set: its class, the keywords of the training and of the test part; terms of use."""
 
     kind: str
     train: dict[str, Any]
@@ -44,8 +45,6 @@ class TorchvisionSet:
 
 
 _SPLITS = ({"split": "train"}, {"split": "test"})
-
-
 TORCHVISION: dict[str, TorchvisionSet] = {
     "cifar10": TorchvisionSet("CIFAR10", {"train": True}, {"train": False}, "MIT licence, as the paper states it"),
     "cifar100": TorchvisionSet("CIFAR100", {"train": True}, {"train": False}, "no licence stated; research use"),
@@ -53,7 +52,7 @@ TORCHVISION: dict[str, TorchvisionSet] = {
     "svhn": TorchvisionSet("SVHN", *_SPLITS, "non-commercial use only"),
     "food101": TorchvisionSet("Food101", *_SPLITS, "images from Foodspotting: research use, see its terms"),
     "flowers102": TorchvisionSet("Flowers102", *_SPLITS, "no licence stated; images from the web"),
-    "dtd": TorchvisionSet("DTD", {"split": "train"}, {"split": "test"}, "research use only"),
+    "dtd": TorchvisionSet("DTD", *_SPLITS, "research use only"),
     "pets": TorchvisionSet("OxfordIIITPet", {"split": "trainval"}, {"split": "test"}, "CC BY-SA 4.0"),
     "aircraft": TorchvisionSet(
         "FGVCAircraft", {"split": "trainval"}, {"split": "test"}, "non-commercial research only"
@@ -64,46 +63,66 @@ TORCHVISION: dict[str, TorchvisionSet] = {
 }
 
 
-LABELS = ("targets", "labels", "_labels")
-
-
 def terms_of(name: str, terms: str) -> str:
     """The line that is printed before a data set is fetched."""
     return f"{name}: {terms}. See docs/data.md before you use it."
 
 
 def from_torchvision(name: str, root: str | Path | None, download: bool) -> Data:
-    import torchvision
-
+    """A data set of `TORCHVISION`, its files in `root`. Raises BadInput as `torchvision_split`, and without a root."""
     entry = TORCHVISION[name]
     if root is None:
         raise BadInput(f"{name} needs --data-root DIR: where its files are, or where --download puts them.")
     if download:
         print(terms_of(name, entry.terms))
-    splits = []
-    for keywords in (entry.train, entry.test):
-        try:
-            items = getattr(torchvision.datasets, entry.kind)(root=str(root), download=download, **keywords)
-        except (RuntimeError, FileNotFoundError) as error:
-            hint = "" if download else " Add --download to fetch it from its own home."
-            raise BadInput(f"{name} is not in {root}: {str(error).splitlines()[0]}{hint}") from error
-        found = next((getattr(items, a) for a in LABELS if hasattr(items, a)), None)
-        if found is None:  # GTSRB keeps (path, label) only
-            found = [label for _, label in items._samples]
-        splits.append(Split(_stored_or_wrapped(items), np.asarray(found, dtype=np.int64)))
-    train, test = splits
-    classes = tuple(str(c) for c in getattr(items, "classes", ())) or tuple(map(str, np.unique(np.asarray(found))))
-    return Data(name, train, test, classes, typical_size=middle(sample_sizes(train.images)))
+    advice = "" if download else " Add --download to fetch it from its own home."
+    (train, classes), (test, _) = (
+        torchvision_split(entry.kind, root, advice, download=download, **part) for part in (entry.train, entry.test)
+    )
+    return Data(name, train, test, classes, typical_size=median_size(sample_sizes(train.images)))
 
 
-def _stored_or_wrapped(items: Any) -> Images:
-    """Sets that torchvision holds as one array stay in memory as uint8; the others are read by item."""
-    array = getattr(items, "data", None)
-    if array is None:
-        return Wrapped(items, np.arange(len(items)))
-    pixels = torch.as_tensor(array)
-    if pixels.ndim == 3:  # grey [n, h, w]
-        pixels = pixels[:, None].repeat(1, 3, 1, 1)
-    elif pixels.shape[-1] == 3:  # [n, h, w, 3]
-        pixels = pixels.permute(0, 3, 1, 2)
-    return Stored(pixels.contiguous())
+def torchvision_split(
+    kind: str, root: str | Path, advice: str = " Is the copy whole?", **keywords: Any
+) -> tuple[Split, tuple[str, ...]]:
+    """One part of a data set that torchvision opens, as pixels or as files, and the names of its classes.
+
+    Args:
+        kind: torchvision's class.
+        root: the folder that holds the data set's own.
+        advice: ends the message where it cannot be opened.
+        keywords: of the class, which say what part.
+
+    Raises:
+        BadInput: torchvision cannot open it there, or does not say where its images are.
+    """
+    import torchvision
+
+    try:
+        items = getattr(torchvision.datasets, kind)(root=str(root), **keywords)
+    except (RuntimeError, FileNotFoundError, ValueError) as error:
+        raise BadInput(f"{root}: torchvision's {kind} cannot be read there ({first_line(error)}).{advice}") from error
+    if hasattr(items, "data"):  # CIFAR, MNIST, STL-10 and SVHN: one array
+        images: Images = InMemory(as_pixels(torch.as_tensor(items.data)))
+        labels = items.targets if hasattr(items, "targets") else items.labels
+    else:  # torchvision has no public name for the paths; `Files` decodes them as those of any folder
+        paths: Any = getattr(items, "_image_files", None) or getattr(items, "_images", ())
+        labels = getattr(items, "_labels", ())
+        if hasattr(items, "_samples"):
+            paths, labels = zip(*items._samples)
+        if not len(paths) == len(labels) == len(items):
+            raise BadInput(
+                f"torchvision {torchvision.__version__} keeps the images of {kind} where this version of mec does not "
+                f"look. Give the folder of its images, in {root}, as the data."
+            )
+        images = Files(tuple(map(str, paths)))
+    numbers = np.asarray(labels, dtype=np.int64)
+    classes = getattr(items, "classes", ()) or np.unique(numbers[numbers >= 0])
+    return Split(images, numbers), tuple(map(str, classes))
+
+
+def as_pixels(array: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, h, w], [n, h, w, 3] or [n, 3, h, w] -> [n, 3, h, w]; grey is repeated."""
+    if array.ndim == 3:
+        return array[:, None].repeat(1, 3, 1, 1)
+    return (array.permute(0, 3, 1, 2) if array.shape[-1] == 3 else array).contiguous()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mec.data.dataset import Data, Split, fingerprint, in_memory_if_small, limited
+from mec.data.dataset import Data, Split, fingerprint, in_memory_if_small, limited, stratified
 from mec.data.folders import from_folder
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Shards, is_packed, open_packed
@@ -25,18 +25,18 @@ def open_data(
 ) -> Data:
     """A data set by name, a folder of images nested in any way, or shards.
 
-    A folder with train/<class>/... and val|test/<class>/...: only train is trained on, labels serve evaluation.
+    Of a folder with train/<class>/... and val|test/<class>/... only train is trained on; labels serve evaluation.
 
     Args:
-        name: "digits", a torchvision data set in `TORCHVISION`, a folder, or what `mec pack` wrote (also a pattern of
-            tars, or a URL).
-        root: where torchvision's files are; "imagenet" reads ROOT/train and ROOT/val; a URL is fetched to ROOT.
+        name: "digits", a torchvision data set in `TORCHVISION`, a folder, or the shards that `mec pack` wrote (their
+            folder, a pattern of tars, or a URL).
+        root: the folder of torchvision's files; "imagenet" reads ROOT/train and ROOT/val; a URL is fetched to ROOT.
         download: fetch from the data set's own home, where torchvision still can.
-        limit: this many training images, stratified where there are labels.
+        limit: use this many training images, stratified where there are labels.
         seed: of the draw that `limit` makes.
 
     Raises:
-        BadInput: no such data set or folder, nothing in it, or too much of it unreadable.
+        BadInput: no such data set or folder, nothing in it, or too many images unreadable.
     """
     if limit is not None and limit < 1:
         raise BadInput(f"--limit is {limit}: it is a number of images, at least 1.")
@@ -62,22 +62,17 @@ def open_data(
 def from_packed(name: str, root: str | Path | None, limit: int | None, seed: int) -> Data:
     """Shards: a folder that `mec pack` wrote, tars by a pattern, or a URL of either."""
     packed = open_packed(name, root)
-    splits = []
+    parts = []
     for rows in (np.flatnonzero(~packed.test), np.flatnonzero(packed.test)):
         labels = packed.table.label[rows]
-        splits.append(Split(Shards(packed.table, rows), labels if (labels >= 0).any() else None))
-    train, test = splits
+        parts.append((Shards(packed.table, rows), labels if (labels >= 0).any() else None))
+    (train, train_labels), test = parts[0], Split(*parts[1])
     if not len(train):
         raise BadInput(f"{name}: holds no images to train on.")
-    train = limited(train, limit, seed)
-    assert isinstance(train.images, Shards)
-    state = hashlib.sha256("\n".join(packed.checksums).encode())
-    state.update(train.images.rows.tobytes())
-    found = Data(
-        packed.name,
-        train,
-        test.labelled() if test.labels is not None else None,
-        packed.classes,
-        fingerprint=state.hexdigest()[:16],
-    )
+    if limit is not None and limit < len(train):
+        chosen = stratified(train_labels, len(train), limit, seed)
+        train, train_labels = train.take(chosen), None if train_labels is None else train_labels[chosen]
+    state = hashlib.sha256("\n".join(packed.checksums).encode() + train.rows.tobytes())
+    held_out = test.labelled() if test.labels is not None else None
+    found = Data(packed.name, Split(train, train_labels), held_out, packed.classes, fingerprint=state.hexdigest()[:16])
     return in_memory_if_small(found)

@@ -29,11 +29,11 @@ AT_ONCE = 64  # images in memory
 
 @takes(Packing)
 def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
-    """Write the images of a folder (train and test by its layout) as shards into `out`, in an order mixed once.
+    """Write the images of a folder (train and test by its layout) as shards into `out`, in an order shuffled once.
 
     Args:
         images: a folder, as for `mec pretrain`.
-        out: the folder to write; must not exist, or be empty.
+        out: the folder to write; it does not exist yet, or is empty.
     {options}
 
     Raises:
@@ -54,7 +54,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
             order = np.random.Generator(np.random.Philox(key=0)).permutation(len(part.names))
             paths = [os.path.join(part.root, part.names[i]) for i in order]
             with quiet(), console.status(f"{part.name}: {len(paths):,} images"):
-                for i, found in zip(order, prepared(paths, resize, quality)):
+                for i, found in zip(order, prepare(paths, resize, quality)):
                     if isinstance(found, Skipped):
                         skipped.append(found)
                     else:
@@ -83,12 +83,12 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     return out
 
 
-def prepared(paths: list[str], resize: int | None, quality: int) -> Iterator[tuple[bytes, str] | Skipped]:
-    """Each image's bytes and suffix, in order, or why it cannot be read; a few are worked on at once."""
+def prepare(paths: list[str], resize: int | None, quality: int) -> Iterator[tuple[bytes, str] | Skipped]:
+    """Each image's bytes and suffix, in order, or why it cannot be read; in threads. The caller holds `quiet`."""
 
     def one(path: str) -> tuple[bytes, str] | Skipped:
         try:
-            return encoded(Path(path).read_bytes(), os.path.splitext(path)[1].lower(), resize, quality)
+            return encode(Path(path).read_bytes(), os.path.splitext(path)[1].lower(), resize, quality)
         except Exception as error:  # Pillow's decoders raise almost anything on broken files
             return Skipped(path, reason(error, path))
 
@@ -97,8 +97,8 @@ def prepared(paths: list[str], resize: int | None, quality: int) -> Iterator[tup
             yield from pool.map(one, paths[start : start + AT_ONCE])
 
 
-def encoded(data: bytes, suffix: str, resize: int | None, quality: int) -> tuple[bytes, str]:
-    """The bytes to store: as they are once they have been decoded, or a smaller JPEG."""
+def encode(data: bytes, suffix: str, resize: int | None, quality: int) -> tuple[bytes, str]:
+    """The bytes and suffix to store: unchanged, after a trial decode, or of a smaller JPEG."""
     picture = Picture.of(data)
     shorter = min(picture.height, picture.width)
     if resize is None or shorter <= resize:

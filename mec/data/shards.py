@@ -1,4 +1,4 @@
-"""Packed images: tar files in the webdataset layout with an index, read in any order, as the files of a folder are."""
+"""Packed images: tar files in the webdataset layout with an index, read in any order like files of a folder."""
 
 from __future__ import annotations
 
@@ -17,27 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mec.data.decoding import SUFFIXES, Picture, quiet
-from mec.data.listing import lines, place, text
+from mec.data.decoding import SUFFIXES, Picture
+from mec.data.images import Images
+from mec.data.listing import cache_file, pack_names, unpack_names
 from mec.errors import BadInput
 
 INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
-
-
 FORMAT = "mec-pack-1"
-
-
 COLUMNS = ("shard", "offset", "length", "crc", "label")
-
-
 NO_CRC = -1
 
 
 @dataclass(frozen=True)
 class Table:
-    """Where the images lie: of the i-th its tar, first byte, length, CRC-32 (or -1), label (or -1), and its name."""
+    """Where the images lie: for each its tar, first byte, length in bytes, CRC-32 (or -1), label (or -1) and name."""
 
     tars: tuple[str, ...]
     shard: np.ndarray
@@ -49,11 +43,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Shards:
-    """Images inside tar files, decoded when asked for."""
+class Shards(Images):
+    """Images inside tar files."""
 
     table: Table
     rows: np.ndarray  # [n] of the table
+    pixels = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +58,7 @@ class Shards:
         return f"{self.table.tars[self.table.shard[row]]}#{self.table.names[row]}"
 
     def bytes(self, index: int) -> bytes:
-        """As packed.
+        """The image's file, as it was packed.
 
         Raises:
             OSError: the tar is gone or cut off, or the bytes are not those that were packed.
@@ -81,27 +76,28 @@ class Shards:
     def open(self, index: int) -> Picture:
         return Picture.of(self.bytes(index))
 
-    def read(self, index: int) -> Image.Image:
-        with quiet():
-            return Image.fromarray(self.open(index).pixels())
-
     def take(self, indices: np.ndarray) -> Shards:
         return replace(self, rows=self.rows[indices])
+
+    def content_hash(self) -> str:
+        """Of the tars' paths and sizes, and the images' checksums."""
+        tars = "".join(f"{tar}\0{os.path.getsize(tar)}\n" for tar in self.table.tars)
+        return hashlib.sha256(tars.encode() + self.table.crc.tobytes() + self.rows.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What lies in a folder of shards, or behind a pattern of tars."""
+    """The contents of a folder of shards, or of the tars that a pattern names."""
 
     name: str
     classes: tuple[str, ...]
     table: Table
-    test: np.ndarray  # [n] whether an image is of the test part
-    checksums: tuple[str, ...]  # of the tars, or what stands for them
+    test: np.ndarray  # [n] bool: the image belongs to the test part
+    checksums: tuple[str, ...]  # of the tars; without an index their names and sizes
 
 
 def is_packed(name: str) -> bool:
-    """Whether this names packed images: a folder with an index, a tar, a pattern of tars, or a URL of one of these."""
+    """Whether packed images are named: a folder with an index, a tar, a pattern of tars, or a URL of these."""
     return is_url(name) or name.endswith(".tar") or (Path(name) / INDEX).is_file()
 
 
@@ -110,28 +106,29 @@ def is_url(name: str) -> bool:
 
 
 def open_packed(name: str, root: str | Path | None = None) -> Packed:
-    """A folder that `mec pack` wrote, a tar or a brace pattern of tars; from a URL they are fetched first, to `root`.
+    """A folder that `mec pack` wrote, a tar or a brace pattern of tars; those behind a URL are first fetched to `root`.
 
     Raises:
         BadInput: something is missing, damaged or of another format.
     """
     if is_url(name):
         given = name
-        name = fetched(given, Path(root) if root else place(given, "fetched").with_suffix(""))
+        name = fetch_packed(given, Path(root) if root else cache_file(given, "fetched").with_suffix(""))
         if not name.endswith(".tar"):
-            return replace(read_index(Path(name)), name=named_by(given))
+            return replace(read_index(Path(name)), name=name_from_url(given))
     if not name.endswith(".tar"):
         return read_index(Path(name))
-    tars = expanded(name)
+    tars = expand_braces(name)
     for tar in tars:
         if not os.path.isfile(tar):
             raise BadInput(f"{tar}: no such file. {name} stands for {len(tars)} tars, from {tars[0]} to {tars[-1]}.")
-    return scanned(tars)
+    return scan_tars(tars)
 
 
-def expanded(pattern: str) -> list[str]:
-    """
-    >>> expanded("a-{08..10}.tar")
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a brace pattern stands for.
+
+    >>> expand_braces("a-{08..10}.tar")
     ['a-08.tar', 'a-09.tar', 'a-10.tar']
     """
     found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
@@ -139,11 +136,11 @@ def expanded(pattern: str) -> list[str]:
         return [pattern]
     first, last, words = found.groups()
     parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
-    return [path for part in parts for path in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
+    return [path for part in parts for path in expand_braces(pattern[: found.start()] + part + pattern[found.end() :])]
 
 
 def read_index(folder: Path) -> Packed:
-    """A folder that `mec pack` wrote."""
+    """A folder that `mec pack` wrote. Raises BadInput where it is damaged or of another format."""
     try:
         index = json.loads((folder / INDEX).read_text())
         if index["format"] != FORMAT:
@@ -151,7 +148,7 @@ def read_index(folder: Path) -> Packed:
         shards = index["shards"]
         with open(folder / TABLE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in COLUMNS}
-            names = tuple(lines(arrays["names"]))
+            names = tuple(unpack_names(arrays["names"]))
         tars = tuple(str(folder / shard["name"]) for shard in shards)
         test = np.array([shard["part"] == "test" for shard in shards])[columns["shard"]]
         packed = Packed(
@@ -176,8 +173,8 @@ def read_index(folder: Path) -> Packed:
     return packed
 
 
-def scanned(tars: Sequence[str]) -> Packed:
-    """Tars of the webdataset layout without an index: their headers are read, no image yet."""
+def scan_tars(tars: Sequence[str]) -> Packed:
+    """Tars of the webdataset layout without an index: only their headers are read. Raises BadInput as `open_packed`."""
     rows: list[tuple[int, int, int, int, int]] = []
     names: list[str] = []
     state = []
@@ -213,23 +210,20 @@ def scanned(tars: Sequence[str]) -> Packed:
     return Packed(name, (), table, np.zeros(len(rows), bool), tuple(state))
 
 
-def named_by(url: str) -> str:
-    """
-    >>> named_by("https://example.org/packed/"), named_by("https://example.org/packed/index.json")
+def name_from_url(url: str) -> str:
+    """The data set's name: the last folder of the URL.
+
+    >>> name_from_url("https://example.org/packed/"), name_from_url("https://example.org/packed/index.json")
     ('packed', 'packed')
     """
     return url.removesuffix(INDEX).rstrip("/").rpartition("/")[2]
 
 
-def fetched(url: str, folder: Path) -> str:
-    """Fetch what a URL names into a folder, unless it lies there already; returns its local name.
-
-    Raises:
-        BadInput: as `fetch`.
-    """
+def fetch_packed(url: str, folder: Path) -> str:
+    """Fetch the shards behind a URL into a folder, unless they lie there; returns the local name. Raises as `fetch`."""
     folder.mkdir(parents=True, exist_ok=True)
     if url.endswith(".tar"):
-        for one in expanded(url):
+        for one in expand_braces(url):
             fetch(one, folder / one.rpartition("/")[2])
         return str(folder / url.rpartition("/")[2])
     base = url.removesuffix(INDEX).rstrip("/")
@@ -248,7 +242,7 @@ def fetched(url: str, folder: Path) -> str:
 
 
 def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = False) -> None:
-    """A file from a URL, whole, or none.
+    """Fetch a file from a URL: the whole file or none.
 
     Raises:
         BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256.
@@ -264,7 +258,7 @@ def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = Fa
         if promised is not None and came != int(promised):
             raise OSError(f"{came:,} of {int(promised):,} bytes came")
         if checksum is not None and sha256(part) != checksum:
-            raise OSError("what came is not what the index says, SHA-256 differs")
+            raise OSError("it is not the file that the index lists: SHA-256 differs")
         os.replace(part, path)
     except OSError as error:  # URLError is one
         raise BadInput(f"{url}: cannot be fetched ({error}). Try again.") from error
@@ -281,7 +275,7 @@ def sha256(path: Path) -> str:
 
 
 class ShardWriter:
-    """Samples -> tars of about so many bytes, and the table of where each image lies."""
+    """Writes images into tars of about `most_bytes` each, and keeps the table of where each image lies."""
 
     def __init__(self, folder: Path, part: str, most_bytes: int):
         self.folder, self.part, self.most_bytes = folder, part, most_bytes
@@ -292,7 +286,7 @@ class ShardWriter:
         self.first = 0  # image of the tar that is being written
 
     def add(self, data: bytes, suffix: str, name: str, label: int) -> None:
-        """One image; members are KEY.suffix and, with a label, KEY.cls. Without times and owners: same in, same out."""
+        """Add an image as KEY.suffix and, with a label, KEY.cls; without times and owners: equal input, equal tars."""
         if self.tar is not None and self.tar.offset + len(data) > self.most_bytes:
             self.close()
         if self.tar is None:
@@ -325,7 +319,7 @@ class ShardWriter:
 
 
 def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[str], about: dict[str, Any]) -> None:
-    """index.npz and index.json; the shards of the writers are numbered on."""
+    """Write index.npz and index.json over the shards of all writers."""
     rows: list[np.ndarray] = []
     shards: list[dict[str, Any]] = []
     for writer in writers:
@@ -334,8 +328,8 @@ def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[
             rows[-1][:, 0] += len(shards)
         shards += writer.shards
     table = np.concatenate(rows)
-    names = text([name for writer in writers for name in writer.names])
+    packed_names = pack_names([name for writer in writers for name in writer.names])
     with open(folder / TABLE, "wb") as file:
-        np.savez(file, names=names, **dict(zip(COLUMNS, table.T)))
+        np.savez(file, names=packed_names, **dict(zip(COLUMNS, table.T)))
     index = {"format": FORMAT, "classes": list(classes), **about, "shards": shards}
     (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""What a frozen backbone gives: features [n, e] and labels [n], extracted once."""
+"""The features [n, e] of a frozen backbone, with labels [n], extracted once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mec.data.dataset import Data, Split, stratified
-from mec.data.decoding import Skipped, quiet, reason
-from mec.data.images import MOST_UNREADABLE, Encoded, Images, Stored, too_many
+from mec.data.decoding import Skipped, reason
+from mec.data.images import MOST_UNREADABLE, Images, too_many
 from mec.errors import BadInput
 from mec.evaluation.cache import cached, feature_key
 from mec.networks.backbones import evaluating
@@ -39,12 +39,12 @@ class Features:
         return nn.functional.normalize(self.x, dim=1)
 
     def check_finite(self) -> None:
-        """Raise BadInput where some are not: neighbours and probes of those would mean nothing."""
+        """Raise BadInput where some are not finite: neighbours and probes would mean nothing."""
         bad = sum(int((~part.isfinite()).any(1).sum()) for part in self.x.split(ROWS_AT_ONCE))
         if bad:
             raise BadInput(
                 f"the features of {bad:,} of {len(self.x):,} images are not finite: the encoder gives NaN or infinity, "
-                "as one that has diverged does. Measure an earlier checkpoint, or train again with a lower rate."
+                "as one that diverged does. Evaluate an earlier checkpoint, or train again with a lower learning rate."
             )
 
 
@@ -59,7 +59,7 @@ def extract(
     cache: Path | None = None,
     whole: bool = False,
 ) -> Features:
-    """Features of a split's images, in order; the encoder runs in evaluation mode (its mode is put back).
+    """Features of a split's images, in order; the encoder runs in evaluation mode, and its mode is restored.
 
     An image that cannot be read, at two attempts, is left out with its label, unless `whole` makes that an error.
 
@@ -67,11 +67,11 @@ def extract(
         encoder: images [m, 3, s, s] -> features [m, e].
         split: images and labels.
         transform: PIL image or uint8 images [m, 3, h, w] -> the encoder's input.
-        device: where the encoder is.
+        device: of the encoder.
         batch_size: images at a time.
-        workers: processes that decode files.
-        cache: folder in which features are kept by what they were made of, and found again; None: only in memory.
-        whole: an image that cannot be read is an error.
+        workers: processes that decode images.
+        cache: folder where features are stored and found again, see `cache`; None: they are only in memory.
+        whole: refuse images that cannot be read, instead of leaving them out.
 
     Raises:
         BadInput: too many images cannot be read, or one with `whole`.
@@ -79,7 +79,7 @@ def extract(
 
     @torch.no_grad()
     def encoded(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A row an image, NaN for one that cannot be read, and which can be; size: the width, 0 if not known yet."""
+        """A row for each image, NaN where it cannot be read, and which can; size: e, or 0 where it is not known yet."""
         waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
         for inputs, kept in _batches(images, transform, batch_size, workers):
             waiting.append(kept)
@@ -91,7 +91,6 @@ def extract(
                 rows[which] = found[: int(which.sum())]
                 yield rows, which
         if waiting:
-            assert not isinstance(images, Stored)
             first = f"{images.name(0)}: {why_unreadable(images, 0)}"
             raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
 
@@ -100,7 +99,7 @@ def extract(
         return (rows for rows, _ in encoded(rest, size))
 
     def second_try(x: Tensor) -> list[int]:
-        """Read rows of NaN once more (a disk or network may have failed at the time); gives those that cannot be."""
+        """Read rows of NaN again (a disk or network may have failed before); returns those that cannot be read."""
         lost = torch.isnan(x[:, 0]).nonzero().flatten()
         unreadable: list[int] = []
         for rows, kept in encoded(split.images.take(lost.numpy()), x.shape[1]) if len(lost) else ():
@@ -108,21 +107,25 @@ def extract(
             x[tried] = rows
             unreadable += tried[~kept].tolist()
             if kept.any() and torch.isnan(rows[kept]).all():
-                break  # it is the encoder that gives NaN, which is told where features are used
+                break  # it is the encoder that gives NaN: `check_finite` tells
         return unreadable
 
     with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
         x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
-        unreadable = [] if isinstance(split.images, Stored) else second_try(x)
+        unreadable = second_try(x) if split.images.pixels is None else []
+    y = labels_of(split)
+    return drop_unreadable(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
+
+
+def labels_of(split: Split) -> Tensor:
+    """[n] int64, -1 where an image has no label."""
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
-    y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-    return without_unreadable(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
+    return torch.from_numpy(np.asarray(labels, dtype=np.int64))
 
 
-def without_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
-    """Features without the rows of images that cannot be read; says why these cannot be."""
-    assert not isinstance(images, Stored)
+def drop_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
+    """Features without the rows of images that cannot be read, and the reasons why. Raises BadInput as `extract`."""
     found = tuple(Skipped(images.name(index), why_unreadable(images, index)) for index in unreadable)
     if whole:
         raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
@@ -132,17 +135,17 @@ def without_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequenc
     return Features(x[kept], y[kept], found)
 
 
-def why_unreadable(images: Encoded, index: int) -> str:
+def why_unreadable(images: Images, index: int) -> str:
+    """The reason in a few words."""
     try:
-        with quiet():
-            images.read(index)
+        images.read(index)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         return reason(error)
     return "readable only intermittently"
 
 
 def tell_skipped(parts: Sequence[Features], console: Console) -> None:
-    """One line about the images that could not be read, where there are any."""
+    """Print one line about the images that could not be read, where there are any."""
     found = [skipped for part in parts for skipped in part.skipped]
     if found:
         console.print(
@@ -155,67 +158,62 @@ def tell_skipped(parts: Sequence[Features], console: Console) -> None:
 
 
 def is_grey(images: Images) -> bool:
-    return isinstance(images, Stored) and bool((images.pixels == images.pixels[:, :1]).all())
+    """Whether the images are in memory and all grey."""
+    return images.pixels is not None and bool((images.pixels == images.pixels[:, :1]).all())
 
 
 def pixels(split: Split, side: int = 32, *, grey: bool | None = None) -> Features:
-    """The raw-pixel baseline: pixels as features, as stored, or resized to side x side where sizes differ.
+    """The raw-pixel baseline: images in memory as they are, others resized to side x side px.
 
-    grey: one channel is enough; None: where all images are grey.
+    grey: keep one channel; None: where all images are grey.
     """
     images = split.images
-    if isinstance(images, Stored):
-        x = images.pixels
-        if is_grey(images) if grey is None else grey:
-            x = x[:, :1]
+    if images.pixels is None:
+        x = torch.stack([torch.from_numpy(np.array(images.read(i).resize((side, side)))) for i in range(len(images))])
     else:
-        x = torch.stack(
-            [torch.from_numpy(np.asarray(images.read(i).resize((side, side))).copy()) for i in range(len(images))]
-        )
-    labels = split.labels if split.labels is not None else np.full(len(split), -1)
-    return Features(x.flatten(1).float() / 255, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
+        x = images.pixels[:, :1] if (is_grey(images) if grey is None else grey) else images.pixels
+    return Features(x.flatten(1).float() / 255, labels_of(split))
 
 
 def _batches(
     images: Images, transform: Callable[[Any], Tensor], batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs of the images that can be read, and which of the batch they are (bool)."""
-    if isinstance(images, Stored):
+    """The inputs of a batch's images that can be read, and which those are [m] bool."""
+    if images.pixels is not None:
         for part in images.pixels.split(batch_size):
             yield transform(part), torch.ones(len(part), dtype=torch.bool)
         return
     if workers < 0:
         raise BadInput(f"--workers is {workers}: 0 (no processes beside this one) or more.")
     yield from torch.utils.data.DataLoader(
-        _Transformed(images, transform), batch_size=batch_size, num_workers=workers, collate_fn=_together
+        _Transformed(images, transform), batch_size=batch_size, num_workers=workers, collate_fn=_collate
     )
 
 
 class _Transformed(torch.utils.data.Dataset):
-    """The encoder's input of each image; None for one that cannot be read."""
+    """The encoder's input for each image; None for one that cannot be read."""
 
-    def __init__(self, images: Encoded, transform: Callable[[Any], Tensor]):
+    def __init__(self, images: Images, transform: Callable[[Any], Tensor]):
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor | None:
-        with quiet():
-            try:
-                image = self.images.read(index)
-            except Exception:  # Pillow's decoders raise almost anything on broken files
-                return None
+        try:
+            image = self.images.read(index)
+        except Exception:  # Pillow's decoders raise almost anything on broken files
+            return None
         return self.transform(image)
 
 
-def _together(items: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+def _collate(items: list[Tensor | None]) -> tuple[Tensor, Tensor]:
     inputs = [item for item in items if item is not None]
     return torch.stack(inputs) if inputs else torch.empty(0), torch.tensor([item is not None for item in items])
 
 
 def measured_parts(images: Data, bank: int, test: int) -> tuple[Split, Split]:
-    """Labelled training images and test images, at most so many (seeded, stratified)."""
+    """Labelled training and test images, at most `bank` and `test` of them (drawn with a fixed seed, stratified)."""
     assert images.test is not None
     parts = []
     for split, most in ((images.train.labelled(), bank), (images.test.labelled(), test)):

@@ -14,7 +14,7 @@ import torch
 
 from mec.data.dataset import Data, Split
 from mec.errors import BadInput
-from mec.evaluation.cache import images_hash, state_hash
+from mec.evaluation.cache import state_hash
 from mec.runtime.files import atomic, first_line
 from mec.version import __version__
 
@@ -78,7 +78,7 @@ def unfinished(subject: Subject, protocol: str, data: Data, train: Split, recipe
         torch.device(subject.device).type, __version__, torch.__version__,
     ]  # fmt: skip
     for split in (train, data.test.labelled()):
-        content = images_hash(split.images)
+        content = split.images.content_hash()
         if content is None:
             return Unfinished()
         assert split.labels is not None

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from mec.data.decoding import nothing_in
 from mec.data.folders import readable
-from mec.data.images import Files
-from mec.data.listing import walked
+from mec.data.listing import list_images
 from mec.errors import BadInput
 from mec.evaluation.features import extract
 from mec.exports.options import Embedding
@@ -45,7 +44,7 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder.")
     encoder, transform = load_encoder(run)
-    listed = walked(folder)
+    listed = list_images(folder)
     paths = [os.path.join(folder, name) for name in listed.names]
     if not paths:
         raise BadInput(nothing_in(folder))
@@ -56,8 +55,8 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
         found = extract(encoder.to(device), split, transform, device=device, workers=options.workers)
     features, lost = found.x.numpy(), {image.path for image in found.skipped}  # since it was checked
     skipped += found.skipped
-    assert isinstance(split.images, Files)
-    names = np.array([os.path.relpath(path, folder) for path in split.images.paths if path not in lost])
+    read = [path for path in map(split.images.name, range(len(split))) if path not in lost]
+    names = np.array([os.path.relpath(path, folder) for path in read])
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as part, open(part, "wb") as file:
         np.savez(file, paths=names, features=features)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mec.data.dataset import Data
-from mec.data.images import Stored
 from mec.networks.backbones import SMALL_STEM_BELOW
 from mec.objectives.methods import method_named
 from mec.recipes.recipe import Recipe, View
@@ -85,6 +84,6 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     )
     settings = {**method_named(recipe.method).settings, **recipe.settings}
     why.append(f"method {recipe.method}, distortion {settings['distortion']}: it never diverged in our trials")
-    if isinstance(data.train.images, Stored):
+    if data.train.images.pixels is not None:
         why.append("images are kept in memory")
     return recipe, why

@@ -13,7 +13,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mec.data.dataset import Data
-from mec.data.images import Stored
 from mec.evaluation.features import Features, extract, is_grey, measured_parts, pixels, tell_skipped
 from mec.evaluation.map import embedding_map
 from mec.evaluation.probing.fewshot import fewshot
@@ -91,7 +90,7 @@ def closing_features(
     bank, test = measured_parts(watch.images, MEASURE_BANK, MEASURE_TEST)
     transform = image_transform(run.encoder)
     rows: dict[str, tuple[Features, Features]] = {}
-    if isinstance(bank.images, Stored):
+    if bank.images.pixels is not None:
         grey = is_grey(bank.images) and is_grey(test.images)
         rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
     before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})

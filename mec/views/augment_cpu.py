@@ -1,8 +1,8 @@
-"""Colour, blur, solarise and normalise on a CPU: one compiled pass over each image, which stays in a core's cache.
+"""Colour, blur, solarize and normalise on a CPU: one compiled pass over each image, which stays in a core's cache.
 
-The definitions are those of `mec.colour`, which does the same with tensors on a GPU; results agree within rounding.
-numba compiles on the first call (some seconds) and keeps the result as Python keeps bytecode: in __pycache__ beside
-this file, or in the user's cache folder.
+The definitions are those of `augment_gpu`, which does the same with tensors; results agree within rounding. numba
+compiles on the first call (some seconds) and caches the result: in __pycache__ beside this file, or in the user's cache
+folder.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ import numba
 import numpy as np
 from numba import float32 as f32
 
+from mec.views.augment_gpu import GREY, Jitter, full_at
+
 THREADED_FROM = 1 << 21  # numbers in a batch: below it threads cost more than they save
-
-
-R, G, B = np.float32(0.299), np.float32(0.587), np.float32(0.114)  # luma, as colour.GREY
-
-
+R, G, B = (np.float32(v) for v in GREY)
 ZERO, HALF, ONE, TWO, THREE, TINY = (np.float32(v) for v in (0, 0.5, 1, 2, 3, 1e-12))
 
 
 def compiled(function: Callable[..., Any], **more: bool) -> Callable[..., Any]:
-    """By numba, without the interpreter's lock; kept on disk where there is a place that can be written."""
+    """Compile with numba, without the interpreter's lock; cached on disk where a cache folder can be written."""
     jit = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy", **more)
     try:
         return jit(cache=True)(function)
@@ -34,8 +32,8 @@ def compiled(function: Callable[..., Any], **more: bool) -> Callable[..., Any]:
         return jit()(function)
 
 
-# Into `run`, which alone is then called. The process that compiles would call copies of their own, optimised otherwise
-# than those that `run` keeps on disk for later processes, and its pixels would differ from theirs in the last bits.
+# Inlined into `_colour_each`. Otherwise the process that compiles would call versions optimised otherwise than those
+# that `_colour_each` has on disk for later processes, and its pixels would differ from theirs in the last bits.
 inlined = partial(compiled, forceinline=True)
 
 
@@ -51,7 +49,7 @@ def linear_(r, g, b, factor, of_luma, offset):
 
 @inlined
 def hue_(r, g, b, centres):
-    """`colour.turn_hue`, with the hue at which each channel is full."""
+    """`augment_gpu.turn_hue`, from the hues at which each channel is full."""
     of_red, of_green, of_blue = centres[0], centres[1], centres[2]
     for i in range(len(r)):
         low = min(r[i], min(g[i], b[i]))
@@ -106,8 +104,12 @@ def blur_(plane, taps, reach, line, half):
 
 
 @compiled
-def run(images, out, unit, scale, offset, linear, centres, hue_at, grey, taps, reach, solarise):
-    """All images in turn; arguments as in `finish`, one row an image."""
+def _colour_each(images, out, unit, scale, offset, linear, centres, hue_at, grey, taps, reach, solarize):
+    """`colour`, image by image.
+
+    linear [n, 4, 3] holds at each position the factors of the pixel, of its luma and of the image's mean luma; centres
+    [n, 3] the hues, in sixths of the circle, at which the channels are full after turning.
+    """
     n, _, height, width = images.shape
     line = np.empty(width + 2 * taps.shape[1], np.float32)
     half = np.empty((height, width), np.float32)
@@ -133,7 +135,7 @@ def run(images, out, unit, scale, offset, linear, centres, hue_at, grey, taps, r
                 blur_(x[c], taps[k], reach[k], line, half)
         for c in range(3):
             channel, times, plus = flat[c], scale[c], offset[c]
-            if solarise[k]:
+            if solarize[k]:
                 for i in range(len(channel)):
                     channel[i] = (HALF - abs(channel[i] - HALF)) * times + plus
             else:
@@ -141,16 +143,14 @@ def run(images, out, unit, scale, offset, linear, centres, hue_at, grey, taps, r
                     channel[i] = channel[i] * times + plus
 
 
-def finish(
+def colour(
     images: np.ndarray,
+    jitter: Jitter,
     *,
-    linear: np.ndarray,
-    centres: np.ndarray,
-    hue_at: np.ndarray,
     grey: np.ndarray,
     taps: np.ndarray,
     reach: np.ndarray,
-    solarise: np.ndarray,
+    solarize: np.ndarray,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     threads: int,
@@ -158,30 +158,28 @@ def finish(
     """Images [n, 3, h, w] (uint8, or float32 in [0, 1]) -> float32, normalised by mean and std.
 
     Args:
-        images: contiguous; left alone.
-        linear: [n, 4, 3] at each position the factors of the pixel, of its luma and of the image's mean luma; 1, 0, 0:
-            nothing happens.
-        centres: [n, 3] the hue, in sixths of the circle, at which each channel is full after turning.
-        hue_at: [n] the position before which the hue is turned; -1: nowhere.
-        grey: [n] which become grey after that.
-        taps: [n, 1 + reach] of the blur, its middle and one side.
+        images: contiguous; not changed.
+        jitter: of the n images.
+        grey: [n] bool, which become grey after the jitter.
+        taps: [n, 1 + r] of the blur, its middle and one side.
         reach: [n] px; 0: no blur.
-        solarise: [n] which have their upper half inverted last.
+        solarize: [n] bool, which have their upper half inverted last.
         mean, std: of the three channels.
-        threads: at most so many, where there is enough to do.
+        threads: at most this many, where there is enough to do.
     """
     out = np.empty(images.shape, np.float32)
     unit = np.float32(1 / 255 if images.dtype == np.uint8 else 1)
     scale = (1 / np.asarray(std)).astype(np.float32)
     offset = (-np.asarray(mean) / std).astype(np.float32)
     by_image = (
-        linear.astype(np.float32), centres.astype(np.float32), hue_at.astype(np.int64), grey.astype(np.bool_),
-        taps.astype(np.float32), reach.astype(np.int64), solarise.astype(np.bool_),
+        np.stack([jitter.factor, jitter.luma, jitter.mean], 2).astype(np.float32),
+        full_at(jitter.turns).astype(np.float32), jitter.hue_at.astype(np.int64), grey.astype(np.bool_),
+        taps.astype(np.float32), reach.astype(np.int64), solarize.astype(np.bool_),
     )  # fmt: skip
 
     def part(rows: np.ndarray) -> None:
         of = slice(rows[0], rows[-1] + 1)
-        run(images[of], out[of], unit, scale, offset, *(values[of] for values in by_image))
+        _colour_each(images[of], out[of], unit, scale, offset, *(values[of] for values in by_image))
 
     parts = np.array_split(np.arange(len(images)), min(threads, len(images), 1 + images.size // THREADED_FROM))
     if len(parts) == 1:

@@ -1,10 +1,10 @@
-"""Colour and blur on batches of images in [0, 1], with parameters of their own for each image, in few passes.
+"""Colour and blur of a batch of images in [0, 1] as tensors, for GPUs, each image with parameters of its own.
 
-With tensors, for GPUs; `mec.fused` does the same on a CPU in one pass.
+`augment_cpu` does the same on a CPU, in one pass over each image.
 
-Definitions are torchvision's for float images. Brightness, contrast and saturation are all x <- f x + (1 - f) other,
-clamped, with other = 0, the mean luma, or the pixel's luma: one 3x3 matrix and an offset, whichever of them it is. They
-are not collapsed further, since clamping between them counts. Hue is exact HSV, without the modulo.
+The definitions are torchvision's for float images. Brightness, contrast and saturation are all x <- f x + (1 - f)
+other, clamped, where other is 0, the image's mean luma, or the pixel's luma: each is a 3x3 matrix and an offset. They
+cannot be merged into one, since the values are clamped in between. Hue is exact HSV, without the modulo.
 """
 
 from __future__ import annotations
@@ -19,24 +19,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
-
-
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """What happens to each of n images at each of four positions; rows in which nothing happens hold 1, 0, 0, -1, 0."""
+    """The colour operation on each of n images at each of four positions; 1, 0, 0, -1, 0 in rows without one."""
 
     factor: np.ndarray  # [n, 4] of the pixel itself
     luma: np.ndarray  # [n, 4] of the pixel's luma
     mean: np.ndarray  # [n, 4] of the image's mean luma
-    hue_at: np.ndarray  # [n] position of the hue; -1: nowhere
-    turns: np.ndarray  # [n] of the colour circle
+    hue_at: np.ndarray  # [n] the position before which the hue is turned; -1: nowhere
+    turns: np.ndarray  # [n] of the hue, as shares of the colour circle
 
     @classmethod
     def of(cls, order: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> Jitter:
-        """From the operation at each position [n, 4], its factor (or turns) by operation [n, 4], and which rows [n]."""
+        """From the operation at each position [n, 4], each operation's factor or turn [n, 4], and the chosen rows."""
         by_position = np.take_along_axis(values, order, 1)
         linear = chosen[:, None] & (order != HUE)
         rest = 1 - by_position
@@ -53,17 +51,17 @@ class Jitter:
         return Jitter(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def sent(values: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers to the device of the images, without waiting for what it is doing."""
+def to_device(values: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The numbers as a tensor on the device, without waiting for the work that it is doing."""
     return torch.from_numpy(values).to(dtype=dtype).to(device, non_blocking=True)
 
 
 def apply_jitter(x: Tensor, jitter: Jitter) -> Tensor:
-    """Jitter images [n, 3, h, w] in place. Rows with the same `hue_at` are best together: each run is one call."""
+    """Jitter images [n, 3, h, w] in place. Sort rows by `hue_at` first: a run of equal ones is one call."""
     factors, lumas, means = (
-        sent(v, x.device, x.dtype)[:, :, None, None, None] for v in (jitter.factor, jitter.luma, jitter.mean)
+        to_device(v, x.device, x.dtype)[:, :, None, None, None] for v in (jitter.factor, jitter.luma, jitter.mean)
     )
-    weights = sent(np.array(GREY), x.device, x.dtype)
+    weights = to_device(np.array(GREY), x.device, x.dtype)
     for position in range(4):
         for rows in runs(jitter.hue_at == position):
             turn_hue(x[rows], jitter.turns[rows], out=x[rows])
@@ -87,7 +85,8 @@ def apply_jitter(x: Tensor, jitter: Jitter) -> Tensor:
 
 
 def runs(chosen: np.ndarray) -> list[slice]:
-    """
+    """The slices of neighbouring rows that are chosen.
+
     >>> runs(np.array([True, True, False, True]))
     [slice(0, 2, None), slice(3, 4, None)]
     """
@@ -101,7 +100,7 @@ def grey(x: Tensor) -> Tensor:
 
 
 def turn_hue(x: Tensor, turns: np.ndarray, out: Tensor | None = None) -> Tensor:
-    """Hue of images [n, 3, h, w] moved by a share [n] of the colour circle; exactly what HSV and back gives.
+    """Turn the hue of images [n, 3, h, w] by shares [n] of the colour circle; exactly what HSV and back gives.
 
     Let h be the hue in sixths of the circle, from -3 to 3, and low and chroma as in HSV. Then |h| is
     1 + (green + blue - red - low) / chroma, and its sign that of green - blue. Back, a channel is
@@ -109,7 +108,7 @@ def turn_hue(x: Tensor, turns: np.ndarray, out: Tensor | None = None) -> Tensor:
     holds without a modulo as long as |h - c| <= 7: whole thirds of a turn only swap the c, and what is left moves them
     by at most 1.
     """
-    centres = sent(full_at(turns).T, x.device, x.dtype)[:, :, None, None]
+    centres = to_device(full_at(turns).T, x.device, x.dtype)[:, :, None, None]
     out = torch.empty_like(x) if out is None else out
     red, green, blue = x.unbind(1)
     low, chroma, hue, y = x.new_empty(4, *red.shape)
@@ -134,16 +133,16 @@ def full_at(turns: np.ndarray) -> np.ndarray:
     return np.stack([(2 * ((channel - thirds) % 3) + 2) % 6 - 2 - rest for channel in range(3)], 1)
 
 
-def solarise_(x: Tensor) -> Tensor:
-    """Values from 0.5 on are inverted, in place: 128 and above of 0-255."""
+def solarize_(x: Tensor) -> Tensor:
+    """Invert values of 0.5 and above (128 and above of 0-255), in place."""
     return x.sub_(0.5).abs_().neg_().add_(0.5)
 
 
 def blur_taps(sigma: np.ndarray, largest: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle and one side [n, 1 + r] of Gaussian kernels with sigmas [n] in px, and how far each reaches [n].
+    """The middle and one side [n, 1 + r] of Gaussian kernels with sigmas [n] in px, and the reach [n] of each in px.
 
-    Kernels reach to 4 sigma (6e-5 of the weight lies beyond), but no further than 3 of the largest that is drawn: the
-    size of the reference's kernel.
+    Kernels reach to 4 sigma (6e-5 of the weight lies beyond), but no further than 3 times the largest sigma that may be
+    drawn, which is the size of the reference's kernel.
     """
     reaches = np.minimum(np.ceil(4 * sigma), min(math.ceil(3 * largest), height - 1, width - 1))[:, None]
     offsets = np.arange(int(reaches.max(initial=0)) + 1)
@@ -153,20 +152,20 @@ def blur_taps(sigma: np.ndarray, largest: float, height: int, width: int) -> tup
 
 
 def gaussian_blur(x: Tensor, sigma: np.ndarray, largest: float) -> Tensor:
-    """Gaussian blur of images [n, c, h, w] with a sigma (px) of its own for each: `blur_taps`."""
+    """Gaussian blur of images [n, c, h, w], each with its own sigma [n] in px; see `blur_taps`."""
     height, width = x.shape[2:]
     kernel, reaches = blur_taps(sigma, largest, height, width)
     reach = int(reaches.max(initial=0))
     if reach < 1:
         return x
-    taps = sent(kernel.T, x.device, x.dtype)[:, :, None, None, None].unbind()
+    taps = to_device(kernel.T, x.device, x.dtype)[:, :, None, None, None].unbind()
     for axis, pad in ((3, [reach, reach, 0, 0]), (2, [0, 0, reach, reach])):
         x = weighted(F.pad(x, pad, mode="reflect"), axis, taps)
     return x
 
 
 def weighted(padded: Tensor, axis: int, taps: Sequence[Tensor]) -> Tensor:
-    """Sums of pixels along an axis by a symmetric kernel, of which `taps` are the middle and one side."""
+    """Weighted sums along an axis by a symmetric kernel; `taps` are its middle and one side."""
     reach = len(taps) - 1
     length = padded.shape[axis] - 2 * reach
     out = padded.narrow(axis, reach, length) * taps[0]

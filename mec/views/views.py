@@ -1,8 +1,8 @@
-"""Images -> augmented views, a whole batch at a time; the numbers come from the recipe.
+"""Images -> augmented views, a whole batch at a time, with the recipe's strengths and probabilities.
 
 Every random number is a function of (seed, epoch, image index, view), never of worker, rank or call order, so that
 ranks, workers and resuming cannot change a run. Colour operations follow torchvision's definitions on float images in
-[0, 1]; resizing is antialiased, by the filters of Pillow and torchvision.
+[0, 1]; resizing is antialiased, with the filters of Pillow and torchvision.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mec.recipes.recipe import View
-from mec.views.augment_gpu import HUE, Jitter, apply_jitter, blur_taps, full_at, gaussian_blur, grey, sent, solarise_
+from mec.views.augment_gpu import HUE, Jitter, apply_jitter, blur_taps, gaussian_blur, grey, solarize_, to_device
 
-# Where each parameter of a view finds its uniform numbers: (first column, how many).
+# The columns of uniform numbers that each parameter of a view uses: (first column, how many).
 COLUMNS = {
     "area": (0, 10),
     "ratio": (10, 10),
@@ -34,14 +34,14 @@ COLUMNS = {
     "blur": (38, 1),
     "sigma": (39, 1),
     "solarize": (40, 1),
-    "noise": (41, 0),  # and all that follow
+    "noise": (41, 0),  # and all columns after it
 }
 
 
 def uniforms(
     seed: int, epoch: int, indices: np.ndarray, views: int | np.ndarray, count: int, first: int = 0
 ) -> np.ndarray:
-    """[m, count] numbers in [0, 1), each a hash (splitmix64) of seed, epoch, image index, number of view and column."""
+    """[m, count] numbers in [0, 1), each a hash (splitmix64) of seed, epoch, image index, view number and column."""
     with np.errstate(over="ignore"):
         key = _mixed(np.asarray([seed], dtype=np.uint64))
         for part in (epoch, indices, views):
@@ -57,7 +57,7 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 class Draw:
-    """The random numbers of one view of a batch, by name; or of several alike, with the number of each row's."""
+    """The random numbers of one view of a batch, by name; or of several equal views, with each row's view number."""
 
     def __init__(
         self, view: View, number: int | np.ndarray, seed: int, epoch: int, indices: Sequence[int] | np.ndarray
@@ -67,7 +67,7 @@ class Draw:
         self.table = uniforms(*self.key, count=COLUMNS["noise"][0])
 
     def take(self, rows: np.ndarray) -> Draw:
-        """The numbers of some of the images."""
+        """The numbers of some rows."""
         part = copy.copy(self)
         seed, epoch, indices, numbers = self.key
         part.key, part.table = (seed, epoch, indices[rows], numbers[rows]), self.table[rows]
@@ -78,11 +78,11 @@ class Draw:
         return self.table[:, first] if count == 1 else self.table[:, first : first + count]
 
     def chosen(self, name: str) -> np.ndarray:
-        """Rows that get an operation that has a probability."""
+        """The rows that get the operation."""
         return np.flatnonzero(self.is_chosen(name))
 
     def is_chosen(self, name: str) -> np.ndarray:
-        """[m] which rows get it."""
+        """[m] bool: whether a row gets the operation, by its probability."""
         return self[name] < getattr(self.view, name)
 
     def jitter(self) -> Jitter:
@@ -94,7 +94,7 @@ class Draw:
         return Jitter.of(self["order"].argsort(1), values, self["jitter"] < (view.jitter if strengths.any() else 0))
 
     def normals(self, shape: tuple[int, ...]) -> np.ndarray:
-        """[m, *shape] standard normal numbers (Box-Muller)."""
+        """[m, *shape] standard normal numbers (by Box-Muller)."""
         count = math.prod(shape)
         u = uniforms(*self.key, count=2 * count, first=COLUMNS["noise"][0])
         radius = np.sqrt(-2 * np.log1p(-u[:, :count]))
@@ -124,7 +124,7 @@ def crop_boxes(draw: Draw, heights: np.ndarray, widths: np.ndarray) -> np.ndarra
 
 
 def least_decoding(boxes: Sequence[np.ndarray], sizes: Sequence[int]) -> int:
-    """The largest of 8, 4, 2, 1 by which an image may shrink so that no crop (top, left, height, width) is too small.
+    """The largest of 8, 4, 2, 1 by which an image may shrink and leave no crop (top, left, height, width) too small.
 
     >>> least_decoding([np.array([0, 0, 460, 500])], [224]), least_decoding([np.array([0, 0, 440, 500])], [224])
     (2, 1)
@@ -134,16 +134,16 @@ def least_decoding(boxes: Sequence[np.ndarray], sizes: Sequence[int]) -> int:
 
 
 def scaled_box(box: np.ndarray, shrunk: np.ndarray, shape: tuple[int, ...]) -> list[int]:
-    """A crop (top, left, height, width) of an image that was decoded smaller, to the nearest pixel."""
+    """A crop (top, left, height, width) in an image that was decoded smaller, to the nearest pixel."""
     first = np.rint(box[:2] * shrunk)
     last = np.clip(np.rint((box[:2] + box[2:]) * shrunk), first + 1, shape[:2])
     return [*first.astype(int).tolist(), *(last - first).astype(int).tolist()]
 
 
-def crop_pixels(pixels: np.ndarray, box: Sequence[int], view: View, flipped: bool) -> np.ndarray:
+def crop_picture(pixels: np.ndarray, box: Sequence[int], view: View, flipped: bool) -> np.ndarray:
     """One decoded image [h, w, 3] -> its crop, resized and flipped: uint8 [3, s, s].
 
-    By torch's kernel for bytes, several times as fast as Pillow's and within one level of it.
+    Uses torch's kernel for bytes, which is several times as fast as Pillow's and differs by one level at most.
     """
     top, left, height, width = box
     crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
@@ -152,17 +152,17 @@ def crop_pixels(pixels: np.ndarray, box: Sequence[int], view: View, flipped: boo
     return np.ascontiguousarray((out[:, ::-1] if flipped else out).transpose(2, 0, 1))
 
 
-def crop_stored_images(images: Tensor, draw: Draw) -> Tensor:
-    """uint8 images [m, 3, h, w] -> their crops, resized and flipped: float [m, 3, s, s] in [0, 1]."""
+def crop_batch(images: Tensor, draw: Draw) -> Tensor:
+    """Images of one size, uint8 [m, 3, h, w] -> their crops, resized and flipped: float [m, 3, s, s] in [0, 1]."""
     m, _, height, width = images.shape
     boxes = crop_boxes(draw, np.full(m, height), np.full(m, width))
     size, kind = draw.view.size, draw.view.interpolation
     x = images.float().mul_(1 / 255)
-    top, left, high, wide = sent(boxes, x.device, torch.float64).T
-    flipped = sent(draw.is_chosen("flip"), x.device)[:, None]
-    # Where in the image the middles of the crop's pixels lie, [m, s] each way.
-    middles = torch.arange(size, dtype=torch.float64, device=x.device) + 0.5
-    down, across = (start[:, None] + middles * length[:, None] / size for start, length in ((top, high), (left, wide)))
+    top, left, high, wide = to_device(boxes, x.device, torch.float64).T
+    flipped = to_device(draw.is_chosen("flip"), x.device)[:, None]
+    # Positions in the image of the centres of the crop's pixels, [m, s] each way.
+    centres = torch.arange(size, dtype=torch.float64, device=x.device) + 0.5
+    down, across = (start[:, None] + centres * length[:, None] / size for start, length in ((top, high), (left, wide)))
     across = torch.where(flipped, across.flip(1), across)
     if kind == "bilinear" and size >= max(height, width):  # no crop is made smaller
         # Each pixel lies between two of the crop's each way, and never outside it.
@@ -170,20 +170,20 @@ def crop_stored_images(images: Tensor, draw: Draw) -> Tensor:
         across = across.clamp((left + 0.5)[:, None], (left + wide - 0.5)[:, None]) * (2 / width) - 1
         grid = torch.stack([across[:, None].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], 3)
         return F.grid_sample(x, grid.float(), align_corners=False)
-    # A crop and resize is linear and separable: one [s, h] and one [w, s] matrix an image.
+    # Cropping and resizing is linear and separable: one [s, h] and one [w, s] matrix an image.
     rows = resampling(down, top, high, height, kind)
     columns = resampling(across, left, wide, width, kind)
     return (rows[:, None] @ x @ columns[:, None].mT).clamp_(0, 1)  # a bicubic filter overshoots
 
 
-def resampling(places: Tensor, start: Tensor, length: Tensor, size: int, kind: str) -> Tensor:
+def resampling(centres: Tensor, start: Tensor, length: Tensor, size: int, kind: str) -> Tensor:
     """[m, s, size] weights of an image's pixels in those of its crop, antialiased.
 
-    The crop is pixels start [m] to start + length [m] of `size`; the middles of its own pixels lie at `places` [m, s].
+    The crop is pixels start [m] to start + length [m] of `size`; its own pixels are centred at `centres` [m, s].
     """
-    step = (length / places.shape[1]).clamp_min(1)[:, None, None]
-    pixel = torch.arange(size, dtype=places.dtype, device=places.device) + 0.5
-    distance = ((pixel - places[:, :, None]).abs() / step).float()
+    step = (length / centres.shape[1]).clamp_min(1)[:, None, None]
+    pixel = torch.arange(size, dtype=centres.dtype, device=centres.device) + 0.5
+    distance = ((pixel - centres[:, :, None]).abs() / step).float()
     reach = 1 if kind == "bilinear" else 2
     if kind == "bilinear":
         weight = 1 - distance
@@ -196,92 +196,80 @@ def resampling(places: Tensor, start: Tensor, length: Tensor, size: int, kind: s
     return weight / weight.sum(2, keepdim=True)
 
 
-def finish(images: Tensor, draw: Draw) -> Tensor:
-    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarise, noise."""
+def augment(images: Tensor, draw: Draw) -> Tensor:
+    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarize, noise."""
     view = draw.view
-    scale = per_channel(1 / np.array(view.std), images.device)
     moved = bool(view.rotate or view.shear or view.shift or view.zoom)
     if images.dtype == torch.uint8 and (moved or images.is_cuda):
         images = images.float().mul_(1 / 255)
     if moved:
         images = affine(images, draw)
-    if images.is_cuda:
-        out = coloured(images, draw).sub_(per_channel(np.array(view.mean), images.device)).mul_(scale)
-    else:
-        out = coloured_on_cpu(images, draw)
+    mean, scale = (
+        to_device(v, images.device, torch.float32).view(3, 1, 1) for v in (np.array(view.mean), 1 / np.array(view.std))
+    )
+    out = colour_on_gpu(images, draw).sub_(mean).mul_(scale) if images.is_cuda else colour_on_cpu(images, draw)
     if view.noise:
-        out.add_(sent(draw.normals(tuple(out.shape[1:])), out.device, out.dtype) * scale, alpha=view.noise)
+        out.add_(to_device(draw.normals(tuple(out.shape[1:])), out.device, out.dtype) * scale, alpha=view.noise)
     return out
 
 
-def per_channel(values: np.ndarray, device: torch.device) -> Tensor:
-    return sent(values, device, torch.float32).view(3, 1, 1)
+def colour_on_cpu(images: Tensor, draw: Draw) -> Tensor:
+    """Jitter, grey, blur, solarize and normalise [m, 3, s, s]."""
+    from mec.views import augment_cpu  # compiles when it is first used
 
-
-def coloured_on_cpu(images: Tensor, draw: Draw) -> Tensor:
-    """Jitter, grey, blur, solarise and normalise [m, 3, s, s]."""
-    from mec.views import augment_cpu as fused  # compiles when it is first used
-
-    view, jitter = draw.view, draw.jitter()
+    view = draw.view
     low, high = view.blur_sigma
     taps, reach = blur_taps(low + (high - low) * draw["sigma"], high, *images.shape[2:])
-    return torch.from_numpy(
-        fused.finish(
-            images.contiguous().numpy(),
-            linear=np.stack([jitter.factor, jitter.luma, jitter.mean], 2),
-            centres=full_at(jitter.turns),
-            hue_at=jitter.hue_at,
-            grey=draw.is_chosen("grey"),
-            taps=taps,
-            reach=np.where(draw.is_chosen("blur"), reach, 0),
-            solarise=draw.is_chosen("solarize"),
-            mean=view.mean,
-            std=view.std,
-            threads=torch.get_num_threads(),
-        )
+    made = augment_cpu.colour(
+        images.contiguous().numpy(),
+        draw.jitter(),
+        grey=draw.is_chosen("grey"),
+        taps=taps,
+        reach=np.where(draw.is_chosen("blur"), reach, 0),
+        solarize=draw.is_chosen("solarize"),
+        mean=view.mean,
+        std=view.std,
+        threads=torch.get_num_threads(),
     )
+    return torch.from_numpy(made)
 
 
-def coloured(x: Tensor, draw: Draw) -> Tensor:
-    """Jitter, grey, blur and solarise of images [m, 3, s, s] in [0, 1], in tensors of their device."""
+def colour_on_gpu(x: Tensor, draw: Draw) -> Tensor:
+    """Jitter, grey, blur and solarize images [m, 3, s, s] in [0, 1], with tensors on their device."""
     jitter = draw.jitter()
     order = np.argsort(jitter.hue_at, kind="stable")  # images that turn their hue at the same position are neighbours
-    x = x[sent(order, x.device)]
+    x = x[to_device(order, x.device)]
     draw = draw.take(order)
     x = apply_jitter(x, jitter.take(order))
-    for name, operation in (("grey", greyed), ("blur", blurred), ("solarize", solarised)):
-        rows = draw.chosen(name)
-        if len(rows):
-            there = sent(rows, x.device)
-            x[there] = operation(x[there], draw.take(rows))
-    return x[sent(order.argsort(), x.device)]
-
-
-def greyed(x: Tensor, draw: Draw) -> Tensor:
-    return x.copy_(grey(x).expand_as(x))
-
-
-def blurred(x: Tensor, draw: Draw) -> Tensor:
     low, high = draw.view.blur_sigma
-    return gaussian_blur(x, low + (high - low) * draw["sigma"], high)
-
-
-def solarised(x: Tensor, draw: Draw) -> Tensor:
-    return solarise_(x)
+    for name in ("grey", "blur", "solarize"):
+        rows = draw.chosen(name)
+        if not len(rows):
+            continue
+        on_device = to_device(rows, x.device)
+        part = x[on_device]
+        if name == "grey":
+            part.copy_(grey(part).expand_as(part))
+        elif name == "blur":
+            part = gaussian_blur(part, low + (high - low) * draw["sigma"][rows], high)
+        else:
+            solarize_(part)
+        x[on_device] = part
+    return x[to_device(order.argsort(), x.device)]
 
 
 def affine(x: Tensor, draw: Draw) -> Tensor:
-    """Rotation, shear, zoom and shift about the centre; black comes in from outside."""
+    """Rotate, shear, zoom and shift images [m, 3, s, s] about their centre; outside them it is black."""
     view = draw.view
     angle, shear, zoom, dx, dy = (2 * draw["affine"] - 1).T
     angle, shear = np.deg2rad(view.rotate) * angle, np.tan(np.deg2rad(view.shear) * shear)
     zoom, dx, dy = 1 + view.zoom * zoom, 2 * view.shift * dx, 2 * view.shift * dy
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     theta = np.stack([np.stack([cos, shear * cos - sin, dx], 1), np.stack([sin, shear * sin + cos, dy], 1)], 1)
-    grid = F.affine_grid(sent(theta, x.device, x.dtype), list(x.shape), align_corners=False)
+    grid = F.affine_grid(to_device(theta, x.device, x.dtype), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
 
 def numbered(views: Sequence[View]) -> list[tuple[int, View]]:
-    """Each view with its number; a view with copies counts as many."""
+    """Each view with its number; a view with several copies counts as that many views."""
     return list(enumerate(view for view in views for _ in range(view.copies)))

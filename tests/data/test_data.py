@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from helpers import labelled_folder, noise_image, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mec.data import dataset, folders, named
+from mec.data import dataset, folders
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Split, stratified
 from mec.data.decoding import Picture, read_image
 from mec.data.folders import readable
-from mec.data.images import Files, Stored, Wrapped
+from mec.data.images import Files, InMemory
 from mec.data.opening import open_data
-from mec.errors import BadInput
 from mec.recipes.recipe import View
 
 VIEWS = (View(size=8, scale=(0.5, 1.0), blur=0.5, copies=2),)
@@ -56,7 +53,7 @@ def test_the_split_of_digits_never_changes():
 def test_small_images_live_in_memory_unless_they_are_too_many(tmp_path, monkeypatch):
     labelled_folder(tmp_path, width=10, height=9)  # 36 + 18 images of 270 bytes
     monkeypatch.setattr(dataset, "KEEP_BYTES", 54 * 270)
-    assert isinstance(open_data(str(tmp_path)).train.images, Stored)
+    assert isinstance(open_data(str(tmp_path)).train.images, InMemory)
     monkeypatch.setattr(dataset, "KEEP_BYTES", 54 * 270 - 1)
     assert isinstance(open_data(str(tmp_path)).train.images, Files)
 
@@ -179,7 +176,7 @@ def test_small_images_of_one_size_live_in_memory_and_others_on_disk(tmp_path):
     write_images(tmp_path / "mixed", 5, width=12, height=10)
     write_images(tmp_path / "mixed" / "other", 5, width=13, height=10)
     kinds = {name: open_data(str(tmp_path / name)) for name in ("small", "large", "mixed")}
-    assert [type(d.train.images) for d in kinds.values()] == [Stored, Files, Files]
+    assert [type(d.train.images) for d in kinds.values()] == [InMemory, Files, Files]
     assert kinds["small"].typical_size == (10, 12)
     pixels = np.array(noise_image(3, 12, 10))
     assert np.array_equal(kinds["small"].train.images.pixels[3].permute(1, 2, 0).numpy(), pixels)
@@ -282,91 +279,6 @@ def test_a_photograph_taken_sideways_is_turned_upright(tmp_path):
     assert np.abs(found - np.rot90(pattern(), -1)).mean() < 3
 
 
-# --- torchvision's sets ------------------------------------------------------------------------------------------
-
-
-def write_idx(path: Path, values: np.ndarray) -> None:
-    """The format of MNIST's files: a magic number with the number of axes, the axes, the bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
-    )
-
-
-@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_mnist_files_as_they_are_distributed_become_three_channels_in_memory(tmp_path, name, kind):
-    generator = np.random.default_rng(0)
-    made = {}
-    for part, count in (("train", 40), ("t10k", 20)):
-        made[part] = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8), np.arange(count, dtype=np.uint8) % 10
-        write_idx(tmp_path / kind / "raw" / f"{part}-images-idx3-ubyte", made[part][0])
-        write_idx(tmp_path / kind / "raw" / f"{part}-labels-idx1-ubyte", made[part][1])
-    data = open_data(name, root=tmp_path)
-    for split, (x, y) in ((data.train, made["train"]), (data.test, made["t10k"])):
-        assert split.images.pixels.shape == (len(x), 3, 28, 28)
-        assert np.array_equal(split.images.pixels[:, 2].numpy(), x)
-        assert split.labels.tolist() == y.tolist()
-    assert len(data.classes) == 10
-    assert data.typical_size == (28, 28)
-
-
-def test_sets_that_torchvision_reads_by_item_are_read_by_item(tmp_path):
-    """GTSRB in its own layout: PPM files of many sizes, test labels in a CSV file."""
-    base = tmp_path / "gtsrb"
-    for label in (0, 1):
-        write_images(base / "GTSRB" / "Training" / f"{label:05}", 3, ".ppm", seed=label, width=30 + label, height=28)
-    write_images(base / "GTSRB" / "Final_Test" / "Images", 2, ".ppm", seed=7)
-    (base / "GT-final_test.csv").write_text("Filename;ClassId\n0000.ppm;1\n0001.ppm;0\n")
-    data = open_data("gtsrb", root=tmp_path, limit=4)
-    assert isinstance(data.train.images, Wrapped)
-    assert np.bincount(data.train.labels).tolist() == [2, 2]
-    assert data.test.labels.tolist() == [1, 0]
-    for i, label in enumerate(data.train.labels):
-        assert data.train.images.read(i).size == (30 + label, 28)
-    batches = ViewBatches(data.train, VIEWS, 2, seed=0, device=CPU, workers=0)
-    assert next(batches.batches(0, 2, whole)).views[0].shape == (2, 3, 8, 8)
-
-
-def test_arrays_with_channels_last_or_first_and_unlabelled_images_are_taken_as_they_are(monkeypatch, tmp_path):
-    """CIFAR-10 holds [n, h, w, 3], STL-10 [n, 3, h, w] with label -1 where there is none."""
-    last = np.random.default_rng(0).integers(0, 256, (6, 9, 7, 3), dtype=np.uint8)
-
-    class Cifar:
-        def __init__(self, root, train, download):
-            self.data, self.targets, self.classes = last, [0, 1, 2] * 2, ["x", "y", "z"]
-
-    class Stl:
-        def __init__(self, root, split, download):
-            self.data, self.classes = last.transpose(0, 3, 1, 2), ["x", "y"]
-            self.labels = np.array([0, 1, -1, -1, 0, 1] if "unlabeled" in split else [0, 1] * 3)
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Cifar)
-    monkeypatch.setattr(torchvision.datasets, "STL10", Stl)
-    for name in ("cifar10", "stl10"):
-        data = open_data(name, root=tmp_path)
-        assert np.array_equal(data.train.images.pixels.permute(0, 2, 3, 1).numpy(), last)
-        assert data.typical_size == (9, 7)
-    assert len(data.train.labelled()) == 4
-
-
-def test_every_torchvision_set_is_one_that_torchvision_has():
-    for name, entry in named.TORCHVISION.items():
-        kind = getattr(torchvision.datasets, entry.kind)
-        accepted = kind.__init__.__code__.co_varnames
-        assert {*entry.train, *entry.test, "root", "download"} <= set(accepted), name
-        assert entry.terms, name
-
-
-def test_download_states_the_terms_of_use_first(monkeypatch, tmp_path, capsys):
-    def offline(**_):
-        raise RuntimeError("no network")
-
-    monkeypatch.setattr(torchvision.datasets, "DTD", offline)
-    with pytest.raises(BadInput, match="dtd is not in"):
-        open_data("dtd", root=tmp_path, download=True)
-    assert "research use only" in capsys.readouterr().out
-
-
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
@@ -388,7 +300,7 @@ def split(request, tmp_path) -> Split:
     size = {"width": 10, "height": 9} if request.param == "in memory" else {"width": 70, "height": 66}
     labelled_folder(tmp_path, train=9, **size)
     data = open_data(str(tmp_path))
-    assert isinstance(data.train.images, Stored if request.param == "in memory" else Files)
+    assert isinstance(data.train.images, InMemory if request.param == "in memory" else Files)
     return data.train
 
 

@@ -1,4 +1,4 @@
-"""A remembered listing: right, or made again."""
+"""A cached listing: right, or made again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mec.errors import BadInput
 
 
 @pytest.fixture
-def remembering(monkeypatch, tmp_path_factory):
-    """Small folders are remembered too, at once and in a place of their own."""
+def caching(monkeypatch, tmp_path_factory):
+    """Small folders are cached too, at once and in a folder of their own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     for module in (listing, folders):
-        monkeypatch.setattr(module, "REMEMBER_FROM", 4)
+        monkeypatch.setattr(module, "CACHE_FROM", 4)
     monkeypatch.setattr(listing, "SETTLED", 0)
 
 
@@ -29,7 +29,7 @@ def settle(root: Path) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path, remembering) -> Path:
+def folder(tmp_path, caching) -> Path:
     labelled_folder(tmp_path / "set", width=70, height=66)
     return tmp_path / "set"
 
@@ -37,8 +37,8 @@ def folder(tmp_path, remembering) -> Path:
 def counted(monkeypatch) -> list[str]:
     """Every folder that is walked and every image that is checked from now on."""
     seen: list[str] = []
-    walk, check = listing.walked, decoding.why_unreadable
-    monkeypatch.setattr(listing, "walked", lambda root: seen.append(str(root)) or walk(root))
+    walk, check = listing.list_images, decoding.why_unreadable
+    monkeypatch.setattr(listing, "list_images", lambda root: seen.append(str(root)) or walk(root))
     monkeypatch.setattr(folders, "why_unreadable", lambda path: seen.append(path) or check(path))
     return seen
 
@@ -72,7 +72,7 @@ def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path, target):
     write_images(tmp_path / "set" / "a", 3)
     write_images(tmp_path / "set" / "b", 2)
     (tmp_path / "set" / "a" / "link").symlink_to(target)
-    names = listing.walked(tmp_path / "set").names
+    names = listing.list_images(tmp_path / "set").names
     assert len(names) == (5 if target.strip(".") == "" else 7)
 
 
@@ -126,7 +126,7 @@ def test_a_folder_that_changed_is_walked_again(folder, change):
     assert after.fingerprint != before.fingerprint
 
 
-def test_a_damaged_memory_is_done_without(folder):
+def test_a_damaged_cache_is_done_without(folder):
     settle(folder)
     first = open_data(str(folder))
     kept = list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.npz"))
@@ -136,7 +136,7 @@ def test_a_damaged_memory_is_done_without(folder):
     assert open_data(str(folder)).fingerprint == first.fingerprint
 
 
-def test_a_memory_that_cannot_be_written_is_done_without(folder, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
     assert len(open_data(str(folder)).train) == 36
 

@@ -29,10 +29,10 @@ from PIL import Image
 from mec.data import shards
 from mec.data.batches import ViewBatches
 from mec.data.decoding import read_image
-from mec.data.images import Stored
+from mec.data.images import InMemory
 from mec.data.opening import open_data
 from mec.data.pack import pack
-from mec.data.shards import Shards, expanded
+from mec.data.shards import Shards, expand_braces
 from mec.errors import BadInput
 from mec.recipes.recipe import View
 
@@ -127,7 +127,7 @@ def test_unreadable_images_stand_in_the_quarantine_list_with_their_reasons(photo
 def test_small_packed_images_live_in_memory(tmp_path):
     labelled_folder(tmp_path / "set")
     data = open_data(str(packed(tmp_path / "set", tmp_path / "out")))
-    assert isinstance(data.train.images, Stored)
+    assert isinstance(data.train.images, InMemory)
     assert len(data.train) == 36
     assert data.can_be_measured
 
@@ -198,7 +198,7 @@ def test_tars_without_an_index_are_read_by_a_pattern(tmp_path):
 def test_a_pattern_stands_for_what_braceexpand_makes_of_it(pattern, tars):
     import braceexpand
 
-    assert expanded(pattern) == tars == list(braceexpand.braceexpand(pattern))
+    assert expand_braces(pattern) == tars == list(braceexpand.braceexpand(pattern))
 
 
 @pytest.fixture

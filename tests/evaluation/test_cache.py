@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from helpers import labelled_folder, write_images
 from torch import nn
 from torchvision.transforms import v2
 
-from mec.data.images import Wrapped
 from mec.data.opening import open_data
 from mec.evaluation import cache
 from mec.evaluation.cache import cached, feature_key
@@ -99,34 +97,10 @@ def test_images_in_memory_are_told_apart_by_their_pixels(tmp_path):
 def test_what_cannot_be_told_apart_is_not_cached(tmp_path):
     digits = open_data("digits").test.take(np.arange(20))
     assert feature_key(Counting(), digits.images, lambda x: x.float(), "cpu") is None  # says nothing of what it does
-    items = [(digits.images.read(i), 0) for i in range(4)]
-    wrapped = Wrapped(items, np.arange(4))
-    assert feature_key(Counting(), wrapped, TO_FLOAT, "cpu") is None
     for _ in range(2):
         network = Counting()
         features(network, digits, tmp_path, transform=lambda x: x.float())
         assert network.seen == 20
-
-
-class Folder:
-    """Keeps paths as torchvision's data sets do."""
-
-    def __init__(self, paths):
-        self._image_files = paths
-
-    def __getitem__(self, index):
-        from PIL import Image
-
-        return Image.open(self._image_files[index]), 0
-
-
-def test_torchvision_sets_of_files_are_told_apart_by_their_files(split, tmp_path):
-    wrapped = Wrapped(Folder(list(split.images.paths)), np.array([4, 2]))
-    key = feature_key(Counting(), wrapped, TO_FLOAT, "cpu")
-    assert key is not None
-    assert feature_key(Counting(), wrapped.take(np.array([1, 0])), TO_FLOAT, "cpu") != key
-    os.utime(split.images.paths[2], ns=(1, 1))
-    assert feature_key(Counting(), wrapped, TO_FLOAT, "cpu") != key
 
 
 @pytest.mark.parametrize("stop", [3, 8, 17, 29])

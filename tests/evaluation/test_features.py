@@ -43,7 +43,7 @@ def test_features_are_in_the_order_of_the_images_with_their_labels(tmp_path, siz
 
 def test_an_image_that_cannot_be_read_has_neither_row_nor_label(tmp_path):
     paths = write_images(tmp_path / "images", 12, width=70, height=70)
-    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    split = Split(Files(tuple(map(str, paths))), np.arange(12))
     whole = extract(nn.Identity(), split, mean_colour)
     for i in (3, 7):
         paths[i].write_bytes(paths[i].read_bytes()[:300])
@@ -60,7 +60,7 @@ def test_an_image_that_cannot_be_read_has_neither_row_nor_label(tmp_path):
 
 def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path):
     paths = write_images(tmp_path, 12, width=70, height=70)
-    split = Split(Files(tuple(map(str, paths)), str(tmp_path)))
+    split = Split(Files(tuple(map(str, paths))))
     for path in paths[:3]:
         path.write_bytes(b"nothing")
     with pytest.raises(BadInput, match="3 of 12 images cannot be read"):
@@ -74,7 +74,7 @@ def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path):
 @pytest.mark.parametrize("broken", [0, 11], ids=["first", "last"])
 def test_a_batch_of_one_image_that_cannot_be_read_costs_only_its_row(tmp_path, broken):
     paths = write_images(tmp_path / "images", 12, width=70, height=70)
-    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    split = Split(Files(tuple(map(str, paths))), np.arange(12))
     kept = np.delete(np.arange(12), broken)
     whole = extract(nn.Flatten(), split.take(kept), TO_FLOAT)
     paths[broken].write_bytes(b"nothing")
@@ -87,7 +87,7 @@ def test_a_batch_of_one_image_that_cannot_be_read_costs_only_its_row(tmp_path, b
 def test_going_on_with_nothing_but_images_that_cannot_be_read(tmp_path):
     """Extraction stopped when all but the last batch were kept, and that one holds a single broken image."""
     paths = write_images(tmp_path / "images", 12, width=70, height=70)
-    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    split = Split(Files(tuple(map(str, paths))), np.arange(12))
     paths[11].write_bytes(b"nothing")
     encoder, seen = nn.Flatten(), []
 
@@ -107,7 +107,7 @@ def test_going_on_with_nothing_but_images_that_cannot_be_read(tmp_path):
 def test_an_image_that_could_not_be_read_once_has_its_row_when_it_can(tmp_path):
     """A network or disk failed for a moment: neither time nor size of the file have changed."""
     paths = write_images(tmp_path / "images", 12, width=70, height=70)
-    split = Split(Files(tuple(map(str, paths)), str(tmp_path)), np.arange(12))
+    split = Split(Files(tuple(map(str, paths))), np.arange(12))
     whole = extract(nn.Flatten(), split, TO_FLOAT)
     content, info = paths[5].read_bytes(), os.stat(paths[5])
     for there in (bytes(len(content)), content):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mec.data.dataset import Data, Split
-from mec.data.images import Files, Stored
+from mec.data.images import Files, InMemory
 from mec.runtime.machine import Machine
 from mec.training.auto import auto
 
@@ -15,7 +15,7 @@ CPU, GPU = Machine("cpu", 24, 2), Machine("cuda", 80, 16)
 
 
 def images(n, height, width):
-    return Data("mine", Split(Files(tuple(map(str, range(n))), "/mine")), typical_size=(height, width))
+    return Data("mine", Split(Files(tuple(map(str, range(n))))), typical_size=(height, width))
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU])
@@ -60,5 +60,5 @@ def test_photographs_are_blurred_and_small_images_are_not():
 
 
 def test_images_in_memory_are_said_to_be_there():
-    stored = Data("mine", Split(Stored(torch.zeros(100, 3, 32, 32, dtype=torch.uint8)), np.zeros(100)))
+    stored = Data("mine", Split(InMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8)), np.zeros(100)))
     assert "kept in memory" in " ".join(auto(replace(stored, typical_size=(32, 32)), CPU)[1])

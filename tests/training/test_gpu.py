@@ -19,13 +19,13 @@ from mec.recipes.table import AUTO, DIGITS, RECIPES
 from mec.training import trainer
 from mec.training.graphs import captured
 from mec.training.plan import adapted
-from mec.views.views import Draw, crop_stored_images, finish
+from mec.views.views import Draw, augment, crop_batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 VIEWS = {
     "auto": AUTO.views[0],
-    "bicubic, blurred, solarised": replace(BYOL_VIEWS[1], size=32),
+    "bicubic, blurred, solarized": replace(BYOL_VIEWS[1], size=32),
     "smaller than the images": replace(AUTO.views[0], size=16),
     "digits": DIGITS.views[0],
 }
@@ -35,10 +35,10 @@ VIEWS = {
 def test_views_are_those_of_a_cpu(view):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), dtype=np.uint8))
     draw = Draw(view, 1, seed=0, epoch=3, indices=np.arange(64))
-    expected = finish(crop_stored_images(images, draw), draw)
-    found = finish(crop_stored_images(images.cuda(), draw), draw)
+    expected = augment(crop_batch(images, draw), draw)
+    found = augment(crop_batch(images.cuda(), draw), draw)
     assert found.is_cuda
-    # In units of standard deviations. A solarised pixel at the threshold may fall on the other side of it.
+    # In units of standard deviations. A solarized pixel at the threshold may fall on the other side of it.
     apart = (found.cpu() - expected).abs()
     assert (apart > 1e-4).float().mean() < 1e-4
     assert apart.median() < 1e-6
@@ -124,7 +124,7 @@ def test_small_images_are_kept_on_the_gpu_and_batches_are_those_of_a_cpu():
     for device in ("cpu", "cuda"):
         batches = ViewBatches(split, DIGITS.views, 32, seed=0, device=torch.device(device), workers=0)
         made.append(next(batches.batches(2, 3, lambda m: slice(0, m))))
-    assert batches.kept(split.images.pixels).is_cuda
+    assert batches.on_device(split.images.pixels).is_cuda
     for one, other in zip(made[0].views, made[1].views):
         assert other.is_cuda
         assert_close(other.cpu(), one, rtol=1e-3, atol=1e-3)

@@ -8,15 +8,17 @@ from pathlib import Path
 SCRIPT = """
 import hashlib
 import numpy as np
-from mec.views.augment_cpu import finish
+from mec.views.augment_cpu import colour
+from mec.views.augment_gpu import Jitter
 
 random = np.random.default_rng(0)
 images = random.random((64, 3, 16, 16), dtype=np.float32)
-linear = random.uniform(0.5, 1.5, (64, 4, 3)) * (1, 0, 0.3)  # with the mean of each image, a sum
+factor, mean = random.uniform(0.5, 1.5, (64, 4)), random.uniform(0.1, 0.3, (64, 4))  # the mean of an image is a sum
+jitter = Jitter(factor, np.zeros((64, 4)), mean, hue_at=np.full(64, -1), turns=np.zeros(64))
 taps = np.tile([0.4, 0.2, 0.1], (64, 1))
 on = np.arange(64) % 2 == 0
-out = finish(images, linear=linear, centres=random.uniform(0, 6, (64, 3)), hue_at=np.full(64, -1), grey=on & False,
-             taps=taps, reach=2 * on, solarise=~on, mean=(0.3,) * 3, std=(0.35,) * 3, threads=1)
+out = colour(images, jitter, grey=on & False, taps=taps, reach=2 * on, solarize=~on, mean=(0.3,) * 3, std=(0.35,) * 3,
+             threads=1)
 print(hashlib.sha256(out.tobytes()).hexdigest())
 """
 

@@ -17,14 +17,14 @@ from torchvision.transforms.v2 import functional as T
 
 from mec.data.batches import ViewBatches, crops_of
 from mec.data.dataset import Split
-from mec.data.decoding import Decoded, Picture
-from mec.data.images import Stored
+from mec.data.decoding import Picture
+from mec.data.images import InMemory
 from mec.recipes.published import BYOL_VIEWS
 from mec.recipes.recipe import View
 from mec.recipes.table import CIFAR_VIEW, DIGITS_VIEW
 from mec.views import augment_cpu
 from mec.views.augment_gpu import BRIGHTNESS, CONTRAST, HUE, SATURATION, Jitter, apply_jitter, gaussian_blur, turn_hue
-from mec.views.views import COLUMNS, Draw, coloured, crop_boxes, crop_stored_images, finish, numbered, uniforms
+from mec.views.views import COLUMNS, Draw, augment, colour_on_gpu, crop_batch, crop_boxes, numbered, uniforms
 
 # A view that does nothing, to add one operation to.
 PLAIN = View(size=32, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0, 0, 0), std=(1, 1, 1))
@@ -49,7 +49,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None
 def test_crop_of_stored_images_is_torchvisions_resized_crop_and_flip(photographs, interpolation, size):
     images = stored(photographs, 64)
     draw = Draw(View(size=size, interpolation=interpolation), 0, 0, 0, np.arange(64))
-    found = crop_stored_images(images, draw)
+    found = crop_batch(images, draw)
     flipped = set(draw.chosen("flip").tolist())
     assert 20 < len(flipped) < 44
     mode = InterpolationMode(interpolation)
@@ -62,7 +62,11 @@ def test_crop_of_stored_images_is_torchvisions_resized_crop_and_flip(photographs
 
 def file_crop(picture, draw: Draw) -> np.ndarray:
     """uint8 [3, s, s], by the code of the workers; `draw` has one row."""
-    return crops_of(picture, [draw], [len(draw.chosen("flip")) > 0])[0]
+    return crops_of(picture, [draw])[0]
+
+
+def decoded(pixels: np.ndarray) -> Picture:
+    return Picture(pixels, *pixels.shape[:2])
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -81,7 +85,7 @@ def test_crop_of_a_file_is_torchvisions_and_pillows_within_a_level(photographs, 
         if flipped := len(draw.chosen("flip")):
             judge, flips = judge.flip(1), flips + 1
             pillow = pillow.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        found = file_crop(Decoded(pixels), draw).transpose(1, 2, 0).astype(int)
+        found = file_crop(decoded(pixels), draw).transpose(1, 2, 0).astype(int)
         assert np.array_equal(found, judge.numpy()), flipped
         off = np.abs(found - np.asarray(pillow))  # more than a level only where a bicubic filter overshoots twice
         assert (off > 1).mean() < 1e-3
@@ -93,10 +97,10 @@ def test_crop_of_a_file_is_torchvisions_and_pillows_within_a_level(photographs, 
 def test_the_same_image_gives_the_same_view_from_a_file_and_from_memory(photographs, interpolation):
     images = stored(photographs, 32)
     draw = Draw(View(size=24, interpolation=interpolation), 0, 1, 0, np.arange(32))
-    memory = crop_stored_images(images, draw)
+    memory = crop_batch(images, draw)
     for i in range(32):
         row = Draw(draw.view, 0, 1, 0, [i])
-        crop = file_crop(Decoded(images[i].permute(1, 2, 0).numpy()), row)
+        crop = file_crop(decoded(images[i].permute(1, 2, 0).numpy()), row)
         file = torch.from_numpy(crop).float() / 255
         close(file, memory[i], 5 / 255)  # rounded and clipped to 8 bits between the two passes
         assert (file - memory[i]).abs().mean() < 0.5 / 255
@@ -119,9 +123,8 @@ def test_a_jpeg_is_decoded_smaller_only_when_every_crop_has_pixels_to_spare(phot
         side = 96 if index < 26 else 500  # the last ones are too large for anything but the whole image
         view = View(size=side, scale=(0.05, 1.0))
         draws = [Draw(view, v, 0, 0, [index]) for v in (0, 1)]
-        flips = [len(draw.chosen("flip")) > 0 for draw in draws]
-        found = crops_of(Watched(), draws, flips)
-        whole = crops_of(Decoded(picture.pixels()), draws, flips)
+        found = crops_of(Watched(), draws)
+        whole = crops_of(decoded(picture.pixels()), draws)
         shorter = min(crop_boxes(d, np.array([854]), np.array([1280]))[0, 2:].min() for d in draws)
         assert sizes[-1] == max(r for r in (1, 2, 4, 8) if r == 1 or shorter >= side * r)
         for one, other in zip(found, whole):  # the same crop, half a pixel of the smaller image off at most
@@ -167,7 +170,7 @@ def test_every_crop_box_lies_inside_its_image(height, width, low, seed, narrow):
     assert (left + w <= width).all()
 
 
-# --- colour, blur, solarise --------------------------------------------------------------------------------------
+# --- colour, blur, solarize --------------------------------------------------------------------------------------
 
 JUDGES = {
     BRIGHTNESS: (T.adjust_brightness, 1e-6),
@@ -246,17 +249,17 @@ def by_torchvision(crops: torch.Tensor, draw: Draw) -> torch.Tensor:
 def test_a_finished_view_is_what_torchvision_makes_of_the_same_numbers(photographs, view, how, monkeypatch):
     view = replace(view, size=32)
     draw = Draw(view, 0, 0, 0, np.arange(64))
-    crops = crop_stored_images(stored(photographs, 64), draw)
+    crops = crop_batch(stored(photographs, 64), draw)
     expected = by_torchvision(crops, draw)
     if how == "tensors":  # as on a GPU
-        found = T.normalize(coloured(crops, draw), list(view.mean), list(view.std))
+        found = T.normalize(colour_on_gpu(crops, draw), list(view.mean), list(view.std))
     else:
         if how == "compiled, threads":
             monkeypatch.setattr(augment_cpu, "THREADED_FROM", 1000)
             monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-        found = finish(crops, draw)
+        found = augment(crops, draw)
     unlike = (found - expected).abs() > 5e-3  # 0.001 of 1, divided by a std of 0.22
-    # A pixel within 1e-3 of the threshold may be solarised by one and not by the other.
+    # A pixel within 1e-3 of the threshold may be solarized by one and not by the other.
     assert unlike.float().mean() < (2e-3 if view.solarize else 1e-9)
 
 
@@ -296,7 +299,7 @@ def test_views_are_distributed_as_torchvisions_by_its_own_random_numbers(photogr
     view, n = replace(view, size=32), 600
     images = stored(photographs, 20)
     draw = Draw(view, 0, 0, 0, np.arange(n))
-    ours = finish(crop_stored_images(images[torch.arange(n) % 20], draw), draw)
+    ours = augment(crop_batch(images[torch.arange(n) % 20], draw), draw)
     transform = in_torchvisions_words(view)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -319,7 +322,7 @@ def test_rotation_zoom_and_shift_are_torchvisions(photographs):
 
     def found(**change) -> tuple[torch.Tensor, np.ndarray]:
         draw = Draw(replace(PLAIN, **change), 0, 0, 0, indices)
-        return finish(x.clone(), draw), 2 * draw["affine"] - 1
+        return augment(x.clone(), draw), 2 * draw["affine"] - 1
 
     def judged(i: int, angle=0.0, move=(0.0, 0.0), scale=1.0, shear=0.0) -> torch.Tensor:
         return T.affine(x[i], angle, list(move), scale, [shear, 0.0], interpolation=InterpolationMode.BILINEAR)
@@ -341,7 +344,7 @@ def test_rotation_zoom_and_shift_are_torchvisions(photographs):
 def test_noise_is_normal_with_the_stated_deviation():
     grey = torch.full((64, 3, 16, 16), 0.5)
     draw = Draw(replace(PLAIN, size=16, noise=0.05), 0, 0, 0, np.arange(64))
-    noise = (finish(grey, draw) - 0.5).flatten().numpy() / 0.05
+    noise = (augment(grey, draw) - 0.5).flatten().numpy() / 0.05
     assert stats.kstest(noise[:20_000], "norm").pvalue > 1e-3
     assert abs(noise.std() - 1) < 0.01
 
@@ -350,9 +353,9 @@ def test_finish_leaves_its_input_alone_and_takes_bytes_as_shares_of_255(photogra
     images = stored(photographs, 16, 32, 32)
     before = images.clone()
     draw = Draw(replace(CIFAR_VIEW, blur=0.5, solarize=0.5), 0, 0, 0, np.arange(16))
-    from_bytes = finish(images, draw)
+    from_bytes = augment(images, draw)
     assert torch.equal(images, before)
-    close(from_bytes, finish(images.float() / 255, draw), 1e-5)
+    close(from_bytes, augment(images.float() / 255, draw), 1e-5)
 
 
 # --- the random numbers ------------------------------------------------------------------------------------------
@@ -420,7 +423,7 @@ def views_of(images: torch.Tensor, indices: np.ndarray, views, epoch: int = 0, s
     made = []
     for number, view in numbered(views):
         draw = Draw(view, number, seed, epoch, indices)
-        made.append(finish(crop_stored_images(images[torch.from_numpy(indices)], draw), draw))
+        made.append(augment(crop_batch(images[torch.from_numpy(indices)], draw), draw))
     return torch.stack(made)
 
 
@@ -437,13 +440,13 @@ def test_any_split_of_a_batch_gives_the_same_views(photographs, view):
 def test_a_batch_from_memory_holds_the_views_that_are_made_one_by_one(photographs):
     images, labels = stored(photographs, 48), np.arange(48)
     views = (replace(CIFAR_VIEW, copies=2), replace(CIFAR_VIEW, size=16, scale=(0.1, 0.5), copies=3))
-    batches = ViewBatches(Split(Stored(images), labels), views, 16, seed=5, device=torch.device("cpu"), workers=0)
+    batches = ViewBatches(Split(InMemory(images), labels), views, 16, seed=5, device=torch.device("cpu"), workers=0)
     batch = next(batches.batches(4, 5, lambda m: slice(4, 12)))  # the second step of the second epoch, rows of a rank
     assert [tuple(view.shape) for view in batch.views] == [(8, 3, 32, 32)] * 2 + [(8, 3, 16, 16)] * 3
     assert batch.labels is not None
     for number, view in numbered(views):
         draw = Draw(view, number, 5, 1, batch.labels.numpy())
-        close(batch.views[number], finish(crop_stored_images(images[batch.labels], draw), draw), 1e-5)
+        close(batch.views[number], augment(crop_batch(images[batch.labels], draw), draw), 1e-5)
 
 
 def test_another_epoch_or_seed_gives_other_views(photographs):

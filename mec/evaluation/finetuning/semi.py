@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mec.data.dataset import Data, Split
-from mec.data.images import Files
 from mec.errors import BadInput
 from mec.evaluation.classifier import Training, check_training, suited
 from mec.evaluation.finetuning.finetune import tuned_results
@@ -141,13 +140,13 @@ def rows_listed(split: Split, path: Path) -> np.ndarray:
     Raises:
         BadInput: the images have no file names, or the list names others, or none.
     """
-    if not isinstance(split.images, Files):
+    if split.images.pixels is not None:
         raise BadInput(f"{path}: these images are not single files with names; give a share, for example --labels 1%.")
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     tails: dict[str, int] = {}
     seen: Counter[str] = Counter()
-    for row, image in enumerate(split.images.paths):
-        *_, parent, name = Path(image).parts
+    for row in range(len(split)):
+        *_, parent, name = Path(split.images.name(row)).parts
         tails[name] = tails[f"{parent}/{name}"] = row
         seen.update((name,))
     unknown = [name for name in names if name not in tails]

@@ -14,8 +14,8 @@ import numpy as np
 
 from mec.data.dataset import Split, stratified
 from mec.data.decoding import SUFFIXES
-from mec.data.images import Files, Stored
-from mec.data.named import TORCHVISION, terms_of
+from mec.data.images import Files, Images, InMemory
+from mec.data.named import TORCHVISION, terms_of, torchvision_split
 from mec.errors import Absent, BadInput, absent, nearest
 from mec.evaluation.metrics import VOC_CLASSES
 from mec.runtime.flags import names
@@ -101,7 +101,7 @@ def sun397(root: Path, choices: Choices) -> Parts:
     for part in ("Training_01.txt", "Testing_01.txt"):
         names = sorted(sun_list(folder, part).read_text().split())  # /a/abbey/sun_aakbd.jpg
         labels = np.array([number[os.path.dirname(name)] for name in names])
-        splits.append((Split(Files(tuple(f"{folder}{name}" for name in names), str(folder)), labels), classes))
+        splits.append((Split(Files(tuple(f"{folder}{name}" for name in names)), labels), classes))
     train, test = splits
     return with_drawn("sun397", root, train, test, choices)
 
@@ -130,7 +130,7 @@ def voc2007(root: Path, choices: Choices) -> Parts:
         labels = voc_labels(folder, part, names)
         if choices.difficult_as_absent:
             labels[labels == 0] = -1
-        images = Files(tuple(str(folder / "JPEGImages" / f"{name}.jpg") for name in names), str(folder))
+        images = Files(tuple(str(folder / "JPEGImages" / f"{name}.jpg") for name in names))
         splits.append((Split(images, labels), VOC_CLASSES))
     return given("voc2007", root, splits)
 
@@ -193,7 +193,7 @@ def caltech101(root: Path, choices: Choices) -> Parts:
     generator = np.random.default_rng([choices.seed, 101])
     draws = [generator.choice(np.flatnonzero(y == c), CALTECH_TRAIN, replace=False) for c in range(len(classes))]
     chosen = np.sort(np.concatenate(draws))
-    everything = Split(Files(tuple(paths), str(folder)), y)
+    everything = Split(Files(tuple(paths)), y)
     rest = np.setdiff1d(np.arange(len(y)), chosen)
     parts = with_drawn(
         "caltech101", root, (everything.take(chosen), classes), (everything.take(rest), classes), choices
@@ -205,26 +205,6 @@ def caltech101(root: Path, choices: Choices) -> Parts:
 def flowers102(root: Path, choices: Choices) -> Parts:
     """Official validation set; the test set is the larger part."""
     return given("flowers102", root, [torchvision_split("Flowers102", root, split=s) for s in ("train", "val", "test")])
-
-
-def torchvision_split(kind: str, root: Path, **which: Any) -> tuple[Split, tuple[str, ...]]:
-    """A split of one of torchvision's classes, and its classes' names."""
-    import torch
-    import torchvision
-
-    try:
-        items = getattr(torchvision.datasets, kind)(root=str(root), **which)
-    except (RuntimeError, FileNotFoundError, ValueError) as error:
-        raise BadInput(f"{root}: torchvision's {kind} cannot read it ({error}). Is the copy whole?") from error
-    if hasattr(items, "data"):  # CIFAR: in memory
-        pixels = torch.from_numpy(items.data).permute(0, 3, 1, 2).contiguous()
-        return Split(Stored(pixels), np.asarray(items.targets, dtype=np.int64)), tuple(items.classes)
-    if hasattr(items, "_samples"):
-        paths, labels = zip(*items._samples)
-    else:
-        paths, labels = getattr(items, "_image_files", None) or items._images, items._labels
-    images = Files(tuple(map(str, paths)), str(root))
-    return Split(images, np.asarray(labels, dtype=np.int64)), tuple(map(str, items.classes))
 
 
 def given(name: str, root: Path, splits: Sequence[tuple[Split, tuple[str, ...]]]) -> Parts:
@@ -258,14 +238,14 @@ def transfer_parts(name: str, root: Path, fit: Split, held_out: Split, test: Spl
 def add_to_hash(split: Split, root: Path, state) -> None:
     """Add images (pixels, or names and sizes of files) and labels to a hash."""
     assert split.labels is not None
-    if isinstance(split.images, Stored):
+    if split.images.pixels is not None:
         state.update(split.images.pixels.numpy().tobytes())
-    elif isinstance(split.images, Files):
-        missing = [p for p in split.images.paths if not os.path.exists(p)]
+    else:
+        paths = [split.images.name(i) for i in range(len(split))]
+        missing = [p for p in paths if not os.path.exists(p)]
         if missing:
             raise BadInput(f"{len(missing)} images named by the lists are not there, among them {missing[0]}.")
-        lines = (f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in split.images.paths)
-        state.update("\n".join(lines).encode())
+        state.update("\n".join(f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in paths).encode())
     state.update(np.ascontiguousarray(split.labels).tobytes())
 
 
@@ -273,14 +253,12 @@ def joined(one: Split, other: Split) -> Split:
     """The images and labels of both, in order."""
     assert one.labels is not None
     assert other.labels is not None
-    if isinstance(one.images, Stored) and isinstance(other.images, Stored):
+    if one.images.pixels is not None and other.images.pixels is not None:
         import torch
 
-        images: Any = Stored(torch.cat([one.images.pixels, other.images.pixels]))
+        images: Images = InMemory(torch.cat([one.images.pixels, other.images.pixels]))
     else:
-        assert isinstance(one.images, Files)
-        assert isinstance(other.images, Files)
-        images = Files(one.images.paths + other.images.paths, one.images.root)
+        images = Files(tuple(part.images.name(i) for part in (one, other) for i in range(len(part))))
     return Split(images, np.concatenate([one.labels, other.labels]))
 
 

@@ -11,7 +11,7 @@ import torch
 from helpers import small_subject, write_images
 
 from mec.data.dataset import Split
-from mec.data.images import Files, Stored
+from mec.data.images import Files, InMemory
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.finetuning.finetune import FINETUNES, finetune, with_decay
@@ -104,7 +104,7 @@ def test_shares_that_make_no_sense_are_refused(labels):
 
 def test_the_recipe_is_that_of_the_share_that_was_asked_for():
     """1 % of twenty images a class is one: 5 %."""
-    everything = Split(Stored(torch.zeros(40, 3, 2, 2, dtype=torch.uint8)), np.arange(40) % 2)
+    everything = Split(InMemory(torch.zeros(40, 3, 2, 2, dtype=torch.uint8)), np.arange(40) % 2)
     part = labelled_part(everything, "1%", 0)
     assert len(part) == 2
     assert share_asked("1%", part, everything) == 0.01

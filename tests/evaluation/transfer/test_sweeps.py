@@ -21,7 +21,7 @@ from transfer_layouts import LAYOUTS
 from mec.cli.main import main
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Split
-from mec.data.images import Stored
+from mec.data.images import InMemory
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluation import classifier, unfinished
 from mec.evaluation.evaluate import evaluate
@@ -81,7 +81,7 @@ def digit_parts(tmp_path, seed: int = 0):
     x = np.hstack([x, np.random.default_rng(0).normal(scale=4, size=(len(x), 30))]).astype(np.float32)
     cut = [slice(0, 200), slice(200, 350), slice(350, 1350)]
     fit, held_out, test = ((torch.from_numpy(x[c]), y[c]) for c in cut)
-    nothing = Split(Stored(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
+    nothing = Split(InMemory(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
     parts = Parts("digits", nothing, nothing, nothing, tuple("0123456789"), "top-1", "", {})
     return fit, held_out, test, parts
 
@@ -264,7 +264,7 @@ def noise(n: int, classes: int = 2, seed: int = 0) -> Split:
     random = np.random.default_rng(seed)
     y = np.arange(n) % classes
     pixels = random.integers(0, 200, (n, 3, SIDE, SIDE)) + (y[:, None, None, None] * 50)
-    return Split(Stored(torch.from_numpy(pixels.astype(np.uint8))), y)
+    return Split(InMemory(torch.from_numpy(pixels.astype(np.uint8))), y)
 
 
 def test_fine_tuning_is_nesterov_sgd_with_the_decay_over_the_rate_and_a_cosine_to_zero(subject):
