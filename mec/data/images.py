@@ -1,4 +1,4 @@
-"""A set of images, read by index: pixels in memory, files, or (in `shards`) images packed in tar files."""
+"""A set of images, read by index: pixels in memory, files, the caller's own, or (in `shards`) packed in tar files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mec.data.decoding import Picture, Skipped, quiet
+from mec.data.decoding import Picture, Skipped, quiet, to_rgb
 from mec.errors import BadInput
 
 MOST_UNREADABLE = 0.2  # of a set's images; above it training does not start, or stops
@@ -114,6 +114,30 @@ class Files(Images):
                 return None
             state.update(f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
         return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Opened(Images):
+    """Images that the caller has opened, of any size."""
+
+    images: tuple[Image.Image, ...]
+    pixels = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def open(self, index: int) -> Picture:
+        image = to_rgb(self.images[index])
+        return Picture(np.asarray(image), image.height, image.width)
+
+    def take(self, indices: np.ndarray) -> Opened:
+        return Opened(tuple(self.images[i] for i in indices))
+
+    def content_hash(self) -> None:
+        """They may change."""
 
 
 def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> str:

@@ -10,15 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
 from mec.data.dataset import Data, Split
 from mec.data.decoding import Skipped, nothing_in
 from mec.data.folders import readable
-from mec.data.images import Files, Stored, Wrapped
-from mec.data.listing import walked
+from mec.data.images import Files, Opened
+from mec.data.listing import list_images
 from mec.errors import BadInput, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
@@ -162,24 +161,24 @@ def _images(images: Any) -> tuple[Split, list[tuple[str, str]], list[Skipped]]:
     if isinstance(images, Data):
         raise BadInput(f"{images.name} has parts: give one of them, for example data.train.")
     if isinstance(images, (str, Path)) and Path(images).is_dir():
-        listed = walked(Path(images))
+        listed = list_images(Path(images))
         if not listed.names:
             raise BadInput(nothing_in(Path(images)))
         split, skipped = readable([os.path.join(images, n) for n in listed.names], None, Path(images), all_of_them=True)
-        assert isinstance(split.images, Files)
-        return split, [(os.path.relpath(p, images), p) for p in split.images.paths], [*skipped, *listed.closed]
+        paths = [split.images.name(i) for i in range(len(split))]
+        return split, [(os.path.relpath(p, images), p) for p in paths], [*skipped, *listed.closed]
     if isinstance(images, (str, Path)) and not Path(images).is_file():
         raise FileNotFoundError(
             f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
         )
     if isinstance(images, Split):
-        own = range(len(images)) if isinstance(images.images, Stored) else map(images.images.name, range(len(images)))
-        return images, [(str(name), str(name)) for name in own], []
+        known = images.images.pixels is None
+        return images, [(images.images.name(i) if known else str(i),) * 2 for i in range(len(images))], []
     several = [images] if isinstance(images, (str, Path)) else list(images)
-    if several and all(isinstance(image, Image.Image) for image in several):
-        held = Wrapped([(image, -1) for image in several], np.arange(len(several)))
-        return Split(held), [(str(i), held.name(i)) for i in range(len(several))], []
+    opened = Opened(tuple(image for image in several if isinstance(image, Image.Image)))
+    if 0 < len(opened) == len(several):
+        return Split(opened), [(str(i), opened.name(i)) for i in range(len(several))], []
     if not several or not all(isinstance(image, (str, Path)) for image in several):
         raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
     paths = [*map(str, several)]
-    return Split(Files(tuple(paths), "")), [(path, path) for path in paths], []
+    return Split(Files(tuple(paths))), [(path, path) for path in paths], []
