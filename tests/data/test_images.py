@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers import noise_image
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
 from mec.data.batches import ViewBatches
@@ -45,7 +44,7 @@ def as_files(folder: Path, suffix: str = ".png") -> Images:
 
 def as_shards(folder: Path, suffix: str = ".png") -> Images:
     as_files(folder, suffix)
-    out = pack(folder, folder.with_name("shards"), shard_size=0.02, console=Console(quiet=True))
+    out = pack(folder, folder.with_name("shards"), shard_size=0.02, quiet=True)
     table = open_packed(str(out)).table
     assert len(table.tars) > 1
     return Shards(table, np.argsort(table.names))  # packing shuffles
