@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transcribed
 
 from mec.cli.main import main
 from mec.errors import BadInput
@@ -46,6 +47,28 @@ def cells(text: str, name: str, which: int = 0) -> list[str]:
     """The cells of the which-th row of a Markdown table whose name begins so."""
     rows = [line for line in text.splitlines() if line.startswith(f"| {name}")]
     return [cell.strip() for cell in rows[which].strip("|").split("|")][1:]
+
+
+def printed_rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table's rows, heading first, without marks."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("*_") for cell in row] for row in rows if not set("".join(row)) <= set("-:")]
+
+
+def test_table_7_is_the_paper_s():
+    heads = {"†": " (large projector)", "‡": " (multi-crop)"}
+    names, epochs, accuracy = (line.split("\t")[1:] for line in transcribed.TABLE_7.splitlines())
+    named = ["".join(heads.get(c, c) for c in name).replace("Barlow", "Barlow Twins") for name in names]
+    expected = {(*row[:2], "paper", row[2]) for row in zip(named, epochs, accuracy)}
+    assert {tuple(row) for row in printed_rows(FORMATS["markdown"](table_7([])))[1:]} == expected
+
+
+def test_table_8_is_the_paper_s():
+    expected = [line.split("\t") for line in transcribed.TABLE_8.replace("Random init", "Random").splitlines()[1:]]
+    found = printed_rows(FORMATS["markdown"](table_8([])))[1:]
+    assert [row for row in found if row[1]] == [row for row in expected if len(row) > 1]
+    parts = [i for i, row in enumerate(found) if not row[1]]
+    assert parts == [i for i, row in enumerate(expected) if len(row) == 1]  # linear above fine-tuned
 
 
 def test_columns_are_the_eleven_sets_in_the_papers_order():

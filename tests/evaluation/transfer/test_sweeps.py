@@ -233,19 +233,6 @@ def test_voc2007_of_the_samples_goes_through_both_modes(subject, samples):
 # --- fine-tuning -------------------------------------------------------------------------------------------------
 
 
-def test_the_grids_are_those_of_the_protocol():
-    paper, random, budget = (FINETUNING[name] for name in ("paper", "random", "budget"))
-    assert (paper.steps, paper.batch_size, random.steps, random.batch_size) == (20_000, 256, 40_000, 256)
-    assert len(paper.learning_rates) * len(paper.weight_decays) == 56
-    assert paper.learning_rates == pytest.approx([10 ** (-4 + i / 2) for i in range(7)])
-    assert paper.weight_decays == pytest.approx([0, *(10 ** (-6 + i / 2) for i in range(7))])
-    assert random.learning_rates == pytest.approx([10 ** (-3 + i / 2) for i in range(7)])
-    assert random.weight_decays == pytest.approx([10 ** (-5 + i / 2) for i in range(8)])
-    assert (budget.steps, budget.batch_size) == (5000, 64)
-    assert len(budget.learning_rates) * len(budget.weight_decays) == 20
-    assert (paper.resize, budget.resize) == (256 / 224, 1.0)
-
-
 def test_batch_norm_statistics_move_slower_on_large_sets(subject):
     """400 images, 2 a step: 200 steps an epoch, and a momentum of 10 / 200."""
     recipe = Finetuning("a test", 1, 2, (1e-9,), (0.0,), True, 1.0)
