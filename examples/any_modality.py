@@ -16,8 +16,6 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 import mec
-from mec.evaluation.features import Features
-from mec.evaluation.probing.fewshot import fewshot
 
 REPLACED = 0.4  # share of the measurements of a view that come from other patients
 
@@ -70,8 +68,8 @@ def main(epochs: int = 60, quiet: bool = False) -> dict[str, float]:
     accuracy = {}
     with torch.no_grad():
         for name, features in {"raw": rows, "encoder": trained(rows)}.items():
-            parts = [Features(features[part], torch.from_numpy(y[part])) for part in (train, test)]
-            for result in fewshot(*parts, labels_per_class=(1, 5)):
+            known, asked = (mec.Features(features[part], torch.from_numpy(y[part])) for part in (train, test))
+            for result in mec.evaluate((known, asked), "fewshot", labels_per_class=[1, 5]):
                 accuracy[f"{name}, {result.settings['labels_per_class']} a class"] = round(result.value, 1)
     return accuracy
 

@@ -177,8 +177,8 @@ class Embed(Embedding):
     more: ClassVar[str] = """\
   mec embed runs/photos-auto photos/ --out features.npz"""
 
-    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run folder, or an encoder.safetensors."""
+    run_folder: Annotated[Positional[str], arg(metavar="RUN")]
+    """A run folder, a file of weights or a name, as for `mec evaluate`."""
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Images, nested in any way."""
 

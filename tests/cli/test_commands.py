@@ -474,10 +474,11 @@ def test_embed_writes_paths_and_features_and_lists_what_it_could_not_read(run, t
 
 
 def test_embed_leaves_out_what_goes_while_it_runs_and_keeps_names_beside_their_features(run, tmp_path, monkeypatch):
-    from mec.exports import embed
+    import sys
 
-    paths, extract = write_images(tmp_path / "photos", 6), embed.extract
-    monkeypatch.setattr(embed, "extract", lambda *rest, **options: paths[2].unlink() or extract(*rest, **options))
+    module = sys.modules[mec.features.__module__]
+    paths, extract = write_images(tmp_path / "photos", 6), module.extract
+    monkeypatch.setattr(module, "extract", lambda *rest, **options: paths[2].unlink() or extract(*rest, **options))
     out = tmp_path / "x.npz"
     assert main(["embed", str(run), str(tmp_path / "photos"), "--out", str(out)]) == 0
     found = np.load(out)
