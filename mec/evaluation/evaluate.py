@@ -146,39 +146,37 @@ def features(
         BadInput: no image, or too many that cannot be read.
         FileNotFoundError: no such run or folder.
     """
-    split, names, skipped = _images(images)
+    split, skipped, root = _images(images)
     subject = resolve(run, device=device, workers=workers)
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )
     lost = {image.path for image in found.skipped}
-    kept = tuple(name for name, path in names if path not in lost)
-    return replace(found, names=kept, skipped=(*skipped, *found.skipped))
+    names = [name for name in map(split.images.name, range(len(split))) if name not in lost]
+    names = names if root is None else [os.path.relpath(name, root) for name in names]
+    return replace(found, names=tuple(names), skipped=(*skipped, *found.skipped))
 
 
-def _images(images: Any) -> tuple[Split, list[tuple[str, str]], list[Skipped]]:
-    """What is to be read; of each image its name for the caller and its own; and what was found to be unreadable."""
+def _images(images: Any) -> tuple[Split, list[Skipped], Path | None]:
+    """What is to be read, what was found to be unreadable, and the folder that names are relative to."""
     if isinstance(images, Data):
         raise BadInput(f"{images.name} has parts: give one of them, for example data.train.")
+    if isinstance(images, Split):
+        return images, [], None
     if isinstance(images, (str, Path)) and Path(images).is_dir():
-        listed = list_images(Path(images))
+        folder = Path(images)
+        listed = list_images(folder)
         if not listed.names:
-            raise BadInput(nothing_in(Path(images)))
-        split, skipped = readable([os.path.join(images, n) for n in listed.names], None, Path(images), all_of_them=True)
-        paths = [split.images.name(i) for i in range(len(split))]
-        return split, [(os.path.relpath(p, images), p) for p in paths], [*skipped, *listed.closed]
+            raise BadInput(nothing_in(folder))
+        split, skipped = readable([os.path.join(folder, n) for n in listed.names], None, folder, all_of_them=True)
+        return split, [*skipped, *listed.closed], folder
     if isinstance(images, (str, Path)) and not Path(images).is_file():
         raise FileNotFoundError(
             f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
         )
-    if isinstance(images, Split):
-        known = images.images.pixels is None
-        return images, [(images.images.name(i) if known else str(i),) * 2 for i in range(len(images))], []
-    several = [images] if isinstance(images, (str, Path)) else list(images)
-    opened = Opened(tuple(image for image in several if isinstance(image, Image.Image)))
-    if 0 < len(opened) == len(several):
-        return Split(opened), [(str(i), opened.name(i)) for i in range(len(several))], []
-    if not several or not all(isinstance(image, (str, Path)) for image in several):
-        raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
-    paths = [*map(str, several)]
-    return Split(Files(tuple(paths))), [(path, path) for path in paths], []
+    several: list[Any] = [images] if isinstance(images, (str, Path)) else list(images)
+    if several and all(isinstance(image, Image.Image) for image in several):
+        return Split(Opened(tuple(several))), [], None
+    if several and all(isinstance(image, (str, Path)) for image in several):
+        return Split(Files(tuple(map(str, several)))), [], None
+    raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")

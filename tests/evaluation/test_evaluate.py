@@ -12,7 +12,7 @@ import torchvision
 from helpers import as_stored, digit_images, identical, labelled_folder, stored_in, write_images
 from PIL import Image
 
-from mec.cli.commands import main
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate, features
@@ -177,7 +177,7 @@ def test_features_of_a_folder_paths_and_pil_images_are_those_of_the_encoder(run,
         assert found.y.tolist() == [-1] * 6
     of_images = features((encoder, transform), [Image.open(path) for path in reversed(paths)])
     torch.testing.assert_close(of_images.x, judge.flip(0), atol=1e-5, rtol=1e-5)
-    assert of_images.names == ("0", "1", "2", "3", "4", "5")
+    assert of_images.names == tuple(f"image {i}" for i in range(6))
     torch.testing.assert_close(features(run, paths[3]).x, judge[3:4], atol=1e-5, rtol=1e-5)
     assert sorted(os.listdir(run)) == ["encoder.safetensors"]
 

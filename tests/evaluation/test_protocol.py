@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from mec.cli.commands import main, parsed
+from mec.cli.main import main, parsed
 from mec.errors import BadInput
 from mec.evaluation.protocols import GROUPS, PROTOCOLS, protocol_list
 from mec.runtime.flags import as_flag
