@@ -35,7 +35,7 @@ class Blur:
         return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
 
 
-def solarised(image: Image.Image) -> Image.Image:
+def solarized(image: Image.Image) -> Image.Image:
     return ImageOps.solarize(image)
 
 
@@ -46,7 +46,7 @@ def released(blur: float, solarize: float) -> transforms.Compose:
         transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.2),
         transforms.RandomApply([Blur()], p=blur),
-        transforms.RandomApply([transforms.Lambda(solarised)], p=solarize),
+        transforms.RandomApply([transforms.Lambda(solarized)], p=solarize),
         transforms.RandomHorizontalFlip(),
         transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -72,7 +72,7 @@ class Ours:
         self.crops = Crops(images, self.views, seed=0)
 
     def __call__(self, indices, epoch: int) -> list[torch.Tensor]:
-        crops, _, skipped = self.crops[epoch, np.asarray(indices)]
+        _, crops, _, skipped = self.crops[epoch, np.asarray(indices)]
         assert not skipped
         return [augment(c, Draw(view, n, 0, epoch, indices)) for c, (n, view) in zip(crops, self.views)]
 

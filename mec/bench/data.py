@@ -18,6 +18,7 @@ from mec.bench.options import Loading
 from mec.data.batches import ViewBatches, boxes_in, crop_all, decode_for
 from mec.data.dataset import Data, Split
 from mec.data.decoding import quiet
+from mec.data.images import Images
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.recipes.recipe import View
@@ -63,15 +64,14 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
     if count < 2:
         raise BadInput(f"{data.name} has {count} training image: at least 2 are timed.")
     split = data.train.take(np.linspace(0, len(data.train) - 1, count).astype(int))
-    pixels = split.images.pixels
-    alone = time_from_disk(split, views, device) if pixels is None else time_from_memory(pixels, views, device)
+    alone = time_alone(split.images, views, device)
     together = [time_together(split, chosen.views, device, number) for number in worker_counts(split, workers)]
 
     console = Console(markup=False)
     where = {**machine(device), "cores": os.cpu_count() or 1}
     console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
     sizes = ", ".join(str(view.size) for _, view in views)
-    kind = "decoded when needed" if pixels is None else "in memory"
+    kind = "decoded when needed" if split.images.pixels is None else "in memory"
     table = Table(title=f"{data.name}: {count} images, {kind}; views of {sizes} px")
     for column in ("stage", "images/s", "ms an image"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -122,50 +122,40 @@ class Stopwatch:
         return [Stage(name, images / max(s, 1e-9), s / images) for name, s in self.seconds.items()]
 
 
-def time_from_disk(split: Split, views: list[tuple[int, View]], device: str) -> list[Stage]:
-    """Read, decode and crop, as workers do; then move to the GPU, if there is one, and augment, as the run does."""
-    images, watch = split.images, Stopwatch()
+def time_alone(images: Images, views: list[tuple[int, View]], device: str) -> list[Stage]:
+    """Each stage by itself, a block of images at a time: of workers (read, decode, crop), then of the run itself."""
     with quiet():
-        for warm in (True, False):
+        for n in (min(BLOCK, len(images)), len(images)):  # the first round warms up
             watch = Stopwatch()
-            for start in range(0, BLOCK if warm else len(split), BLOCK):
-                indices = np.arange(start, min(start + BLOCK, len(split)))
+            for start in range(0, n, BLOCK):
+                indices = np.arange(start, min(start + BLOCK, n))
                 draws = [Draw(view, number, 0, 0, indices) for number, view in views]
-                rows = [[draw.take(np.array([i])) for draw in draws] for i in range(len(indices))]
-                with watch("read"):
-                    pictures = [images.open(int(i)) for i in indices]
-                boxes = [boxes_in(picture, row) for picture, row in zip(pictures, rows)]
-                with watch("decode"):
-                    pixels = [decode_for(*each) for each in zip(pictures, boxes, rows)]
-                with watch("crop, flip"):
-                    crops = [crop_all(*each) for each in zip(pictures, pixels, boxes, rows)]
-                stacked = [torch.from_numpy(np.stack([c[v] for c in crops])) for v in range(len(views))]
-                time_augment(stacked, draws, device, watch)
-    return watch.stages(len(split))
+                if images.pixels is None:
+                    crops = time_workers(images, indices, draws, watch)
+                else:
+                    block = images.pixels[start : start + BLOCK].to(device)
+                    with watch("crop, flip", device):
+                        crops = [crop_batch(block, draw) for draw in draws]
+                if device != "cpu" and not crops[0].is_cuda:
+                    with watch("move", device):
+                        crops = [crop.to(device) for crop in crops]
+                with watch("colour, blur", device):
+                    for crop, draw in zip(crops, draws):
+                        augment(crop, draw)
+    return watch.stages(len(images))
 
 
-def time_from_memory(pixels: torch.Tensor, views: list[tuple[int, View]], device: str) -> list[Stage]:
-    """Crop and augment images [n, 3, h, w], a block at a time."""
-    watch, pixels = Stopwatch(), pixels.to(device)
-    for _ in range(2):  # the first round warms up
-        watch = Stopwatch()
-        for start in range(0, len(pixels), BLOCK):
-            indices = np.arange(start, min(start + BLOCK, len(pixels)))
-            draws = [Draw(view, number, 0, 0, indices) for number, view in views]
-            block = pixels[start : start + BLOCK]
-            with watch("crop, flip", device):
-                crops = [crop_batch(block, draw) for draw in draws]
-            time_augment(crops, draws, device, watch)
-    return watch.stages(len(pixels))
-
-
-def time_augment(crops: list[torch.Tensor], draws: list[Draw], device: str, watch: Stopwatch) -> None:
-    if device != "cpu" and not crops[0].is_cuda:
-        with watch("move", device):
-            crops = [crop.to(device) for crop in crops]
-    with watch("colour, blur", device):
-        for crop, draw in zip(crops, draws):
-            augment(crop, draw)
+def time_workers(images: Images, indices: np.ndarray, draws: list[Draw], watch: Stopwatch) -> list[torch.Tensor]:
+    """The crops of each view, uint8 [m, 3, s, s], made as the workers do."""
+    rows = [[draw.take(np.array([i])) for draw in draws] for i in range(len(indices))]
+    with watch("read"):
+        pictures = [images.open(int(i)) for i in indices]
+    boxes = [boxes_in(picture, row) for picture, row in zip(pictures, rows)]
+    with watch("decode"):
+        pixels = [decode_for(*each) for each in zip(pictures, boxes, rows)]
+    with watch("crop, flip"):
+        crops = [crop_all(*each) for each in zip(pictures, pixels, boxes, rows)]
+    return [torch.from_numpy(np.stack(of_view)) for of_view in zip(*crops)]
 
 
 def time_together(split: Split, views: tuple[View, ...], device: str, workers: int) -> Stage:

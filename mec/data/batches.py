@@ -32,6 +32,7 @@ from mec.views.views import (
 
 MOST_OF_GPU = 0.1  # of its memory, for the images of small data
 IN_A_ROW = 100  # unreadable images after which it is the disk rather than the images
+Key = tuple[int, np.ndarray]  # of a batch: epoch, indices [m]
 
 
 @dataclass(frozen=True)
@@ -110,29 +111,28 @@ class ViewBatches:
             yield Batch(made, self._labels(indices))
 
     def _decoded(self, steps: range, rows: slice) -> Iterator[Batch]:
-        plan = Plan(self, steps, rows)
+        keys = ((epoch, indices[rows]) for epoch, indices in map(self.indices, steps))
         loader = torch.utils.data.DataLoader(
             Crops(self.split.images, self.views, self.seed),
             batch_size=None,  # an item is a batch
-            sampler=plan,
+            sampler=keys,
             num_workers=self.workers,
             # A worker keeps its next batch ready, or two: 600 MiB each where 4096 images are one.
             prefetch_factor=None if not self.workers else 1 if self.batch_size > 1024 else 2,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_the_run,
         )
-        for step, (crops, shown, skipped) in zip(steps, loader):
+        for (epoch, indices), crops, shown, skipped in loader:
             if not crops:
                 lost = skipped[-min(IN_A_ROW, len(skipped)) :]
                 raise TrainingStopped(
                     f"{len(lost)} images in a row cannot be read, from {lost[0].path}: {lost[0].reason}. Is the disk "
                     "still there? What is saved stays; go on with the same command (mec pretrain: with --resume)."
                 )
-            epoch, indices = plan.of(step)
-            made = []
-            for (number, view), crop in zip(self.views, crops):
-                draw = Draw(view, number, self.seed, epoch, indices)
-                made.append(augment(crop.to(self.device, non_blocking=True), draw))
+            made = [
+                augment(crop.to(self.device, non_blocking=True), Draw(view, number, self.seed, epoch, indices))
+                for (number, view), crop in zip(self.views, crops)
+            ]
             yield Batch(made, self._labels(shown), tuple(skipped))
 
     def on_device(self, pixels: Tensor) -> Tensor:
@@ -146,28 +146,11 @@ class ViewBatches:
         return None if self.split.labels is None else to_device(self.split.labels[indices], self.device)
 
 
-class Plan(torch.utils.data.Sampler):
-    """The epoch and image indices [m] of each batch, for the workers; computed when asked for."""
-
-    def __init__(self, batches: ViewBatches, steps: range, rows: slice):
-        self.indices, self.steps, self.rows = batches.indices, steps, rows
-
-    def of(self, step: int) -> tuple[int, np.ndarray]:
-        epoch, indices = self.indices(step)
-        return epoch, indices[self.rows]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        return map(self.of, self.steps)
-
-
 class Crops(torch.utils.data.Dataset):
     """Epoch and indices [m] of a batch -> the crops of all its views, uint8 [m, 3, s, s] each. Runs in the workers.
 
-    Beside the crops: the indices of the images shown, since an unreadable image is replaced by the next, and the images
-    skipped so. No crops where too many in a row cannot be read: a worker's error would come with its traceback.
+    With them come the key itself, the indices of the images shown (for an unreadable one the next), and those skipped.
+    Without crops where `IN_A_ROW` cannot be read: an error raised in a worker would come with its traceback.
     """
 
     def __init__(self, images: Images, views: list[tuple[int, View]], seed: int):
@@ -176,7 +159,7 @@ class Crops(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], np.ndarray, tuple[Skipped, ...]]:
+    def __getitem__(self, key: Key) -> tuple[Key, list[Tensor], np.ndarray, tuple[Skipped, ...]]:
         epoch, indices = key
         draws = [Draw(view, number, self.seed, epoch, indices) for number, view in self.views]
         crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for _, view in self.views]
@@ -186,26 +169,23 @@ class Crops(torch.utils.data.Dataset):
             for row, index in enumerate(indices.tolist()):
                 found = self._crops(index, [draw.take(np.array([row])) for draw in draws], skipped)
                 if found is None:
-                    return [], shown, tuple(skipped)
+                    return key, [], shown, tuple(skipped)
                 made, shown[row] = found
                 for of_view, crop in zip(crops, made):
                     of_view[row] = torch.from_numpy(crop)
-        return crops, shown, tuple(skipped)
+        return key, crops, shown, tuple(skipped)
 
     def _crops(self, index: int, draws: list[Draw], skipped: list[Skipped]) -> tuple[list[np.ndarray], int] | None:
         """Of the image, or of the next one that can be read: the same on every machine and after resuming.
 
         None where `IN_A_ROW` cannot.
         """
-        first = len(skipped)
-        for other in range(index, index + len(self.images)):
+        for other in range(index, index + min(IN_A_ROW, len(self.images))):
             other %= len(self.images)
             try:
                 return crops_of(self.images.open(other), draws), other
             except Exception as error:  # Pillow's decoders raise almost anything on broken files
                 skipped.append(Skipped(self.images.name(other), reason(error)))
-                if len(skipped) - first >= IN_A_ROW:
-                    break
         return None
 
 

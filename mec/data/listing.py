@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ class Listing:
     root: str
     names: list[str]  # relative to root
     sizes: np.ndarray  # [n] bytes
-    folders: list[str] = field(default_factory=list)  # relative, each with its time of change
-    times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # ns
+    folders: list[str]  # relative to root
+    times: np.ndarray  # [folders] ns, of their last change
     closed: tuple[Skipped, ...] = ()  # folders that this user may not list
 
 

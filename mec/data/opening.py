@@ -44,10 +44,8 @@ def open_data(
         raise BadInput(f"--seed is {seed}: a whole number, 0 or above.")
     if name == "digits":
         data = digits()
-        data = replace(data, train=limited(data.train, limit, seed))
     elif name in TORCHVISION and not Path(name).is_dir():
         data = from_torchvision(name, root, download)
-        data = replace(data, train=limited(data.train, limit, seed))
     elif name == "imagenet" and not Path(name).is_dir():
         if root is None:
             raise BadInput("imagenet needs --data-root DIR, with DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG.")
@@ -56,6 +54,7 @@ def open_data(
         data = from_packed(name, root, limit, seed)
     else:
         data = from_folder(Path(name), limit, seed)
+    data = replace(data, train=limited(data.train, limit, seed))
     return data if data.fingerprint else replace(data, fingerprint=fingerprint(data))
 
 

@@ -22,6 +22,7 @@ from mec.data.decoding import SUFFIXES, Picture
 from mec.data.images import Images
 from mec.data.listing import cache_file, pack_names, unpack_names
 from mec.errors import BadInput
+from mec.runtime.files import sha256
 
 INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
 FORMAT = "mec-pack-1"
@@ -264,14 +265,6 @@ def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = Fa
         raise BadInput(f"{url}: cannot be fetched ({error}). Try again.") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
 
 
 class ShardWriter:

@@ -91,7 +91,7 @@ def extract(
                 rows[which] = found[: int(which.sum())]
                 yield rows, which
         if waiting:
-            first = f"{images.name(0)}: {why_unreadable(images, 0)}"
+            first = f"{images.name(0)}: {reading_error(images, 0)}"
             raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
 
     def batches(start: int, size: int = 0) -> Iterator[Tensor]:
@@ -115,7 +115,7 @@ def extract(
         x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
         unreadable = second_try(x) if split.images.pixels is None else []
     y = labels_of(split)
-    return drop_unreadable(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
+    return drop_rows(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
 
 
 def labels_of(split: Split) -> Tensor:
@@ -124,9 +124,9 @@ def labels_of(split: Split) -> Tensor:
     return torch.from_numpy(np.asarray(labels, dtype=np.int64))
 
 
-def drop_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
+def drop_rows(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
     """Features without the rows of images that cannot be read, and the reasons why. Raises BadInput as `extract`."""
-    found = tuple(Skipped(images.name(index), why_unreadable(images, index)) for index in unreadable)
+    found = tuple(Skipped(images.name(index), reading_error(images, index)) for index in unreadable)
     if whole:
         raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
     if len(found) > MOST_UNREADABLE * len(x):
@@ -135,8 +135,8 @@ def drop_unreadable(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[i
     return Features(x[kept], y[kept], found)
 
 
-def why_unreadable(images: Images, index: int) -> str:
-    """The reason in a few words."""
+def reading_error(images: Images, index: int) -> str:
+    """Why an image cannot be read, in a few words."""
     try:
         images.read(index)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files

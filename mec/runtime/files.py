@@ -50,13 +50,18 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def file_hash(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256."""
+def sha256(path: Path) -> str:
+    """A file's SHA-256, 64 hex digits."""
     state = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             state.update(block)
-    return state.hexdigest()[:16]
+    return state.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256."""
+    return sha256(path)[:16]
 
 
 SETTINGS = "settings.json"
