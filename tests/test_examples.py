@@ -1,9 +1,12 @@
 """The examples run, and teach what they say they teach."""
 
 import importlib.util
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import digit_images
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -23,3 +26,24 @@ def test_an_encoder_of_measurements_beats_the_measurements_with_one_label_a_clas
 @pytest.mark.slow
 def test_the_minimal_example_learns_digits_from_python(tmp_path):
     assert example("minimal").main(str(tmp_path / "run"), epochs=5) > 60  # untrained: 48
+
+
+def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    statements = [line for line in code.splitlines() if line and not line.startswith("#")]
+    assert len(statements) < 40
+    assert {line for line in statements if "import" in line} == {"import torch", "import mec"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(digit_images(6)):
+        image.save(tmp_path / "photos" / f"{number}.png")
+    known: dict = {}
+    exec(code, known)
+    assert [r.metric for r in known["few"]] == ["top-1", "top-1"]
+    assert known["linear"][0].value > 80  # of a digit after two epochs; 10 by chance
+    assert known["pixels"][0].value == pytest.approx(98.0, abs=0.5)
+    assert np.load("features.npz")["features"].shape == known["features"].x.shape == (6, known["features"].x.shape[1])
+    assert known["weights"].exists()
+    assert Path("runs/compare/compare.png").exists()
+    assert capsys.readouterr().out
