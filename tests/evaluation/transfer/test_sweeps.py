@@ -294,7 +294,7 @@ def test_fine_tuning_works_on_a_copy_and_chooses_on_held_out_images(subject, dat
         seen.append((len(train), keywords["rate"], keywords["decay"]))
         return finetuned_or_none(subject_, train, classes, recipe, **keywords)
 
-    monkeypatch.setattr(sweeps, "finetuned", recorded)
+    monkeypatch.setattr(sweeps, "finetuned_or_none", recorded)
     (result,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
     assert same(before, state(subject.encoder))
     assert not any(p.requires_grad for p in subject.encoder.parameters())
@@ -334,7 +334,7 @@ def test_an_interrupted_fine_tuning_sweep_trains_no_pair_twice(subject, data, mo
             raise Stopped
         return finetuned_or_none(*arguments, **keywords)
 
-    monkeypatch.setattr(sweeps, "finetuned", stopping)
+    monkeypatch.setattr(sweeps, "finetuned_or_none", stopping)
     with pytest.raises(Stopped):
         list(transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None))
     (again,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
