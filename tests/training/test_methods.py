@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -239,6 +240,21 @@ def test_a_method_on_another_s_recipe_has_the_heads_and_optimizer_flags_that_it_
         ):
             for field in fields.split():
                 assert getattr(part, field) == getattr(other, field), (method, field)
+
+
+def test_the_target_network_follows_by_the_momentum_of_each_step_after_the_optimizer_s(tmp_path):
+    """With steps so large that an average of the weights before them would be another one."""
+    settings = ["optimizer.base_lr=5", "network.target_momentum=0.6", "network.target_momentum_end=0.9", *tiny("byol")]
+    out = tiny_run(tmp_path / "run", method="byol", set=settings, save_minutes=0, epochs=1)  # three steps
+    steps = [torch.load(path, weights_only=True)["network"] for path in checkpoints(out)]
+    assert [path.stem for path in checkpoints(out)] == ["step-2", "step-3"]  # the last two are kept
+    momentum = 0.9 - 0.3 * (1 + math.cos(math.pi * 2 / 3)) / 2  # of step 2, the third, of three
+    averaged = [name for name, _ in untrained_encoder(RECIPES["digits"].network.backbone).items()]
+    for name in averaged:
+        before, after, online = steps[0][f"target_encoder.{name}"], steps[1][f"target_encoder.{name}"], steps[1]
+        expected = momentum * before + (1 - momentum) * online[f"encoder.{name}"]
+        assert_close(after, expected, rtol=1e-5, atol=1e-7)
+    assert any((steps[1][f"target_encoder.{n}"] - steps[0][f"target_encoder.{n}"]).abs().max() > 0.01 for n in averaged)
 
 
 def test_dino_keeps_its_teacher_and_the_others_what_they_train(tmp_path):

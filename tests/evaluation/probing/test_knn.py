@@ -52,6 +52,15 @@ def test_predictions_are_lightlys(digits, k):
     assert knn(train, test, k=k)[1].value == pytest.approx(100 * top5.item(), abs=0.51)
 
 
+def test_top_5_are_five_classes():
+    """Seven neighbours of seven classes, each a little farther off than the one before; the label is at each place."""
+    angles = torch.arange(7) * 0.1
+    train = Features(torch.stack([angles.cos(), angles.sin()], 1), torch.arange(7))
+    query = torch.tensor([[1.0, 0.0]])
+    found = [knn(train, Features(query, torch.tensor([label])), k=7)[1].value for label in range(7)]
+    assert found == [100, 100, 100, 100, 100, 0, 0]
+
+
 def test_equal_votes_go_to_the_lowest_class():
     train = Features(torch.eye(4), torch.tensor([3, 2, 2, 1]))
     query = Features(torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 1]]), torch.tensor([2, 1, 1]))

@@ -27,6 +27,7 @@ from mec.evaluation.tracking.sot import (
     overlaps,
     precision,
     read_otb,
+    sot_scores,
     stay,
     success_auc,
     track_targets,
@@ -179,6 +180,33 @@ def test_the_perfect_tracker_scores_20_of_21_and_invalid_rows_fail_at_every_thre
     invalid[1] = 0
     assert success_auc(truth, invalid) == pytest.approx(20 / 21 * 2 / 3)
     assert precision(truth - 100, invalid) == pytest.approx(1 / 3)  # a centre that is not above 0 counts as met
+
+
+def test_precision_counts_centres_within_20_px():
+    truth = np.tile([100.0, 100, 30, 40], (6, 1))
+    found = truth.copy()
+    found[:, 0] += [0, 19.9, 20, 20.1, 12, 16]
+    found[4:, 1] += [16, 12.1]  # 3, 4, 5: at 20 px, and just beyond
+    assert precision(found, truth) == pytest.approx(4 / 6)
+    found[:, 2:] += 1  # a larger box at the same corner: its centre is half a pixel on
+    assert precision(found, truth) == pytest.approx(1 / 6)
+
+
+def test_the_command_s_precision_is_that_at_20_px(tmp_path):
+    (video,) = read_otb(moving_square(tmp_path, frames=3, step=(12, 16)))  # the truth moves 20 px a frame
+    auc, near = sot_scores(stay([video]), [video], {})
+    assert (auc.metric, near.metric, near.value) == ("AUC", "precision@20px", pytest.approx(100 * 2 / 3))
+
+
+@pytest.mark.parametrize(("other", "stays"), [(1 / 0.985 - 1e-4, True), (1 / 0.985 + 1e-4, False)])
+@pytest.mark.parametrize("which", [0, 2])
+def test_another_scale_is_taken_where_its_response_is_larger_by_the_penalty(which, other, stays):
+    target = TargetBox.at(np.array([11, 21, 20, 10.0]), (100, 50))
+    responses = np.zeros((3, 52, 52))
+    responses[1, 25, 25], responses[which, 25, 25] = 1.0, other
+    target.move(responses, CrossCorrelation())
+    factor = 1 if stays else 1.0275 ** (which - 1)
+    np.testing.assert_allclose(target.size, [20 * factor, 10 * factor])
 
 
 def test_overlaps_are_counted_pixels():
