@@ -17,7 +17,7 @@ from mec.data.opening import open_data
 from mec.objectives import UniGrad, barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
 from mec.objectives.matched import unit_rows
 from mec.objectives.mec import joint_coding, maximum_entropy_coding
-from mec.runtime.checkpoints import newest
+from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import atomic
 from mec.training.pretrain import build_network, make_batches
@@ -53,7 +53,7 @@ def embeddings(run: Path) -> dict[str, torch.Tensor]:
     found = {}
     for name in ("before training", "after training"):
         if name == "after training":
-            state, _ = newest(run)
+            state, _ = in_run(run).newest()
             network.load_state_dict(state["network"])
         with torch.no_grad():
             found[name] = unit_rows(network(whole[:2])[0]).double()

@@ -27,7 +27,7 @@ def tiny_run(out: Path, data="digits", **changes) -> Path:
     options = {"limit": 192, "batch_size": 64, "epochs": 2, "set": TINY, "device": "cpu"} | changes
     if options.get("method") in ("mec", "mec-exact"):
         options["set"] = [*options["set"], *TINY_SERIES]
-    return pretrain(data, out=out, evaluate=options.pop("evaluate", False), quiet=True, **options)
+    return pretrain(data, out=out, **{"evaluate": False, "quiet": True, **options})
 
 
 class Crash(Exception):
@@ -111,9 +111,9 @@ def stored_in(folder: Path) -> list[dict]:
 
 def as_stored(results) -> list[dict]:
     """Results as `stored_in` gives them."""
-    from mec.evaluation.results import as_lines
+    from mec.evaluation.results import as_records
 
-    values = [json.loads(line) for line in as_lines(results).splitlines()]
+    values = json.loads(json.dumps(as_records(results)))
     return [{name: value for name, value in line.items() if name != "time"} for line in values]
 
 

@@ -45,7 +45,7 @@ from mec.errors import BadInput, TrainingStopped
 from mec.networks.encoder_file import load_encoder
 from mec.recipes.recipe import View
 from mec.recipes.table import RECIPES
-from mec.runtime.checkpoints import checkpoints, newest
+from mec.runtime.checkpoints import checkpoints, in_run
 from mec.training import runlog, trainer
 from mec.training.health import read_metrics
 from mec.training.pretrain import pretrain
@@ -447,7 +447,7 @@ def test_a_checkpoint_that_carries_pickled_code_is_refused_and_nothing_runs(run,
 def test_a_pickle_beside_a_good_checkpoint_does_not_stop_the_run_and_is_not_run(run, tmp_path):
     mark = tmp_path / "was-here"
     torch.save(Malicious(mark), run / "checkpoints" / "step-999.pt")
-    state, complaints = newest(run)
+    state, complaints = in_run(run).newest()
     assert state["step"] == 6
     assert "step-999.pt: cannot be read" in complaints[0]
     assert not mark.exists()

@@ -18,7 +18,7 @@ from mec.errors import BadInput
 from mec.objectives.coding import log_det_cross, log_det_symmetric
 from mec.objectives.matched import unit_rows
 from mec.runtime.device import chosen_device, wait_for
-from mec.runtime.files import write, write_json
+from mec.runtime.files import write_figure, write_json
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 
@@ -214,4 +214,4 @@ def timing_plot(timings: Sequence[Timing], path: Path) -> None:
     axes[0].set_ylabel("value and gradient, ms")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False)
-    write(figure, path)
+    write_figure(figure, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from mec.recipes.table import recipe_named
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.files import write_json
 from mec.runtime.flags import takes
-from mec.runtime.machine import machine, this_machine
+from mec.runtime.machine import cores, machine, this_machine
 from mec.training.auto import auto
 from mec.views.views import Draw, augment, crop_batch, numbered
 
@@ -68,7 +67,7 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
     together = [time_together(split, chosen.views, device, number) for number in worker_counts(split, workers)]
 
     console = Console(markup=False)
-    where = {**machine(device), "cores": os.cpu_count() or 1}
+    where = {**machine(device), "cores": cores()}
     console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
     sizes = ", ".join(str(view.size) for _, view in views)
     kind = "decoded when needed" if split.images.pixels is None else "in memory"
@@ -102,7 +101,7 @@ def worker_counts(split: Split, workers: int | None) -> list[int]:
     """The numbers of workers to compare."""
     if split.images.pixels is not None:
         return [0]
-    return [workers] if workers is not None else sorted({0, 1, min(8, os.cpu_count() or 1)})
+    return [workers] if workers is not None else sorted({0, 1, min(8, cores())})
 
 
 class Stopwatch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from mec.data.decoding import Picture, Skipped, quiet, reason
 from mec.data.images import Images
 from mec.errors import BadInput, TrainingStopped
 from mec.recipes.recipe import View
+from mec.runtime.machine import cores
 from mec.runtime.signals import leave_signals_to_the_run
 from mec.views.augment_gpu import to_device
 from mec.views.views import (
@@ -70,7 +70,7 @@ class ViewBatches:
         self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
         self.views = numbered(views)
         self.in_memory = split.images.pixels is not None
-        self.workers = 0 if self.in_memory else min(8, os.cpu_count() or 1) if workers is None else workers
+        self.workers = 0 if self.in_memory else min(8, cores()) if workers is None else workers
         # The last incomplete batch is dropped in pretraining, where a loss depends on its number of images.
         self.steps_per_epoch, left = divmod(len(split), batch_size)
         if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +15,7 @@ from PIL import Image
 from mec.data.decoding import Skipped, quiet, reason
 from mec.data.images import MOST_UNREADABLE, Images, InMemory, median_size, sample_sizes, too_many
 from mec.errors import BadInput
+from mec.runtime.machine import cores
 from mec.views.views import uniforms
 
 KEEP_BELOW = 64  # px; images of one size up to this live in memory
@@ -111,7 +111,7 @@ def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
             found = np.asarray(Image.fromarray(found).resize(size[::-1], Image.Resampling.BICUBIC))
         return found
 
-    with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(max_workers=cores()) as pool:
         found = list(pool.map(pixels, range(len(split))))
     kept = np.array([i for i, f in enumerate(found) if not isinstance(f, Skipped)], np.int64)
     bad = [f for f in found if isinstance(f, Skipped)]

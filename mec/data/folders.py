@@ -17,6 +17,7 @@ from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.listing import CACHE_FROM, cached_listing, load_cache, pack_names, save_cache, unpack_names
 from mec.data.named import TORCHVISION
 from mec.errors import BadInput, nearest
+from mec.runtime.machine import cores
 
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
 TEST_NAMES = ("val", "valid", "validation", "test")
@@ -126,7 +127,7 @@ def readable(
         BadInput: too many cannot be read.
     """
     step = 1 if all_of_them else max(1, -(-len(paths) // CHECK_ALL_BELOW))
-    with quiet(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(max_workers=cores()) as pool:
         reasons = dict(zip(paths[::step], pool.map(why_unreadable, paths[::step])))
     skipped = [Skipped(path, reason) for path, reason in reasons.items() if reason]
     if len(skipped) > MOST_UNREADABLE * len(reasons):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ from mec.data.options import Packing
 from mec.data.shards import QUARANTINE, ShardWriter, write_index
 from mec.errors import BadInput
 from mec.runtime.flags import takes
+from mec.runtime.machine import cores
+from mec.runtime.records import write_records
 from mec.version import __version__
 
 AT_ONCE = 64  # images in memory
@@ -68,7 +69,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         about = {"version": __version__, "resize": resize, "quality": quality if resize else None}
         write_index(work, writers, classes, about)
         closed = [unlisted for part in parts for unlisted in part.closed]
-        (work / QUARANTINE).write_text("".join(json.dumps(asdict(s)) + "\n" for s in [*skipped, *closed]))
+        write_records(work / QUARANTINE, map(asdict, [*skipped, *closed]))
         if out.exists():
             out.rmdir()
         os.replace(work, out)
@@ -92,7 +93,7 @@ def prepare(paths: list[str], resize: int | None, quality: int) -> Iterator[tupl
         except Exception as error:  # Pillow's decoders raise almost anything on broken files
             return Skipped(path, reason(error, path))
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         for start in range(0, len(paths), AT_ONCE):
             yield from pool.map(one, paths[start : start + AT_ONCE])
 

@@ -20,10 +20,10 @@ from mec.data.dataset import Data, Split
 from mec.data.decoding import Skipped
 from mec.data.images import MOST_UNREADABLE, too_many
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.evaluation.unfinished import Unfinished
 from mec.networks.encoder_file import EncoderInfo
 from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
+from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.progress import TrainingProgress
 
 FROZEN_AT_ONCE = 256  # images through a frozen backbone: a batch of 4096 would take 40 GiB in a ResNet-50
@@ -119,7 +119,7 @@ def train_classifier(
     workers: int = 0,
     after_epoch: Callable[[int], None] | None = None,
     console: Console | None = None,
-    unfinished: Unfinished | None = None,
+    state: Checkpoints | None = None,
 ) -> None:
     """Train the head, and the encoder unless it is frozen, in place; both are left in evaluation mode.
 
@@ -140,7 +140,7 @@ def train_classifier(
         workers: processes that decode images.
         after_epoch: called with the number of epochs done; finds both in evaluation mode.
         console: shows a progress bar.
-        unfinished: keeps the state, and gives that of a training that was interrupted.
+        state: where it is kept, and that of a training that was interrupted.
 
     An image that cannot be read is replaced by the next one, with its label, and told.
 
@@ -164,12 +164,12 @@ def train_classifier(
     head.to(device)
     targets = targets.to(device)
     optimizer = classifier_optimizer(encoder, head, recipe, batch_size)
-    console, unfinished = console or Console(quiet=True), unfinished or Unfinished()
+    console, state = console or Console(quiet=True), state or Checkpoints()
     parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}
     unreadable: dict[str, Skipped] = {}
-    start = unfinished.restore(parts)
+    start = state.restore(parts)
     if start:
-        console.print(f"going on after step {start:,} of {steps:,}, from {unfinished.path}", highlight=False)
+        console.print(f"resumed after step {start:,} of {steps:,}, from {state.place}", highlight=False)
     with _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, start) as bar:
         for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):
             _set_mode(encoder, head, recipe, training=True)
@@ -183,7 +183,7 @@ def train_classifier(
             optimizer.zero_grad()
             loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
             if not torch.isfinite(loss):
-                unfinished.remove()
+                state.remove()
                 raise Diverged(
                     f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
                     f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure.",
@@ -195,7 +195,8 @@ def train_classifier(
             if after_epoch and (done % each == 0 or done == steps):
                 _set_mode(encoder, head, recipe, training=False)
                 after_epoch(-(-done // each))
-            unfinished.save(done, parts, last=done == steps)
+            if done == steps or state.is_due():
+                state.save(done, parts)
     if unreadable:
         first = next(iter(unreadable.values()))
         console.print(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mec.evaluation.features import Features
-from mec.runtime.files import write
+from mec.runtime.files import write_figure
 
 if TYPE_CHECKING:
     pass
@@ -25,7 +25,7 @@ def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path
     for axis, (name, part) in zip(axes, features.items()):
         draw_map(axis, name, part, classes)
     draw_classes(figure, classes)
-    write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:

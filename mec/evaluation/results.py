@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mec.runtime.records import append_records
 from mec.version import __version__
 
 RESULTS = "results.jsonl"
@@ -59,16 +59,12 @@ def labelled(results: Iterable[Result], **where: Any) -> list[Result]:
     return [replace(result, **where) for result in results]
 
 
-def as_lines(results: Iterable[Result]) -> str:
-    """JSON, one line per result, with the time added where it has none."""
+def as_records(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """What results.jsonl holds of them; with the time where they have none."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return "".join(json.dumps(asdict(replace(result, time=result.time or now))) + "\n" for result in results)
+    return [asdict(replace(result, time=result.time or now)) for result in results]
 
 
 def record(folder: Path, results: Iterable[Result]) -> None:
     """Append to the folder's results.jsonl."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RESULTS
-    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # a last line that a power cut left
-    with open(path, "a") as file:
-        file.write("\n" * torn + as_lines(results))
+    append_records(folder / RESULTS, as_records(results))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mec.evaluation.evaluate import features
 from mec.exports.options import Embedding
 from mec.runtime.files import atomic
 from mec.runtime.flags import takes
+from mec.runtime.records import write_records
 
 
 @takes(Embedding)
@@ -45,6 +45,6 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
     console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each", highlight=False)
     if found.skipped:
         listing = out.with_suffix(".skipped.jsonl")
-        listing.write_text("".join(json.dumps(asdict(s)) + "\n" for s in found.skipped))
+        write_records(listing, map(asdict, found.skipped))
         console.print(f"{len(found.skipped)} images cannot be read and are left out: {listing}", highlight=False)
     return found.x.numpy()

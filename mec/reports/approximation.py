@@ -21,7 +21,7 @@ from mec.objectives.coding import coding_length
 from mec.objectives.matched import unit_rows
 from mec.reports.options import ApproximationFigure
 from mec.runtime.device import chosen_device, wait_for
-from mec.runtime.files import write, write_json
+from mec.runtime.files import write_figure, write_json
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 from mec.training.run import read_settings
@@ -180,4 +180,4 @@ def approximation_figure(found: Sequence[Approximation], distortion: float, path
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize="small")
     times.set(ylabel="value, ms", title=f"{inputs[0]}, d {found[0].d}")
     errors.set(ylabel="relative error, %", title=f"against the log-determinant, ε_d² {distortion:g}")
-    write(figure, path)
+    write_figure(figure, path)

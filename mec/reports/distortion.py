@@ -26,8 +26,8 @@ from mec.networks.siamese import Siamese, build_siamese
 from mec.recipes.recipe import Network, Recipe
 from mec.recipes.table import RECIPES, recipe_named
 from mec.reports.options import DistortionFigure
-from mec.runtime import checkpoints
-from mec.runtime.files import write, write_json
+from mec.runtime.checkpoints import in_run
+from mec.runtime.files import write_figure, write_json
 from mec.runtime.flags import Device, reals, takes
 from mec.training import health
 from mec.training.pretrain import pretrain
@@ -114,7 +114,7 @@ def look(recipe: Recipe, data: Data, out: Path, encoder: nn.Module | None, stopp
 
 def network_of(out: Path, recipe: Recipe, encoder: nn.Module | None) -> tuple[Siamese, Callable[[Any], Tensor]]:
     """The whole network of a run after its last checkpoint, and the transform for its images."""
-    info, found = read_info(out), checkpoints.newest(out)
+    info, found = read_info(out), in_run(out).newest()
     assert found is not None
     if encoder is None:
         encoder = build_encoder(info.backbone, info.image_size, info.small_stem)
@@ -260,4 +260,4 @@ def distortion_figure(
     gaps.set_yscale("symlog", linthresh=0.01)
     spectra.legend(frameon=False, fontsize="small")
     draw_classes(figure, classes)
-    write(figure, path)
+    write_figure(figure, path)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from mec.evaluation.results import RESULTS, Result, as_lines
+from mec.evaluation.results import RESULTS, Result, as_records
 from mec.reports.trials import Setup, Trial
-from mec.runtime.files import write, write_text
+from mec.runtime.files import write_figure
+from mec.runtime.records import write_records
 
 PICTURE = "compare.png"
 
@@ -61,7 +62,7 @@ def tell(trials: Sequence[Trial], setup: Setup) -> bool:
                     data_fingerprint=setup.images.fingerprint,
                 )
             )
-    write_text(setup.out / RESULTS, as_lines(results))
+    write_records(setup.out / RESULTS, as_records(results))
     curves: dict[str, list] = {}
     for trial in trials:
         if trial.curve:
@@ -117,4 +118,4 @@ def accuracy_over_time(curves: Mapping[str, Sequence[Sequence[tuple[float, float
         axis.plot(common, mean, color=colour, linewidth=1.8, label=name)
     axis.set(title=title, xlabel="minutes of training", ylabel="%")
     figure.legend(loc="outside right upper", frameon=False)
-    write(figure, path)
+    write_figure(figure, path)

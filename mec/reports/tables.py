@@ -12,6 +12,7 @@ from typing import Any
 
 from mec.errors import BadInput
 from mec.evaluation.results import RESULTS
+from mec.runtime.records import read_records
 
 MISSING = "–"
 
@@ -115,12 +116,10 @@ def read(runs: Sequence[Path]) -> list[Measured]:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no results. `mec evaluate {run} ...` writes them.")
         by_encoder: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                result = json.loads(line)
-                by_encoder.setdefault((result["encoder"], result.get("checkpoint", "")), []).append(result)
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(f"{path}, line {number}: no result ({error}); remove the line.") from error
+        for number, result in enumerate(read_records(path), 1):
+            if "encoder" not in result:
+                raise BadInput(f"{path}, line {number}: no result (it has no 'encoder'); remove the line.")
+            by_encoder.setdefault((result["encoder"], result.get("checkpoint", "")), []).append(result)
         settings = path.parent / "settings.json"
         epochs = epochs_of(settings) if settings.exists() else None
         several = Counter(encoder for encoder, _ in by_encoder)

@@ -23,6 +23,7 @@ from mec.reports.options import Comparison
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import write_json
 from mec.runtime.memory import reset_peak_memory
+from mec.runtime.records import read_records
 from mec.training import health
 from mec.training.pretrain import pretrain
 from mec.training.run import read_settings
@@ -148,7 +149,7 @@ def measured(folder: Path, trial: Trial, setup: Setup, step: float | None) -> Tr
     )
     if trial.sweep:
         return trial
-    found = [json.loads(text) for text in (folder / RESULTS).read_text().splitlines()]
+    found = read_records(folder / RESULTS)
     mine = [r for r in found if r["encoder"] == trial.method and r["metric"] == "top-1"]
     return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear-fast")})
 

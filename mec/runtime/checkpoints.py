@@ -1,8 +1,11 @@
-"""A run's own checkpoints, in torch's format, read with weights_only=True."""
+"""The state of a training on disk, from which it goes on bit for bit; tensors alone are read (weights_only=True)."""
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +14,104 @@ import torch
 from mec.errors import BadInput
 from mec.runtime.files import atomic, first_line
 
-KEPT = 2  # checkpoints
+KEPT = 2  # of step-N.pt
+
+
+SAVE_MINUTES = 10.0
+
+
+@dataclass
+class Checkpoints:
+    """Where a training keeps its state: in FOLDER/step-N.pt, the last two of them; in one FILE.pt; None: nowhere.
+
+    A state is {"step": steps done, "found": what was measured so far, NAME: the state of each part}.
+    """
+
+    place: Path | None = None
+    minutes: float = field(default_factory=lambda: SAVE_MINUTES)
+    found: list[Any] = field(default_factory=list)
+    saved: float = field(default_factory=time.monotonic)  # seconds
+
+    def files(self) -> list[Path]:
+        """Oldest first."""
+        if self.place is None:
+            return []
+        if self.place.suffix == ".pt":
+            return [self.place] if self.place.exists() else []
+        found = [p for p in self.place.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", p.name)]
+        return sorted(found, key=lambda p: int(p.stem.removeprefix("step-")))
+
+    def is_due(self) -> bool:
+        """Whether so many minutes have passed since the last was saved: short epochs would write more than train."""
+        return self.place is not None and time.monotonic() - self.saved >= 60 * self.minutes
+
+    def save(self, step: int, parts: Mapping[str, Any]) -> None:
+        """Keep the state after `step` steps; parts are modules and optimizers, or what else has a state dict."""
+        if self.place is None:
+            return
+        path = self.place if self.place.suffix == ".pt" else self.place / f"step-{step}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        with atomic(path) as part:
+            torch.save({**state, "found": self.found, "step": step}, part)
+        for old in self.files()[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self.saved = time.monotonic()
+
+    def newest(self) -> tuple[dict[str, Any], list[str]] | None:
+        """The newest state that can be read, and words about newer ones that could not; None where there is none.
+
+        Raises:
+            BadInput: there are some, but none can be read.
+        """
+        complaints: list[str] = []
+        for path in reversed(self.files()):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True), complaints
+            except Exception as error:  # truncated or foreign files fail in many ways
+                complaints.append(f"{path}: cannot be read ({first_line(error)[:120]})")
+        if complaints:
+            raise BadInput(f"{'; '.join(complaints)}, so that it cannot be resumed. {self._start_again()}")
+        return None
+
+    def restore(self, parts: Mapping[str, Any], say: Callable[[str], None] = print) -> int:
+        """Put the parts into the newest state that can be read; gives the steps done, 0 where nothing was kept.
+
+        Raises:
+            BadInput: none can be read, or it is of another training.
+        """
+        found = self.newest()
+        if found is None:
+            return 0
+        state, complaints = found
+        for words in complaints:
+            say(f"{words}; the one before it is used.")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            self.found[:] = state.get("found", [])  # older versions wrote it for classifiers alone
+            return state["step"]
+        except Exception as error:  # as above
+            names = ", ".join(path.name for path in self.files())
+            raise BadInput(
+                f"{self.place} ({names}): cannot be resumed, it is not of this training ({first_line(error)[:120]}). "
+                f"Put its own back. {self._start_again()}"
+            ) from error
+
+    def _start_again(self) -> str:
+        return f"Remove {self.place} to start again, or choose another --out."
+
+    def remove(self) -> None:
+        """When the results are there."""
+        for path in self.files():
+            path.unlink(missing_ok=True)
+
+
+def in_run(out: Path) -> Checkpoints:
+    """Those of a run folder."""
+    return Checkpoints(out / "checkpoints")
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
-    found = [p for p in (out / "checkpoints").glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", p.name)]
-    return sorted(found, key=lambda p: int(p.stem.removeprefix("step-")))
-
-
-def save(out: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` steps; older ones than the last two go."""
-    folder = out / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step}.pt"
-    with atomic(path) as part:
-        torch.save({**state, "step": step}, part)
-    for old in checkpoints(out)[:-KEPT]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def newest(out: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """The newest state that can be read, and words about newer ones that could not; None where there is none.
-
-    Raises:
-        BadInput: there are checkpoints, but none can be read.
-    """
-    complaints: list[str] = []
-    for path in reversed(checkpoints(out)):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True), complaints
-        except Exception as error:  # truncated or foreign files fail in many ways
-            complaints.append(f"{path}: cannot be read ({first_line(error)[:120]})")
-    if complaints:
-        raise BadInput("; ".join(complaints) + ". Start again with another --out.")
-    return None
+    """The files of a run folder's, oldest first."""
+    return in_run(out).files()

@@ -8,32 +8,44 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-import safetensors
-import safetensors.torch
+from typing import IO, Any
 
 from mec.errors import BadInput
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path to write to; the file takes its place whole, or (disk full, killed) the one before it stays."""
+    """A path to write to; the file takes its place whole, or (disk full, killed) the one before it stays.
+
+    It is on disk afterwards, even if the power goes off, and others may read it as the umask has it.
+    """
     part = path.with_name(path.name + ".part")
     try:
+        part.unlink(missing_ok=True)
+        part.touch()
+        mode = part.stat().st_mode
         yield part
+        part.chmod(mode)  # safetensors makes a file of its own, for its owner alone
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         # torch and safetensors report a full disk as an error of their own kind.
-        if isinstance(error, (RuntimeError, safetensors.SafetensorError)):
+        if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
             raise OSError(f"{path}: {first_line(error)}") from error
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where the system can: a rename alone may be lost with the power."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,6 +76,11 @@ def file_hash(path: Path) -> str:
     return sha256(path)[:16]
 
 
+def content_hash(about: Any, *, sort_keys: bool = False) -> str:
+    """16 hex digits that tell whether two works are the same, from plain data (what JSON can hold) about them."""
+    return hashlib.sha256(json.dumps(about, sort_keys=sort_keys).encode()).hexdigest()[:16]
+
+
 SETTINGS = "settings.json"
 
 
@@ -71,25 +88,25 @@ def check_free(out: Path) -> None:
     """A new run takes an empty folder: nothing finished is ever written over."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if (out / SETTINGS).exists():
-            raise BadInput(f"{out} already holds a run. Add --resume to go on with it, or choose another --out.")
+            raise BadInput(f"{out} already holds a run. Add --resume to resume it, or choose another --out.")
         raise BadInput(f"{out} already holds something that is no run. Choose another --out.")
 
 
 @contextlib.contextmanager
-def only_writer(file: IO[str]) -> Iterator[None]:
+def only_writer(file: IO[Any]) -> Iterator[None]:
     """No other process of this machine writes to the file meanwhile, where the system can lock files."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with contextlib.suppress(OSError):  # a file system without locks: at worst an image is listed twice
+    with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
     yield
 
 
-def write(figure: Any, path: Path) -> None:
-    """A PNG, whole or not at all."""
+def write_figure(figure: Any, path: Path) -> None:
+    """A PNG of a matplotlib figure."""
     with atomic(path) as part:
         figure.savefig(part, format="png", dpi=110)
 

@@ -1,9 +1,11 @@
-"""What this machine has: cores, memory, units for bf16, its name."""
+"""What this machine has for this process: cores, memory, units for bf16, its name."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import torch
 
 from mec.version import __version__
+
+CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,36 @@ class Machine:
 
 
 def this_machine(accelerator: str) -> Machine:
-    import torch
+    memory = torch.cuda.get_device_properties(0).total_memory if accelerator == "cuda" else memory_bytes()
+    return Machine(accelerator, memory / 2**30, cores(), has_bf16_units(accelerator))
 
-    if accelerator == "cuda":
-        memory = torch.cuda.get_device_properties(0).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(accelerator, memory / 2**30, os.cpu_count() or 1, has_bf16_units(accelerator))
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container or job."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # cpu.max is "time period" in microseconds: of a quota of 1.5 cores a second worker still uses a half.
+    shares = [-(-int(time) // int(period)) for time, period in limits("cpu.max")]
+    return max(1, min([allowed, *shares]))
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or less by the limit of its container or job."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *(int(limit) for (limit,) in limits("memory.max"))])
+
+
+def limits(name: str) -> Iterator[list[str]]:
+    """The numbers of a file of this process's cgroup (version 2) and those above it that set a limit."""
+    with contextlib.suppress(OSError, StopIteration):  # not Linux, or without such groups
+        own = next(line[3:] for line in CGROUP.read_text().splitlines() if line.startswith("0::"))
+        for group in (below := Path(own.lstrip("/")), *below.parents):
+            with contextlib.suppress(OSError):  # the topmost has none
+                if (CGROUPS / group / name).read_text().split()[0] != "max":
+                    yield (CGROUPS / group / name).read_text().split()
 
 
 def has_bf16_units(accelerator: str) -> bool:
     """Whether bf16 is faster than fp32 here, and not emulated."""
-    import torch
-
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mec.objectives.coding import distortion_for
 from mec.objectives.matched import unit_rows
 from mec.objectives.mec import lower_bound, maximum_entropy_coding
 from mec.objectives.methods import method_named
+from mec.runtime.records import read_records
 from mec.training.run import read_settings
 
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
@@ -231,17 +231,11 @@ def exact_loss_bound(objective: str, settings: Mapping[str, Any], m: int, d: int
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; one that a crash cut off is left out."""
+    """The lines of a run's metrics.jsonl."""
     path = run / "metrics.jsonl"
     if not path.exists():
         raise BadInput(f"{run}: no metrics.jsonl in it, so it is not the folder of a run.")
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return read_records(path)
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_text
 from mec.runtime.flags import takes
+from mec.runtime.records import write_records
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options
 from mec.training.plan import build_objective, planned
@@ -302,7 +302,7 @@ def start_folder(run: Run, images: Data | None, ranks: Ranks) -> None:
             (out / HEALTH).unlink(missing_ok=True)  # it says that a run is finished: this one goes on
             write_text(out / SETTINGS, as_json(run.settings))
             if images is not None and images.skipped and not (out / SKIPPED).exists():
-                write_text(out / SKIPPED, "".join(json.dumps(asdict(s)) + "\n" for s in images.skipped))
+                write_records(out / SKIPPED, map(asdict, images.skipped))
         except OSError as error:
             raise TrainingStopped(f"{out}: cannot be written ({error}). Make room, or choose another --out.") from error
     ranks.wait()

@@ -23,11 +23,9 @@ from mec.evaluation.features import extract, measured_parts
 from mec.evaluation.probing.knn import knn
 from mec.networks import encoder_file
 from mec.networks.encoder_file import EncoderInfo
-from mec.runtime import files
-from mec.runtime.files import only_writer
 from mec.runtime.memory import peak_memory
 from mec.runtime.progress import TrainingProgress
-from mec.training import health
+from mec.runtime.records import append_records, read_records, write_records
 
 SKIPPED = "skipped.jsonl"
 
@@ -45,8 +43,8 @@ class Log:
         if not first:
             return
         if (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
-            kept = [line for line in health.read_metrics(out) if line["step"] <= start]
-            files.write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+            kept = [line for line in read_records(out / "metrics.jsonl") if line["step"] <= start]
+            write_records(out / "metrics.jsonl", kept)
 
     def __enter__(self) -> Log:
         self.last = time.monotonic()
@@ -89,12 +87,8 @@ class Log:
         new = {s.path: s for s in skipped if s.path not in self.known | self.met}
         if not new:
             return
-        with open(self.out / SKIPPED, "a+") as file, only_writer(file):  # another rank may have met it before
-            there = listed(self.out / SKIPPED)
-            new = {path: s for path, s in new.items() if path not in {s.path for s in there}}
-            file.writelines(json.dumps(asdict(s)) + "\n" for s in new.values())
-            file.flush()
-        met = [s for s in [*there, *new.values()] if s.path not in self.known]
+        append_records(self.out / SKIPPED, map(asdict, new.values()), unique="path")  # another rank may have met it
+        met = [s for s in listed(self.out / SKIPPED) if s.path not in self.known]
         self.met = {s.path for s in met}
         if len(met) > MOST_UNREADABLE * images:
             raise TrainingStopped(too_many(met, images, self.out / SKIPPED))
@@ -102,7 +96,7 @@ class Log:
 
 def listed(path: Path) -> list[Skipped]:
     """What skipped.jsonl holds."""
-    return [Skipped(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Skipped(**record) for record in read_records(path)]
 
 
 @dataclass

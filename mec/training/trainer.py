@@ -16,14 +16,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mec.data.batches import Batch, IterableBatches, ViewBatches
-from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.errors import Diverged, TrainingStopped
 from mec.networks import encoder_file
 from mec.networks.siamese import Siamese
 from mec.objectives.coding import distortion_for
 from mec.objectives.methods import method_named
 from mec.recipes import schedules
 from mec.recipes.recipe import Recipe
-from mec.runtime import checkpoints, files
+from mec.runtime import files
+from mec.runtime.checkpoints import checkpoints, in_run
 from mec.runtime.distributed import Ranks, average_gradients
 from mec.runtime.machine import has_bf16_units
 from mec.runtime.signals import signals
@@ -252,7 +253,7 @@ class Trainer:
         ran_away = bound is not None and value < RUNAWAY * bound
         if math.isfinite(value) and math.isfinite(gradient) and not ran_away:
             return
-        kept = checkpoints.checkpoints(out)
+        kept = checkpoints(out)
         what = f"loss {value:.4g}, gradient norm {gradient:.4g}" + (
             f", which no exact coding length reaches (bound {bound:.3g})" if ran_away and bound is not None else ""
         )
@@ -266,36 +267,21 @@ class Trainer:
 
     def save(self, run: Run, done: int) -> None:
         out, info = run.folder, run.encoder
-        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if isinstance(self.objective, nn.Module):
-            state["objective"] = self.objective.state_dict()
         probed = (
             encoder_file.probe(self.encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
         )
         # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
         encoder_file.save_encoder(out / encoder_file.ENCODER, self.encoder, replace(info, steps=done, probe=probed))
-        checkpoints.save(out, done, state)
+        in_run(out).save(done, self.parts())
 
     def restore(self, out: Path, console: Console) -> int:
         """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
-        found = checkpoints.newest(out)
-        if found is None:
-            return 0
-        state, complaints = found
-        for words in complaints:
-            console.print(f"{words}; the one before it is used.", highlight=False)
-        try:
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if isinstance(self.objective, nn.Module):
-                self.objective.load_state_dict(state["objective"])
-            return state["step"]
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            names = ", ".join(path.name for path in checkpoints.checkpoints(out))
-            raise BadInput(
-                f"{out / 'checkpoints'} ({names}): not of this run's network ({files.first_line(error)}). Put its "
-                "own checkpoints back, or start again with another --out."
-            ) from error
+        return in_run(out).restore(self.parts(), lambda words: console.print(words, highlight=False))
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        own = {"objective": self.objective} if isinstance(self.objective, nn.Module) else {}
+        return {"network": self.network, "optimizer": self.optimizer, **own}
 
 
 def parameters_of(objective: Any) -> list[nn.Parameter]:

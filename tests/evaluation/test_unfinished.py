@@ -1,4 +1,4 @@
-"""Probes and fine-tuning that were interrupted end bit for bit as if they had not been."""
+"""What is kept of an interrupted probe or fine-tuning belongs to it alone; tests/runtime has how it is resumed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 from helpers import small_subject
 
 from mec.data.opening import open_data
-from mec.errors import BadInput, TrainingStopped
-from mec.evaluation import classifier, unfinished
+from mec.errors import TrainingStopped
+from mec.evaluation import classifier
 from mec.evaluation.classifier import Training
 from mec.evaluation.finetuning.finetune import finetune
 from mec.evaluation.probing.probe import train_probe
+from mec.runtime import checkpoints
 
 # 12 steps in 4 epochs of 3; unlike rates and momentum show what would not be restored.
 RECIPE = Training("", base_lr=0.2, batch_size=40, epochs=4, nesterov=True, crop=(0.7, 1.0))
@@ -38,31 +39,12 @@ def cut_at(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(classifier, "backward", counted)
-    monkeypatch.setattr(unfinished, "SAVE_MINUTES", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVE_MINUTES", 0.0)
     return when, steps
 
 
 @pytest.mark.parametrize(("measure", "recipe"), KINDS)
-def test_a_training_cut_off_twice_gives_the_same_figures(tmp_path, cut_at, measure, recipe):
-    when, steps = cut_at
-    data = open_data("digits", limit=120)
-    whole = measure(small_subject(tmp_path / "whole"), data, recipe, seed=3)
-    assert len(steps) == 12
-    steps.clear()
-    when += [5, 11]  # within the second epoch; then, one step being done again, within the fourth
-    subject = small_subject(tmp_path / "cut")
-    for _ in range(2):
-        with pytest.raises(Cut):
-            measure(subject, data, recipe, seed=3)
-    (kept,) = (tmp_path / "cut/unfinished").glob("*.pt")
-    again = measure(subject, data, recipe, seed=3)
-    assert len(steps) == 12 + 2
-    assert again == whole
-    assert not kept.exists()
-
-
-@pytest.mark.parametrize(("measure", "recipe"), KINDS)
-def test_what_was_kept_is_not_gone_on_with_under_other_settings(tmp_path, cut_at, measure, recipe):
+def test_what_was_kept_is_not_resumed_under_other_settings(tmp_path, cut_at, measure, recipe):
     when, steps = cut_at
     data = open_data("digits", limit=120)
     when.append(5)
@@ -82,17 +64,7 @@ def test_what_was_kept_is_not_gone_on_with_under_other_settings(tmp_path, cut_at
         assert len(steps) == 100 + 12
 
 
-def test_a_training_that_diverges_leaves_nothing_and_a_damaged_state_is_named(tmp_path, cut_at):
-    when, steps = cut_at
-    data, wild = open_data("digits", limit=120), replace(RECIPE, base_lr=1e30)
+def test_a_training_that_diverges_leaves_nothing(tmp_path, cut_at):
     with pytest.raises(TrainingStopped):
-        finetune(small_subject(tmp_path), data, wild)
+        finetune(small_subject(tmp_path), open_data("digits", limit=120), replace(RECIPE, base_lr=1e30))
     assert not [*tmp_path.glob("unfinished/*")]
-    steps.clear()
-    when.append(3)
-    with pytest.raises(Cut):
-        finetune(small_subject(tmp_path), data, RECIPE)
-    (kept,) = tmp_path.glob("unfinished/*.pt")
-    kept.write_bytes(kept.read_bytes()[:100])
-    with pytest.raises(BadInput, match=r"cannot be gone on with .* Remove it"):
-        finetune(small_subject(tmp_path), data, RECIPE)

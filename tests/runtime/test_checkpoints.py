@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from mec.evaluation.features import extract
 from mec.evaluation.transfer.sweeps import square
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, image_transform, read_info, save_encoder
-from mec.runtime.checkpoints import checkpoints, newest, save
+from mec.runtime.checkpoints import Checkpoints, checkpoints, in_run
 from mec.runtime.files import atomic, file_hash
 
 
@@ -43,30 +45,78 @@ def test_a_file_takes_its_place_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "after"
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_permissions_of_the_umask_whoever_writes_it(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        save_encoder(tmp_path / "encoder.safetensors", nn.Linear(2, 3), info_of("custom", 0))
+        in_run(tmp_path).save(1, {})
+        with atomic(tmp_path / "notes.txt") as part:
+            part.write_text("some")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "encoder.safetensors", *checkpoints(tmp_path), tmp_path / "notes.txt"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, path
+
+
+def test_a_file_and_its_name_are_on_disk_before_the_next_thing_happens(tmp_path, monkeypatch):
+    """The bytes first, then the name in the folder: what the system is asked for, in order."""
+    asked, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda f: asked.append(os.readlink(f"/proc/self/fd/{f}")) or fsync(f))
+    monkeypatch.setattr(os, "replace", lambda *names: asked.append("replace") or replace(*names))
+    with atomic(tmp_path / "notes.txt") as part:
+        part.write_text("some")
+    assert asked == [str(tmp_path / "notes.txt.part"), "replace", str(tmp_path)]
+
+
+def numbered(value: float) -> nn.Module:
+    """A module of a single number."""
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(value)
+    return module
+
+
 def test_the_last_two_checkpoints_are_kept_and_the_newest_is_by_number_not_by_name(tmp_path):
     for step in (8, 9, 10, 100):
-        save(tmp_path, step, {"network": {"w": torch.full((2,), float(step))}})
+        in_run(tmp_path).save(step, {"network": numbered(step)})
     (tmp_path / "checkpoints" / "step-101.pt.part").write_bytes(b"half")
     (tmp_path / "checkpoints" / "step-best.pt").write_bytes(b"somebody's own")
     assert [p.name for p in checkpoints(tmp_path)] == ["step-10.pt", "step-100.pt"]
-    state, complaints = newest(tmp_path)
-    assert state["step"] == 100
-    assert state["network"]["w"].tolist() == [100, 100]
-    assert complaints == []
+    said: list[str] = []
+    assert in_run(tmp_path).restore({"network": (network := numbered(0))}, said.append) == 100
+    assert network.weight.item() == 100
+    assert said == []
     assert (tmp_path / "checkpoints" / "step-best.pt").exists()
 
 
 def test_an_older_checkpoint_stands_in_for_a_broken_one_and_says_so(tmp_path):
     for step in (1, 2):
-        save(tmp_path, step, {})
+        in_run(tmp_path).save(step, {})
     checkpoints(tmp_path)[1].write_bytes(b"PK\x03\x04 and nothing more")
-    state, complaints = newest(tmp_path)
-    assert state["step"] == 1
-    assert "step-2.pt: cannot be read" in complaints[0]
+    said: list[str] = []
+    assert in_run(tmp_path).restore({}, said.append) == 1
+    assert "step-2.pt: cannot be read" in said[0]
     checkpoints(tmp_path)[0].write_bytes(b"")
-    with pytest.raises(BadInput, match=r"step-2\.pt.*step-1\.pt.*Start again with another --out"):
-        newest(tmp_path)
-    assert newest(tmp_path / "nowhere") is None
+    with pytest.raises(BadInput, match=r"step-2\.pt.*step-1\.pt.*cannot be resumed.*choose another --out"):
+        in_run(tmp_path).restore({})
+    assert in_run(tmp_path / "nowhere").restore({}) == 0
+
+
+def test_a_state_is_due_after_so_many_minutes_without_one_and_never_where_none_is_kept(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    kept, nowhere = Checkpoints(tmp_path / "state.pt", minutes=5, saved=0.0), Checkpoints()
+    told = []
+    for seconds in (0, 299, 300, 301, 599, 600):
+        now[0] = seconds
+        told.append(kept.is_due())
+        if kept.is_due():
+            kept.save(seconds, {})
+        assert not nowhere.is_due()
+    assert told == [False, False, True, False, False, True]
+    assert [kept.restore({}), len(kept.files())] == [600, 1]
+    kept.remove()
+    assert kept.restore({}) == 0
 
 
 def info_of(backbone: str, size: int, **changes) -> EncoderInfo:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mec.runtime.files import write
+from mec.runtime.files import write_figure
 
 if TYPE_CHECKING:
     from mec.evaluation.detection.annotations import Annotations
@@ -57,7 +57,7 @@ def detection_picture(
             label = f"{annotations.classes[found.labels[n]]} {found.scores[n]:.2f}"
             axis.text(x0, y0, label, color="white", fontsize=7, backgroundcolor=colour, va="bottom")
         axis.set_title(f"{annotations.ids[index]}: {len(shown)} of score {least_score:g} or more", fontsize=9)
-    write(figure, path)
+    write_figure(figure, path)
 
 
 def training_curves(lines: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -73,4 +73,4 @@ def training_curves(lines: Sequence[Mapping[str, float]], path: Path) -> None:
     above.legend(frameon=False, fontsize=8)
     below.plot(x, [line["lr"] for line in lines])
     below.set(xlabel="iteration", ylabel="learning rate")
-    write(figure, path)
+    write_figure(figure, path)

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.errors import Diverged, TrainingStopped
 from mec.evaluation.detection import pictures
 from mec.evaluation.detection.annotations import Annotations
 from mec.evaluation.detection.batches import TestImages, TrainingBatches, as_they_are, training_loader
@@ -24,10 +24,12 @@ from mec.evaluation.detection.metrics import Detections, coco_scores, masks_api,
 from mec.evaluation.detection.network import build_detector, parameter_groups
 from mec.evaluation.detection.presets import Preset
 from mec.evaluation.subject import Subject
-from mec.runtime import checkpoints, files
+from mec.runtime import files
+from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import Ranks, synchronise_batch_norm
 from mec.runtime.memory import peak_memory, reset_peak_memory
 from mec.runtime.progress import TrainingProgress
+from mec.runtime.records import append_records, read_records, write_records
 from mec.runtime.signals import leave_signals_to_the_run, signals
 
 SHOWN = 6  # photographs in the picture of detections
@@ -71,10 +73,13 @@ class DetectorRun:
             parameter_groups(self.detector, preset.weight_decay), lr=lr, momentum=preset.momentum
         )
         self.wrapped, self.optimizer = fabric.setup(self.detector, optimizer)
+        self.kept, self.log_file = in_run(out), out / "metrics.jsonl"
+        self.parts = {"detector": self.detector, "optimizer": self.optimizer}
 
     def to_the_end(self, save_minutes: float) -> dict[str, Any]:
+        self.kept.minutes = save_minutes
         start = self.restore()
-        timing = self.fit(start, save_minutes)
+        timing = self.fit(start)
         self.precise_statistics()
         detections = self.detections()
         result = {"scores": self.scores(detections), "lr": self.lr, "seed": self.seed, **timing}
@@ -82,7 +87,7 @@ class DetectorRun:
             chosen = range(min(SHOWN, len(self.test)))
             masks = self.protocol == "coco"
             pictures.detection_picture(self.test, detections, chosen, self.out / "detections.png", masks=masks)
-            pictures.training_curves(read_lines(self.out / "metrics.jsonl"), self.out / "curves.png")
+            pictures.training_curves(read_records(self.log_file), self.out / "curves.png")
             files.write_json(self.out / "result.json", result)
         text = ", ".join(f"{name} {value:.1f}" for name, value in result["scores"].items())
         self.console.print(f"lr {self.lr:g}, seed {self.seed}: {text}", highlight=False)
@@ -90,13 +95,14 @@ class DetectorRun:
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def fit(self, start: int, save_minutes: float) -> dict[str, Any]:
+    def fit(self, start: int) -> dict[str, Any]:
         """Iterations start to the last; returns seconds an iteration (median) and the memory it took, where known."""
         reset_peak_memory(self.fabric.device.type)
         total = self.preset.iterations
         times: list[float] = []
-        saved = time.monotonic()
-        keep_lines(self.out / "metrics.jsonl", start) if self.ranks.rank == 0 else None
+        if self.ranks.rank == 0:  # what was logged after the checkpoint will come again
+            kept = [line for line in read_records(self.log_file) if line["iteration"] <= start]
+            write_records(self.log_file, kept)
         self.detector.train()
         with signals() as stop, TrainingProgress(self.console, total, start) as progress:
             before = time.monotonic()
@@ -110,7 +116,7 @@ class DetectorRun:
                 done = iteration + 1
                 due = done % LOG_EVERY == 0 or done in (1, total)
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
-                late = time.monotonic() - saved > 60 * save_minutes
+                late = self.kept.is_due()
                 save = done == total or stopping or (late if self.ranks.size == 1 else due and self._agreed(late))
                 if due or save or self.fabric.device.type == "cpu":
                     self.check(losses, iteration, lr)
@@ -125,7 +131,6 @@ class DetectorRun:
                     progress.step(done)
                 if save:
                     self.save(done)
-                    saved = time.monotonic()
                 if stopping and done < total:
                     raise TrainingStopped(
                         f"stopped by a signal after iteration {done} of {total}; it is saved in {self.out}. Go on with "
@@ -156,7 +161,7 @@ class DetectorRun:
         values = {name: float(value.detach()) for name, value in losses.items()}
         bad = not all(math.isfinite(v) for v in values.values())
         if self.ranks.any(bad):
-            kept = checkpoints.checkpoints(self.out)
+            kept = self.kept.files()
             raise Diverged(
                 f"diverged at iteration {iteration + 1} with learning rate {lr:.3g} "
                 f"({', '.join(f'{k} {v:.3g}' for k, v in values.items())}). "
@@ -169,33 +174,22 @@ class DetectorRun:
 
     def log(self, line: Mapping[str, float]) -> str:
         if self.ranks.rank == 0:
-            with open(self.out / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_records(self.log_file, [line])
         return f"loss {line['loss']:.3f}, {line['seconds']:.2f} s an iteration"
 
     def save(self, done: int) -> None:
         if self.ranks.rank == 0:
-            state = {"detector": self.detector.state_dict(), "optimizer": self.optimizer.state_dict()}
-            checkpoints.save(self.out, done, state)
+            self.kept.save(done, self.parts)
 
     def restore(self) -> int:
         """Everything as it was after the newest readable checkpoint; returns the iterations done."""
         if self.ranks.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
         self.ranks.wait()
-        found = checkpoints.newest(self.out)
-        if found is None:
-            return 0
-        state, complaints = found
-        for words in complaints:
-            self.console.print(f"{words}; the one before it is used.", highlight=False)
-        try:
-            self.detector.load_state_dict(state["detector"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise BadInput(f"{self.out}: not this detector's ({files.first_line(error)}).") from error
-        self.console.print(f"resumed after iteration {state['step']} of {self.preset.iterations}", highlight=False)
-        return state["step"]
+        done = self.kept.restore(self.parts, self.console.print)
+        if done:
+            self.console.print(f"resumed after iteration {done} of {self.preset.iterations}", highlight=False)
+        return done
 
     def precise_statistics(self) -> None:
         """Batch norms' statistics as averages over training batches with the final weights, heads included."""
@@ -342,20 +336,3 @@ def interleaved(parts: Sequence[Detections], ranks: int) -> list[Detections]:
     """
     order = np.concatenate([np.arange(rank, len(parts), ranks) for rank in range(ranks)])
     return [parts[place] for place in np.argsort(order)]
-
-
-def read_lines(path: Path) -> list[dict[str, float]]:
-    """What was logged; without a last line that a power cut tore."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    try:
-        json.loads(lines[-1] if lines else "{}")
-    except ValueError:
-        lines.pop()
-    return [json.loads(line) for line in lines]
-
-
-def keep_lines(path: Path, start: int) -> None:
-    """What was logged after the checkpoint will come again."""
-    if path.exists():
-        kept = [line for line in read_lines(path) if line["iteration"] <= start]
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

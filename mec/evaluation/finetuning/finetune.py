@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,8 +14,9 @@ from mec.evaluation.classifier import Training, check_training, new_head, progre
 from mec.evaluation.features import Features, extract, tell_skipped
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
-from mec.evaluation.unfinished import Unfinished, unfinished
+from mec.evaluation.unfinished import unfinished
 from mec.networks.encoder_file import image_transform
+from mec.runtime.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from mec.evaluation.subject import Subject
@@ -54,7 +55,7 @@ def finetuned(
     recipe: Training,
     *,
     seed: int = 0,
-    state: Unfinished | None = None,
+    state: Checkpoints | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
 
@@ -71,7 +72,7 @@ def finetuned(
     head = new_head(subject.info.feature_size, classes, recipe, seed)
     train_classifier(
         encoder, head, train, targets, recipe, subject.info, seed=seed, device=subject.device,
-        workers=subject.workers, console=progress_console(), unfinished=state,
+        workers=subject.workers, console=progress_console(), state=state,
     )  # fmt: skip
     return encoder, head
 
@@ -107,7 +108,7 @@ def tuned_results(
     assert train.labels is not None
     assert data.test is not None
     test = data.test.labelled()
-    state = unfinished(subject, protocol, data, train, recipe, seed)
+    state = unfinished(subject, protocol, data, train, asdict(recipe), seed)
     targets = torch.from_numpy(train.labels)
     encoder, head = finetuned(subject, train, targets, len(data.classes), recipe, seed=seed, state=state)
     found = scores_of(subject, encoder, head, test, recipe)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +94,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
     assert train.labels is not None
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
-    state = unfinished(subject, "linear", data, train, recipe, seed)
+    state = unfinished(subject, "linear", data, train, asdict(recipe), seed)
     accuracies: list[tuple[float, float]] = state.found
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     train_classifier(
         subject.encoder, head, train, torch.from_numpy(train.labels), recipe, subject.info, seed=seed,
         device=subject.device, workers=subject.workers, after_epoch=measure, console=console,
-        unfinished=state,
+        state=state,
     )  # fmt: skip
     best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
     results = []

@@ -27,11 +27,11 @@ from mec.evaluation.metrics import METRICS
 from mec.evaluation.probing.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
 from mec.evaluation.results import Result
 from mec.evaluation.subject import Subject
-from mec.evaluation.transfer.ledger import Ledger
 from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require_sets
-from mec.evaluation.unfinished import Unfinished
 from mec.networks.encoder_file import EncoderInfo, WithoutEnds
+from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.files import write_text
+from mec.runtime.records import Ledger
 from mec.version import __version__
 
 
@@ -292,7 +292,7 @@ def finetune_transfer(
 
     def figure(train: Split, judged: Split, rate: float, decay: float) -> float | None:
         part = "test" if judged is parts.test else "held-out"
-        state = Unfinished(ledger.path.with_suffix(f".{part}-{rate:.6g}-{decay:.6g}.pt"))
+        state = Checkpoints(ledger.path.with_suffix(f".{part}-{rate:.6g}-{decay:.6g}.pt"))
         tuned = finetuned_or_none(
             subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed, state=state
         )
@@ -334,7 +334,7 @@ def finetuned_or_none(
     rate: float,
     decay: float,
     seed: int,
-    state: Unfinished | None = None,
+    state: Checkpoints | None = None,
 ) -> nn.Module | None:
     """A copy of the encoder with a linear layer, trained on the images; None where it diverged."""
     training = Training(
@@ -347,7 +347,7 @@ def finetuned_or_none(
     try:
         train_classifier(
             encoder, head, train, targets, training, subject.info, seed=seed, device=subject.device,
-            workers=subject.workers, console=progress_console(), unfinished=state,
+            workers=subject.workers, console=progress_console(), state=state,
         )  # fmt: skip
     except Diverged:
         return None

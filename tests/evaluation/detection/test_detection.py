@@ -1,4 +1,4 @@
-"""Runs on VOC and COCO from the command line to results, pictures and curves; resuming; schedules; sweeps and seeds."""
+"""Runs on VOC and COCO from the command line to results, pictures and curves; schedules; sweeps and seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from mec.evaluation.detection.training import detector_lr, in_original
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import SMALL
-from mec.runtime.checkpoints import checkpoints
 
 TINY = {
     "iterations": 4,
@@ -87,46 +86,6 @@ def test_a_command_gives_results_pictures_and_curves(protocol, tmp_path, capsys)
     assert all(math.isfinite(line["loss"]) for line in logged)
     assert ("loss_mask" in logged[0]) == (protocol == "coco")
     assert json.loads((folder / "result.json").read_text())["seconds_per_iteration"] > 0
-
-
-class Cut(Exception):
-    """Power went off."""
-
-
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(at, tmp_path, monkeypatch):
-    root = photographs.coco(tmp_path / "data")
-
-    def run(folder: str, **options):
-        return detect(subject(tmp_path / folder), "coco", root, quiet=True, save_minutes=0, **options)
-
-    whole = run("whole")
-    check, seen = training.DetectorRun.check, []
-
-    def cut(self, *arguments):
-        seen.append(1)
-        if len(seen) == at + 1:
-            raise Cut
-        check(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.DetectorRun, "check", cut)
-        with pytest.raises(Cut):
-            run("cut")
-    with pytest.raises(BadInput, match="Add --resume"):
-        run("cut")
-    again = run("cut", resume=True)
-    assert [r.value for r in again] == [r.value for r in whole]
-    states = []
-    for name in ("whole", "cut"):
-        (folder,) = (tmp_path / name / "coco-coco-1x").glob("lr-*")
-        states.append(torch.load(checkpoints(folder)[-1], weights_only=True))
-        assert [line["iteration"] for line in lines(folder / "metrics.jsonl")] == [1, 4]
-    assert states[0]["step"] == states[1]["step"] == 4
-    for name, tensor in states[0]["detector"].items():
-        assert torch.equal(tensor, states[1]["detector"][name]), name
-    for number, kept in states[0]["optimizer"]["state"].items():
-        assert torch.equal(kept["momentum_buffer"], states[1]["optimizer"]["state"][number]["momentum_buffer"])
 
 
 def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_path, monkeypatch):
@@ -198,15 +157,6 @@ def test_results_of_other_iterations_than_the_presets_say_so():
     published = PRESETS["voc"]["voc07"]
     assert runs.result_name("voc", "voc07", changed_preset(published, seeds=(3,), lr=0.5)) == "voc07"
     assert runs.result_name("voc", "voc07", changed_preset(published, iterations=2)) == "voc07, changed"
-
-
-def test_a_torn_last_line_of_the_log_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"iteration": 1}\n{"iteration": 20}\n{"iteration": 40, "lo')
-    training.keep_lines(path, 20)
-    assert lines(path) == [{"iteration": 1}, {"iteration": 20}]
-    training.keep_lines(path, 1)
-    assert lines(path) == [{"iteration": 1}]
 
 
 def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(tmp_path, monkeypatch, capsys):

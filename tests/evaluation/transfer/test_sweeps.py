@@ -1,9 +1,8 @@
-"""Transfer: what is chosen on which images, how it is fitted, and that an interrupted sweep goes on."""
+"""Transfer: what is chosen on which images, how it is fitted, what results say."""
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,10 @@ from mec.data.batches import ViewBatches
 from mec.data.dataset import Split
 from mec.data.images import InMemory
 from mec.errors import BadInput, TrainingStopped
-from mec.evaluation import classifier, unfinished
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.probing.logistic import PENALTIES
 from mec.evaluation.subject import Subject
 from mec.evaluation.transfer import sweeps
-from mec.evaluation.transfer.ledger import Ledger
 from mec.evaluation.transfer.sets import Choices, Parts
 from mec.evaluation.transfer.sweeps import (
     FINETUNING,
@@ -42,6 +39,7 @@ from mec.evaluation.transfer.sweeps import (
 from mec.networks.encoder_file import EncoderInfo
 from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
+from mec.runtime.records import Ledger
 
 SIDE = 8
 QUICK = Finetuning("a test", 3, 4, (0.01, 0.1), (0.0, 1e-3), True, 256 / 224)
@@ -139,33 +137,6 @@ def test_an_end_of_the_grid_is_said(tmp_path, monkeypatch):
     assert found["penalty"] == PENALTIES[0]
     assert found["end_of_grid"]
     assert any("at an end of the grid" in line for line in said)
-
-
-class Stopped(Exception):
-    """The machine went away."""
-
-
-def test_an_interrupted_sweep_of_penalties_goes_on_and_ends_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "PENALTIES", PENALTIES[:30])
-    fit, held_out, test, parts = digit_parts(tmp_path)
-    whole = logistic_transfer(fit, held_out, test, parts, Ledger(tmp_path / "whole", "digits", {}))
-    judged = []
-
-    def counted(scores, labels, metric=sweeps.METRICS["top-1"]):
-        judged.append(len(labels))
-        if len(judged) == 20:
-            raise Stopped
-        return metric(scores, labels)
-
-    monkeypatch.setitem(sweeps.METRICS, "top-1", counted)
-    with pytest.raises(Stopped):
-        logistic_transfer(fit, held_out, test, parts, Ledger(tmp_path / "torn", "digits", {}))
-    path = next((tmp_path / "torn").glob("*.jsonl"))
-    with open(path, "a") as file:
-        file.write('{"key": "penalty 1e')  # the power went off in the middle of a line
-    again = logistic_transfer(fit, held_out, test, parts, Ledger(tmp_path / "torn", "digits", {}))
-    assert len(judged) == 20 + (30 - 19) + 1
-    assert again == whole
 
 
 # --- from images -------------------------------------------------------------------------------------------------
@@ -308,41 +279,7 @@ def test_fine_tuning_works_on_a_copy_and_chooses_on_held_out_images(subject, dat
     assert result.settings["preset"] == "custom"
 
 
-def test_a_ledger_is_only_written_anew_where_its_last_line_is_torn_and_then_whole(tmp_path):
-    ledger = Ledger(tmp_path, "a", {})
-    ledger.once("one", lambda: 1.0)
-    before, text = os.stat(ledger.path), ledger.path.read_text()
-    assert Ledger(tmp_path, "a", {}).known == {"one": 1.0}
-    after = os.stat(ledger.path)
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    ledger.path.write_text(text + '{"key": "tw')
-    again = Ledger(tmp_path, "a", {})
-    assert again.known == {"one": 1.0}
-    assert again.path.read_text() == text
-    assert os.stat(ledger.path).st_ino != before.st_ino  # another file took its place, whole
-
-
-def test_an_interrupted_fine_tuning_sweep_trains_no_pair_twice(subject, data, monkeypatch):
-    (whole,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
-    for path in subject.folder.glob("transfer/*.jsonl"):
-        path.unlink()
-    trained = []
-
-    def stopping(*arguments, **keywords):
-        trained.append(keywords["rate"])
-        if len(trained) == 3:
-            raise Stopped
-        return finetuned_or_none(*arguments, **keywords)
-
-    monkeypatch.setattr(sweeps, "finetuned_or_none", stopping)
-    with pytest.raises(Stopped):
-        list(transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None))
-    (again,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
-    assert len(trained) == 3 + 2 + 1
-    assert again == whole
-
-
-def test_figures_of_another_version_or_normalisation_are_not_gone_on_with(subject, data, monkeypatch):
+def test_figures_of_another_version_or_normalisation_are_not_resumed(subject, data, monkeypatch):
     def run(subject):
         list(transfer(subject, ["dtd"], data, say=lambda line: None))
         return len([*subject.folder.glob("transfer/dtd-linear-*.jsonl")])
@@ -351,29 +288,6 @@ def test_figures_of_another_version_or_normalisation_are_not_gone_on_with(subjec
     assert run(replace(subject, info=replace(subject.info, mean=(0.4, 0.5, 0.5)))) == 2
     monkeypatch.setattr(sweeps, "__version__", "0.0.0")
     assert run(subject) == 3
-
-
-def test_a_pair_cut_off_in_the_middle_goes_on_with_its_steps(subject, data, monkeypatch):
-    (whole,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
-    for path in subject.folder.glob("transfer/*.jsonl"):
-        path.unlink()
-    monkeypatch.setattr(unfinished, "SAVE_MINUTES", 0.0)
-    steps, backward = [], classifier.backward
-
-    def counted(*arguments):
-        steps.append(1)
-        if len(steps) == 5:  # of the second pair's three, the second
-            raise Stopped
-        return backward(*arguments)
-
-    monkeypatch.setattr(classifier, "backward", counted)
-    with pytest.raises(Stopped):
-        list(transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None))
-    assert len(list(subject.folder.glob("transfer/*.pt"))) == 1
-    (again,) = transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None)
-    assert len(steps) == 3 * (4 + 1) + 1  # the step that was cut off came twice, no other
-    assert again == whole
-    assert not list(subject.folder.glob("transfer/*.pt"))
 
 
 def test_a_disk_that_goes_away_is_no_divergence(subject, data, monkeypatch):
