@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ class Method:
     between -1 and 0, suit this method as well. Recipes of published runs have the published one.
     """
 
-    objective: str
+    objective: str | Callable[..., Any]  # a row of OBJECTIVES, or a formula or objective of this method alone
     about: str = ""  # one line, for help texts
     settings: Mapping[str, Setting] = field(default_factory=dict)
     predictor: Literal["narrow", "wide"] | None = None  # a bottleneck (SimSiam), or as wide as the projector (BYOL)

@@ -90,13 +90,23 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 }
 
 
-def build(name: str, embedding: int, settings: Mapping[str, Setting]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """The objective of this name for embeddings of this size, and the settings that go with each call.
+def objective_of(what: str | Callable[..., Any]) -> Callable[..., Any]:
+    """How the loop calls a method's objective: a row of OBJECTIVES, by its name; or a method's own, lifted over pairs
+    of views where it is a formula on two sets."""
+    if isinstance(what, str):
+        return OBJECTIVES[what]
+    return what if isinstance(what, type) or "labels" in inspect.signature(what).parameters else over_pairs(what)
+
+
+def build(
+    objective: str | Callable[..., Any], embedding: int, settings: Mapping[str, Setting]
+) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """A method's objective for embeddings of this size, and the settings that go with each call.
 
     Raises:
         BadInput: a setting that it does not take, or a size that does not fit.
     """
-    made = OBJECTIVES[name]
+    made, name = objective_of(objective), getattr(objective, "__name__", objective)
     for setting in settings:
         if setting not in setting_names(made):
             raise BadInput(f"{name} has no setting {setting!r}. It takes: {', '.join(sorted(setting_names(made)))}.")
@@ -115,7 +125,7 @@ def setting_names(objective: Callable[..., Any]) -> frozenset[str]:
 
 def setting_types(objective: Callable[..., Any]) -> dict[str, Any]:
     """The type hint of each of `setting_names`, with the range of its numbers."""
-    hints_of = functools.partial(get_type_hints, include_extras=True)
+    hints_of = functools.partial(get_type_hints, localns={"Tensor": Tensor}, include_extras=True)
     if isinstance(objective, type) and issubclass(objective, nn.Module):
         hints = {**hints_of(objective.__init__), **hints_of(objective.forward)}
     else:

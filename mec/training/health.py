@@ -221,7 +221,7 @@ def is_collapsed(line: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     return share < least or line["similarity"] > ALIKE or (share < NARROW_SHARE and line["similarity"] > HALF_ALIKE)
 
 
-def exact_loss_bound(objective: str, settings: Mapping[str, Any], m: int, d: int) -> float | None:
+def exact_loss_bound(objective: Any, settings: Mapping[str, Any], m: int, d: int) -> float | None:
     """The least that a coding objective can honestly be, by its exact form or as a cosine; None for others."""
     if objective not in ("maximum_entropy_coding", "joint_coding"):
         return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mec.data.dataset import Data
 from mec.errors import BadInput
 from mec.objectives.methods import method_named
-from mec.objectives.table import OBJECTIVES, build, setting_types
+from mec.objectives.table import build, objective_of, setting_types
 from mec.recipes import schedules
 from mec.recipes.fields import fitted
 from mec.recipes.recipe import Linear, Recipe, changed
@@ -95,7 +95,7 @@ def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tenso
     method = method_named(recipe.method)
     settings = {"scale": 1.0, **method.settings, **recipe.settings}
     scale = settings.pop("scale")
-    known = setting_types(OBJECTIVES[method.objective])
+    known = setting_types(objective_of(method.objective))
     for name, value in settings.items():
         if name not in known:
             takes = ", ".join(sorted([*known, "scale"]))
