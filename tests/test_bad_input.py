@@ -347,15 +347,7 @@ def test_a_wrong_setting_is_repeated_with_what_fits(setting, expected, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "-1",
-        "0",
-        '"high"',
-        "null",
-    ],
-)
+@pytest.mark.parametrize("value", ["-1", "0", '"high"', "null"])
 def test_a_distortion_that_makes_no_sense_is_refused(value, tmp_path, capsys):
     text = told(capsys, "pretrain", "digits", "--out", tmp_path / "run", "--set", *TINY, f"settings.distortion={value}")
     assert "distortion" in text

@@ -23,8 +23,6 @@ from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 
 RELEASED = "released loop"
-
-
 DISTORTION = 0.06  # the paper's
 
 

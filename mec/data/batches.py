@@ -19,16 +19,7 @@ from mec.recipes.recipe import View
 from mec.runtime.machine import cores
 from mec.runtime.signals import leave_signals_to_the_run
 from mec.views.augment_gpu import to_device
-from mec.views.views import (
-    Draw,
-    augment,
-    crop_batch,
-    crop_boxes,
-    crop_picture,
-    least_decoding,
-    numbered,
-    scaled_box,
-)
+from mec.views.views import Draw, augment, crop_batch, crop_boxes, crop_picture, least_decoding, numbered, scaled_box
 
 MOST_OF_GPU = 0.1  # of its memory, for the images of small data
 IN_A_ROW = 100  # unreadable images after which it is the disk rather than the images

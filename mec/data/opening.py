@@ -16,12 +16,7 @@ from mec.errors import BadInput
 
 
 def open_data(
-    name: str,
-    *,
-    root: str | Path | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
+    name: str, *, root: str | Path | None = None, download: bool = False, limit: int | None = None, seed: int = 0
 ) -> Data:
     """A data set by name, a folder of images nested in any way, or shards.
 

@@ -21,8 +21,6 @@ from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic
 
 TOLERANCE = 1e-4  # of the largest feature
-
-
 TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 

@@ -24,7 +24,6 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 SMALL_STEM_BELOW = 64  # px
-
 POOLED = {"resnet10-fast"}  # keep the max-pool on small images too: it saves two thirds of a step on a CPU
 
 

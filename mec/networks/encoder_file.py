@@ -22,9 +22,7 @@ from mec.runtime.ranges import Finite, Positive, Whole
 from mec.version import __version__
 
 ENCODER = "encoder.safetensors"
-
 LONGEST = 8  # times the shorter side: of what lies further out a central crop sees nothing
-
 PROBE_TOLERANCE = 0.02  # of the largest feature; TF32 on a GPU differs from a CPU by up to a few thousandths
 
 

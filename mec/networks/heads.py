@@ -10,12 +10,7 @@ from mec.recipes.recipe import Hidden, Output
 
 
 def projector(
-    features: int,
-    widths: tuple[int, ...],
-    *,
-    hidden: Hidden = "bn-relu",
-    output: Output = "bn",
-    prototypes: int = 0,
+    features: int, widths: tuple[int, ...], *, hidden: Hidden = "bn-relu", output: Output = "bn", prototypes: int = 0
 ) -> nn.Module:
     """Linear-BN-ReLU a layer, the last Linear-BN without affine; layers before a BN have no bias, it would cancel it.
 

@@ -14,14 +14,7 @@ from torch.nn import functional as F
 from mec.errors import BadInput
 from mec.objectives.checks import check_labels, check_pair, check_stack
 from mec.objectives.coding import at_least_float32, full_precision
-from mec.objectives.matched import (
-    Normalise,
-    centred_columns,
-    first_row,
-    mean_of_rows,
-    normalised,
-    unit_rows,
-)
+from mec.objectives.matched import Normalise, centred_columns, first_row, mean_of_rows, normalised, unit_rows
 from mec.runtime.distributed import ALONE, Ranks
 from mec.runtime.ranges import ABOVE_0, AT_LEAST_0, SHARE, NotNegative, Positive, Share
 

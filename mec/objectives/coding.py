@@ -18,7 +18,6 @@ from mec.runtime.distributed import ALONE, Ranks, Shares
 from mec.runtime.ranges import Positive
 
 Distortion = Positive | Literal["guaranteed"]  # ε_d², or a name for one: `distortion_for`
-
 ABOVE_ONE = 1.01  # "just above 1", with room for the rounding of bf16 rows
 
 
@@ -149,11 +148,7 @@ class _LogDetCross(torch.autograd.Function):
                     slope, *places = kept  # or the factors L U of I + C, and where its rows are
                     to = solved(slope, places[0], rows, turned) if places else (slope.T if turned else slope) @ rows
                     found[side] = (to if ctx.batch_wise else to.T).mul_(ctx.lam * grad)
-        return (
-            *(None if to is None else once(to, grad, online, target) for to in found),
-            None,
-            None,
-        )
+        return (*(None if to is None else once(to, grad, online, target) for to in found), None, None)
 
 
 def once(gradient: Tensor, *depends_on: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ from mec.objectives.coding import at_least_float32
 from mec.runtime.distributed import ALONE, Ranks
 
 Normalise = Literal["l2", "bn", "both"]
-
 GLOBAL_VIEWS = 2  # the first views show most of an image and may be targets; later ones are small crops
-
 BN_EPS = 1e-5  # of torch's batch norm; part of the value
 
 

@@ -26,7 +26,6 @@ MULTI_CROP = (
 DINO_VIEWS = (*MULTI_CROP[:2], replace(MULTI_CROP[2], copies=8))
 SWAV_STRONG = replace(STRONG, interpolation="bilinear")
 SWAV_VIEWS = (replace(SWAV_STRONG, scale=GLOBAL_SCALE), replace(SWAV_STRONG, size=96, scale=LOCAL_SCALE, copies=6))
-
 CIFAR = View(size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 CIFAR_ASYM = (CIFAR, replace(CIFAR, solarize=0.2))
 CIFAR_STRONG = (replace(CIFAR, **JITTER, blur=0.5, copies=2),)

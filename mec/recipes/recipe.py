@@ -30,11 +30,8 @@ class Linear(Checked):
 
 
 Hidden = Literal["bn-relu", "relu", "gelu", "bn-gelu"]  # what follows each hidden linear layer of a projector
-
 Output = Literal["bn", "bn-affine", "linear", "linear-bias"]  # its last layer; bn has no affine
-
 Target = Literal["momentum", "stop-gradient"]
-
 Interpolation = Literal["bicubic", "bilinear"]
 
 # Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.

@@ -77,8 +77,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-paper": CIFAR10_PAPER,
     "cifar10-paper-0.01": replace(CIFAR10_PAPER, settings={"distortion": 0.01, "order": 4}),
     "cifar10-paper-asymmetric": replace(
-        CIFAR10_PAPER,
-        network=replace(CIFAR10_PAPER.network, predictor=(512, 2048), target="momentum"),
+        CIFAR10_PAPER, network=replace(CIFAR10_PAPER.network, predictor=(512, 2048), target="momentum")
     ),
     "cifar10-paper-multicrop": replace(
         CIFAR10_PAPER,

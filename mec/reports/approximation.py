@@ -27,18 +27,12 @@ from mec.runtime.machine import machine
 from mec.training.run import read_settings
 
 DISTORTION = 0.06  # the paper's, appendix C
-
-
 ORDERS = (1, 2, 4)
-
-
 RANDOM = "random unit rows"
 
 
 # Appendix D, of 2048 samples: milliseconds of order 1 and of the log-determinant; relative error (%) by order.
 PAPER_ROWS, PAPER_ERROR = 2048, {1: 2.56, 2: 0.22, 4: 0.07}
-
-
 PAPER_MS: dict[int | None, float] = {1: 0.11, None: 35.48}
 
 

@@ -30,8 +30,6 @@ from mec.training.pretrain import make_trainer
 from mec.training.timing import data_seconds, trial_steps
 
 ASKED, PACE = "compare.json", "pace.json"
-
-
 ROUNDS = 15  # steps of each method that are timed
 
 

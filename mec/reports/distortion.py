@@ -38,11 +38,7 @@ if TYPE_CHECKING:
 
 
 OUTCOME = "outcome.json"
-
-
 MEASURED = 2_000  # most images in the bank, in the test, and in a map
-
-
 PAPER = (0.12, 0.01)  # the two distortions of the paper's Figure 4
 
 

@@ -15,11 +15,7 @@ from mec.evaluation.results import RESULTS
 from mec.runtime.records import read_records
 
 MISSING = "–"
-
-
 HASH_SHOWN = 6  # hex digits of a checkpoint's hash
-
-
 SOURCE = "MEC (NeurIPS 2022), appendix D"
 
 

@@ -30,8 +30,6 @@ from mec.training.run import read_settings
 from mec.training.timing import steps_in
 
 TRIAL = "trial.json"
-
-
 CHOOSING = 5_000  # most training images of the k-NN figure that chooses a learning rate
 
 

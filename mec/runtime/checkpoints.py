@@ -15,8 +15,6 @@ from mec.errors import BadInput
 from mec.runtime.files import atomic, first_line
 
 KEPT = 2  # of step-N.pt
-
-
 SAVE_MINUTES = 10.0
 
 

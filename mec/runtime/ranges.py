@@ -59,7 +59,6 @@ class Range:
 FINITE, ABOVE_0, AT_LEAST_0, SHARE = Range(float), Range(float, 0, above=True), Range(float, 0), Range(float, 0, 1)
 FROM_0, FROM_1 = Range(int, 0), Range(int, 1)
 SEED = Range(int, 0, 2**32 - 1)  # what numpy and scikit-learn take
-
 Finite = Annotated[float, FINITE]
 Positive = Annotated[float, ABOVE_0]
 NotNegative = Annotated[float, AT_LEAST_0]

@@ -61,13 +61,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     why.append(f"{epochs} epochs: {epochs * n:,} images seen; --epochs or --time-budget changes it")
 
     photographs = size >= 64
-    view = replace(
-        AUTO.views[0],
-        size=size,
-        mean=MEAN,
-        std=STD,
-        interpolation="bicubic" if photographs else "bilinear",
-    )
+    view = replace(AUTO.views[0], size=size, mean=MEAN, std=STD, interpolation="bicubic" if photographs else "bilinear")
     views: tuple[View, ...] = (replace(view, copies=2),)
     if photographs:
         sigma = (0.1, 2.0 * size / 224)

@@ -20,17 +20,9 @@ from mec.runtime.records import read_records
 from mec.training.run import read_settings
 
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
-
-
 NARROW_SHARE = 0.10  # below this: worth a warning; and a collapse where different images look alike, too
-
-
 ORDER_1_SHARE = 0.15  # the same where nothing in the objective asks for spread: it only goes down
-
-
 ALIKE, HALF_ALIKE = 0.97, 0.5  # mean cosine of different images
-
-
 WAIT_SHARE = 0.3  # of the time spent waiting for data: worth a word
 
 

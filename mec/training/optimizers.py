@@ -42,11 +42,7 @@ def build_optimizer(
         from timm.optim.lars import Lars
 
         return Lars(
-            groups,
-            lr=recipe.base_lr,
-            momentum=recipe.momentum,
-            trust_coeff=recipe.trust,
-            trust_clip=recipe.trust_clip,
+            groups, lr=recipe.base_lr, momentum=recipe.momentum, trust_coeff=recipe.trust, trust_clip=recipe.trust_clip
         )
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.base_lr, betas=(recipe.momentum, 0.999))

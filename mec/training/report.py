@@ -26,14 +26,8 @@ from mec.training.run import Run
 from mec.training.runlog import Watch
 
 HEALTH = "health.json"
-
-
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
-
-
 FEW_CLASSES = 100  # most classes for which logistic regressions are fitted there
-
-
 MAPPED = 3  # least images of a map
 
 

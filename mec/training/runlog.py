@@ -28,8 +28,6 @@ from mec.runtime.progress import TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
 
 SKIPPED = "skipped.jsonl"
-
-
 WATCH_BANK, WATCH_TEST = 5_000, 2_000  # most images in the k-NN figure during training
 
 

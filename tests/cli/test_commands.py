@@ -139,13 +139,7 @@ def test_help_names_every_command_and_the_exit_codes(capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (BadInput("x"), 2),
-        (FileNotFoundError("x"), 2),
-        (TrainingStopped("x"), 1),
-        (OSError("x"), 1),
-    ],
+    ("error", "code"), [(BadInput("x"), 2), (FileNotFoundError("x"), 2), (TrainingStopped("x"), 1), (OSError("x"), 1)]
 )
 def test_the_exit_code_tells_bad_use_from_failure(error, code, monkeypatch, capsys):
     def run(self):

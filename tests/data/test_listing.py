@@ -90,9 +90,7 @@ def test_a_folder_that_may_not_be_listed_is_named_and_the_rest_is_read(tmp_path,
     refuse = tmp_path / "set" / "closed"
     found = open_data(str(tmp_path / "set"))
     assert len(found.train) == 3
-    assert [(s.path, s.reason) for s in found.skipped] == [
-        (str(refuse), "folder cannot be listed: Permission denied"),
-    ]
+    assert [(s.path, s.reason) for s in found.skipped] == [(str(refuse), "folder cannot be listed: Permission denied")]
     refuse = tmp_path / "set"
     with pytest.raises(BadInput, match=r"set: cannot be listed \(Permission denied\)"):
         open_data(str(tmp_path / "set"))

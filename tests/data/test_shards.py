@@ -14,16 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    crashed_run,
-    identical,
-    labelled_folder,
-    lines,
-    noise_image,
-    tiny_run,
-    weights,
-    write_images,
-)
+from helpers import crashed_run, identical, labelled_folder, lines, noise_image, tiny_run, weights, write_images
 from PIL import Image
 
 from mec.data import shards

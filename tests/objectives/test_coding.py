@@ -237,18 +237,8 @@ def test_nan_in_is_nan_out_without_an_exception(m, d, order):
         ((4,), 0.06, None, "z is [4]: it is [m, d], one embedding a row, at least one of each."),
         ((2, 4, 3), 0.06, None, "z is [2, 4, 3]: it is [m, d], one embedding a row, at least one of each."),
         ((0, 3), 0.06, None, "z is [0, 3]: it is [m, d], one embedding a row, at least one of each."),
-        (
-            (4, 3),
-            0.0,
-            None,
-            "distortion is 0.0: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'.",
-        ),
-        (
-            (4, 3),
-            -1,
-            None,
-            "distortion is -1: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'.",
-        ),
+        ((4, 3), 0.0, None, "distortion is 0.0: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'."),
+        ((4, 3), -1, None, "distortion is -1: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'."),
         (
             (4, 3),
             "guarantee",

@@ -303,10 +303,7 @@ def test_a_second_derivative_is_refused_not_returned_as_zero():
             lambda: maximum_entropy_coding(torch.ones(4, 3), torch.ones(4, 3), order=-2),
             "order is -2: it takes a whole number, at least 1, or None for the log-determinant itself.",
         ),
-        (
-            lambda: joint_coding(torch.ones(4, 3)),
-            "views is [4, 3]: it is [V, m, d], V views of the same m images.",
-        ),
+        (lambda: joint_coding(torch.ones(4, 3)), "views is [4, 3]: it is [V, m, d], V views of the same m images."),
         (
             lambda: joint_coding(torch.ones(2, 4, 3), distortion=-0.1),
             "distortion is -0.1: it takes a number above 0 (the paper's is 0.06), or 'guaranteed'.",

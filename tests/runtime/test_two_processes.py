@@ -43,10 +43,7 @@ def words(folder: Path, out: Path, method: str) -> list[str]:
     return ["pretrain", str(folder), "--out", str(out), *flags, "--set", *settings]
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["mec", pytest.param("mec-joint", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("method", ["mec", pytest.param("mec-joint", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     """Losses, encoder, heads, target network, momentum buffers and running statistics after five steps."""
     assert main(words(digit_folder, tmp_path / "one", method)) == 0

@@ -100,11 +100,7 @@ def logged(run: Path) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
-    "saved",
-    [
-        pytest.param(0, id="with a checkpoint"),
-        pytest.param(5, id="before the first checkpoint"),
-    ],
+    "saved", [pytest.param(0, id="with a checkpoint"), pytest.param(5, id="before the first checkpoint")]
 )
 def test_metrics_of_a_resumed_run_are_those_of_one_never_stopped(finished, tmp_path, monkeypatch, saved):
     crashed_run(monkeypatch, 5, tmp_path / "run", save_minutes=saved)
