@@ -114,7 +114,7 @@ def cache_file(root: Path | str, kind: str) -> Path:
     return Path(cache) / "mec" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{kind}.npz"
 
 
-def load_cache(root: Path, kind: str) -> dict[str, np.ndarray] | None:
+def load_cache(root: Path | str, kind: str) -> dict[str, np.ndarray] | None:
     """The arrays cached about a folder; None where there are none that can be read."""
     try:
         with open(cache_file(root, kind), "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -123,7 +123,7 @@ def load_cache(root: Path, kind: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def save_cache(root: Path, kind: str, **arrays: np.ndarray) -> None:
+def save_cache(root: Path | str, kind: str, **arrays: np.ndarray) -> None:
     """Cache arrays about a folder, if the cache can be written."""
     path = cache_file(root, kind)
     part = path.with_suffix(f".{os.getpid()}")  # every process of a run opens the data

@@ -105,9 +105,9 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
 
-def in_run(out: Path) -> Checkpoints:
+def in_run(out: Path, minutes: float | None = None) -> Checkpoints:
     """Those of a run folder."""
-    return Checkpoints(out / "checkpoints")
+    return Checkpoints(out / "checkpoints", SAVE_MINUTES if minutes is None else minutes)
 
 
 def checkpoints(out: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,6 +57,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        BadInput: no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid JSON ({error}).") from error
+
+
 def first_line(error: BaseException) -> str:
     """Of its message, or its kind where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
@@ -90,6 +102,20 @@ def check_free(out: Path) -> None:
         if (out / SETTINGS).exists():
             raise BadInput(f"{out} already holds a run. Add --resume to resume it, or choose another --out.")
         raise BadInput(f"{out} already holds something that is no run. Choose another --out.")
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """A run is resumed with the settings that it was started with.
+
+    Raises:
+        BadInput: names every setting that differs, with both values.
+    """
+    differing = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in now.items() if before.get(k) != v]
+    if differing:
+        raise BadInput(
+            f"{out} was started with other settings ({'; '.join(differing)}). Resume it with those, or start a new run "
+            "with another --out."
+        )
 
 
 @contextlib.contextmanager

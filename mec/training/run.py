@@ -14,7 +14,7 @@ from mec.errors import BadInput
 from mec.networks.encoder_file import EncoderInfo
 from mec.recipes.fields import from_file
 from mec.recipes.recipe import Recipe
-from mec.runtime.files import SETTINGS
+from mec.runtime.files import SETTINGS, check_same, read_json
 
 
 @dataclass(frozen=True)
@@ -55,41 +55,24 @@ def read_settings(out: Path) -> RunSettings:
     path = out / SETTINGS
     if not path.exists():
         raise BadInput(f"{out}: no {SETTINGS} in it, so it is not the folder of a run.")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON ({error}).") from error
-    return from_file(RunSettings, values, path)
+    return from_file(RunSettings, read_json(path), path)
 
 
 def as_json(settings: RunSettings) -> str:
     return json.dumps(asdict(settings), indent=1, ensure_ascii=False) + "\n"
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """Resuming may change the number of epochs, and nothing else that was asked for.
+def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
+    """The settings of the run to resume; None if the folder is empty.
 
     Raises:
-        BadInput: names every setting that differs, with both values.
+        BadInput: something else than epochs and the data's place is asked for than the run was started with.
     """
-    differing = [
-        f"{name}: {before.get(name)!r} before, {value!r} now"
-        for name, value in now.items()
-        if name not in ("epochs", "data_root") and value not in (None, (), []) and before.get(name) != value
-    ]
-    if differing:
-        raise BadInput(
-            f"{out} was started with other settings ({'; '.join(differing)}). Leave them out to resume it as it was, "
-            "or start a new run with another --out."
-        )
-
-
-def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
-    """The settings of the run to resume; None if the folder is empty."""
     if not out.exists() or not any(out.iterdir()):
         return None
     stored = read_settings(out)
-    check_same(stored.asked, asked, out)
+    free = ("epochs", "data_root")
+    check_same(stored.asked, {k: v for k, v in asked.items() if k not in free and v not in (None, (), [])}, out)
     return stored
 
 

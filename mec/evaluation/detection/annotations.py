@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import xml.etree.ElementTree as ElementTree
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from mec.data.decoding import read_image
+from mec.data.listing import load_cache, save_cache
 from mec.errors import BadInput
 from mec.evaluation.metrics import VOC_CLASSES
-from mec.runtime.files import atomic
 
 EMPTY_SIDE = 1e-5  # px: an object thinner than this is dropped
 
@@ -160,12 +158,11 @@ def read_coco(root: Path, split: str) -> Annotations:
             f"annotations/instances_{split}.json and images/{split}/."
         )
     stat = file.stat()
-    key = hashlib.sha256(f"2 {file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mec" / f"coco-{key}.npz"
-    arrays = _load_arrays(cached)
+    known_by = f"2 {file.resolve()} {stat.st_size} {stat.st_mtime_ns}"  # 2: the format of the arrays
+    arrays = load_cache(known_by, "coco")
     if arrays is None:
         arrays = _coco_arrays(file)
-        _store_arrays(cached, arrays)
+        save_cache(known_by, "coco", **arrays)
     folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
     names = [str(name) for name in arrays.pop("names")]
     return Annotations(
@@ -218,23 +215,6 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
         }
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BadInput(f"{file}: not COCO's instances format ({type(error).__name__}: {error}).") from error
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
-        return None
-
-
-def _store_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as part, open(part, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except OSError:  # a cache that cannot be kept is no reason to stop
-        return
 
 
 def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
@@ -294,3 +274,16 @@ def trainable(annotations: Annotations, rows: np.ndarray, sizes: np.ndarray) -> 
     if annotations.polygon_starts is None:
         return kept
     return kept & (annotations.polygon_starts[rows + 1] > annotations.polygon_starts[rows])
+
+
+def largest_objects(annotations: Annotations, count: int) -> Annotations:
+    """The photographs whose median box is largest: for a look on little data, where small objects say little."""
+    usable = with_objects(annotations)
+    sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
+    areas = sides.prod(1)
+    medians = [
+        np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])])
+        for i, rows in zip(usable, map(annotations.rows, usable))
+    ]
+    best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
+    return take(annotations, sorted(best.tolist()))

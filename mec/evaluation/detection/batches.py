@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from mec.errors import BadInput
-from mec.evaluation.detection.annotations import Annotations, read_image_at, take, trainable, with_objects
+from mec.evaluation.detection.annotations import Annotations, read_image_at, trainable, with_objects
 from mec.runtime.signals import leave_signals_to_the_run
 
-
-def largest_objects(annotations: Annotations, count: int) -> Annotations:
-    """The photographs whose median box is largest: for a look on little data, where small objects say little."""
-    usable = with_objects(annotations)
-    sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
-    areas = sides.prod(1)
-    medians = [
-        np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])])
-        for i, rows in zip(usable, map(annotations.rows, usable))
-    ]
-    best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
-    return take(annotations, sorted(best.tolist()))
+Example = tuple[Tensor, dict[str, Any], int]  # an image uint8 [3, h, w], its target, the seed of what is sampled of it
 
 
 def grouped_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -67,7 +56,7 @@ class Sizes:
 
 
 class TrainingBatches(torch.utils.data.Dataset):
-    """(iteration, first position, photographs) -> an image uint8 [3, h, w], its target and a seed for each.
+    """(iteration, first position, photographs) -> an example of each.
 
     Size, mirroring and seed are functions of (seed, iteration, position in the batch).
     """
@@ -75,7 +64,7 @@ class TrainingBatches(torch.utils.data.Dataset):
     def __init__(self, annotations: Annotations, sizes: Sizes, seed: int, flip: float = 0.5):
         self.annotations, self.sizes, self.seed, self.flip = annotations, sizes, seed, flip
 
-    def __getitem__(self, asked: tuple[int, int, np.ndarray]) -> list[tuple[Tensor, dict[str, Any], int]]:
+    def __getitem__(self, asked: tuple[int, int, np.ndarray]) -> list[Example]:
         iteration, first, chosen = asked
         out = []
         for position, index in enumerate(chosen.tolist(), first):
@@ -120,6 +109,18 @@ def example(
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), target
 
 
+def loader(dataset: torch.utils.data.Dataset, rows: Iterable[Any], workers: int) -> torch.utils.data.DataLoader:
+    """The dataset's items at these rows, in order and as they are, prepared by so many processes."""
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=rows,
+        num_workers=workers,
+        collate_fn=as_they_are,
+        worker_init_fn=leave_signals_to_the_run,
+    )
+
+
 def as_they_are(batch: Any) -> Any:
     """A collate function that does not collate."""
     return batch
@@ -127,7 +128,7 @@ def as_they_are(batch: Any) -> Any:
 
 def training_loader(
     dataset: TrainingBatches, batch_size: int, start: int, stop: int, share: slice, workers: int
-) -> Iterator[list[tuple[Tensor, dict[str, Any], int]]]:
+) -> Iterator[list[Example]]:
     """This rank's part of the batches of iterations start to stop - 1; the order does not depend on start or ranks."""
     usable = with_objects(dataset.annotations)
     if not len(usable):
@@ -135,15 +136,7 @@ def training_loader(
     wide = dataset.annotations.sizes[usable, 0] > dataset.annotations.sizes[usable, 1]
     order = itertools.islice(grouped_batches(wide, batch_size, dataset.seed), start, stop)
     asked = ((iteration, share.start, usable[chosen[share]]) for iteration, chosen in enumerate(order, start))
-    loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=asked,
-        num_workers=workers,
-        collate_fn=as_they_are,
-        worker_init_fn=leave_signals_to_the_run,
-    )
-    return iter(loader)
+    return iter(loader(dataset, asked, workers))
 
 
 class TestImages(torch.utils.data.Dataset):

@@ -1,4 +1,4 @@
-"""Average precision of detections: VOC's by the rule of its year, COCO's through faster-coco-eval; masks in full."""
+"""Average precision of detections: VOC's by the rule of its year, COCO's through faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations
@@ -168,28 +165,3 @@ def coco_package() -> Any:
     except ImportError as error:
         raise BadInput(f"{error}. COCO's measure and masks need: pip install 'mec-ssl[detection]'") from error
     return faster_coco_eval
-
-
-def masks_api() -> Any:
-    """Drawing, coding and decoding of masks as COCO does it."""
-    return coco_package().mask
-
-
-@torch.no_grad()
-def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
-    """uint8 [n, height, width]: masks [n, s, s] of probabilities, bilinear over their boxes, pixel centres at halves.
-
-    Only pixels of the box are looked at: outside it the interpolation with zeros stays below a half.
-    """
-    pasted = np.zeros((len(masks), height, width), dtype=np.uint8)
-    for out, mask, (x0, y0, x1, y1) in zip(pasted, masks.cpu(), boxes.cpu().tolist()):
-        left, top = max(int(x0), 0), max(int(y0), 0)
-        right, bottom = min(int(x1) + 1, width), min(int(y1) + 1, height)
-        if left >= right or top >= bottom or x1 <= x0 or y1 <= y0:
-            continue
-        x = (torch.arange(left, right, dtype=mask.dtype) + 0.5 - x0) / (x1 - x0) * 2 - 1
-        y = (torch.arange(top, bottom, dtype=mask.dtype) + 0.5 - y0) / (y1 - y0) * 2 - 1
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), 2)
-        values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-        out[top:bottom, left:right] = (values >= threshold).numpy()
-    return pasted

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
 from mec.errors import BadInput
+from mec.evaluation.detection.masks import mask_targets
 from mec.runtime.distributed import ALONE, Ranks
 
 STRIDE = 16  # px of the image a cell of res4
@@ -238,26 +238,6 @@ def mean_count(count: int, like: Tensor, ranks: Ranks) -> Tensor:
     return ranks.mean(torch.tensor(float(count), dtype=like.dtype, device=like.device)).detach()
 
 
-def mask_targets(targets, proposals: list[Tensor], matched: list[Tensor], labels: list[Tensor], side: int) -> Tensor:
-    """[foreground, side, side]: each foreground region's object, its polygons drawn on the region's own grid."""
-    drawn = []
-    for target, boxes, objects, classes in zip(targets, proposals, matched, labels):
-        foreground = classes > 0
-        for box, which in zip(boxes[foreground].double().cpu().numpy(), objects[foreground].tolist()):
-            drawn.append(draw_polygons(target["polygons"][which], box, side))
-    return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, side, side)
-
-
-def draw_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, side: int) -> np.ndarray:
-    """[side, side] of 0 and 1: flat polygons x, y, x, y, ... of image px, seen through a box (COCO's own drawing)."""
-    from mec.evaluation.detection.metrics import masks_api
-
-    corner, size = np.tile(box[:2], 1), np.maximum(box[2:] - box[:2], 0.1)
-    scaled = [((p.reshape(-1, 2) - corner) * (side / size)).ravel() for p in polygons]
-    api = masks_api()
-    return api.decode(api.merge(api.frPyObjects(scaled, side, side)))
-
-
 class PaddedBatch(nn.Module):
     """uint8 images of several sizes -> one padded batch: minus the mean, over the deviation, zeros right and below."""
 
@@ -275,7 +255,7 @@ class PaddedBatch(nn.Module):
         return ImageList(batch, [(image.shape[1], image.shape[2]) for image in images]), targets
 
     def postprocess(self, result, image_shapes, original_image_sizes):
-        """Detections stay in px of the image as given; `training.in_original` scales them."""
+        """Detections stay in px of the image as given; `testing.in_original` scales them."""
         return result
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mec.evaluation.detection.annotations import Annotations, read_image_at
+from mec.evaluation.detection.masks import decoded
+from mec.evaluation.detection.metrics import Detections
 from mec.runtime.files import write_figure
-
-if TYPE_CHECKING:
-    from mec.evaluation.detection.annotations import Annotations
-    from mec.evaluation.detection.metrics import Detections
 
 
 def detection_picture(
@@ -29,9 +27,6 @@ def detection_picture(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    from mec.evaluation.detection.annotations import read_image_at
-    from mec.evaluation.detection.metrics import masks_api
-
     colours = ["tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple", "tab:cyan", "tab:pink", "tab:olive"]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -45,7 +40,7 @@ def detection_picture(
         shown = [n for n in np.argsort(found.scores) if found.scores[n] >= least_score]  # the surest on top
         for n in shown:
             if masks and found.masks is not None:
-                inside = masks_api().decode(dict(found.masks[n])).astype(bool)
+                inside = decoded(found.masks[n])
                 colour = np.array(to_rgb(colours[found.labels[n] % len(colours)]))
                 pixels[inside] = 0.5 * pixels[inside] + 0.5 * colour
         axis.imshow(pixels)

@@ -94,6 +94,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 def preset_named(protocol: str, name: str | None) -> tuple[str, Preset]:
+    """The name and preset of a protocol's table; its first where none is named."""
     table = PRESETS[protocol]
     name = next(iter(table)) if name is None else name
     if name not in table:
@@ -116,3 +117,9 @@ def changed_preset(
         warmup = min(preset.warmup, max(1, iterations // 10))
         asked |= {"iterations": iterations, "drops": drops, "warmup": warmup}
     return replace(preset, **{name: value for name, value in asked.items() if value is not None})
+
+
+def result_name(protocol: str, name: str, preset: Preset) -> str:
+    """What results call it: the preset, or "PRESET, changed" where more than seeds and rate was."""
+    published = PRESETS[protocol][name]
+    return name if replace(preset, seeds=published.seeds, lr=published.lr) == published else f"{name}, changed"

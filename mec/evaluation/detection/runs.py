@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,22 @@ import numpy as np
 from rich.console import Console
 
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.evaluation.detection.annotations import Annotations, crowds, read_coco, read_voc, without_polygons
-from mec.evaluation.detection.batches import largest_objects
+from mec.evaluation.detection.annotations import (
+    Annotations,
+    crowds,
+    largest_objects,
+    read_coco,
+    read_voc,
+    without_polygons,
+)
 from mec.evaluation.detection.metrics import coco_package
-from mec.evaluation.detection.network import Detector
-from mec.evaluation.detection.presets import PRESETS, SWEEP, Preset
-from mec.evaluation.detection.training import DetectorRun
+from mec.evaluation.detection.presets import SWEEP, Preset, result_name
+from mec.evaluation.detection.training import RESULT, DetectorRun, Task
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
-from mec.runtime import files
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current
-from mec.runtime.files import SETTINGS, check_free, missing
+from mec.runtime.files import SETTINGS, check_free, check_same, missing, read_json, write_json
 from mec.runtime.machine import has_bf16_units
 
 
@@ -33,7 +37,7 @@ def detect(
     protocol: str,
     root: Path,
     name: str,
-    chosen: Preset,
+    preset: Preset,
     *,
     sweep: bool = False,
     precision: str = "auto",
@@ -47,10 +51,10 @@ def detect(
         protocol: "voc", "voc0712" or "coco".
         root: of the data, in its standard layout.
         name: of the preset, one of PRESETS[protocol].
-        chosen: the preset, as `changed_preset` changes it.
+        preset: as `changed_preset` changes it.
         sweep: try `SWEEP` with the first seed, take the best AP on the test photographs, as published searches do.
         precision: "auto" (bf16 where the device has units for it), "fp32" or "bf16".
-        resume: resume the runs that the folder holds.
+        resume: resume the runs that the folder holds; other rates and seeds may be added to them.
 
     Returns:
         Mean and spread over seeds of each measure; with `sweep` also the AP of each rate. Nothing on ranks but the
@@ -60,67 +64,53 @@ def detect(
         BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged.
     """
     coco_package()  # refused now, not after hours of training
-    train, test = read_data(protocol, root, chosen)
-    fabric = start_fabric(subject.device)
+    train, test = read_data(protocol, root, preset)
+    fabric, ranks = start_fabric(subject.device), current()
+    if preset.batch_size % ranks.size:
+        raise BadInput(f"a batch of {preset.batch_size} cannot be shared by {ranks.size} processes.")
     bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(fabric.device.type))
-    ranks = current()
-    if chosen.batch_size % ranks.size:
-        raise BadInput(f"a batch of {chosen.batch_size} cannot be shared by {ranks.size} processes.")
     console = Console(quiet=quiet or ranks.rank > 0)
+    task = Task(subject, protocol, preset, train, test, fabric, ranks, console, bf16, save_minutes)
     out = subject.folder / f"{protocol}-{name}"
-    # Rates and seeds are folders in it: others may be added, and those that are finished count.
-    as_stored = json.loads(json.dumps(asdict(chosen)))
-    settings = {
-        "protocol": protocol,
-        **{name: value for name, value in as_stored.items() if name not in ("seeds", "lr")},
-        "precision": "bf16" if bf16 else "fp32",
-        "checkpoint": subject.checkpoint,
-        "data_fingerprint": train.fingerprint() + test.fingerprint(),
-    }
-    start_folder(out, settings, resume, ranks)
-    console.print(
-        f"{protocol}, preset {name}: {len(train):,} photographs to train on, {len(test):,} to test on; "
-        f"{chosen.iterations:,} iterations of {chosen.batch_size}, seeds {', '.join(map(str, chosen.seeds))}; "
-        f"on {fabric.device.type}",
-        highlight=False,
-    )
-
-    lacking = without_polygons(train).sum()
-    if lacking:
-        console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)
-
-    def run(rate: float, seed: int) -> dict[str, Any]:
-        folder = out / f"lr-{rate:g}-seed-{seed}"
-        if (folder / "result.json").exists():
-            return json.loads((folder / "result.json").read_text())
-        console.print(f"{folder}", highlight=False)
-        one = DetectorRun(fabric, ranks, subject, protocol, chosen, train, test, rate, seed, folder, console, bf16)
-        return one.to_the_end(save_minutes)
-
-    rates = SWEEP if sweep else (chosen.lr,)
-    tried: dict[float, dict[str, Any]] = {}
-    for rate in rates:
-        try:
-            tried[rate] = run(rate, chosen.seeds[0])
-        except Diverged as error:
-            if not sweep:
-                raise
-            console.print(f"lr {rate:g}: {error}", highlight=False)
+    start_folder(out, stored_settings(task), resume, ranks)
+    announce(task, name)
+    rates = SWEEP if sweep else (preset.lr,)
+    tried = {rate: found for rate in rates if (found := first_run(task, out, rate, alone=len(rates) == 1))}
     if not tried:
         raise TrainingStopped(f"every learning rate of {', '.join(map(str, rates))} diverged.")
     best = max(tried, key=lambda rate: main_score(tried[rate])[1])
-    runs = [tried[best], *(run(best, seed) for seed in chosen.seeds[1:])]
+    runs = [tried[best], *(run(task, out, best, seed) for seed in preset.seeds[1:])]
     if ranks.rank > 0:
         return []
     about = {
-        "preset": result_name(protocol, name, chosen), "precision": settings["precision"],
-        "iterations": chosen.iterations, "batch_size": chosen.batch_size, "source": chosen.source,
+        "preset": result_name(protocol, name, preset), "precision": "bf16" if bf16 else "fp32",
+        "iterations": preset.iterations, "batch_size": preset.batch_size, "source": preset.source,
         "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])),
     }  # fmt: skip
     results = as_results(protocol, tried if sweep else {}, best, runs, about)
-    split = chosen.test if chosen.photographs is None else "train"
+    split = preset.test if preset.photographs is None else "train"
     data = "COCO2017" if protocol == "coco" else "VOC2007"
     return labelled(results, data=data, data_fingerprint=test.fingerprint(), split=split)
+
+
+def run(task: Task, out: Path, rate: float, seed: int) -> dict[str, Any]:
+    """What a run has found: as it stands in its folder, or once it is trained."""
+    folder = out / f"lr-{rate:g}-seed-{seed}"
+    if (folder / RESULT).exists():
+        return read_json(folder / RESULT)
+    task.console.print(f"{folder}", highlight=False)
+    return DetectorRun(task, rate, seed, folder).to_the_end()
+
+
+def first_run(task: Task, out: Path, rate: float, *, alone: bool) -> dict[str, Any] | None:
+    """The run of the first seed; None if it diverges and other rates are tried."""
+    try:
+        return run(task, out, rate, task.preset.seeds[0])
+    except Diverged as error:
+        if alone:
+            raise
+        task.console.print(f"lr {rate:g}: {error}", highlight=False)
+        return None
 
 
 def as_results(
@@ -151,18 +141,14 @@ def main_score(found: Mapping[str, Any]) -> tuple[str, float]:
     return next(iter(found["scores"].items()))
 
 
-def result_name(protocol: str, name: str, preset: Preset) -> str:
-    """What results call it: the preset, or "PRESET, changed" where more than seeds and rate was."""
-    published = PRESETS[protocol][name]
-    return name if replace(preset, seeds=published.seeds, lr=published.lr) == published else f"{name}, changed"
-
-
 def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, Annotations]:
     """What is trained on and what is tested on."""
-    if protocol == "coco":
-        read: Callable[[Sequence[str]], Annotations] = lambda names: read_coco(root, names[0])  # noqa: E731
-    else:
-        read = lambda names: read_voc(root, [(int(n.split()[0]), n.split()[1]) for n in names])  # noqa: E731
+
+    def read(splits: Sequence[str]) -> Annotations:
+        if protocol == "coco":
+            return read_coco(root, splits[0])
+        return read_voc(root, [(int(year), split) for year, split in map(str.split, splits)])
+
     train = read(preset.train)
     missing(map(Path, train.paths), f"photographs of {', '.join(preset.train)}")
     lacking, crowd = without_polygons(train), crowds(train)
@@ -180,6 +166,18 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
     return train, test
 
 
+def stored_settings(task: Task) -> dict[str, Any]:
+    """What decides the results of all runs of a folder: settings.json."""
+    as_stored = json.loads(json.dumps(asdict(task.preset)))
+    return {
+        "protocol": task.protocol,
+        **{name: value for name, value in as_stored.items() if name not in ("seeds", "lr")},
+        "precision": "bf16" if task.bf16 else "fp32",
+        "checkpoint": task.subject.checkpoint,
+        "data_fingerprint": task.train.fingerprint() + task.test.fingerprint(),
+    }
+
+
 def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ranks) -> None:
     """An empty folder with settings.json, or the one to resume.
 
@@ -188,20 +186,22 @@ def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ra
     """
     stored = out / SETTINGS
     if resume and stored.exists():
-        try:
-            before = json.loads(stored.read_text())
-        except ValueError as error:
-            raise BadInput(f"{stored}: not valid JSON ({error}).") from error
-        differing = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in settings.items() if before.get(k) != v]
-        if differing:
-            raise BadInput(
-                f"{out} was started with other settings ({'; '.join(differing)}). Use them, or another --out."
-            )
+        check_same(read_json(stored), settings, out)
     elif ranks.rank == 0:
         check_free(out)
         out.mkdir(parents=True, exist_ok=True)
-        files.write_json(stored, settings)
+        write_json(stored, settings)
     ranks.wait()
 
 
-__all__ = ["PRESETS", "Detector", "Preset", "detect"]
+def announce(task: Task, name: str) -> None:
+    """What will be trained and tested, in a line or two."""
+    preset, console = task.preset, task.console
+    console.print(
+        f"{task.protocol}, preset {name}: {len(task.train):,} photographs to train on, {len(task.test):,} to "
+        f"test on; {preset.iterations:,} iterations of {preset.batch_size}, seeds "
+        f"{', '.join(map(str, preset.seeds))}; on {task.fabric.device.type}",
+        highlight=False,
+    )
+    if lacking := without_polygons(task.train).sum():
+        console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)

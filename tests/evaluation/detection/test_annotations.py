@@ -11,14 +11,20 @@ import pytest
 import torch
 
 from mec.errors import BadInput
-from mec.evaluation.detection.annotations import read_coco, read_voc, take, with_objects, without_polygons
+from mec.evaluation.detection.annotations import (
+    largest_objects,
+    read_coco,
+    read_voc,
+    take,
+    with_objects,
+    without_polygons,
+)
 from mec.evaluation.detection.batches import (
     Sizes,
     TestImages,
     TrainingBatches,
     example,
     grouped_batches,
-    largest_objects,
     resized,
     training_loader,
 )

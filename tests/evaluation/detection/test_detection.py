@@ -21,7 +21,8 @@ from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, Preset, changed_preset, preset_named
 from mec.evaluation.detection.runs import as_results
-from mec.evaluation.detection.training import detector_lr, in_original
+from mec.evaluation.detection.testing import in_original
+from mec.evaluation.detection.training import detector_lr
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import SMALL
@@ -104,7 +105,7 @@ def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_p
 def test_seeds_and_rates_may_be_added_to_a_finished_run(tmp_path, monkeypatch):
     root, trained = photographs.voc(tmp_path / "data"), []
 
-    def to_the_end(self, save_minutes):
+    def to_the_end(self):
         trained.append((self.lr, self.seed))
         self.out.mkdir(parents=True)
         found = {"scores": {"AP": 50.0 + self.seed}, "lr": self.lr, "seed": self.seed}
@@ -141,7 +142,7 @@ def test_photographs_that_are_missing_are_told_before_hours_of_training(tmp_path
 
 def test_another_precision_is_refused_on_resuming_and_results_tell_it(tmp_path, monkeypatch):
     done = {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
-    monkeypatch.setattr(training.DetectorRun, "to_the_end", lambda self, minutes: {**done, "bf16": self.bf16})
+    monkeypatch.setattr(training.DetectorRun, "to_the_end", lambda self: {**done, "bf16": self.task.bf16})
     root = photographs.voc(tmp_path / "data")
 
     def run(**options):
@@ -161,7 +162,7 @@ def test_results_of_other_iterations_than_the_presets_say_so():
 
 def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(tmp_path, monkeypatch, capsys):
     done = {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
-    monkeypatch.setattr(training.DetectorRun, "to_the_end", lambda self, minutes: done)
+    monkeypatch.setattr(training.DetectorRun, "to_the_end", lambda self: done)
     root = photographs.coco(tmp_path / "data")
     file = root / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
@@ -179,7 +180,7 @@ def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(t
 def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monkeypatch):
     heard = []
 
-    def to_the_end(self, save_minutes):
+    def to_the_end(self):
         heard.append((self.lr, self.seed))
         if self.lr == 0.2:
             raise runs.Diverged("diverged")

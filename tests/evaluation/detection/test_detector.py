@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mec.errors import BadInput
-from mec.evaluation.detection.metrics import paste_masks
+from mec.evaluation.detection.masks import draw_polygons, paste_masks
 from mec.evaluation.detection.network import (
     HEADS,
     Anchors,
@@ -23,7 +23,6 @@ from mec.evaluation.detection.network import (
     Sampler,
     build_detector,
     check_loaded,
-    draw_polygons,
     mask_predictor,
     parameter_groups,
     place_of,
