@@ -32,6 +32,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def y(self) -> np.ndarray:
+        """The labels of a split that has some."""
+        assert self.labels is not None
+        return self.labels
+
     def take(self, indices: np.ndarray) -> Split:
         return Split(self.images.take(indices), None if self.labels is None else self.labels[indices])
 

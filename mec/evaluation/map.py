@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mec.evaluation.features import Features
 from mec.runtime.files import write_figure
-
-if TYPE_CHECKING:
-    pass
 
 
 def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> None:

@@ -164,12 +164,15 @@ class WithoutEnds(nn.Module):
         return center_crop(image, [min(h, most), min(w, most)])
 
 
-def image_transform(info: EncoderInfo, resize: float = 256 / 224) -> Callable[[Any], Tensor]:
-    """PIL image (or uint8 tensor) -> normalised [3, s, s]: under 64 px resized whole, else to `resize` s, cropped."""
+def image_transform(info: EncoderInfo, resize: float = 256 / 224, crop: bool = False) -> Callable[[Any], Tensor]:
+    """PIL image (or uint8 tensor) -> normalised [3, s, s]: the shorter side to `resize` s and a central crop of s.
+
+    Under 64 px an image is resized whole, without a crop, unless `crop` asks for one.
+    """
     from torchvision.transforms import v2
 
     modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
-    if info.image_size < 64:
+    if info.image_size < 64 and not crop:
         resized = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
     else:
         side = round(info.image_size * resize)

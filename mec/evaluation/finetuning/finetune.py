@@ -105,11 +105,10 @@ def tuned_results(
 
     Interrupted, it resumes from its last checkpoint (one every ten minutes) when it is called again.
     """
-    assert train.labels is not None
     assert data.test is not None
     test = data.test.labelled()
     state = unfinished(subject, protocol, data, train, asdict(recipe), seed)
-    targets = torch.from_numpy(train.labels)
+    targets = torch.from_numpy(train.y)
     encoder, head = finetuned(subject, train, targets, len(data.classes), recipe, seed=seed, state=state)
     found = scores_of(subject, encoder, head, test, recipe)
     scores, labels = found.x.numpy(), found.y.numpy()

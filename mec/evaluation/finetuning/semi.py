@@ -99,7 +99,6 @@ def labelled_part(split: Split, labels: str, seed: int) -> Split:
         BadInput: not a share between 0 and 100 %, or a list that does not fit the images.
         FileNotFoundError: no such file.
     """
-    assert split.labels is not None
     if labels.endswith("%"):
         try:
             share = float(labels[:-1]) / 100
@@ -107,7 +106,7 @@ def labelled_part(split: Split, labels: str, seed: int) -> Split:
             share = 0.0
         if not 0 < share <= 1:
             raise BadInput(f"--labels is {labels!r}: a share such as 1% or 10%, or a file of names.")
-        return split.take(share_of(split.labels, share, seed))
+        return split.take(share_of(split.y, share, seed))
     path = Path(labels)
     if not path.is_file():
         raise FileNotFoundError(

@@ -44,16 +44,7 @@ def fewshot(
             labelled = Features(train.x[chosen], train.y[chosen])  # the bank may be mapped from disk, and large
             model = LogisticRegression(C=10, max_iter=1000).fit(labelled.unit().numpy(), labelled.y.numpy())
             accuracies.append(100 * model.score(x_test, test.y.numpy()))
-        spread = float(np.std(accuracies, ddof=1)) if draws > 1 else None
-        results.append(
-            Result(
-                "fewshot",
-                "top-1",
-                float(np.mean(accuracies)),
-                spread=spread,
-                n=draws,
-                seed=seed,
-                settings={"labels_per_class": count, "draws": draws, "C": 10},
-            )
-        )
+        settings = {"labels_per_class": count, "draws": draws, "C": 10}
+        spread, value = float(np.std(accuracies, ddof=1)) if draws > 1 else None, float(np.mean(accuracies))
+        results.append(Result("fewshot", "top-1", value, spread=spread, n=draws, seed=seed, settings=settings))
     return results

@@ -33,7 +33,7 @@ def knn(
             the whole bank.
     """
     ks = [k] if isinstance(k, int) else list(k)
-    if not ks or min(ks) < 1 or temperature <= 0:
+    if not ks or min(ks) < 1 or not temperature > 0:
         raise BadInput(f"k is {k}, temperature {temperature}: k is at least 1, the temperature above 0.")
     train.check_finite()
     test.check_finite()

@@ -92,7 +92,6 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
             highlight=False,
         )
     test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
-    assert train.labels is not None
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
     state = unfinished(subject, "linear", data, train, asdict(recipe), seed)
     accuracies: list[tuple[float, float]] = state.found
@@ -103,7 +102,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
         accuracies.append((top_k(scores, test.y.numpy(), 1), top_k(scores, test.y.numpy(), 5)))
 
     train_classifier(
-        subject.encoder, head, train, torch.from_numpy(train.labels), recipe, subject.info, seed=seed,
+        subject.encoder, head, train, torch.from_numpy(train.y), recipe, subject.info, seed=seed,
         device=subject.device, workers=subject.workers, after_epoch=measure, console=console,
         state=state,
     )  # fmt: skip

@@ -237,7 +237,6 @@ def transfer_parts(name: str, root: Path, fit: Split, held_out: Split, test: Spl
 
 def add_to_hash(split: Split, root: Path, state) -> None:
     """Add images (pixels, or names and sizes of files) and labels to a hash."""
-    assert split.labels is not None
     if split.images.pixels is not None:
         state.update(split.images.pixels.numpy().tobytes())
     else:
@@ -246,20 +245,18 @@ def add_to_hash(split: Split, root: Path, state) -> None:
         if missing:
             raise BadInput(f"{len(missing)} images named by the lists are not there, among them {missing[0]}.")
         state.update("\n".join(f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in paths).encode())
-    state.update(np.ascontiguousarray(split.labels).tobytes())
+    state.update(np.ascontiguousarray(split.y).tobytes())
 
 
 def joined(one: Split, other: Split) -> Split:
     """The images and labels of both, in order."""
-    assert one.labels is not None
-    assert other.labels is not None
     if one.images.pixels is not None and other.images.pixels is not None:
         import torch
 
         images: Images = InMemory(torch.cat([one.images.pixels, other.images.pixels]))
     else:
         images = Files(tuple(part.images.name(i) for part in (one, other) for i in range(len(part))))
-    return Split(images, np.concatenate([one.labels, other.labels]))
+    return Split(images, np.concatenate([one.y, other.y]))
 
 
 def fetcher(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:

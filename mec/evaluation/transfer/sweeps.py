@@ -6,7 +6,6 @@ on all training images, test once.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +20,15 @@ from torch import Tensor, nn
 
 from mec.data.dataset import Split, stratified
 from mec.errors import BadInput, Diverged
-from mec.evaluation.classifier import Training, new_head, progress_console, train_classifier
+from mec.evaluation.classifier import Training
 from mec.evaluation.features import extract
+from mec.evaluation.finetuning.finetune import finetuned
 from mec.evaluation.metrics import METRICS
 from mec.evaluation.probing.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
 from mec.evaluation.results import Result
 from mec.evaluation.subject import Subject
 from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require_sets
-from mec.networks.encoder_file import EncoderInfo, WithoutEnds
+from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.files import write_text
 from mec.runtime.records import Ledger
@@ -181,19 +181,7 @@ def square(info: EncoderInfo, resize: float) -> Callable[[Any], Tensor]:
 
     Bicubic, as SimCLR's own code resizes.
     """
-    from torchvision.transforms import v2
-
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.RGB(),
-            WithoutEnds(),
-            v2.Resize(round(resize * info.image_size), v2.InterpolationMode.BICUBIC, antialias=True),
-            v2.CenterCrop(info.image_size),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(info.mean), list(info.std)),
-        ]
-    )
+    return image_transform(replace(info, interpolation="bicubic"), resize, crop=True)
 
 
 def linear_transfer(
@@ -207,22 +195,19 @@ def linear_transfer(
         subject.features(Split(split.images), transform, whole=True).x
         for split in (parts.fit, parts.held_out, parts.test)
     )
-    assert parts.fit.labels is not None
-    assert parts.held_out.labels is not None
-    assert parts.test.labels is not None
     return ledger.once(
         "test",
         lambda: logistic_transfer(
-            (x, parts.fit.labels), (x_held, parts.held_out.labels), (x_test, parts.test.labels), parts, ledger,
+            (x, parts.fit.y), (x_held, parts.held_out.y), (x_test, parts.test.y), parts, ledger,
             standardise=standardise, device=subject.device, say=say,
         ),
     )  # fmt: skip
 
 
 def logistic_transfer(
-    fit: tuple[Tensor, np.ndarray | None],
-    held_out: tuple[Tensor, np.ndarray | None],
-    test: tuple[Tensor, np.ndarray | None],
+    fit: tuple[Tensor, np.ndarray],
+    held_out: tuple[Tensor, np.ndarray],
+    test: tuple[Tensor, np.ndarray],
     parts: Parts,
     ledger: Ledger,
     *,
@@ -232,9 +217,6 @@ def logistic_transfer(
 ) -> dict[str, Any]:
     """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`; each is (x, labels)."""
     (x, y), (x_held, y_held), (x_test, y_test) = fit, held_out, test
-    assert y is not None
-    assert y_held is not None
-    assert y_test is not None
     metric, classes = METRICS[parts.metric], len(parts.classes)
     shift, scale = standard(x) if standardise else (0.0, 1.0)
     problem = prepare((x - shift) / scale, y, classes, device=device)
@@ -301,9 +283,8 @@ def finetune_transfer(
             return None
         rows = Split(judged.images)
         scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers, whole=True).x.numpy()
-        assert judged.labels is not None
         state.remove()
-        return metric(scores, judged.labels)
+        return metric(scores, judged.y)
 
     figures: dict[tuple[float, float], float] = {}
     for rate in recipe.learning_rates:
@@ -342,14 +323,9 @@ def finetuned_or_none(
         weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule,
         interpolation="bicubic",
     )  # fmt: skip
-    encoder, head = copy.deepcopy(subject.encoder), new_head(subject.info.feature_size, classes, training, seed)
-    targets = torch.from_numpy(np.asarray(train.labels))
+    targets = torch.from_numpy(np.asarray(train.y))
     try:
-        train_classifier(
-            encoder, head, train, targets, training, subject.info, seed=seed, device=subject.device,
-            workers=subject.workers, console=progress_console(), state=state,
-        )  # fmt: skip
+        tuned = nn.Sequential(*finetuned(subject, train, targets, classes, training, seed=seed, state=state))
     except Diverged:
         return None
-    tuned = nn.Sequential(encoder, head)
     return tuned if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None

@@ -23,6 +23,7 @@ from mec.data.dataset import Split
 from mec.data.images import InMemory
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluation.evaluate import evaluate
+from mec.evaluation.finetuning import finetune
 from mec.evaluation.probing.logistic import PENALTIES
 from mec.evaluation.subject import Subject
 from mec.evaluation.transfer import sweeps
@@ -294,7 +295,7 @@ def test_a_disk_that_goes_away_is_no_divergence(subject, data, monkeypatch):
     def gone(*arguments, **keywords):
         raise TrainingStopped("100 images in a row cannot be read")
 
-    monkeypatch.setattr(sweeps, "train_classifier", gone)
+    monkeypatch.setattr(finetune, "train_classifier", gone)
     with pytest.raises(TrainingStopped, match="in a row"):
         list(transfer(subject, ["dtd"], data, finetuning=QUICK, say=lambda line: None))
     (ledger,) = subject.folder.glob("transfer/*.jsonl")
