@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
-
-from mec.runtime.flags import Device, Folder, Integers, Name, Names, Number
+from mec.runtime.flags import Device, Folder, Integers, Name, Names, Number, Place
 from mec.runtime.ranges import FROM_0, FROM_1, Range
-
-Out = Annotated[str | Path, arg(metavar="DIR", constructor=Path)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coding:
+class Timed:
+    """What every benchmark takes."""
+
+    device: Device = "auto"
+    """Where to time."""
+    out: Place = Path("runs/bench")
+    """Folder for coding.json and coding.png, step.json or data.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding(Timed):
     """Coding lengths: the released loop with autograd, ours at several orders, the exact forms."""
 
     rows: Annotated[Integers, FROM_1] = "1024,2048,4096"
@@ -24,14 +30,15 @@ class Coding:
     """Embedding sizes d, with commas."""
     repeats: Annotated[int, FROM_1] = 7
     """Rounds in which each contender runs once; medians and ranges are over them."""
-    device: Device = "auto"
-    """Where to time."""
-    out: Out = Path("runs/bench")
-    """Folder for coding.json and coding.png."""
+
+    def run(self) -> None:
+        from mec.bench.coding import bench_coding
+
+        bench_coding(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Timed):
     """Training steps: forward, objective, backward, optimizer, target network, with each method's published heads."""
 
     methods: Names = "mec,mec-joint,byol,barlow-twins"
@@ -46,14 +53,15 @@ class Step:
     """In place of the recipe's."""
     repeats: Annotated[int, FROM_1] = 7
     """Rounds in which each contender runs once; medians and ranges are over them."""
-    device: Device = "auto"
-    """Where to time."""
-    out: Out = Path("runs/bench")
-    """Folder for step.json."""
+
+    def run(self) -> None:
+        from mec.bench.step import bench_step
+
+        bench_step(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
+class Loading(Timed):
     """From disk to views: images a second of each stage, alone and together, and which one limits."""
 
     recipe: str = "auto"
@@ -62,9 +70,5 @@ class Loading:
     """How many images to time."""
     workers: Annotated[Number, FROM_0] = None
     """Processes that decode. Default: none, one, and one a core, each timed."""
-    device: Device = "auto"
-    """Where the views end."""
     data_root: Folder = None
     """Where a torchvision data set's or imagenet's files are."""
-    out: Out = Path("runs/bench")
-    """Folder for data.json."""

@@ -14,26 +14,6 @@ from mec.runtime.flags import DataSet, File, flags_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchCoding(Coding):
-    __doc__ = Coding.__doc__
-
-    def run(self) -> None:
-        from mec.bench.coding import bench_coding
-
-        bench_coding(**flags_of(self, Coding))
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchStep(Step):
-    __doc__ = Step.__doc__
-
-    def run(self) -> None:
-        from mec.bench.step import bench_step
-
-        bench_step(**flags_of(self, Step))
-
-
-@dataclass(frozen=True, kw_only=True)
 class BenchData(Loading):
     __doc__ = Loading.__doc__
 
@@ -65,8 +45,8 @@ class Bench:
 Leave the machine alone meanwhile: other work on its cores spoils every figure."""
 
     what: (
-        Annotated[BenchCoding, subcommand("coding")]
-        | Annotated[BenchStep, subcommand("step")]
+        Annotated[Coding, subcommand("coding")]
+        | Annotated[Step, subcommand("step")]
         | Annotated[BenchData, subcommand("data")]
     )
 
@@ -107,28 +87,6 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
         print(f"Written: {out}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodingFigure(ApproximationFigure):
-    __doc__ = ApproximationFigure.__doc__
-
-    def run(self) -> None:
-        from mec.reports.approximation import approximation_study
-
-        approximation_study(**flags_of(self, ApproximationFigure))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistortionStudy(DistortionFigure):
-    __doc__ = DistortionFigure.__doc__
-
-    def run(self) -> None:
-        from mec.reports.distortion import distortion_study
-        from mec.runtime.memory import keep_freed
-
-        keep_freed()
-        distortion_study(**flags_of(self, DistortionFigure))
-
-
 @dataclass(frozen=True)
 class Figure:
     """Make a figure of the paper from measurements taken here."""
@@ -138,7 +96,7 @@ class Figure:
   mec figure coding --run runs/digits-digits          and on an encoder's features
   mec figure distortion --data digits                 trains five small models: some minutes on a CPU"""
 
-    which: Annotated[CodingFigure, subcommand("coding")] | Annotated[DistortionStudy, subcommand("distortion")]
+    which: Annotated[ApproximationFigure, subcommand("coding")] | Annotated[DistortionFigure, subcommand("distortion")]
 
     def run(self) -> None:
         self.which.run()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from mec.evaluation.features import Features
     from mec.evaluation.results import Result
     from mec.evaluation.subject import Subject
-
-Place = Annotated[str | Path, arg(metavar="DIR", constructor=Path)]
 
 
 @dataclass(frozen=True, kw_only=True)

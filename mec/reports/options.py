@@ -21,6 +21,7 @@ from mec.runtime.flags import (
     Names,
     Number,
     OptionalReals,
+    Place,
     Reals,
     flat,
     names,
@@ -42,7 +43,7 @@ class Comparison:
     """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
     seeds: Annotated[int, FROM_1] = 1
     """Runs a method: seeds 0, 1, ..."""
-    lrs: Annotated[OptionalReals, ABOVE_0] = None
+    lrs: Annotated[OptionalReals, Place, ABOVE_0] = None
     """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
     sweep_share: Annotated[float, Range(float, 0, 1, above=True)] = 0.375  # 3 of 8 minutes
     """Share of the budget that each rate is tried for."""
@@ -120,8 +121,13 @@ class ApproximationFigure:
     """Rounds; medians and ranges are over them."""
     device: Device = "auto"
     """Where to compute."""
-    out: Annotated[str | Path, arg(metavar="DIR", constructor=Path)] = Path("runs/figures")
+    out: Place = Path("runs/figures")
     """Folder for coding.png and coding.json."""
+
+    def run(self) -> None:
+        from mec.reports.approximation import approximation_study
+
+        approximation_study(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +148,14 @@ class DistortionFigure:
     """Where a torchvision data set's or imagenet's files are."""
     device: Device = "auto"
     """Where to train."""
-    out: Annotated[str | Path, arg(metavar="DIR", constructor=Path)] = Path("runs/figures/distortion")
+    out: Place = Path("runs/figures/distortion")
     """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
     quiet: bool = False
     """Print nothing."""
+
+    def run(self) -> None:
+        from mec.reports.distortion import distortion_study
+        from mec.runtime.memory import keep_freed
+
+        keep_freed()
+        distortion_study(**vars(self))

@@ -51,6 +51,7 @@ def as_typed(default: str) -> str:
 DataSet = Annotated[Positional[str], arg(metavar="DATA")]
 # Flags that may be left out; what happens then is said in words.
 Folder = Annotated[str | Path | None, arg(metavar="DIR", constructor=Path, help_behavior_hint="")]
+Place = Annotated[str | Path, arg(metavar="DIR", constructor=Path, help_behavior_hint=as_typed)]
 File = Annotated[str | Path | None, arg(metavar="FILE", constructor=Path, help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from mec.errors import BadInput
-from mec.evaluation.protocol import OnImages, Place, Protocol
-from mec.runtime.flags import Name, Number, OptionalIntegers, Real, integers
+from mec.evaluation.protocol import OnImages, Protocol
+from mec.runtime.flags import Name, Number, OptionalIntegers, Place, Real, integers
 from mec.runtime.ranges import FROM_0, FROM_1, Range
 
 if TYPE_CHECKING:

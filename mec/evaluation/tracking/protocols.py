@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from tyro.conf import arg
 
 from mec.errors import BadInput
-from mec.evaluation.protocol import Place, Protocol
-from mec.runtime.flags import Folder, Name, OptionalNames, field_names, names
+from mec.evaluation.protocol import Protocol
+from mec.runtime.flags import Folder, Name, OptionalNames, Place, field_names, names
 from mec.runtime.ranges import FROM_1
 
 if TYPE_CHECKING:

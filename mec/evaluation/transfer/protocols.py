@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
-from mec.evaluation.protocol import OnImages, Place, Protocol
-from mec.runtime.flags import Names, Number, OptionalReals, as_flag, reals
+from mec.evaluation.protocol import OnImages, Protocol
+from mec.runtime.flags import Names, Number, OptionalReals, Place, as_flag, reals
 from mec.runtime.ranges import ABOVE_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
