@@ -147,7 +147,7 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
         raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
 
 
-class WithoutEnds(nn.Module):
+class CropLongSide(nn.Module):
     """Cuts off the ends of an image that is over `LONGEST` times as long as it is wide.
 
     A central crop never sees them, but resizing the shorter side of 3000 x 1 px would make 768,000 x 256 px of it.
@@ -161,7 +161,8 @@ class WithoutEnds(nn.Module):
         from torchvision.transforms.v2.functional import center_crop
 
         most += (max(h, w) - most) % 2  # the middle stays where it is
-        return center_crop(image, [min(h, most), min(w, most)])
+        cropped: Tensor = center_crop(image, [min(h, most), min(w, most)])
+        return cropped
 
 
 def image_transform(info: EncoderInfo, resize: float = 256 / 224, crop: bool = False) -> Callable[[Any], Tensor]:
@@ -172,21 +173,11 @@ def image_transform(info: EncoderInfo, resize: float = 256 / 224, crop: bool = F
     from torchvision.transforms import v2
 
     modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
-    if info.image_size < 64 and not crop:
-        resized = [v2.Resize((info.image_size, info.image_size), modes[info.interpolation], antialias=True)]
+    mode, side = modes[info.interpolation], info.image_size
+    if side < 64 and not crop:
+        resized = [v2.Resize((side, side), mode, antialias=True)]
     else:
-        side = round(info.image_size * resize)
-        resized = [
-            WithoutEnds(),
-            v2.Resize(side, modes[info.interpolation], antialias=True),
-            v2.CenterCrop(info.image_size),
-        ]
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.RGB(),
-            *resized,
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(info.mean), list(info.std)),
-        ]
-    )
+        resized = [CropLongSide(), v2.Resize(round(side * resize), mode, antialias=True), v2.CenterCrop(side)]
+    as_numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(info.mean), list(info.std))]
+    transform: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), v2.RGB(), *resized, *as_numbers])
+    return transform

@@ -66,7 +66,8 @@ class Siamese(nn.Module):
         for run in runs_of_one_shape(views):
             features += encoder(torch.cat(run)).unflatten(0, (len(run), -1)).unbind()
         stacked = torch.stack(features)
-        return head(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+        projected: Tensor = head(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+        return projected
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

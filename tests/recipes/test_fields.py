@@ -16,7 +16,7 @@ from mec.recipes.fields import from_file
 from mec.recipes.recipe import Linear, Recipe, View, changed
 from mec.recipes.table import RECIPES
 from mec.version import __version__
-from mec.views.views import Draw, crop_stored_images, finish
+from mec.views.views import Draw, augment, crop_batch
 
 BASE = RECIPES["imagenet-100ep-released"]
 PARTS = {"": BASE, "views": View(), "network": BASE.network, "optimizer": BASE.optimizer}
@@ -62,6 +62,16 @@ def test_no_number_is_anything_but_a_finite_number_and_the_error_names_it(part, 
         assert str(caught.value).startswith(f"{key} is {value!r}: it takes ")
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1], True, Linear, {"start": 1}])
+def test_settings_and_figures_of_a_recipe_made_in_python_are_looked_at_too(value):
+    with pytest.raises(BadInput, match=r"^settings\.distortion is "):
+        replace(BASE, settings={"distortion": value})
+    with pytest.raises(BadInput, match=r"^expects\.top-1 is .*: it takes a finite number\.$"):
+        replace(BASE, expects={"top-1": value})
+    with pytest.raises(BadInput, match=r"^Linear\.(start|end|epochs) is .*: it takes a (finite )?number"):
+        Linear(*(value if field == "end" else 1.0 for field in ("start", "end", "epochs")))
+
+
 @settings(max_examples=500, deadline=None)
 @given(where=st.sampled_from(NUMBERS), value=st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6))
 def test_a_number_outside_its_range_is_refused_by_name(where, value):
@@ -93,7 +103,7 @@ def test_views_of_any_strengths_that_are_taken_have_finite_pixels(numbers, scale
             continue
     images = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (3, 3, 12, 12), dtype=np.uint8))
     draw = Draw(view, 0, seed, 0, range(3))
-    assert finish(crop_stored_images(images, draw), draw).isfinite().all()
+    assert augment(crop_batch(images, draw), draw).isfinite().all()
 
 
 @pytest.mark.parametrize(
