@@ -135,6 +135,6 @@ def test_only_batches_that_were_not_ready_beforehand_are_timed(tmp_path, monkeyp
     monkeypatch.setattr(data.ViewBatches, "batches", batches)
     split = open_data(str(tmp_path / "photos")).train
     for workers in (0, 1, 8):
-        stage = data.loaded(split, (View(size=8, copies=2),), "cpu", workers)
+        stage = data.time_together(split, (View(size=8, copies=2),), "cpu", workers)
         assert stage.name == f"together, {workers} workers"
     assert seen == [1 + 4, 3 + 8, 17 + 64]
