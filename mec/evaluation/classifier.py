@@ -20,7 +20,7 @@ from mec.data.dataset import Data, Split
 from mec.data.decoding import Skipped
 from mec.data.images import MOST_UNREADABLE, too_many
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.networks.encoder_file import EncoderInfo
+from mec.evaluation.subject import Subject
 from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
 from mec.runtime.checkpoints import Checkpoints
@@ -107,62 +107,49 @@ def new_head(size: int, classes: int, recipe: Training, seed: int) -> nn.Module:
 
 
 def train_classifier(
-    encoder: nn.Module,
+    subject: Subject,
     head: nn.Module,
     train: Split,
-    targets: Tensor,
     recipe: Training,
-    info: EncoderInfo,
     *,
     seed: int = 0,
-    device: str = "cpu",
-    workers: int = 0,
     after_epoch: Callable[[int], None] | None = None,
     console: Console | None = None,
     state: Checkpoints | None = None,
 ) -> None:
-    """Train the head, and the encoder unless it is frozen, in place; both are left in evaluation mode.
+    """Train the head, and the subject's encoder unless it is frozen, in place; both are left in evaluation mode.
 
     Views are random resized crops and flips, functions of (seed, epoch, image). The last incomplete batch is kept,
-    but for one of a single image.
+    but for one of a single image. An image that cannot be read is replaced by the next one, with its label, and told.
     Gradients of the parts of a batch (`micro_batch_size`) add up to that of the batch; only batch norm can tell, which
     then takes its statistics over a part. A frozen backbone gives the head the features of the whole batch in any case.
 
     Args:
-        encoder: images [m, 3, s, s] -> features [m, e].
-        head: features -> logits [m, classes].
-        train: the images.
-        targets: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent) and 0 (takes no part).
-        recipe: how.
-        info: the encoder's image size, mean and std.
+        head: features [m, e] -> logits [m, classes].
+        train: images, and labels: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent) and 0 (takes
+            no part).
         seed: of order and views.
-        device: where.
-        workers: processes that decode images.
         after_epoch: called with the number of epochs done; finds both in evaluation mode.
         console: shows a progress bar.
-        state: where it is kept, and that of a training that was interrupted.
-
-    An image that cannot be read is replaced by the next one, with its label, and told.
+        state: where the training is kept, to be resumed after a stop; default: nowhere.
 
     Raises:
         Diverged: the loss is not finite.
         TrainingStopped: too many images cannot be read.
     """
+    encoder, info, device = subject.encoder, subject.info, torch.device(subject.device)
     view = View(
         size=info.image_size, scale=recipe.crop, interpolation=recipe.interpolation, flip=recipe.flip, jitter=0.0,
         grey=0.0, mean=info.mean, std=info.std,
     )  # fmt: skip
     # Labels travel with the batches as row numbers, so that targets of any shape can be looked up.
-    rows = Split(train.images, np.arange(len(train)))
+    rows, targets = Split(train.images, np.arange(len(train))), torch.from_numpy(train.y).to(device)
     batch_size = min(recipe.batch_size, len(train))
-    batches = ViewBatches(
-        rows, [view], batch_size, seed=seed, device=torch.device(device), workers=workers, keep_last=True
-    )
+    batches = ViewBatches(rows, [view], batch_size, seed=seed, device=device, workers=subject.workers, keep_last=True)
     each = batches.steps_per_epoch
     steps = recipe.steps or recipe.epochs * each
     encoder.to(device)
     head.to(device)
-    targets = targets.to(device)
     optimizer = classifier_optimizer(encoder, head, recipe, batch_size)
     console, state = console or Console(quiet=True), state or Checkpoints()
     parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}

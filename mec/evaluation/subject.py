@@ -35,13 +35,12 @@ from mec.networks.encoder_file import (
     load_encoder,
     read_info,
 )
-from mec.recipes.recipe import Interpolation
+from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Interpolation
 from mec.runtime.device import chosen_device
 from mec.runtime.files import file_hash, first_line
 
 PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px
 FEATURES = "features"  # folder beside results.jsonl
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
 PREFIXES = ("module.encoder.", "encoder.", "module.backbone.", "backbone.", "module.", "")

@@ -34,6 +34,5 @@ def unfinished(
         content = split.images.content_hash()
         if content is None:
             return Checkpoints()
-        assert split.labels is not None
-        about += [content, split.labels.tolist()]
+        about += [content, split.y.tolist()]
     return Checkpoints(subject.folder / FOLDER / f"{protocol}-{content_hash(about)}.pt")

@@ -34,6 +34,8 @@ Output = Literal["bn", "bn-affine", "linear", "linear-bias"]  # its last layer; 
 Target = Literal["momentum", "stop-gradient"]
 Interpolation = Literal["bicubic", "bilinear"]
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
+
 # Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.
 Setting = int | Finite | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
 
@@ -62,8 +64,8 @@ class View(Checked):
     blur_sigma: tuple[NotNegative, NotNegative] = (0.1, 2.0)  # px
     solarize: Share = 0.0
     noise: NotNegative = 0.0  # standard deviation, pixel values in [0, 1]
-    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)  # ImageNet's
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     copies: Whole = 1  # how many views of this kind
 
     def __post_init__(self) -> None:

@@ -7,11 +7,9 @@ from dataclasses import replace
 from mec.data.dataset import Data
 from mec.networks.backbones import SMALL_STEM_BELOW
 from mec.objectives.methods import method_named
-from mec.recipes.recipe import Recipe, View
+from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe, View
 from mec.recipes.table import AUTO
 from mec.runtime.machine import Machine
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as most tools expect
 
 
 def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
@@ -61,7 +59,13 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     why.append(f"{epochs} epochs: {epochs * n:,} images seen; --epochs or --time-budget changes it")
 
     photographs = size >= 64
-    view = replace(AUTO.views[0], size=size, mean=MEAN, std=STD, interpolation="bicubic" if photographs else "bilinear")
+    view = replace(
+        AUTO.views[0],
+        size=size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        interpolation="bicubic" if photographs else "bilinear",
+    )
     views: tuple[View, ...] = (replace(view, copies=2),)
     if photographs:
         sigma = (0.1, 2.0 * size / 224)

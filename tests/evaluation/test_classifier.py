@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from rich.console import Console
 from torch import nn
 from torch.testing import assert_close
 
+from mec.data.dataset import Split
 from mec.data.folders import readable
 from mec.data.opening import open_data
 from mec.errors import BadInput, TrainingStopped
+from mec.evaluation import classifier
 from mec.evaluation.classifier import (
     Training,
     check_training,
@@ -27,8 +30,8 @@ from mec.evaluation.classifier import (
     new_head,
     rate_factor,
     suited,
-    train_classifier,
 )
+from mec.evaluation.subject import Subject
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo
 
@@ -37,6 +40,12 @@ WHOLE = {"crop": (1.0, 1.0), "flip": 0.0}  # views are the images themselves
 
 def info(size: int = 8) -> EncoderInfo:
     return EncoderInfo("custom", 0, size, True, "bilinear", (0.5,) * 3, (0.25,) * 3, "", "", "", "", 0)
+
+
+def train_classifier(encoder, head, train, targets, recipe, about, **options):
+    """On the CPU, with targets in place of the labels."""
+    subject = Subject("", encoder, about, "", "cpu", Path("nowhere"), workers=options.pop("workers", 0))
+    classifier.train_classifier(subject, head, Split(train.images, targets.numpy()), recipe, **options)
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,6 @@ def test_a_loader_has_no_more_workers_than_cores(monkeypatch):
     from mec.recipes.recipe import View
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
-    split = Split(Files(("a.png", "b.png"), "."))
+    split = Split(Files(("a.png", "b.png")))
     batches = ViewBatches(split, (View(size=8),), 2, seed=0, device=torch.device("cpu"), workers=None)
     assert batches.workers == 1

@@ -48,33 +48,22 @@ def with_decay(recipe: Training, lr: float, decay: float) -> Training:
 
 
 def finetuned(
-    subject: Subject,
-    train: Split,
-    targets: torch.Tensor,
-    classes: int,
-    recipe: Training,
-    *,
-    seed: int = 0,
-    state: Checkpoints | None = None,
+    subject: Subject, train: Split, classes: int, recipe: Training, *, seed: int = 0, state: Checkpoints | None = None
 ) -> tuple[nn.Module, nn.Module]:
     """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
 
     Args:
         subject: what to start from.
         train: the images.
-        targets: as `train_classifier` takes them.
         classes: width of the head.
         recipe: how.
         seed: for head, data order and augmentation.
         state: checkpoints of an interrupted training.
     """
-    encoder = copy.deepcopy(subject.encoder)
+    tuned = replace(subject, encoder=copy.deepcopy(subject.encoder))
     head = new_head(subject.info.feature_size, classes, recipe, seed)
-    train_classifier(
-        encoder, head, train, targets, recipe, subject.info, seed=seed, device=subject.device,
-        workers=subject.workers, console=progress_console(), state=state,
-    )  # fmt: skip
-    return encoder, head
+    train_classifier(tuned, head, train, recipe, seed=seed, console=progress_console(), state=state)
+    return tuned.encoder, head
 
 
 @torch.no_grad()
@@ -108,8 +97,7 @@ def tuned_results(
     assert data.test is not None
     test = data.test.labelled()
     state = unfinished(subject, protocol, data, train, asdict(recipe), seed)
-    targets = torch.from_numpy(train.y)
-    encoder, head = finetuned(subject, train, targets, len(data.classes), recipe, seed=seed, state=state)
+    encoder, head = finetuned(subject, train, len(data.classes), recipe, seed=seed, state=state)
     found = scores_of(subject, encoder, head, test, recipe)
     scores, labels = found.x.numpy(), found.y.numpy()
     settings = {**recipe_settings(recipe), "train": len(train)}

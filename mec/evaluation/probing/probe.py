@@ -101,11 +101,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
         scores = torch.cat([head(part.to(subject.device)).cpu() for part in test.x.split(4096)]).numpy()
         accuracies.append((top_k(scores, test.y.numpy(), 1), top_k(scores, test.y.numpy(), 5)))
 
-    train_classifier(
-        subject.encoder, head, train, torch.from_numpy(train.y), recipe, subject.info, seed=seed,
-        device=subject.device, workers=subject.workers, after_epoch=measure, console=console,
-        state=state,
-    )  # fmt: skip
+    train_classifier(subject, head, train, recipe, seed=seed, after_epoch=measure, console=console, state=state)
     best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
     results = []
     for which, index in (("last", len(accuracies) - 1), ("best", best)):

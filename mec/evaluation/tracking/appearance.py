@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mec.errors import BadInput
-from mec.evaluation.subject import IMAGENET_MEAN, IMAGENET_STD, PIXELS, Subject, resolve
+from mec.evaluation.subject import PIXELS, Subject, resolve
+from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
 from mec.runtime.files import atomic
 
 CELL = 8  # px

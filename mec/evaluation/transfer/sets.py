@@ -30,6 +30,9 @@ class Choices:
     difficult_as_absent: bool = False  # VOC: count images with difficult instances only as negatives
 
 
+Drawn = dict[str, list[int]]
+
+
 @dataclass(frozen=True)
 class Parts:
     """`fit` and `held_out` choose the settings, both together are then fitted once more, and `test` is used once.
@@ -44,11 +47,15 @@ class Parts:
     classes: tuple[str, ...]
     metric: str  # a key of METRICS
     fingerprint: str
-    drawn: dict[str, list[int]]  # rows of the source that were drawn, not given: stored beside the results
+    drawn: Drawn  # rows of the source that were drawn, not given: stored beside the results
 
     def together(self) -> Split:
         """fit and held_out."""
         return joined(self.fit, self.held_out)
+
+
+Opener = Callable[[Path, Choices], Parts]
+Fetcher = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ class TransferSet:
     metric: str
     needs: tuple[str, ...]  # below --data-root
     get: str
-    open: Callable[[Path, Choices], Parts]
-    fetch: Callable[[Path], Any] | None = None  # where torchvision still can
+    open: Opener
+    fetch: Fetcher | None = None  # where torchvision still can
 
 
 # Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
@@ -75,21 +82,6 @@ HELD_OUT = {
 }
 
 CALTECH_TRAIN = 30  # images a class
-
-
-def food101(root: Path, choices: Choices) -> Parts:
-    train, test = (torchvision_split("Food101", root, split=s) for s in ("train", "test"))
-    return with_drawn("food101", root, train, test, choices)
-
-
-def cifar10(root: Path, choices: Choices) -> Parts:
-    train, test = (torchvision_split("CIFAR10", root, train=t) for t in (True, False))
-    return with_drawn("cifar10", root, train, test, choices)
-
-
-def cifar100(root: Path, choices: Choices) -> Parts:
-    train, test = (torchvision_split("CIFAR100", root, train=t) for t in (True, False))
-    return with_drawn("cifar100", root, train, test, choices)
 
 
 def sun397(root: Path, choices: Choices) -> Parts:
@@ -109,17 +101,6 @@ def sun397(root: Path, choices: Choices) -> Parts:
 def sun_list(folder: Path, name: str) -> Path:
     """A list of partition 1: beside the images' folders, or in Partitions/ as it is packed."""
     return next((p for p in (folder / name, folder / "Partitions" / name) if p.exists()), folder / name)
-
-
-def cars(root: Path, choices: Choices) -> Parts:
-    train, test = (torchvision_split("StanfordCars", root, split=s) for s in ("train", "test"))
-    return with_drawn("cars", root, train, test, choices)
-
-
-def aircraft(root: Path, choices: Choices) -> Parts:
-    """The 100 variants, with the official validation set."""
-    return given("aircraft", root, [torchvision_split("FGVCAircraft", root, split=s, annotation_level="variant")
-                                    for s in ("train", "val", "test")])  # fmt: skip
 
 
 def voc2007(root: Path, choices: Choices) -> Parts:
@@ -159,18 +140,6 @@ def voc_labels_of_xml(path: Path) -> np.ndarray:
     return labels
 
 
-def dtd(root: Path, choices: Choices) -> Parts:
-    """Partition 1 of the official ten."""
-    return given("dtd", root, [torchvision_split("DTD", root, split=s, partition=1) for s in ("train", "val", "test")])
-
-
-def pets(root: Path, choices: Choices) -> Parts:
-    train, test = (
-        torchvision_split("OxfordIIITPet", root, split=s, target_types="category") for s in ("trainval", "test")
-    )
-    return with_drawn("pets", root, train, test, choices)
-
-
 def caltech101(root: Path, choices: Choices) -> Parts:
     """30 random images a class to train on, without replacement; all others are the test set.
 
@@ -202,9 +171,19 @@ def caltech101(root: Path, choices: Choices) -> Parts:
     return parts
 
 
-def flowers102(root: Path, choices: Choices) -> Parts:
-    """Official validation set; the test set is the larger part."""
-    return given("flowers102", root, [torchvision_split("Flowers102", root, split=s) for s in ("train", "val", "test")])
+def by_torchvision(name: str, kind: str, *which: dict[str, Any], **common: Any) -> tuple[Opener, Fetcher]:
+    """How a set is opened and fetched of which torchvision has the official parts: train and test, or val between them.
+
+    Args:
+        kind: torchvision's class.
+        which: keywords of the class for each part; common: for all.
+    """
+
+    def open_set(root: Path, choices: Choices) -> Parts:
+        parts = [torchvision_split(kind, root, **keywords, **common) for keywords in which]
+        return given(name, root, parts) if len(parts) == 3 else with_drawn(name, root, parts[0], parts[1], choices)
+
+    return open_set, fetcher(kind, *({**keywords, **common} for keywords in which))
 
 
 def given(name: str, root: Path, splits: Sequence[tuple[Split, tuple[str, ...]]]) -> Parts:
@@ -225,8 +204,9 @@ def with_drawn(
     return transfer_parts(name, root, split.take(fit), split.take(held), test[0], classes, drawn)
 
 
-def transfer_parts(name: str, root: Path, fit: Split, held_out: Split, test: Split, classes: tuple[str, ...],
-             drawn: dict[str, list[int]]) -> Parts:  # fmt: skip
+def transfer_parts(
+    name: str, root: Path, fit: Split, held_out: Split, test: Split, classes: tuple[str, ...], drawn: Drawn
+) -> Parts:
     state = hashlib.sha256(name.encode())
     for split in (fit, held_out, test):
         if not len(split):
@@ -259,7 +239,7 @@ def joined(one: Split, other: Split) -> Split:
     return Split(images, np.concatenate([one.y, other.y]))
 
 
-def fetcher(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:
+def fetcher(kind: str, *which: dict[str, Any]) -> Fetcher:
     """Have torchvision fetch a data set from its own home."""
 
     def fetch(root: Path) -> None:
@@ -271,20 +251,22 @@ def fetcher(kind: str, *which: dict[str, Any]) -> Callable[[Path], None]:
     return fetch
 
 
-_TRAIN_TEST = ({"split": "train"}, {"split": "test"})
+TRAIN, VAL, TEST = ({"split": part} for part in ("train", "val", "test"))
 DOWNLOAD = "--download fetches it"
 
 TRANSFER_SETS: dict[str, TransferSet] = {
     "food101": TransferSet(
         "Food", "top-1",
         ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
-        DOWNLOAD, food101, fetcher("Food101", *_TRAIN_TEST),
+        DOWNLOAD, *by_torchvision("food101", "Food101", TRAIN, TEST),
     ),
     "cifar10": TransferSet(
-        "C10", "top-1", ("cifar-10-batches-py",), DOWNLOAD, cifar10, fetcher("CIFAR10", {"train": True}),
+        "C10", "top-1", ("cifar-10-batches-py",),
+        DOWNLOAD, *by_torchvision("cifar10", "CIFAR10", {"train": True}, {"train": False}),
     ),
     "cifar100": TransferSet(
-        "C100", "top-1", ("cifar-100-python",), DOWNLOAD, cifar100, fetcher("CIFAR100", {"train": True}),
+        "C100", "top-1", ("cifar-100-python",),
+        DOWNLOAD, *by_torchvision("cifar100", "CIFAR100", {"train": True}, {"train": False}),
     ),
     "sun397": TransferSet(
         "SUN", "top-1",
@@ -299,13 +281,13 @@ TRANSFER_SETS: dict[str, TransferSet] = {
          "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_train", "stanford_cars/cars_test"),
         "its home (ai.stanford.edu/~jkrause/cars) is gone and nothing can fetch it: copy it from somebody who has "
         "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, and unpack them there",
-        cars,
+        by_torchvision("cars", "StanfordCars", TRAIN, TEST)[0],
     ),
-    "aircraft": TransferSet(
+    "aircraft": TransferSet(  # the 100 variants
         "Aircraft", "mean per class",
         ("fgvc-aircraft-2013b/data/images_variant_train.txt", "fgvc-aircraft-2013b/data/images_variant_val.txt",
          "fgvc-aircraft-2013b/data/images_variant_test.txt", "fgvc-aircraft-2013b/data/images"),
-        DOWNLOAD, aircraft, fetcher("FGVCAircraft", {"split": "train"}),
+        DOWNLOAD, *by_torchvision("aircraft", "FGVCAircraft", TRAIN, VAL, TEST, annotation_level="variant"),
     ),
     "voc2007": TransferSet(
         "VOC07", "11-point mAP",
@@ -313,27 +295,27 @@ TRANSFER_SETS: dict[str, TransferSet] = {
          "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOCdevkit/VOC2007/JPEGImages"),
         f"{DOWNLOAD}, where its host is up; or unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
         voc2007,
-        fetcher("VOCDetection", *({"year": "2007", "image_set": s} for s in ("train", "test"))),
+        fetcher("VOCDetection", *({"year": "2007", "image_set": part} for part in ("train", "test"))),
     ),
-    "dtd": TransferSet(
+    "dtd": TransferSet(  # partition 1 of the official ten
         "DTD", "top-1",
         ("dtd/dtd/labels/train1.txt", "dtd/dtd/labels/val1.txt", "dtd/dtd/labels/test1.txt", "dtd/dtd/images"),
-        DOWNLOAD, dtd, fetcher("DTD", {"split": "train"}),
+        DOWNLOAD, *by_torchvision("dtd", "DTD", TRAIN, VAL, TEST, partition=1),
     ),
     "pets": TransferSet(
         "Pets", "mean per class",
         ("oxford-iiit-pet/annotations/trainval.txt", "oxford-iiit-pet/annotations/test.txt", "oxford-iiit-pet/images"),
-        DOWNLOAD, pets, fetcher("OxfordIIITPet", {"split": "trainval"}),
+        DOWNLOAD, *by_torchvision("pets", "OxfordIIITPet", {"split": "trainval"}, TEST, target_types="category"),
     ),
     "caltech101": TransferSet(
         "Caltech", "mean per class",
         ("caltech101/101_ObjectCategories",),
         DOWNLOAD, caltech101, fetcher("Caltech101", {}),
     ),
-    "flowers102": TransferSet(
+    "flowers102": TransferSet(  # the test set is the larger part
         "Flowers", "mean per class",
         ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
-        DOWNLOAD, flowers102, fetcher("Flowers102", {"split": "train"}),
+        DOWNLOAD, *by_torchvision("flowers102", "Flowers102", TRAIN, VAL, TEST),
     ),
 }  # fmt: skip
 

@@ -184,6 +184,9 @@ def square(info: EncoderInfo, resize: float) -> Callable[[Any], Tensor]:
     return image_transform(replace(info, interpolation="bicubic"), resize, crop=True)
 
 
+Labelled = tuple[Tensor, np.ndarray]  # features [n, e], and labels
+
+
 def linear_transfer(
     subject: Subject, parts: Parts, ledger: Ledger, *, standardise: bool, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -191,23 +194,18 @@ def linear_transfer(
     if "test" in ledger.known:
         return dict(ledger.known["test"])
     transform = square(subject.info, 1.0)
-    x, x_held, x_test = (
-        subject.features(Split(split.images), transform, whole=True).x
+    fit, held_out, test = (
+        (subject.features(Split(split.images), transform, whole=True).x, split.y)
         for split in (parts.fit, parts.held_out, parts.test)
     )
-    return ledger.once(
-        "test",
-        lambda: logistic_transfer(
-            (x, parts.fit.y), (x_held, parts.held_out.y), (x_test, parts.test.y), parts, ledger,
-            standardise=standardise, device=subject.device, say=say,
-        ),
-    )  # fmt: skip
+    options: dict[str, Any] = {"standardise": standardise, "device": subject.device, "say": say}
+    return ledger.once("test", lambda: logistic_transfer(fit, held_out, test, parts, ledger, **options))
 
 
 def logistic_transfer(
-    fit: tuple[Tensor, np.ndarray],
-    held_out: tuple[Tensor, np.ndarray],
-    test: tuple[Tensor, np.ndarray],
+    fit: Labelled,
+    held_out: Labelled,
+    test: Labelled,
     parts: Parts,
     ledger: Ledger,
     *,
@@ -215,7 +213,7 @@ def logistic_transfer(
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`; each is (x, labels)."""
+    """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`."""
     (x, y), (x_held, y_held), (x_test, y_test) = fit, held_out, test
     metric, classes = METRICS[parts.metric], len(parts.classes)
     shift, scale = standard(x) if standardise else (0.0, 1.0)
@@ -323,9 +321,8 @@ def finetuned_or_none(
         weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule,
         interpolation="bicubic",
     )  # fmt: skip
-    targets = torch.from_numpy(np.asarray(train.y))
     try:
-        tuned = nn.Sequential(*finetuned(subject, train, targets, classes, training, seed=seed, state=state))
+        tuned = nn.Sequential(*finetuned(subject, train, classes, training, seed=seed, state=state))
     except Diverged:
         return None
     return tuned if all(bool(torch.isfinite(p).all()) for p in tuned.parameters()) else None
