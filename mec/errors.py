@@ -28,9 +28,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     "Did you mean 'optimizer'?"
     >>> nearest("x", ["optimizer", "views"])
     'Known: optimizer, views.'
+    >>> nearest("cifar", ["digits", "cifar10-paper", "cifar10-byol"])
+    "Did you mean 'cifar10-paper'?"
     """
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word, known, n=1) or [k for k in known if word and k.startswith(word)][:1]
     if not close and len(word) < 5:  # two letters of three may be wrong
         close = difflib.get_close_matches(word, [k for k in known if k[:1] == word[:1]], n=1, cutoff=0.3)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."

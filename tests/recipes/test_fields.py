@@ -86,6 +86,22 @@ def test_a_number_outside_its_range_is_refused_by_name(where, value):
     assert not refused or (type(value), value) != (type(getattr(PARTS[part], name)), getattr(PARTS[part], name))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "last", "beyond"),
+    [
+        ("views", "hue", 0.5, 0.51),  # as torchvision's ColorJitter
+        ("views", "zoom", 0.99, 1.0),  # divided by 1 - zoom
+        ("views", "shear", 89.9, 90.0),  # its tangent
+        ("optimizer", "momentum", 0.999, 1.0),
+        ("optimizer", "trust", 1e-9, 0.0),
+    ],
+)
+def test_ends_of_ranges_are_where_the_mathematics_ends(part, name, last, beyond):
+    with_number(part, name, None, last)
+    with pytest.raises(BadInput, match=rf"^{part}\.{name} is {beyond}: it takes a number "):
+        with_number(part, name, None, beyond)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     numbers=st.fixed_dictionaries(

@@ -188,9 +188,12 @@ def test_a_stored_recipe_with_an_unknown_key_is_refused_with_the_nearest():
         from_dict(Recipe, stored)
 
 
-def test_an_unknown_recipe_is_refused_with_the_nearest():
-    with pytest.raises(BadInput, match=r"^no recipe is called 'digit'\. Did you mean 'digits'\?$"):
-        recipe_named("digit")
+@pytest.mark.parametrize(
+    ("name", "near"), [("digit", "digits"), ("cifar", "cifar10-paper"), ("imagnet-byol", "imagenet-byol")]
+)
+def test_an_unknown_recipe_is_refused_with_the_nearest(name, near):
+    with pytest.raises(BadInput, match=rf"^no recipe is called '{name}'\. Did you mean '{near}'\?$"):
+        recipe_named(name)
 
 
 def test_recipes_are_read_without_loading_torch():
