@@ -21,30 +21,32 @@ from mec.data.decoding import Skipped
 from mec.data.images import MOST_UNREADABLE, too_many
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.evaluation.subject import Subject
+from mec.recipes.fields import Checked
 from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.progress import TrainingProgress
+from mec.runtime.ranges import Count, NotNegative, Positive, Share
 
 FROZEN_AT_ONCE = 256  # images through a frozen backbone: a batch of 4096 would take 40 GiB in a ResNet-50
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """How a classifier is trained; the defaults are those that most published recipes share."""
 
     source: str
-    base_lr: float  # times batch / 256 where `scaled`
-    head_lr: float | None = None  # of the linear layer; None: base_lr
+    base_lr: Positive  # times batch / 256 where `scaled`
+    head_lr: Positive | None = None  # of the linear layer; None: base_lr
     scaled: bool = True
-    batch_size: int = 256
-    micro_batch_size: int | None = None  # that go through the network together; None: the batch, or FROZEN_AT_ONCE
-    epochs: int = 100
-    steps: int | None = None  # in place of epochs
+    batch_size: Count = 256
+    micro_batch_size: Count | None = None  # that go through the network together; None: the batch, or FROZEN_AT_ONCE
+    epochs: Count = 100
+    steps: Count | None = None  # in place of epochs
     optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     trust: float = 0.001  # LARS
     schedule: Literal["cosine by epoch", "cosine by step", "drops"] = "cosine by epoch"
     drops: tuple[int, ...] = ()  # epochs before which the rate is multiplied by `drop`
@@ -56,23 +58,19 @@ class Training:
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"  # torchvision's default
     resize: float = 256 / 224  # of a test image's shorter side, in sides of the central crop
     crop: tuple[float, float] = (0.08, 1.0)  # share of the area
-    flip: float = 0.5
+    flip: Share = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.crop
+        if not 0 < low <= high <= 1:
+            raise BadInput(f"the crop's share of an image is {low} to {high}: 0 < low <= high <= 1.")
 
-def check_training(recipe: Training, images: int | None = None) -> None:
-    """Raise BadInput for numbers that no training can have, on so many images."""
-    for name in ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps"):
-        value = getattr(recipe, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise BadInput(f"--{name.replace('_', '-')} is {value}: it is above 0.")
-    if recipe.head_norm and min(recipe.batch_size, recipe.batch_size if images is None else images) < 2:
-        few = f"--batch-size is {recipe.batch_size}" if images != 1 else "there is a single training image"
-        raise BadInput(f"{few}: the batch norm before the linear layer needs two images or more; or --head-norm False.")
-    if recipe.weight_decay < 0:
-        raise BadInput(f"--weight-decay is {recipe.weight_decay}: it is 0 or above.")
-    low, high = recipe.crop
-    if not 0 < low <= high <= 1:
-        raise BadInput(f"the crop's share of an image is {low} to {high}: 0 < low <= high <= 1.")
+    def check_head(self, images: int) -> None:
+        """Raise BadInput where the batches of so many images are too small for the head."""
+        if self.head_norm and min(self.batch_size, images) < 2:
+            few = f"--batch-size is {self.batch_size}" if images != 1 else "there is a single training image"
+            raise BadInput(f"{few}: the batch norm before the linear layer needs two images; or --head-norm False.")
 
 
 def preset_name(preset: str, published: Training, recipe: Training) -> str:

@@ -22,15 +22,7 @@ from mec.data.folders import readable
 from mec.data.opening import open_data
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluation import classifier
-from mec.evaluation.classifier import (
-    Training,
-    check_training,
-    classifier_loss,
-    classifier_optimizer,
-    new_head,
-    rate_factor,
-    suited,
-)
+from mec.evaluation.classifier import Training, classifier_loss, classifier_optimizer, new_head, rate_factor, suited
 from mec.evaluation.subject import Subject
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo
@@ -339,27 +331,28 @@ def test_a_loss_that_is_not_finite_stops_with_flags_that_there_are(digits, froze
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"base_lr": 0.0}, "--base-lr is 0"),
-        ({"head_lr": -1.0}, "--head-lr is -1"),
-        ({"batch_size": 0}, "--batch-size is 0"),
-        ({"micro_batch_size": 0}, "--micro-batch-size is 0"),
-        ({"epochs": 0}, "--epochs is 0"),
-        ({"base_lr": math.nan}, "--base-lr is nan"),
-        ({"weight_decay": -1.0}, "--weight-decay is -1"),
+        ({"base_lr": 0.0}, "base_lr is 0"),
+        ({"head_lr": -1.0}, "head_lr is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"base_lr": math.nan}, "base_lr is nan"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
         ({"crop": (0.0, 1.0)}, "the crop's share"),
-        ({"head_norm": True, "batch_size": 1}, "--batch-size is 1: the batch norm before the linear layer"),
     ],
 )
 def test_numbers_that_no_training_can_have_are_refused(change, words):
     with pytest.raises(BadInput, match=words):
-        check_training(Training("", **{"base_lr": 0.1, **change}))
+        Training("", **{"base_lr": 0.1, **change})
 
 
 def test_a_batch_norm_before_the_linear_layer_needs_two_images():
-    check_training(Training("", 0.1, head_norm=True), images=2)
-    check_training(Training("", 0.1, batch_size=1), images=1)
+    Training("", 0.1, head_norm=True).check_head(images=2)
+    Training("", 0.1, batch_size=1).check_head(images=1)
     with pytest.raises(BadInput, match="there is a single training image"):
-        check_training(Training("", 0.1, head_norm=True), images=1)
+        Training("", 0.1, head_norm=True).check_head(images=1)
+    with pytest.raises(BadInput, match="--batch-size is 1: the batch norm before the linear layer"):
+        Training("", 0.1, head_norm=True, batch_size=1).check_head(images=9)
 
 
 def test_digits_are_not_mirrored(digits):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,11 +190,10 @@ class DetectorRun:
     def precise_statistics(self) -> None:
         """Batch norms' statistics as averages over training batches with the final weights, heads included."""
         last = self.preset.iterations
-        with torch.no_grad(), averaged_statistics(self.detector) as collect:
+        with torch.no_grad(), averaged_statistics(self.detector):
             self.detector.train()
             for batch in self.batches(last, last + self.preset.precise):
                 self.losses(batch)
-                collect()
 
 
 def detector_lr(preset: Preset, base: float, iteration: int) -> float:
@@ -205,37 +205,18 @@ def detector_lr(preset: Preset, base: float, iteration: int) -> float:
     return lr
 
 
-class averaged_statistics:
-    """Within it batch norms keep a batch's own statistics; `collect()` adds them; at its end they are averaged.
+@contextlib.contextmanager
+def averaged_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it batch norms average the statistics of the batches that they see, from the first; variances unbiased.
 
-    Variances are averages of the unbiased variances of batches. Counters stay as they were.
+    Counters and momenta are as before afterwards.
     """
-
-    def __init__(self, module: nn.Module):
-        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-    def __enter__(self) -> Callable[[], None]:
-        self.momenta = [norm.momentum for norm in self.norms]
-        self.counters = [_buffer(norm, "num_batches_tracked").clone() for norm in self.norms]
-        self.sums = [torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in self.norms]
-        self.count = 0
-        for norm in self.norms:
-            norm.momentum = 1.0
-        return self.collect
-
-    def collect(self) -> None:
-        self.count += 1
-        for total, norm in zip(self.sums, self.norms):
-            total += torch.stack([_buffer(norm, "running_mean"), _buffer(norm, "running_var")]).double().cpu()
-
-    def __exit__(self, *_: object) -> None:
-        for norm, momentum, counter, total in zip(self.norms, self.momenta, self.counters, self.sums):
-            norm.momentum = momentum
-            _buffer(norm, "num_batches_tracked").copy_(counter)
-            if self.count:
-                _buffer(norm, "running_mean").copy_(total[0] / self.count)
-                _buffer(norm, "running_var").copy_(total[1] / self.count)
-
-
-def _buffer(norm: nn.Module, name: str) -> Tensor:
-    return norm.get_buffer(name)
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for an average of all
+    yield
+    for norm, (momentum, counter) in zip(norms, before):
+        norm.momentum = momentum
+        norm.get_buffer("num_batches_tracked").copy_(counter)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mec.data.dataset import Data, Split
-from mec.evaluation.classifier import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier
 from mec.evaluation.features import Features, extract, tell_skipped
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
@@ -43,7 +43,6 @@ FINETUNES = {
 
 def with_decay(recipe: Training, lr: float, decay: float) -> Training:
     """A point of the grid: weight decay is given before it is divided by the learning rate."""
-    check_training(replace(recipe, base_lr=lr, weight_decay=decay))
     return replace(recipe, base_lr=lr, weight_decay=decay / lr)
 
 
@@ -83,7 +82,6 @@ def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -
         BadInput: a setting that makes no sense.
         TrainingStopped: the loss is not finite.
     """
-    check_training(recipe)
     return tuned_results(subject, data, data.train.labelled(), suited(recipe, data), protocol="finetune", seed=seed)
 
 

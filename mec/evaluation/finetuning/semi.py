@@ -11,7 +11,7 @@ import numpy as np
 
 from mec.data.dataset import Data, Split
 from mec.errors import BadInput
-from mec.evaluation.classifier import Training, check_training, suited
+from mec.evaluation.classifier import Training, suited
 from mec.evaluation.finetuning.finetune import tuned_results
 from mec.evaluation.results import Result, labelled
 from mec.views.views import uniforms
@@ -76,7 +76,6 @@ def semi(subject: Subject, data: Data, train: Split, recipe: Training, *, labels
         BadInput: a setting that makes no sense.
         TrainingStopped: the loss is not finite.
     """
-    check_training(recipe)
     results = tuned_results(subject, data, train, suited(recipe, data), protocol="semi", seed=seed)
     return labelled(results, settings={**results[0].settings, "labels": labels})
 

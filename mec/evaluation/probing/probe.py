@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mec.data.dataset import Data
-from mec.evaluation.classifier import Training, check_training, new_head, progress_console, suited, train_classifier
+from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
 from mec.evaluation.unfinished import unfinished
@@ -82,7 +82,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     assert data.test is not None
     recipe = suited(recipe, data)
     train = data.train.labelled()
-    check_training(recipe, len(train))
+    recipe.check_head(len(train))
     console = progress_console()
     if reach(recipe, len(train)) < ENOUGH:
         console.print(

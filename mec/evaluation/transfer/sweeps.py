@@ -50,7 +50,7 @@ class Finetuning:
 
 def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
     """Log-spaced powers of ten."""
-    return tuple(float(v) for v in np.logspace(low, high, count))
+    return tuple(np.logspace(low, high, count).tolist())
 
 
 FINETUNING: dict[str, Finetuning] = {
@@ -162,18 +162,21 @@ def best_of(found: dict[Any, float], parts: Parts) -> Any:
     Raises:
         BadInput: no figure is a number.
     """
-    best = best_or_none(found)
-    if best is None:
+    numbers = {key: value for key, value in found.items() if not math.isnan(value)}
+    if not numbers:
         raise BadInput(
             f"{parts.name}: nothing to choose by: {parts.metric} is no number on the {len(parts.held_out)} held-out "
             "images at any setting. Either every trial diverged, or no class has a positive image there."
         )
-    return best
+    return max(numbers, key=lambda key: numbers[key])
 
 
-def best_or_none(found: dict[Any, float]) -> Any | None:
-    numbers = {key: value for key, value in found.items() if not math.isnan(value)}
-    return max(numbers, key=lambda key: numbers[key]) if numbers else None
+def at_end(chosen: float, what: str, grid: Sequence[float], parts: Parts, say: Callable[[str], None]) -> bool:
+    """Whether the chosen value is the grid's first or last, which is told where there are several."""
+    found = chosen in (grid[0], grid[-1])
+    if found and len(grid) > 1:
+        say(f"{parts.name}: {what} {chosen:g} is at an end of the grid; a better one may lie beyond it.")
+    return found
 
 
 def square(info: EncoderInfo, resize: float) -> Callable[[Any], Tensor]:
@@ -219,30 +222,27 @@ def logistic_transfer(
     shift, scale = standard(x) if standardise else (0.0, 1.0)
     problem = prepare((x - shift) / scale, y, classes, device=device)
     held = (x_held - shift) / scale
-    figures: dict[float, float] = {}
-    best: Logistic | None = None
-    unknown = [p for p in PENALTIES if key_of(p) not in ledger.known]
-    solved = logistic_path(problem, PENALTIES[PENALTIES.index(unknown[0]) :] if unknown else ())
-    for penalty in PENALTIES:
-        fitted = next(solved) if unknown and penalty <= unknown[0] else None
+    keys = {penalty: f"penalty {penalty:.6g}" for penalty in PENALTIES}
+    unknown = [penalty for penalty in PENALTIES if keys[penalty] not in ledger.known]
 
-        def judged(fitted: Logistic | None = fitted) -> float:
-            assert fitted is not None
-            return metric(fitted.scores(held), y_held)
+    def judged(fitted: Logistic) -> float:
+        return metric(fitted.scores(held), y_held)
 
-        figures[penalty] = ledger.once(key_of(penalty), judged)
-        if fitted is not None and best_or_none(figures) == penalty:
-            best = fitted
+    highest, best = -math.inf, None
+    for fitted in logistic_path(problem, PENALTIES[PENALTIES.index(unknown[0]) :] if unknown else ()):
+        figure = ledger.once(keys[fitted.penalty], partial(judged, fitted))
+        if figure > highest:
+            highest, best = figure, fitted
+    figures = {penalty: ledger.known[key] for penalty, key in keys.items()}
     chosen = best_of(figures, parts)
-    edge = chosen in (PENALTIES[0], PENALTIES[-1])
-    if edge:
-        say(f"{parts.name}: penalty {chosen:g} is at an end of the grid; a better one may lie beyond it.")
+    edge = at_end(chosen, "penalty", PENALTIES, parts, say)
 
     x, y = torch.cat([x, x_held]), np.concatenate([y, y_held])
     shift, scale = standard(x) if standardise else (0.0, 1.0)
     problem = prepare((x - shift) / scale, y, classes, device=device)
-    near = best is not None and best.penalty == chosen and not standardise
-    start = coefficients_of(best, problem) if near and best is not None else None
+    start = None
+    if best is not None and best.penalty == chosen and not standardise:
+        start = coefficients_of(best, problem)
     final = model(problem, chosen, *solve(problem, chosen, start))
     return {
         "value": metric(final.scores((x_test - shift) / scale), y_test),
@@ -251,10 +251,6 @@ def logistic_transfer(
         "end_of_grid": edge,
         "train": len(y),
     }
-
-
-def key_of(penalty: float) -> str:
-    return f"penalty {penalty:.6g}"
 
 
 def standard(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,14 +290,12 @@ def finetune_transfer(
             if not known:
                 say(f"{parts.name}, {key}: " + ("diverged" if found is None else f"{found:.1f} % held out"))
     rate, decay = best_of(figures, parts)
-    ends = (recipe.learning_rates[0], recipe.learning_rates[-1])
-    if len(recipe.learning_rates) > 1 and rate in ends:
-        say(f"{parts.name}: learning rate {rate:g} is at an end of the grid; a better one may lie beyond it.")
+    edge = at_end(rate, "learning rate", recipe.learning_rates, parts, say)
     value = ledger.once("test", partial(figure, parts.together(), parts.test, rate, decay))
     if value is None:
         raise BadInput(f"{parts.name}: the chosen learning rate {rate:g} diverged when fitted on all training images.")
     return {"value": value, "learning_rate": rate, "weight_decay": decay, "held_out": figures[rate, decay],
-            "end_of_grid": rate in ends, "train": len(parts.fit) + len(parts.held_out)}  # fmt: skip
+            "end_of_grid": edge, "train": len(parts.fit) + len(parts.held_out)}  # fmt: skip
 
 
 def finetuned_or_none(

@@ -393,11 +393,10 @@ def test_precise_statistics_are_averages_over_batches_and_touch_nothing_else():
     inputs: dict[str, list[torch.Tensor]] = {"backbone.body.bn1": [], "roi_heads.box_head.norm": []}
     for name, heard in inputs.items():
         made.get_submodule(name).register_forward_pre_hook(lambda _, x, heard=heard: heard.append(x[0].clone()))
-    with torch.no_grad(), averaged_statistics(made) as collect:
+    with torch.no_grad(), averaged_statistics(made):
         for seed in range(3):
             made.draw((seed, 9))
             made(*batch(seed))
-            collect()
     after = made.state_dict()
     for name, heard in inputs.items():
         mean = torch.stack([x.mean((0, 2, 3)) for x in heard]).mean(0)
