@@ -94,8 +94,7 @@ def sun397(root: Path, choices: Choices) -> Parts:
         names = sorted(sun_list(folder, part).read_text().split())  # /a/abbey/sun_aakbd.jpg
         labels = np.array([number[os.path.dirname(name)] for name in names])
         splits.append((Split(Files(tuple(f"{folder}{name}" for name in names)), labels), classes))
-    train, test = splits
-    return with_drawn("sun397", root, train, test, choices)
+    return transfer_parts("sun397", root, splits, choices)
 
 
 def sun_list(folder: Path, name: str) -> Path:
@@ -113,7 +112,7 @@ def voc2007(root: Path, choices: Choices) -> Parts:
             labels[labels == 0] = -1
         images = Files(tuple(str(folder / "JPEGImages" / f"{name}.jpg") for name in names))
         splits.append((Split(images, labels), VOC_CLASSES))
-    return given("voc2007", root, splits)
+    return transfer_parts("voc2007", root, splits, choices)
 
 
 def voc_labels(folder: Path, part: str, names: Sequence[str]) -> np.ndarray:
@@ -164,15 +163,14 @@ def caltech101(root: Path, choices: Choices) -> Parts:
     chosen = np.sort(np.concatenate(draws))
     everything = Split(Files(tuple(paths)), y)
     rest = np.setdiff1d(np.arange(len(y)), chosen)
-    parts = with_drawn(
-        "caltech101", root, (everything.take(chosen), classes), (everything.take(rest), classes), choices
-    )
+    official = [(everything.take(rows), classes) for rows in (chosen, rest)]
+    parts = transfer_parts("caltech101", root, official, choices)
     parts.drawn["train"] = chosen.tolist()
     return parts
 
 
 def by_torchvision(name: str, kind: str, *which: dict[str, Any], **common: Any) -> tuple[Opener, Fetcher]:
-    """How a set is opened and fetched of which torchvision has the official parts: train and test, or val between them.
+    """How a set is opened and fetched of which torchvision has the official parts.
 
     Args:
         kind: torchvision's class.
@@ -180,33 +178,26 @@ def by_torchvision(name: str, kind: str, *which: dict[str, Any], **common: Any) 
     """
 
     def open_set(root: Path, choices: Choices) -> Parts:
-        parts = [torchvision_split(kind, root, **keywords, **common) for keywords in which]
-        return given(name, root, parts) if len(parts) == 3 else with_drawn(name, root, parts[0], parts[1], choices)
+        official = [torchvision_split(kind, root, **keywords, **common) for keywords in which]
+        return transfer_parts(name, root, official, choices)
 
     return open_set, fetcher(kind, *({**keywords, **common} for keywords in which))
 
 
-def given(name: str, root: Path, splits: Sequence[tuple[Split, tuple[str, ...]]]) -> Parts:
-    """Official train, val and test."""
-    fit, held_out, test = (split for split, _ in splits)
-    return transfer_parts(name, root, fit, held_out, test, splits[0][1], {})
+def transfer_parts(name: str, root: Path, official: Sequence[tuple[Split, tuple[str, ...]]], choices: Choices) -> Parts:
+    """From the official train, val and test with the names of the classes.
 
-
-def with_drawn(
-    name: str, root: Path, train: tuple[Split, tuple[str, ...]], test: tuple[Split, tuple[str, ...]], choices: Choices
-) -> Parts:
-    """A seeded, stratified part of the training images held out, as large as BYOL's."""
-    split, classes = train
-    part, whole = HELD_OUT[name]
-    held = stratified(split.labels, len(split), max(1, round(len(split) * part / whole)), choices.seed)
-    fit = np.setdiff1d(np.arange(len(split)), held)
-    drawn = {"held_out": held.tolist()}
-    return transfer_parts(name, root, split.take(fit), split.take(held), test[0], classes, drawn)
-
-
-def transfer_parts(
-    name: str, root: Path, fit: Split, held_out: Split, test: Split, classes: tuple[str, ...], drawn: Drawn
-) -> Parts:
+    Without val, a seeded, stratified part of the training images is held out, as large as BYOL's.
+    """
+    (fit, classes), *val, (test, _) = official
+    drawn = {}
+    if val:
+        held_out = val[0][0]
+    else:
+        part, whole = HELD_OUT[name]
+        rows = stratified(fit.labels, len(fit), max(1, round(len(fit) * part / whole)), choices.seed)
+        fit, held_out = fit.take(np.setdiff1d(np.arange(len(fit)), rows)), fit.take(rows)
+        drawn["held_out"] = rows.tolist()
     state = hashlib.sha256(name.encode())
     for split in (fit, held_out, test):
         if not len(split):
@@ -360,10 +351,9 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
 
 
 def lacking(name: str, root: Path) -> list[str]:
-    """Which of its files are not there."""
-    packed = {n: n.replace("SUN397/", "SUN397/Partitions/") for n in TRANSFER_SETS["sun397"].needs}
+    """Which of its files are not there; SUN's lists may lie in a folder of their own, as they are packed."""
     return [
         needed
         for needed in TRANSFER_SETS[name].needs
-        if not (root / needed).exists() and not (root / packed.get(needed, needed)).exists()
+        if not (root / needed).exists() and not (root / needed.replace("SUN397/", "SUN397/Partitions/")).exists()
     ]

@@ -86,12 +86,12 @@ def test_each_set_has_the_metric_of_the_table(name, metric):
      ("sun397", (15_880, 3_970)), ("cars", (6_494, 1_650)), ("pets", (2_940, 740)), ("caltech101", (2_550, 510))],
 )  # fmt: skip
 def test_held_out_parts_have_the_published_sizes_at_full_size(name, sizes):
-    from mec.evaluation.transfer.sets import HELD_OUT, TRANSFER_SETS, with_drawn
+    from mec.evaluation.transfer.sets import HELD_OUT, TRANSFER_SETS, transfer_parts
 
     n = sum(sizes)
     labels = np.arange(n) % 102
     split = (Split(InMemory(torch.zeros(n, 3, 1, 1, dtype=torch.uint8)), labels), tuple(map(str, range(102))))
-    parts = with_drawn(name, Path("."), split, split, Choices())
+    parts = transfer_parts(name, Path("."), [split, split], Choices())
     assert (len(parts.fit), len(parts.held_out)) == sizes
     assert n == HELD_OUT[name][1]
     assert name in TRANSFER_SETS
