@@ -101,6 +101,8 @@ def test_images_without_a_label_are_known_as_such(tmp_path, monkeypatch):
     data = open_data("stl10", root=tmp_path)
     assert (len(data.train), len(data.train.labelled())) == (11, 6)
     assert data.classes == ("airplane", "bird", "car")
+    (tmp_path / "stl10_binary" / "class_names.txt").unlink()
+    assert open_data("stl10", root=tmp_path).classes == ("0", "1", "2")  # none for images without a label
 
 
 def test_a_set_that_says_nothing_of_its_files_is_refused_in_words(monkeypatch, tmp_path):
