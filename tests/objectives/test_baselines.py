@@ -153,7 +153,8 @@ def test_moco_v2_with_keys_of_one_view_is_lightly_s_ntxent_with_its_memory_bank_
         assert int(ours.pointer) == (step + 1) * M % (3 * M)
 
 
-def test_moco_v2_symmetric_is_the_mean_of_both_directions_with_the_queues_as_they_were():
+@pytest.mark.parametrize("temperature", [0.2, 0.7])
+def test_moco_v2_symmetric_is_the_mean_of_both_directions_with_the_queues_as_they_were(temperature):
     ours = QueuedInfoNCE(D, queue=2 * M).double()
     before = ours.keys.clone()
     p, z = stack(2), stack(2, seed=3)
@@ -161,9 +162,9 @@ def test_moco_v2_symmetric_is_the_mean_of_both_directions_with_the_queues_as_the
     expected = 0
     for v, t in ((0, 1), (1, 0)):
         positive = (q[v] * k[t]).sum(1)
-        everything = torch.cat([positive[:, None], q[v] @ before[t].T], 1) / 0.2
-        expected = expected + (everything.exp().sum(1).log() - positive / 0.2).mean() / 2
-    assert_close(ours(p, z), expected)
+        everything = torch.cat([positive[:, None], q[v] @ before[t].T], 1) / temperature
+        expected = expected + (everything.exp().sum(1).log() - positive / temperature).mean() / 2
+    assert_close(ours(p, z, temperature=temperature), expected)
     assert_close(ours.keys[:, :M], k)
     assert torch.equal(ours.keys[:, M:], before[:, M:])
 

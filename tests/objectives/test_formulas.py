@@ -152,6 +152,7 @@ def test_views_that_agree_and_spread_evenly_reach_the_lower_bound(m, d, distorti
     expected = -r * distortion * math.log(1 + 1 / (r * distortion))
     rows = reference.even_spread(m, d)
     assert lower_bound(m, d, distortion) == pytest.approx(expected, rel=1e-13)
+    assert lower_bound(m, d, "guaranteed") == lower_bound(m, d, d / m if d > m else 1.01)
     assert joint_coding(rows.expand(2, m, d), distortion=distortion).item() == pytest.approx(expected, rel=1e-11)
     exact = maximum_entropy_coding(rows, rows, distortion=distortion, order=None)
     assert exact.item() == pytest.approx(expected, rel=1e-11)
@@ -341,12 +342,13 @@ def test_every_method_names_an_objective_and_settings_that_it_takes(name):
     assert objective(stack(2, 8, 5).float(), target, labels=labels, **call).isfinite()
 
 
-@pytest.mark.parametrize("order", [2, None])
-@pytest.mark.parametrize("how", ["bn", "both"])
+@pytest.mark.parametrize("order", [1, 2, 4, None])
+@pytest.mark.parametrize("how", ["l2", "bn", "both"])
 def test_normalised_by_columns_the_coding_forms_are_those_of_the_standardised_rows(how, order):
     def rows(x):
-        x = F.batch_norm(x, None, None, training=True) / x.shape[1] ** 0.5
-        return F.normalize(x, dim=1) if how == "both" else x
+        if how != "l2":
+            x = F.batch_norm(x, None, None, training=True) / x.shape[1] ** 0.5
+        return x if how == "bn" else F.normalize(x, dim=1)
 
     views = 3 + stack(2, 12, 7)
     lam = 1 / (12 * 0.06)
@@ -354,12 +356,17 @@ def test_normalised_by_columns_the_coding_forms_are_those_of_the_standardised_ro
     if order is None:
         expected = torch.linalg.slogdet(torch.eye(12) + matrix).logabsdet
     else:
-        expected = matrix.trace() - (matrix @ matrix).trace() / 2
+        powers = [torch.linalg.matrix_power(matrix, k).trace() / k for k in range(1, order + 1)]
+        expected = sum((-1) ** k * power for k, power in enumerate(powers))
     found = maximum_entropy_coding(*views, distortion=0.06, order=order, normalise=how)
     assert_close(found, -0.06 * expected)
     average = (rows(views[0]) + rows(views[1])) / 2
     expected = torch.logdet(torch.eye(12) + lam * average @ average.T)
     assert_close(joint_coding(views, distortion=0.06, normalise=how), -0.06 * expected)
+    weights = torch.tensor([0.8, 0.2], dtype=torch.float64)
+    average = 0.8 * rows(views[0]) + 0.2 * rows(views[1])
+    expected = torch.logdet(torch.eye(12) + lam * average @ average.T)
+    assert_close(joint_coding(views, distortion=0.06, normalise=how, weights=weights), -0.06 * expected)
 
 
 def test_small_crops_are_not_paired_with_each_other_where_there_is_no_target():
