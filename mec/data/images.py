@@ -29,9 +29,9 @@ class Images(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    @abstractmethod
     def name(self, index: int) -> str:
         """What messages call the image: its path, the tar and the name inside it, or its number."""
+        return f"image {index}"
 
     @abstractmethod
     def open(self, index: int) -> Picture:
@@ -68,9 +68,6 @@ class InMemory(Images):
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
 
     def open(self, index: int) -> Picture:
         return Picture(self.pixels[index].permute(1, 2, 0).numpy(), *self.pixels.shape[2:])
@@ -125,9 +122,6 @@ class Opened(Images):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
 
     def open(self, index: int) -> Picture:
         image = to_rgb(self.images[index])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -80,10 +81,12 @@ class Shards(Images):
     def take(self, indices: np.ndarray) -> Shards:
         return replace(self, rows=self.rows[indices])
 
-    def content_hash(self) -> str:
+    def content_hash(self) -> str | None:
         """Of the tars' paths and sizes, and the images' checksums."""
-        tars = "".join(f"{tar}\0{os.path.getsize(tar)}\n" for tar in self.table.tars)
-        return hashlib.sha256(tars.encode() + self.table.crc.tobytes() + self.rows.tobytes()).hexdigest()
+        with contextlib.suppress(OSError):
+            tars = "".join(f"{tar}\0{os.path.getsize(tar)}\n" for tar in self.table.tars)
+            return hashlib.sha256(tars.encode() + self.table.crc.tobytes() + self.rows.tobytes()).hexdigest()
+        return None
 
 
 @dataclass(frozen=True)
@@ -152,13 +155,8 @@ def read_index(folder: Path) -> Packed:
             names = tuple(unpack_names(arrays["names"]))
         tars = tuple(str(folder / shard["name"]) for shard in shards)
         test = np.array([shard["part"] == "test" for shard in shards])[columns["shard"]]
-        packed = Packed(
-            folder.resolve().name,
-            tuple(index["classes"]),
-            Table(tars, **columns, names=names),
-            test,
-            tuple(shard["sha256"] for shard in shards),
-        )
+        table, checksums = Table(tars, **columns, names=names), tuple(shard["sha256"] for shard in shards)
+        packed = Packed(folder.resolve().name, tuple(index["classes"]), table, test, checksums)
     except BadInput:
         raise
     except Exception as error:  # JSON, zip and key errors of many kinds
@@ -235,20 +233,17 @@ def fetch_packed(url: str, folder: Path) -> str:
         if not all((folder / name).exists() for name in (INDEX, TABLE)):
             raise
     for shard in json.loads((folder / INDEX).read_text())["shards"]:
-        path = folder / os.path.basename(shard["name"])
-        if path.exists() and sha256(path) != shard["sha256"]:
-            path.unlink()  # of an older packing
-        fetch(f"{base}/{shard['name']}", path, shard["sha256"])
+        fetch(f"{base}/{shard['name']}", folder / os.path.basename(shard["name"]), shard["sha256"])
     return str(folder)
 
 
 def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = False) -> None:
-    """Fetch a file from a URL: the whole file or none.
+    """Fetch a file from a URL, the whole file or none, unless it is there (with the checksum, if one is given).
 
     Raises:
         BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256.
     """
-    if path.exists() and not again:
+    if path.exists() and not again and (checksum is None or sha256(path) == checksum):
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same
     try:
@@ -300,15 +295,8 @@ class ShardWriter:
             return
         self.tar.close()
         self.tar = None
-        self.shards.append(
-            {
-                "name": self.path.name,
-                "part": self.part,
-                "images": len(self.rows) - self.first,
-                "bytes": self.path.stat().st_size,
-                "sha256": sha256(self.path),
-            }
-        )
+        about = {"name": self.path.name, "part": self.part, "images": len(self.rows) - self.first}
+        self.shards.append({**about, "bytes": self.path.stat().st_size, "sha256": sha256(self.path)})
 
 
 def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[str], about: dict[str, Any]) -> None:

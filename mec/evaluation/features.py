@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from mec.data.dataset import Data, Split, stratified
+from mec.data.dataset import Data, Split, limited
 from mec.data.decoding import Skipped, reason
 from mec.data.images import MOST_UNREADABLE, Images, too_many
 from mec.errors import BadInput
@@ -215,7 +215,4 @@ def _collate(items: list[Tensor | None]) -> tuple[Tensor, Tensor]:
 def measured_parts(images: Data, bank: int, test: int) -> tuple[Split, Split]:
     """Labelled training and test images, at most `bank` and `test` of them (drawn with a fixed seed, stratified)."""
     assert images.test is not None
-    parts = []
-    for split, most in ((images.train.labelled(), bank), (images.test.labelled(), test)):
-        parts.append(split if len(split) <= most else split.take(stratified(split.labels, len(split), most, seed=0)))
-    return parts[0], parts[1]
+    return limited(images.train.labelled(), bank, seed=0), limited(images.test.labelled(), test, seed=0)
