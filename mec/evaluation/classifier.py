@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,14 +20,18 @@ from mec.data.dataset import Data, Split
 from mec.data.decoding import Skipped
 from mec.data.images import MOST_UNREADABLE, too_many
 from mec.errors import BadInput, Diverged, TrainingStopped
+from mec.evaluation.cache import state_hash
 from mec.evaluation.subject import Subject
 from mec.recipes.fields import Checked
 from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
 from mec.runtime.checkpoints import Checkpoints
+from mec.runtime.files import content_hash
 from mec.runtime.progress import TrainingProgress
 from mec.runtime.ranges import Count, NotNegative, Positive, Share
+from mec.version import __version__
 
+UNFINISHED = "unfinished"  # folder beside results.jsonl; deleting it is safe
 FROZEN_AT_ONCE = 256  # images through a frozen backbone: a batch of 4096 would take 40 GiB in a ResNet-50
 
 
@@ -102,6 +106,24 @@ def new_head(size: int, classes: int, recipe: Training, seed: int) -> nn.Module:
         linear.weight.copy_(recipe.head_std * torch.randn(linear.weight.shape, generator=generator))
         linear.bias.zero_()
     return nn.Sequential(nn.BatchNorm1d(size, affine=False, eps=1e-6), linear) if recipe.head_norm else linear
+
+
+def unfinished(subject: Subject, protocol: str, data: Data, train: Split, recipe: Training, seed: int) -> Checkpoints:
+    """Where a training is kept to be resumed: a file named by all that decides its figures.
+
+    Nowhere if the images do not tell what they are.
+    """
+    assert data.test is not None
+    about: list[Any] = [
+        protocol, asdict(recipe), seed, data.classes, asdict(subject.info), state_hash(subject.encoder),
+        torch.device(subject.device).type, __version__, torch.__version__,
+    ]  # fmt: skip
+    for split in (train, data.test.labelled()):
+        content = split.images.content_hash()
+        if content is None:
+            return Checkpoints()
+        about += [content, split.y.tolist()]
+    return Checkpoints(subject.folder / UNFINISHED / f"{protocol}-{content_hash(about)}.pt")
 
 
 def train_classifier(

@@ -69,7 +69,7 @@ class Checkpoints:
             except Exception as error:  # truncated or foreign files fail in many ways
                 complaints.append(f"{path}: cannot be read ({first_line(error)[:120]})")
         if complaints:
-            raise BadInput(f"{'; '.join(complaints)}, so that it cannot be resumed. {self._start_again()}")
+            raise BadInput(f"{'; '.join(complaints)}, so that it cannot be resumed. {self.advice}")
         return None
 
     def restore(self, parts: Mapping[str, Any], say: Callable[[str], None] = print) -> int:
@@ -90,13 +90,14 @@ class Checkpoints:
             self.found[:] = state.get("found", [])  # older versions wrote it for classifiers alone
             return state["step"]
         except Exception as error:  # as above
-            names = ", ".join(path.name for path in self.files())
+            files, why = ", ".join(path.name for path in self.files()), first_line(error)[:120]
             raise BadInput(
-                f"{self.place} ({names}): cannot be resumed, it is not of this training ({first_line(error)[:120]}). "
-                f"Put its own back. {self._start_again()}"
+                f"{self.place} ({files}): cannot be resumed, it is not of this training ({why}). Put its own back. "
+                f"{self.advice}"
             ) from error
 
-    def _start_again(self) -> str:
+    @property
+    def advice(self) -> str:
         return f"Remove {self.place} to start again, or choose another --out."
 
     def remove(self) -> None:

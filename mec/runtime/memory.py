@@ -1,4 +1,4 @@
-"""Memory of this process: what the C library keeps of what was freed, and the peak since a reset."""
+"""Memory of this process: freed blocks kept for the next step, and the peak since a reset."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def keep_freed() -> bool:
@@ -26,15 +27,13 @@ def keep_freed() -> bool:
     return all([mallopt(parameter, value) == 1 for parameter, value in wanted])
 
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
 def reset_peak_memory(device: str) -> None:
+    """From now on `peak_memory` tells the peak; where the system does not allow it, that of the whole process."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(AttributeError, OSError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed, and kept (mec.runtime.memory), would count as in use
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is then that of the whole process
+        ctypes.CDLL(None).malloc_trim(0)  # freed blocks that `keep_freed` has kept would count as in use
+    with contextlib.suppress(OSError):  # not Linux, or not allowed
         RESET.write_text("5")
 
 

@@ -1,7 +1,6 @@
-"""Records, a JSON object a line (metrics, results, skipped images, ledgers): read and added to by one pair of hands.
+"""Records, one JSON object per line: metrics, results, skipped images, finished parts.
 
-A line that a power cut tore off stands last and without its end. It is left out by whoever reads, and goes when the
-next record is added.
+A last line that a power cut tore off is left out by whoever reads, and goes when the next record is added.
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ def read_records(path: Path) -> list[Record]:
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line) if line.strip() else None
-            if isinstance(record, dict):
-                found.append(record)
-            elif record is not None:
-                raise ValueError("no JSON object")
+            found += [_record(line)] if line.strip() else []
         except ValueError as error:
             if number < len(lines):
                 raise BadInput(f"{path}, line {number}: cannot be read ({error}); remove the line.") from error
@@ -53,14 +48,11 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file, only_writer(file):
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        if file.read(1) not in (b"", b"\n"):
-            file.seek(0)
-            content = file.read()
-            torn = content.rpartition(b"\n")[2]
+        file.seek(0)
+        content = file.read()
+        if torn := content.rpartition(b"\n")[2]:
             try:
-                json.loads(torn)
+                _record(torn)
                 file.write(b"\n")  # whole, but for its end: somebody wrote it by hand
             except ValueError:
                 file.truncate(len(content) - len(torn))
@@ -70,8 +62,15 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
         file.write(_as_lines(records).encode())
         file.flush()
         os.fsync(file.fileno())
-    if not size:
+    if not content:
         sync_folder(path.parent)
+
+
+def _record(line: bytes) -> Record:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
+    return record
 
 
 def _as_lines(records: Iterable[Mapping[str, Any]]) -> str:

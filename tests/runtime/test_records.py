@@ -13,7 +13,7 @@ from mec.errors import BadInput
 from mec.runtime.records import Ledger, append_records, read_records, write_records
 
 
-@pytest.mark.parametrize("tail", ['{"n": 3, "w', '{"n": 3', "\0\0\0\0", "  "])
+@pytest.mark.parametrize("tail", ['{"n": 3, "w', '{"n": 3', "\0\0\0\0", "  ", "12"])
 def test_a_torn_last_line_is_left_out_and_goes_with_the_next_record(tmp_path, tail):
     path = tmp_path / "records.jsonl"
     append_records(path, [{"n": 1}, {"n": 2}])

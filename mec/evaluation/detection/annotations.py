@@ -124,6 +124,11 @@ def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
 
 
 def voc_folder(root: Path, year: int) -> Path:
+    """VOC's files of a year.
+
+    Raises:
+        BadInput: they are not there; says what is.
+    """
     for folder in (root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"):
         if folder.is_dir():
             return folder
@@ -185,8 +190,8 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
         for found in content["annotations"]:
             by_image[found["image_id"]].append(found)
         number = {c["id"]: i for i, c in enumerate(categories)}
-        counts, boxes, labels, crowds, polygons_each = [], [], [], [], []
-        points: list[np.ndarray] = []
+        counts, boxes, labels, crowds = [], [], [], []
+        shapes: list[list[np.ndarray]] = []
         for image in images:
             counts.append(len(by_image[image["id"]]))
             for found in by_image[image["id"]]:
@@ -197,8 +202,7 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
                 shape = found.get("segmentation")
                 # Crowds come as run lengths; a polygon has three points at least.
                 kept = [p for p in shape if len(p) >= 6 and len(p) % 2 == 0] if isinstance(shape, list) else []
-                polygons_each.append(len(kept))
-                points.extend(np.asarray(p, dtype=np.float32) for p in kept)
+                shapes.append([np.asarray(p, dtype=np.float32) for p in kept])
         return {
             "classes": np.array([c["name"] for c in categories]),
             "category_ids": np.array([c["id"] for c in categories]),
@@ -209,12 +213,20 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
             "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
             "labels": np.array(labels, dtype=np.int64),
             "ignored": np.array(crowds, dtype=bool),
-            "polygon_starts": np.cumsum([0, *polygons_each]),
-            "point_starts": np.cumsum([0, *map(len, points)]),
-            "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
+            **flat_polygons(shapes),
         }
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BadInput(f"{file}: not COCO's instances format ({type(error).__name__}: {error}).") from error
+
+
+def flat_polygons(shapes: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
+    """The polygons of each object as `Annotations` keeps them."""
+    points = [polygon for shape in shapes for polygon in shape]
+    return {
+        "polygon_starts": np.cumsum([0, *map(len, shapes)]),
+        "point_starts": np.cumsum([0, *map(len, points)]),
+        "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
+    }
 
 
 def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
@@ -233,14 +245,7 @@ def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
     )
     if annotations.polygon_starts is None:
         return smaller
-    shapes = [annotations.polygons(row) for row in rows]
-    points = [p for shape in shapes for p in shape]
-    return replace(
-        smaller,
-        polygon_starts=np.cumsum([0, *(len(shape) for shape in shapes)]),
-        point_starts=np.cumsum([0, *(len(p) for p in points)]),
-        points=np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
-    )
+    return replace(smaller, **flat_polygons([annotations.polygons(row) for row in rows]))
 
 
 def with_objects(annotations: Annotations) -> np.ndarray:

@@ -75,7 +75,14 @@ def detect(
     start_folder(out, stored_settings(task), resume, ranks)
     announce(task, name)
     rates = SWEEP if sweep else (preset.lr,)
-    tried = {rate: found for rate in rates if (found := first_run(task, out, rate, alone=len(rates) == 1))}
+    tried: dict[float, dict[str, Any]] = {}
+    for rate in rates:
+        try:
+            tried[rate] = run(task, out, rate, preset.seeds[0])
+        except Diverged as error:
+            if not sweep:
+                raise
+            console.print(f"lr {rate:g}: {error}", highlight=False)
     if not tried:
         raise TrainingStopped(f"every learning rate of {', '.join(map(str, rates))} diverged.")
     best = max(tried, key=lambda rate: main_score(tried[rate])[1])
@@ -100,17 +107,6 @@ def run(task: Task, out: Path, rate: float, seed: int) -> dict[str, Any]:
         return read_json(folder / RESULT)
     task.console.print(f"{folder}", highlight=False)
     return DetectorRun(task, rate, seed, folder).to_the_end()
-
-
-def first_run(task: Task, out: Path, rate: float, *, alone: bool) -> dict[str, Any] | None:
-    """The run of the first seed; None if it diverges and other rates are tried."""
-    try:
-        return run(task, out, rate, task.preset.seeds[0])
-    except Diverged as error:
-        if alone:
-            raise
-        task.console.print(f"lr {rate:g}: {error}", highlight=False)
-        return None
 
 
 def as_results(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from mec.data.dataset import Data, Split
-from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier
+from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
 from mec.evaluation.features import Features, extract, tell_skipped
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
-from mec.evaluation.unfinished import unfinished
 from mec.networks.encoder_file import image_transform
 from mec.runtime.checkpoints import Checkpoints
 
@@ -94,7 +93,7 @@ def tuned_results(
     """
     assert data.test is not None
     test = data.test.labelled()
-    state = unfinished(subject, protocol, data, train, asdict(recipe), seed)
+    state = unfinished(subject, protocol, data, train, recipe, seed)
     encoder, head = finetuned(subject, train, len(data.classes), recipe, seed=seed, state=state)
     found = scores_of(subject, encoder, head, test, recipe)
     scores, labels = found.x.numpy(), found.y.numpy()

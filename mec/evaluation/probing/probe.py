@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from mec.data.dataset import Data
-from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier
+from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
-from mec.evaluation.unfinished import unfinished
 from mec.networks.encoder_file import image_transform
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
         )
     test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
-    state = unfinished(subject, "linear", data, train, asdict(recipe), seed)
+    state = unfinished(subject, "linear", data, train, recipe, seed)
     accuracies: list[tuple[float, float]] = state.found
 
     @torch.no_grad()
