@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import MISSING, fields
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -144,28 +144,6 @@ def test_a_misspelt_word_gets_the_nearest_one(capsys, words, expected):
         main(["evaluate", "RUN", *words])
     assert left.value.code == 2
     assert expected in capsys.readouterr().err
-
-
-def test_a_new_protocol_is_one_dataclass_with_a_row(monkeypatch, tmp_path):
-    """In its room's protocols.py; the command line and Python both find it."""
-    from dataclasses import dataclass
-
-    from mec.evaluation.evaluate import evaluate
-    from mec.evaluation.probing.protocols import OnFeatures
-    from mec.evaluation.results import Result
-
-    @dataclass(frozen=True, kw_only=True)
-    class Norms(OnFeatures):
-        """The mean length of features."""
-
-        def score(self, train: Any, test: Any, *, device: str) -> list[Result]:
-            return [Result("norms", "length", test.x.norm(dim=1).mean().item(), unit="")]
-
-    monkeypatch.setitem(PROTOCOLS, "norms", Norms)
-    assert main(["evaluate", "pixels", "norms", "digits", "--limit", "30", "--out", str(tmp_path)]) == 0
-    (result,) = evaluate("pixels", "norms", "digits", limit=30, out=tmp_path / "again")
-    assert (result.data, result.settings) == ("digits", {"limit": 30})
-    assert str(result.value) in (tmp_path / "results.jsonl").read_text()
 
 
 def test_the_table_is_read_without_torch():
