@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import tiny_run
+import numpy as np
+import pytest
+import torch
+from helpers import identical, lines, tiny_run, weights
 
+import mec
 from mec.cli.main import main
 from mec.data.opening import open_data
-from mec.networks.encoder_file import read_info
+from mec.evaluation.features import extract
+from mec.networks.backbones import build_encoder
+from mec.networks.encoder_file import EncoderInfo, image_transform, read_info
+from mec.recipes.table import RECIPES
 from mec.training.options import Options
-from mec.training.report import next_steps
+from mec.training.report import Standing, next_steps
 from mec.training.run import Run, read_settings
 
 
@@ -41,3 +49,53 @@ def test_supervised_does_not_say_that_labels_only_measure(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "with the labels of 10 classes" in said
     assert "only for measuring" not in said
+
+
+def test_an_interrupt_while_measuring_leaves_the_trained_weights_in_the_callers_encoder(tmp_path, monkeypatch):
+    """The untrained encoder is measured beside it, but never loaded into it."""
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet10-fast", 8)
+    seen = []
+
+    def interrupted(module, *rest, **options):
+        if isinstance(module, Standing):
+            seen.append(module)
+            raise KeyboardInterrupt
+        return extract(module, *rest, **options)
+
+    monkeypatch.setattr("mec.training.report.extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "run", encoder=encoder, evaluate=True)
+    assert seen
+    assert identical(encoder.state_dict(), weights(tmp_path / "run"))
+
+
+def test_the_row_of_the_untrained_encoder_is_that_of_its_first_weights(tmp_path):
+    """Judged by the encoder itself, before training and loaded with nothing."""
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet10-fast", 8)
+    digits = open_data("digits", limit=192)
+    before = mec.evaluate((encoder.eval(), image_transform(info_of(8))), "knn", digits, k=20)[0].value
+    out = tiny_run(tmp_path / "run", data=digits, encoder=encoder, evaluate=True)
+    found = [line for line in lines(out / "results.jsonl") if line["metric"] == "top-1"]
+    rows = {(line["encoder"], line["protocol"]): line["value"] for line in found}
+    assert rows["untrained", "knn"] == pytest.approx(before, abs=1e-9)
+    assert rows["untrained", "linear-fast"] != rows["mec-joint", "linear-fast"]
+
+
+def info_of(size: int) -> EncoderInfo:
+    view = RECIPES["digits"].views[0]
+    return EncoderInfo(
+        "custom", 0, size, True, view.interpolation, view.mean, view.std, "", "", "", "", 0
+    )  # fmt: skip
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path):
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002 (the state that callers of old code have)
+    random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    tiny_run(tmp_path / "run", evaluate=True)
+    now = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], now[0])
+    assert before[1:] == now[1:]
