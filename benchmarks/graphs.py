@@ -18,6 +18,7 @@ from mec.recipes.table import AUTO
 from mec.runtime.device import start_fabric, wait_for
 from mec.runtime.distributed import ALONE
 from mec.runtime.machine import machine
+from mec.training.options import Options
 from mec.training.plan import adapted
 from mec.training.pretrain import make_trainer
 
@@ -38,8 +39,10 @@ print(", ".join(f"{k} {v}" for k, v in machine("cuda").items()))
 
 def sides(method):
     for name, graphs in (("launches", False), ("graphs", True)):
-        recipe = adapted(AUTO, method, None, options.batch_size, options.backbone, ["views.size=32"])
-        trainer, _ = make_trainer("digits", images, recipe, "auto", None, 0, fabric, ALONE, None)
+        asked = Options(
+            method=method, batch_size=options.batch_size, backbone=options.backbone, set=["views.size=32"]
+        )  # fmt: skip
+        trainer, _ = make_trainer("digits", images, adapted(AUTO, asked), "auto", asked, fabric, ALONE)
         trainer.graphs = graphs
         yield name, trainer
 

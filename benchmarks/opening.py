@@ -25,7 +25,7 @@ from mec.runtime.machine import machine
 
 OPEN = """
 import sys, time
-from mec.data import open_data
+from mec import open_data
 start = time.perf_counter()
 data = open_data(sys.argv[1])
 print(len(data.train), time.perf_counter() - start)

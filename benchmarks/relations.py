@@ -20,6 +20,7 @@ from mec.objectives.mec import joint_coding, maximum_entropy_coding
 from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import atomic
+from mec.training.options import Options
 from mec.training.pretrain import build_network, make_batches
 from mec.training.run import read_settings
 
@@ -44,7 +45,9 @@ def embeddings(run: Path) -> dict[str, torch.Tensor]:
     """Unit rows [2, m, d] of two views, by the untrained and by the trained network."""
     settings = read_settings(run)
     images = open_data(settings.asked["data"], root=settings.asked.get("data_root"))
-    batches = make_batches(None, images, settings.recipe, settings.seed, torch.device("cpu"), 0, ALONE)
+    batches = make_batches(
+        None, images, settings.recipe, Options(seed=settings.seed, workers=0), torch.device("cpu"), ALONE
+    )
     torch.manual_seed(settings.seed)
     network, _ = build_network(settings.recipe, None, batches, images, settings.recipe_name)
     steps = -(-ROWS // settings.recipe.batch_size)
