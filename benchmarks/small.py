@@ -1,6 +1,6 @@
 """What the studies on small data share: a network of milliseconds, the forms of the objective, results that are kept.
 
-The loop is `mec/training/trainer.py`'s in its bare steps, with views that are made once for all runs of a seed and batch.
+The loop is `mec/training/trainer.py`'s in its bare steps; views are made once for all runs of a seed and batch.
 """
 
 from __future__ import annotations
