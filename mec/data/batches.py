@@ -78,10 +78,7 @@ class ViewBatches:
 
     def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
         """Steps start to stop - 1; `share` says which rows of a global batch are this rank's.
-
-        Raises:
-            TrainingStopped: `IN_A_ROW` images in a row cannot be read.
-        """
+        Raises TrainingStopped: `IN_A_ROW` images in a row cannot be read."""
         steps, rows = range(start, stop), share(self.batch_size)
         if self.split.images.pixels is not None:
             return self._from_memory(self.on_device(self.split.images.pixels), steps, rows)

@@ -102,10 +102,7 @@ def in_memory_if_small(data: Data) -> Data:
 
 def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> Split:
     """Decode small images into memory. A stray image of another size is resized (bicubic), an unreadable one dropped.
-
-    Raises:
-        BadInput: too many of them cannot be read.
-    """
+    Raises BadInput: too many of them cannot be read."""
     images = split.images
 
     def pixels(index: int) -> np.ndarray | Skipped:

@@ -34,10 +34,7 @@ class Skipped:
 
 def read_image(path: str | Path) -> Image.Image:
     """Any image Pillow opens, upright, as 8-bit RGB; of an animation the first frame.
-
-    Raises:
-        OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours.
-    """
+    Raises OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours."""
     with quiet():
         return decode(path)
 
@@ -73,10 +70,7 @@ class Picture:
     @classmethod
     def of(cls, data: bytes) -> Picture:
         """From the bytes of a file.
-
-        Raises:
-            OSError, ValueError, SyntaxError: not an image, or too large; the message says which.
-        """
+        Raises OSError, ValueError, SyntaxError: not an image, or too large; the message says which."""
         if not data:
             raise ValueError("empty file (0 bytes)")
         orientation = 1
@@ -100,10 +94,7 @@ class Picture:
 
     def pixels(self, reduce: int = 1) -> np.ndarray:
         """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, other images at full size.
-
-        Raises:
-            OSError, ValueError, SyntaxError: as `of`.
-        """
+        Raises OSError, ValueError, SyntaxError: as `of`."""
         if isinstance(self.data, np.ndarray):
             return self.data
         if self.fast:
@@ -115,10 +106,7 @@ class Picture:
 
     def image(self) -> Image.Image:
         """At full size, decoded by Pillow: what evaluation reads. `pixels` may differ from it by one level of 255.
-
-        Raises:
-            OSError, ValueError, SyntaxError: as `of`.
-        """
+        Raises OSError, ValueError, SyntaxError: as `of`."""
         return Image.fromarray(self.data) if isinstance(self.data, np.ndarray) else decode(io.BytesIO(self.data))
 
 

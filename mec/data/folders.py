@@ -41,10 +41,7 @@ class Part:
 
 def folder_parts(folder: Path) -> tuple[list[Part], tuple[str, ...]]:
     """The parts and classes of a folder, from its layout: always training images; test images where there are any.
-
-    Raises:
-        BadInput: no such folder, or no image in it.
-    """
+    Raises BadInput: no such folder, or no image in it."""
     if not folder.exists():
         known = ["digits", "imagenet", *TORCHVISION]
         raise BadInput(f"{folder}: no such folder, nor a data set of that name. {nearest(str(folder), known)}")
@@ -123,8 +120,7 @@ def readable(
 
     Above `CHECK_ALL_BELOW` images a spread sample is checked here, and the rest when training reads them.
 
-    Raises:
-        BadInput: too many cannot be read.
+    Raises BadInput: too many cannot be read.
     """
     step = 1 if all_of_them else max(1, -(-len(paths) // CHECK_ALL_BELOW))
     with quiet(), ThreadPoolExecutor(max_workers=cores()) as pool:

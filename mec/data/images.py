@@ -36,10 +36,7 @@ class Images(ABC):
     @abstractmethod
     def open(self, index: int) -> Picture:
         """The image, not decoded yet; the caller holds `quiet`.
-
-        Raises:
-            OSError, ValueError, SyntaxError: it cannot be read; the message says why.
-        """
+        Raises OSError, ValueError, SyntaxError: it cannot be read; the message says why."""
 
     @abstractmethod
     def take(self, indices: np.ndarray) -> Images:
@@ -145,10 +142,7 @@ def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> st
 
 def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:
     """(height, width) of up to `count` images spread over the set; unreadable ones are passed over.
-
-    Raises:
-        BadInput: none of them can be read.
-    """
+    Raises BadInput: none of them can be read."""
     sizes = []
     with quiet():
         for i in np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)):

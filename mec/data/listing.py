@@ -53,11 +53,7 @@ def cached_listing(root: Path) -> Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """The images of a folder as it is now.
-
-    Raises:
-        BadInput: the folder itself may not be listed.
-    """
+    """The images of a folder as it is now. Raises BadInput: the folder itself may not be listed."""
     names, folders = [], []
     closed: list[Skipped] = []
 

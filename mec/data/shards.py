@@ -61,10 +61,7 @@ class Shards(Images):
 
     def bytes(self, index: int) -> bytes:
         """The image's file, as it was packed.
-
-        Raises:
-            OSError: the tar is gone or cut off, or the bytes are not those that were packed.
-        """
+        Raises OSError: the tar is gone or cut off, or the bytes are not those that were packed."""
         table, row = self.table, self.rows[index]
         with open(table.tars[table.shard[row]], "rb") as file:
             file.seek(int(table.offset[row]))
@@ -111,10 +108,7 @@ def is_url(name: str) -> bool:
 
 def open_packed(name: str, root: str | Path | None = None) -> Packed:
     """A folder that `mec pack` wrote, a tar or a brace pattern of tars; those behind a URL are first fetched to `root`.
-
-    Raises:
-        BadInput: something is missing, damaged or of another format.
-    """
+    Raises BadInput: something is missing, damaged or of another format."""
     if is_url(name):
         given = name
         name = fetch_packed(given, Path(root) if root else cache_file(given, "fetched").with_suffix(""))
@@ -239,10 +233,7 @@ def fetch_packed(url: str, folder: Path) -> str:
 
 def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = False) -> None:
     """Fetch a file from a URL, the whole file or none, unless it is there (with the checksum, if one is given).
-
-    Raises:
-        BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256.
-    """
+    Raises BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256."""
     if path.exists() and not again and (checksum is None or sha256(path) == checksum):
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same

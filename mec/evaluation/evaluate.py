@@ -63,10 +63,7 @@ evaluate.__doc__ = str(evaluate.__doc__).replace("{protocols}", protocol_list(10
 
 def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:
     """A protocol by its word, with flags as keywords.
-
-    Raises:
-        TypeError: a flag that it does not take, or one missing that it needs. BadInput: no such protocol.
-    """
+    Raises TypeError: a flag that it does not take, or one missing that it needs. BadInput: no such protocol."""
     if word not in PROTOCOLS:
         raise BadInput(f"no protocol {word!r}. {nearest(word, PROTOCOLS)}")
     kind, call = PROTOCOLS[word], f"evaluate(..., {word!r})"
@@ -84,10 +81,7 @@ def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:
 
 def results_of(run: Any, protocol: Protocol, say: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
     """The results as they come, each recorded where `evaluate` says; `say` is told where that is.
-
-    Raises:
-        BadInput: a flag does not fit; said before anything is loaded.
-    """
+    Raises BadInput: a flag does not fit; said before anything is loaded."""
     protocol.check()
     if isinstance(run, tuple) and isinstance(run[0], Features):
         train, test = run

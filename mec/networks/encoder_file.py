@@ -64,10 +64,7 @@ def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
 
 def encoder_file(run: str | Path) -> Path:
     """The encoder's file of a run folder, or the file itself.
-
-    Raises:
-        FileNotFoundError: there is none; names what lies near.
-    """
+    Raises FileNotFoundError: there is none; names what lies near."""
     path = Path(run)
     if path.is_dir():
         if not (path / ENCODER).exists():

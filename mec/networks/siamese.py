@@ -92,10 +92,7 @@ def runs_of_one_shape(views: Sequence[Tensor]) -> list[list[Tensor]]:
 
 def build_siamese(network: Network, encoder: nn.Module, features: int) -> Siamese:
     """The network of a recipe around a given encoder of feature size `features`.
-
-    Raises:
-        BadInput: the predictor does not lead back to the embedding.
-    """
+    Raises BadInput: the predictor does not lead back to the embedding."""
     embedding = network.prototypes or (network.projector[-1] if network.projector else features)
     if network.predictor and network.predictor[-1] != embedding:
         raise BadInput(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mec.errors import BadInput
 from mec.objectives.checks import check_labels, check_pair, check_stack
 from mec.objectives.coding import at_least_float32, full_precision
-from mec.objectives.matched import Normalise, centred_columns, first_row, mean_of_rows, normalised, unit_rows
+from mec.objectives.matched import Normalise, centred_columns, mean_of_rows, normalised, row_numbers, unit_rows
 from mec.runtime.distributed import ALONE, Ranks
 from mec.runtime.ranges import ABOVE_0, AT_LEAST_0, SHARE, NotNegative, Positive, Share
 
@@ -24,7 +24,6 @@ def negative_cosine(online: Tensor, target: Tensor, *, ranks: Ranks = ALONE) -> 
 
     Args:
         online, target: [m, d], row i the same image. Rows are normalised here.
-        ranks: the processes that share the batch, each with its own rows.
 
     Returns:
         [], dimensionless, from -1 (views agree) to 1.
@@ -48,7 +47,6 @@ def nt_xent(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, rank
     Args:
         online, target: [m, d], two views; both are anchors, and candidates for all. Rows are normalised here.
         temperature: cosines are divided by it; > 0.
-        ranks: the processes that share the batch, each with its own rows.
 
     Returns:
         [], in nats: a cross-entropy over 2m - 1 candidates, above 0.
@@ -64,9 +62,7 @@ def nt_xent(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, rank
     with full_precision(online):
         mine = torch.stack([unit_rows(online), unit_rows(target)])
         everyone = ranks.gather(mine, dim=1)
-        m, start = everyone.shape[1], first_row(online, ranks)
-        here = torch.arange(start, start + len(online), device=online.device)
-        losses = []
+        m, here, losses = everyone.shape[1], row_numbers(online, ranks), []
         for side in (0, 1):
             logits = mine[side] @ everyone.flatten(0, 1).T / temperature
             itself = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, (here + side * m)[:, None], True)
@@ -84,7 +80,6 @@ def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ran
         online: [m, d] predictions, one row an image. Rows are normalised here.
         target: [m, d] embeddings of the other view, rows in the same order.
         temperature: cosines are divided by it; > 0.
-        ranks: the processes that share the batch, each with its own rows.
 
     Returns:
         [], in nats: a cross-entropy over m candidates, above 0. The paper multiplies it by 2 · temperature.
@@ -99,10 +94,8 @@ def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ran
     ABOVE_0.check(temperature=temperature)
     with full_precision(online):
         keys = ranks.gather(unit_rows(target))
-        start = first_row(online, ranks)
-        own = torch.arange(start, start + len(online), device=online.device)
         logits = unit_rows(online) @ keys.T / temperature
-        return mean_of_rows(F.cross_entropy(logits, own, reduction="none"), ranks)
+        return mean_of_rows(F.cross_entropy(logits, row_numbers(online, ranks), reduction="none"), ranks)
 
 
 def barlow_twins(
@@ -120,7 +113,6 @@ def barlow_twins(
         off_diagonal: weight of the squares off the diagonal; >= 0.
         normalise: bn standardises columns, as published; l2 takes unit rows, times sqrt(d), so that again the
             diagonal is 1 in the mean where views agree; both, one after the other (MEC's appendix H).
-        ranks: the processes that share the batch, each with its own rows.
 
     Returns:
         [], dimensionless, 0 or above: a sum over d and d (d - 1) entries.
@@ -164,7 +156,6 @@ def vicreg(
         invariance: weight of the mean squared difference of the views; >= 0, as are the next two.
         variance: weight of what standard deviations lack to 1.
         covariance: weight of the squared covariances off the diagonal, summed over both views.
-        ranks: the processes that share the batch, each with its own rows.
 
     Returns:
         [], 0 or above, in the weights' units.
@@ -214,7 +205,6 @@ def cross_entropy(
         target: not looked at.
         labels: [m], the class of each image, from 0.
         label_smoothing: share of the target probability that is spread evenly over classes; from 0 to 1.
-        ranks: the processes that share the batch, each with its own rows.
 
     Returns:
         [], in nats, 0 or above.

@@ -30,7 +30,6 @@ def coding_length(z: Tensor, distortion: Distortion, order: int | None = None, *
             large enough for the series of unit rows to converge, `distortion_for`.
         order: terms kept of the series, 1 or more; None for the log-determinant itself. The series converges
             where the largest eigenvalue of λ z zᵀ is below 1.
-        ranks: the processes that share the set, each with its own rows; m is their sum.
 
     Returns:
         [], in nats; at most μ r log(1 + λ m / r) for unit rows, r = min(m, d).
@@ -71,11 +70,9 @@ def distortion_for(distortion: Distortion, m: int, d: int) -> float:
 
 def log_det_symmetric(rows: Tensor, lam: float, shares: Shares | None = None) -> Tensor:
     """log det(I + λ rows rowsᵀ) of rows [m, d], by one Cholesky factorisation of the smaller side."""
+    several = shares is not None and shares.ranks.size > 1
     with full_precision(rows):
-        if shares is not None and shares.ranks.size > 1:
-            value: Tensor = _OnRanks.apply(rows, None, lam, None, shares)
-        else:
-            value = _LogDetSymmetric.apply(rows, lam)
+        value: Tensor = _OnRanks.apply(rows, None, lam, None, shares) if several else _LogDetSymmetric.apply(rows, lam)
         return value
 
 

@@ -25,20 +25,15 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 def normalised(x: Tensor, how: Normalise = "l2", ranks: Ranks = ALONE) -> Tensor:
-    """Rows [m, d] of mean square length 1: each of length 1 (l2), or columns standardised (bn), or the one after the
-    other (both)."""
+    """Rows [m, d] of mean square length 1: each of length 1 (l2), columns standardised (bn), or both in turn (both)."""
     if how not in ("l2", "bn", "both"):
         raise BadInput(f"normalise is {how!r}: l2, bn or both.")
     if how == "l2":
         return unit_rows(x)
-    columns = standardised(at_least_float32(x), ranks)
+    # Batch norm without affine, by the biased variance of the rows of all ranks.
+    centred, m = centred_columns(at_least_float32(x), ranks)
+    columns = centred * torch.rsqrt(ranks.sum(centred.square().sum(0)) / m + BN_EPS)
     return unit_rows(columns) if how == "both" else columns / x.shape[-1] ** 0.5
-
-
-def standardised(x: Tensor, ranks: Ranks = ALONE) -> Tensor:
-    """Batch norm without affine, by the biased variance of the rows of all ranks."""
-    centred, m = centred_columns(x, ranks)
-    return centred * torch.rsqrt(ranks.sum(centred.square().sum(0)) / m + BN_EPS)
 
 
 def centred_columns(x: Tensor, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
@@ -55,9 +50,10 @@ def mean_of_rows(x: Tensor, ranks: Ranks = ALONE) -> Tensor:
     return mean
 
 
-def first_row(x: Tensor, ranks: Ranks = ALONE) -> int:
-    """How many rows the ranks before this one hold."""
-    return int(ranks.shares(len(x)).mine.start)
+def row_numbers(x: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """[m] the numbers of this rank's rows among those of all."""
+    start = int(ranks.shares(len(x)).mine.start)
+    return torch.arange(start, start + len(x), device=x.device)
 
 
 def pairs(views: int, targets: int) -> list[tuple[int, int]]:

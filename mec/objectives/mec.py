@@ -1,4 +1,4 @@
-"""MEC's formulas: pure functions of matched embeddings."""
+"""MEC's formulas: pure functions of matched embeddings. With `ranks`, m is the sum of their rows, the work is split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def maximum_entropy_coding(
             -r ε_d² log(1 + 1 / (r ε_d²)), r = min(m, d), is truncation error, not entropy.
         normalise: l2, rows of length 1; bn, columns standardised and divided by sqrt(d), so that rows have that
             length in the mean; both, columns standardised, then rows of length 1 (appendix H's table).
-        ranks: the processes that share the batch, each with its own rows; m is their sum. The work is split.
 
     Returns:
         [], dimensionless: -log det(I + C) / (λ m), C = λ online targetᵀ. Nats = -λ m μ times it, μ = (m + d) / 2.
@@ -80,7 +79,6 @@ def joint_coding(
         distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
         weights: [V], 0 or above, adding up to 1; None for equal ones.
         normalise: as in `maximum_entropy_coding`.
-        ranks: the processes that share the batch, each with its own rows; m is their sum. The work is split.
 
     Returns:
         [], dimensionless: -log det(I + λ ȲȲᵀ) / (λ m); between -r ε_d² log(1 + 1 / (r ε_d²)) and 0, r = min(m, d).

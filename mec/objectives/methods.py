@@ -92,10 +92,7 @@ METHODS: dict[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """
-    Raises:
-        BadInput: no such method; names the nearest.
-    """
+    """Raises BadInput: no such method; names the nearest."""
     if name not in METHODS:
         raise BadInput(f"no method is called {name!r}. {nearest(name, METHODS)}")
     return METHODS[name]

@@ -102,10 +102,7 @@ def build(
     objective: str | Callable[..., Any], embedding: int, settings: Mapping[str, Setting]
 ) -> tuple[Callable[..., Tensor], dict[str, Any]]:
     """A method's objective for embeddings of this size, and the settings that go with each call.
-
-    Raises:
-        BadInput: a setting that it does not take, or a size that does not fit.
-    """
+    Raises BadInput: a setting that it does not take, or a size that does not fit."""
     made, name = objective_of(objective), getattr(objective, "__name__", objective)
     for setting in settings:
         if setting not in setting_names(made):

@@ -143,10 +143,7 @@ class Recipe(Checked):
 
 def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with KEY=VALUE changes: `optimizer.base_lr=0.3`, `views.flip=0` (all views), `views.0.flip=0`.
-
-    Raises:
-        BadInput: not KEY=VALUE, a key the recipe lacks (with the nearest right one), or a value of another type.
-    """
+    Raises BadInput: not KEY=VALUE, a key the recipe lacks (with the nearest right one), or a value of another type."""
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:

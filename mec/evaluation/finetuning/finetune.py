@@ -76,11 +76,7 @@ def scores_of(subject: Subject, encoder: nn.Module, head: nn.Module, split: Spli
 
 def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
     """Top-1 and top-5 (%) on the test images after fine-tuning on all labelled training images.
-
-    Raises:
-        BadInput: a setting that makes no sense.
-        TrainingStopped: the loss is not finite.
-    """
+    Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite."""
     return tuned_results(subject, data, data.train.labelled(), suited(recipe, data), protocol="finetune", seed=seed)
 
 

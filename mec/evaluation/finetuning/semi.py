@@ -58,11 +58,7 @@ FEW = 0.03  # share of the labels up to which a recipe for 1 % is taken
 
 
 def semi_recipe(preset: str, share: float) -> Training:
-    """The preset's recipe for a share of the labels.
-
-    Raises:
-        BadInput: none is published for so many.
-    """
+    """The preset's recipe for a share of the labels. Raises BadInput: none is published for so many."""
     recipe = SEMI[preset][share > FEW]
     if recipe is None:
         raise BadInput(f"--preset {preset} is published for 1 % of the labels, not for {share:.0%}; take another.")
@@ -71,11 +67,7 @@ def semi_recipe(preset: str, share: float) -> Training:
 
 def semi(subject: Subject, data: Data, train: Split, recipe: Training, *, labels: str, seed: int = 0) -> list[Result]:
     """Top-1 and top-5 (%) on all test images after fine-tuning on the images of `train`, those with a label.
-
-    Raises:
-        BadInput: a setting that makes no sense.
-        TrainingStopped: the loss is not finite.
-    """
+    Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite."""
     results = tuned_results(subject, data, train, suited(recipe, data), protocol="semi", seed=seed)
     return labelled(results, settings={**results[0].settings, "labels": labels})
 
@@ -134,10 +126,7 @@ def share_of(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def rows_listed(split: Split, path: Path) -> np.ndarray:
     """Rows of the images that a file names, sorted: one a line, `n04235860_14959.JPEG` or `CLASS/NAME`.
-
-    Raises:
-        BadInput: the images have no file names, or the list names others, or none.
-    """
+    Raises BadInput: the images have no file names, or the list names others, or none."""
     if split.images.pixels is not None:
         raise BadInput(f"{path}: these images are not single files with names; give a share, for example --labels 1%.")
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]

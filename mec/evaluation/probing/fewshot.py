@@ -19,8 +19,7 @@ def fewshot(
 
     L2-normalised features, scikit-learn's LogisticRegression(C=10).
 
-    Raises:
-        BadInput: one class only, one with fewer images than labels are asked for, or features that are not finite.
+    Raises BadInput: one class only, one with fewer images than labels are asked for, or features that are not finite.
     """
     if draws < 1:
         raise BadInput(f"--draws is {draws}: at least 1.")

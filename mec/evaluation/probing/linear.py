@@ -28,8 +28,7 @@ def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000
     C is the best of `SKLEARN_CS` on a tenth of the training rows, held out; then refitted on all of them. At most
     `most` training rows are used, a seeded stratified draw.
 
-    Raises:
-        BadInput: one class only, or features that are not finite.
+    Raises BadInput: one class only, or features that are not finite.
     """
     train.check_finite()
     test.check_finite()

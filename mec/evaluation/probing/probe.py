@@ -74,9 +74,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     epoch is chosen on the very images that it is reported on, as the released script does. Interrupted, it resumes from
     its last checkpoint (one every ten minutes) when it is called again.
 
-    Raises:
-        BadInput: a setting that makes no sense.
-        TrainingStopped: the loss is not finite.
+    Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite.
     """
     assert data.test is not None
     recipe = suited(recipe, data)
