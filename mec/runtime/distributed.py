@@ -1,9 +1,9 @@
 """The only file that calls torch.distributed: what ranks exchange, with the gradient that makes W ranks equal one.
 
 Convention: every rank holds the same global loss; the backward of a gather or a sum, and of a kernel that splits its
-work (mec/objectives/coding.py), adds up what all ranks ask of it; the gradients of the ranks are then averaged (by DDP, or by
-`average_gradients`). The mean of W copies of the same loss is that loss, so loss, gradient and state are those of one
-process.
+work (mec/objectives/coding.py), adds up what all ranks ask of it; the gradients of the ranks are then averaged (by DDP,
+or by `average_gradients`). The mean of W copies of the same loss is that loss, so loss, gradient and state are those of
+one process.
 """
 
 from __future__ import annotations
