@@ -1,24 +1,24 @@
-"""Speed, both sides in one run: the contenders take turns, so that a machine's moods meet all of them alike."""
+"""The objectives timed: the released loop with autograd, ours at several orders, the exact forms."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from mec.bench.options import Coding
+from mec.bench.turns import in_turns, report
 from mec.errors import BadInput
 from mec.objectives.coding import log_det_cross, log_det_symmetric
 from mec.objectives.matched import unit_rows
-from mec.runtime.device import chosen_device, wait_for
-from mec.runtime.files import write_figure, write_json
+from mec.runtime.device import chosen_device
+from mec.runtime.files import write_figure
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 
@@ -95,7 +95,6 @@ CONTENDERS = (
     Contender("joint exact", lambda online, target, lam: log_det_symmetric(online, lam)),
 )
 
-
 AGAINST = {"cross exact": "cross products", "joint exact": "joint products"}  # the others: the released loop
 
 
@@ -115,47 +114,24 @@ def time_coding(
     for m in rows:
         for d in sizes:
             online, target = (unit_rows(torch.randn(m, d, generator=generator)).to(device) for _ in range(2))
+            lam = 1 / (m * DISTORTION)
             for backward in (False, True):
-                timings += in_turns(online, target, backward, repeats)
+                runs = {c.name: partial(once, c, online, target, lam, backward) for c in CONTENDERS}
+                found = in_turns(runs, repeats, device, per_second=1000)
+                for name, (median, low, high) in found.items():
+                    against = AGAINST.get(name, RELEASED)
+                    ratio = median / found[against][0]
+                    timings.append(Timing(name, m, d, backward, median, low, high, against, ratio))
     return timings
 
 
-def in_turns(online: Tensor, target: Tensor, backward: bool, repeats: int) -> list[Timing]:
-    """One round to warm up, then `repeats` rounds in which each contender runs once."""
-    m, d = online.shape
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
-    for _ in range(repeats + 1):
-        for contender in CONTENDERS:
-            seconds[contender.name].append(once(contender, online, target, 1 / (m * DISTORTION), backward))
-    kept = {name: [1000 * s for s in values[1:]] for name, values in seconds.items()}
-    median = {name: statistics.median(values) for name, values in kept.items()}
-    return [
-        Timing(
-            name,
-            m,
-            d,
-            backward,
-            median[name],
-            min(values),
-            max(values),
-            AGAINST.get(name, RELEASED),
-            median[name] / median[AGAINST.get(name, RELEASED)],
-        )
-        for name, values in kept.items()
-    ]
-
-
-def once(contender: Contender, online: Tensor, target: Tensor, lam: float, backward: bool) -> float:
-    """Seconds of one value, and of its gradient where asked for."""
+def once(contender: Contender, online: Tensor, target: Tensor, lam: float, backward: bool) -> None:
+    """One value, and its gradient where asked for."""
     online = online.detach().requires_grad_(backward)
     target = target.detach().requires_grad_(backward and contender.gradients == 2)
-    wait_for(online.device.type)
-    began = time.perf_counter()
     value = contender.value(online, target, lam)
     if backward:
         value.backward()
-    wait_for(online.device.type)
-    return time.perf_counter() - began
 
 
 @takes(Coding)
@@ -167,24 +143,19 @@ def bench_coding(options: Coding) -> list[Timing]:
     """
     rows, sizes = integers(options.rows, "--rows"), integers(options.sizes, "--sizes")
     device, out = chosen_device(options.device), Path(options.out)
-    console = Console(markup=False)
     timings = time_coding(rows, sizes, device=device, repeats=options.repeats)
-    where = machine(device)
-    console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
-    for m, d in dict.fromkeys((t.m, t.d) for t in timings):
-        console.print(timing_table([t for t in timings if (t.m, t.d) == (m, d)], m, d))
-    out.mkdir(parents=True, exist_ok=True)
-    found = {"machine": where, "timings": [asdict(t) for t in timings]}
-    write_json(out / "coding.json", found)
+    console = Console(markup=False, highlight=False)
+    kinds = dict.fromkeys((t.m, t.d) for t in timings)
+    tables = [timing_table([t for t in timings if (t.m, t.d) == kind], *kind) for kind in kinds]
+    report(console, machine(device), tables, {"timings": [asdict(t) for t in timings]}, out / "coding.json")
     timing_plot([t for t in timings if t.backward], out / "coding.png")
-    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}", highlight=False)
+    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}")
     return timings
 
 
 def timing_table(timings: Sequence[Timing], m: int, d: int) -> Table:
-    table = Table(title=f"m {m}, d {d}: median ms (range), fp32")
-    for column in ("", "value", "value + gradient", "ratio", "to"):
-        table.add_column(column, justify="left" if column in ("", "to") else "right")
+    right = [Column(name, justify="right") for name in ("value", "value + gradient", "ratio")]
+    table = Table("", *right, "to", title=f"m {m}, d {d}: median ms (range), fp32")
     forward, both = ({t.name: t for t in timings if t.backward == b} for b in (False, True))
     for name, timing in both.items():
         cells = [f"{t.median:.1f} ({t.low:.1f}-{t.high:.1f})" for t in (forward[name], timing)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mec.bench.options import Loading
+from mec.bench.turns import report
 from mec.data.batches import ViewBatches, boxes_in, crop_all, decode_for
 from mec.data.dataset import Data, Split
 from mec.data.decoding import quiet
@@ -23,7 +25,6 @@ from mec.errors import BadInput
 from mec.recipes.recipe import View
 from mec.recipes.table import recipe_named
 from mec.runtime.device import chosen_device, wait_for
-from mec.runtime.files import write_json
 from mec.runtime.flags import takes
 from mec.runtime.machine import cores, machine, this_machine
 from mec.training.auto import auto
@@ -65,24 +66,20 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
     split = data.train.take(np.linspace(0, len(data.train) - 1, count).astype(int))
     alone = time_alone(split.images, views, device)
     together = [time_together(split, chosen.views, device, number) for number in worker_counts(split, workers)]
+    stages = [*alone, *together]
 
-    console = Console(markup=False)
-    where = {**machine(device), "cores": cores()}
-    console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
     sizes = ", ".join(str(view.size) for _, view in views)
     kind = "decoded when needed" if split.images.pixels is None else "in memory"
-    table = Table(title=f"{data.name}: {count} images, {kind}; views of {sizes} px")
-    for column in ("stage", "images/s", "ms an image"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage in [*alone, *together]:
+    right = [Column(name, justify="right") for name in ("images/s", "ms an image")]
+    table = Table("stage", *right, title=f"{data.name}: {count} images, {kind}; views of {sizes} px")
+    for stage in stages:
         table.add_row(stage.name, f"{stage.images_per_second:,.0f}", f"{1000 * stage.seconds:.3f}")
-    console.print(table)
-    console.print(verdict(alone, together), highlight=False)
-    out.mkdir(parents=True, exist_ok=True)
-    found = {"machine": where, "data": data.name, "recipe": recipe, "stages": [asdict(s) for s in [*alone, *together]]}
-    write_json(out / "data.json", found)
-    console.print(f"Written: {out / 'data.json'}", highlight=False)
-    return [*alone, *together]
+    console = Console(markup=False, highlight=False)
+    found = {"data": data.name, "recipe": recipe, "stages": [asdict(s) for s in stages]}
+    where = {**machine(device), "cores": cores()}
+    report(console, where, [table, verdict(alone, together)], found, out / "data.json")
+    console.print(f"Written: {out / 'data.json'}")
+    return stages
 
 
 def verdict(alone: list[Stage], together: list[Stage]) -> str:
@@ -108,14 +105,14 @@ class Stopwatch:
     """Seconds by name, summed."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def __call__(self, name: str, device: str = "cpu") -> Iterator[None]:
         began = time.perf_counter()
         yield
         wait_for(device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        self.seconds[name] += time.perf_counter() - began
 
     def stages(self, images: int) -> list[Stage]:
         return [Stage(name, images / max(s, 1e-9), s / images) for name, s in self.seconds.items()]

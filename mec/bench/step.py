@@ -5,8 +5,6 @@ The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48 (
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,18 +12,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mec.bench.options import Step
+from mec.bench.turns import in_turns, report
 from mec.data.batches import Batch, IterableBatches
 from mec.networks.backbones import build_encoder, feature_size
 from mec.networks.siamese import build_siamese
 from mec.objectives.methods import method_named
 from mec.recipes.recipe import Recipe
 from mec.recipes.table import RECIPES
-from mec.runtime.device import start_fabric, wait_for
+from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE
-from mec.runtime.files import write_json
 from mec.runtime.flags import names, takes
 from mec.runtime.machine import machine
 from mec.training.optimizers import build_optimizer
@@ -84,20 +82,10 @@ def step_of(
 
 
 def time_steps(steps: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> list[StepTiming]:
-    """One round to warm up, then rounds in which each takes one step."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats + 1):
-        for name, step in steps.items():
-            wait_for(device.type)
-            began = time.perf_counter()
-            step()
-            wait_for(device.type)
-            seconds[name].append(time.perf_counter() - began)
-    kept = {name: values[1:] for name, values in seconds.items()}
-    first = statistics.median(next(iter(kept.values())))
-    return [
-        StepTiming(name, statistics.median(v), min(v), max(v), statistics.median(v) / first) for name, v in kept.items()
-    ]
+    """Each in its turn; ratios are to the first."""
+    found = in_turns(steps, repeats, device.type)
+    first = next(iter(found.values()))[0]
+    return [StepTiming(name, *seconds, ratio=seconds[0] / first) for name, seconds in found.items()]
 
 
 @takes(Step)
@@ -108,25 +96,21 @@ def bench_step(options: Step) -> list[StepTiming]:
     {options}
     """
     data, repeats, out = options.recipes, options.repeats, Path(options.out)
-    console, fabric = Console(markup=False), start_fabric(options.device)
+    console, fabric = Console(markup=False, highlight=False), start_fabric(options.device)
     asked = {name: getattr(options, name) for name in ("batch_size", "image_size", "backbone")}
     methods = dict.fromkeys(names(options.methods, "--methods"))
     steps = {name: step_of(name, data, fabric=fabric, **asked) for name in methods}
     timings = time_steps(steps, repeats, fabric.device)
-    where = machine(fabric.device.type)
-    console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
-    console.print(step_table(timings, f"{data}: a training step, batch {options.batch_size}", repeats))
-    out.mkdir(parents=True, exist_ok=True)
-    found = {"machine": where, "data": data, **asked, "timings": [asdict(t) for t in timings]}
-    write_json(out / "step.json", found)
-    console.print(f"Written: {out / 'step.json'}", highlight=False)
+    table = step_table(timings, f"{data}: a training step, batch {options.batch_size}", repeats)
+    found = {"data": data, **asked, "timings": [asdict(t) for t in timings]}
+    report(console, machine(fabric.device.type), [table], found, out / "step.json")
+    console.print(f"Written: {out / 'step.json'}")
     return timings
 
 
 def step_table(timings: Sequence[StepTiming], title: str, repeats: int) -> Table:
-    table = Table(title=f"{title}, median of {repeats} (range)")
-    for column in ("method", "s a step", f"over {timings[0].method}"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    right = [Column(name, justify="right") for name in ("s a step", f"over {timings[0].method}")]
+    table = Table("method", *right, title=f"{title}, median of {repeats} (range)")
     for t in timings:
         table.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
     return table

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
+from mec.bench.turns import in_turns, report
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.features import extract
@@ -20,8 +20,8 @@ from mec.networks.encoder_file import load_encoder
 from mec.objectives.coding import coding_length
 from mec.objectives.matched import unit_rows
 from mec.reports.options import ApproximationFigure
-from mec.runtime.device import chosen_device, wait_for
-from mec.runtime.files import write_figure, write_json
+from mec.runtime.device import chosen_device
+from mec.runtime.files import write_figure
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
 from mec.training.run import read_settings
@@ -30,12 +30,9 @@ DISTORTION = 0.06  # the paper's, appendix C
 ORDERS = (1, 2, 4)
 RANDOM = "random unit rows"
 
-
 # Appendix D, of 2048 samples: milliseconds of order 1 and of the log-determinant; relative error (%) by order.
 PAPER_ROWS, PAPER_ERROR = 2048, {1: 2.56, 2: 0.22, 4: 0.07}
 PAPER_MS: dict[int | None, float] = {1: 0.11, None: 35.48}
-
-
 DIFFERS = (
     "The paper does not state its inputs, embedding size, ε_d² or machine. The error grows with λ and with how few "
     "directions the rows have; its milliseconds are a GPU's."
@@ -62,23 +59,13 @@ def approximations(
 ) -> list[Approximation]:
     """Every order at every number of rows, the orders taking turns."""
     found = []
+    orders: tuple[int | None, ...] = (None, *ORDERS)
     for m in counts:
         z = unit_rows(rows[:m])
-        orders: tuple[int | None, ...] = (None, *ORDERS)
-        milliseconds: dict[int | None, list[float]] = {order: [] for order in orders}
-        values: dict[int | None, float] = {}
-        for _ in range(repeats + 1):  # one round to warm up
-            for order in orders:
-                wait_for(z.device.type)
-                began = time.perf_counter()
-                value = coding_length(z, distortion, order)
-                wait_for(z.device.type)
-                milliseconds[order].append(1000 * (time.perf_counter() - began))
-                values[order] = float(value)
-        for order in orders:
-            taken = milliseconds[order][1:]
+        values = {order: float(coding_length(z, distortion, order)) for order in orders}
+        runs = {order: partial(coding_length, z, distortion, order) for order in orders}
+        for order, times in in_turns(runs, repeats, z.device.type, per_second=1000).items():
             error = abs(values[order] / values[None] - 1)
-            times = statistics.median(taken), min(taken), max(taken)
             found.append(Approximation(name, len(z), z.shape[1], order, values[order], error, *times))
     return found
 
@@ -93,27 +80,22 @@ def approximation_study(options: ApproximationFigure) -> list[Approximation]:
     Raises:
         BadInput: a number below 1.
     """
-    asked, counts = options, integers(options.rows, "--rows")
-    device, out, size, distortion = chosen_device(asked.device), Path(asked.out), asked.size, asked.distortion
-    repeats, run = asked.repeats, None if asked.run_folder is None else Path(asked.run_folder)
-    console = Console(markup=False)
-    console.width = max(console.width, 110)  # of the tables
-    rows = torch.randn(max(counts), size, generator=torch.Generator().manual_seed(0)).to(device)
+    counts, device, out = integers(options.rows, "--rows"), chosen_device(options.device), Path(options.out)
+    distortion, repeats = options.distortion, options.repeats
+    rows = torch.randn(max(counts), options.size, generator=torch.Generator().manual_seed(0)).to(device)
     found = approximations(RANDOM, rows, counts, distortion=distortion, repeats=repeats)
-    if run is not None:
-        name, features = features_of(run, asked.data, asked.data_root, max(counts))
+    if options.run_folder is not None:
+        name, features = features_of(Path(options.run_folder), options.data, options.data_root, max(counts))
         kept = [m for m in counts if m < len(features)] + [len(features)]
         found += approximations(name, features.to(device), kept, distortion=distortion, repeats=repeats)
-    where = machine(device)
-    console.print(", ".join(f"{k} {v}" for k, v in where.items()), highlight=False)
-    for name in dict.fromkeys(a.rows for a in found):
-        console.print(approximation_table([a for a in found if a.rows == name], distortion))
-    console.print(DIFFERS, highlight=False)
-    out.mkdir(parents=True, exist_ok=True)
-    written = {"machine": where, "distortion": distortion, "approximations": [asdict(a) for a in found]}
-    write_json(out / "coding.json", written)
+    inputs = dict.fromkeys(a.rows for a in found)
+    tables = [approximation_table([a for a in found if a.rows == name], distortion) for name in inputs]
+    written = {"distortion": distortion, "approximations": [asdict(a) for a in found]}
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 110)  # of the tables
+    report(console, machine(device), [*tables, DIFFERS], written, out / "coding.json")
     approximation_figure(found, distortion, out / "coding.png")
-    console.print(f"Written: {out / 'coding.png'}, {out / 'coding.json'}", highlight=False)
+    console.print(f"Written: {out / 'coding.png'}, {out / 'coding.json'}")
     return found
 
 
@@ -126,16 +108,14 @@ def features_of(run: Path, data: str | None, root: str | Path | None, most: int)
     limit = most if data is not None else min(most, asked.get("limit") or most)
     images = open_data(name, root=root or asked.get("data_root"), limit=limit).train
     encoder, transform = load_encoder(run)
-    features = extract(encoder, images, transform).x
-    return f"features of {run.name}", features
+    return f"features of {run.name}", extract(encoder, images, transform).x
 
 
 def approximation_table(found: Sequence[Approximation], distortion: float) -> Table:
     """Times and errors by number of rows, the paper's beside ours at its own number."""
     first = found[0]
-    table = Table(title=f"{first.rows}, d {first.d}, ε_d² {distortion:g}: ms, relative error")
-    for column in ("m", "log-determinant", *(f"order {n}" for n in ORDERS)):
-        table.add_column(column, justify="right")
+    columns = [Column(name, justify="right") for name in ("m", "log-determinant", *(f"order {n}" for n in ORDERS))]
+    table = Table(*columns, title=f"{first.rows}, d {first.d}, ε_d² {distortion:g}: ms, relative error")
     for m in dict.fromkeys(a.m for a in found):
         at = {a.order: a for a in found if a.m == m}
         cells = [f"{at[n].median:.2f} ms, {100 * at[n].error:.3g} %" for n in ORDERS]

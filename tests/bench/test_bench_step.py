@@ -24,7 +24,7 @@ def test_each_method_takes_its_published_heads():
 
 def test_contenders_take_turns_and_the_first_round_is_not_counted(monkeypatch):
     clock, calls = [0.0], []
-    monkeypatch.setattr("mec.bench.step.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("mec.bench.turns.time.perf_counter", lambda: clock[0])
 
     def taking(name, seconds):
         def step():

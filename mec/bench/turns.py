@@ -1,0 +1,44 @@
+"""Speed, all sides in one run: the contenders take turns, so that a machine's moods meet all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from mec.runtime.device import wait_for
+from mec.runtime.files import write_json
+
+Key = TypeVar("Key")
+
+
+def in_turns(
+    contenders: Mapping[Key, Callable[[], object]], repeats: int, device: str, *, per_second: int = 1
+) -> dict[Key, tuple[float, float, float]]:
+    """Median, least and most time of each: one round to warm up, then `repeats` rounds in which each runs once.
+
+    Args:
+        per_second: units of time in a second; 1000 for milliseconds.
+    """
+    times: dict[Key, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats + 1):
+        for name, run in contenders.items():
+            wait_for(device)
+            began = time.perf_counter()
+            run()
+            wait_for(device)
+            times[name].append(per_second * (time.perf_counter() - began))
+    return {name: (statistics.median(t[1:]), min(t[1:]), max(t[1:])) for name, t in times.items()}
+
+
+def report(console: Console, where: Mapping[str, Any], shown: Iterable[Any], found: Mapping[str, Any], path: Path):
+    """Print the machine, then what there is to show; write the machine and what was found to a JSON file."""
+    console.print(", ".join(f"{k} {v}" for k, v in where.items()))
+    for each in shown:
+        console.print(each)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"machine": where, **found})
