@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,13 @@ MISSING = "–"
 HASH_SHOWN = 6  # hex digits of a checkpoint's hash
 SOURCE = "MEC (NeurIPS 2022), appendix D"
 
-
 # Columns of Table 8, by the names of our data sets.
 TRANSFER = {
     "food101": "Food", "cifar10": "C10", "cifar100": "C100", "sun397": "SUN", "cars": "Cars", "aircraft": "Aircraft",
     "voc2007": "VOC07", "dtd": "DTD", "pets": "Pets", "caltech101": "Caltech", "flowers102": "Flowers",
 }  # fmt: skip
 
-
 LARGE, CROPS = " (large projector)", " (multi-crop)"
-
 
 TABLE_7: tuple[tuple[str, int, float], ...] = (  # method, epochs, top-1
     ("SimSiam", 800, 71.3),
@@ -40,7 +37,6 @@ TABLE_7: tuple[tuple[str, int, float], ...] = (  # method, epochs, top-1
     ("MEC" + LARGE, 800, 75.1),
     ("MEC" + CROPS, 800, 75.5),
 )
-
 
 TABLE_8: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
     "linear": (
@@ -76,6 +72,15 @@ class Block:
     title: str
     rows: tuple[Row, ...]
 
+    def cells(self, marked: Mapping[str, str], escape: Callable[[str], str]) -> list[list[str]]:
+        """Of each row: name, words and figures as text, the best two of a column marked."""
+        found = []
+        for row, mark in zip(self.rows, marks(self)):
+            numbers = [escape(MISSING if value is None else f"{value:.1f}") for value in row.figures]
+            figures = [marked.get(place, "{}").format(number) for place, number in zip(mark, numbers)]
+            found.append([escape(row.name) + " (ours)" * row.ours, *map(escape, row.words), *figures])
+        return found
+
 
 @dataclass(frozen=True)
 class Table:
@@ -85,6 +90,10 @@ class Table:
     words: tuple[str, ...]
     figures: tuple[str, ...]
     blocks: tuple[Block, ...]
+
+    @property
+    def heads(self) -> list[str]:
+        return ["method", *self.words, *self.figures]
 
 
 @dataclass(frozen=True)
@@ -162,15 +171,14 @@ def table_7(measured: Sequence[Measured]) -> Table:
         for probe in probes or {MISSING: None}:
             figure = latest([r for r in on_imagenet if probe_of(r) == probe], metric="top-1")
             rows.append(Row(each.name, (str(each.epochs or MISSING), probe), (figure,), ours=True))
-    block = Block("", tuple(rows))
-    return Table("ImageNet, linear probing: top-1 (%)", ("epochs", "probe"), ("top-1",), (block,))
+    return Table("ImageNet, linear probing: top-1 (%)", ("epochs", "probe"), ("top-1",), (Block("", tuple(rows)),))
 
 
 def probe_of(result: dict[str, Any]) -> str:
     """In words: the probe's preset, and whether its best or its last epoch is meant."""
     settings = settings_of(result)
-    words = [str(settings["preset"])] if "preset" in settings else []
-    return ", ".join([*words, *([f"{settings['epoch']} epoch"] if "epoch" in settings else [])]) or MISSING
+    forms = {"preset": "{}", "epoch": "{} epoch"}
+    return ", ".join(form.format(settings[key]) for key, form in forms.items() if key in settings) or MISSING
 
 
 def table_8(measured: Sequence[Measured]) -> Table:
@@ -179,9 +187,8 @@ def table_8(measured: Sequence[Measured]) -> Table:
     for mode, title in (("linear", "Linear evaluation"), ("finetune", "Fine-tuned")):
         rows = [Row(name, (), figures) for name, figures in TABLE_8[mode]]
         for each in measured:
-            of_mode = [
-                r for r in each.results if r.get("protocol") == "transfer" and settings_of(r).get("mode") == mode
-            ]
+            transferred = [r for r in each.results if r.get("protocol") == "transfer"]
+            of_mode = [r for r in transferred if settings_of(r).get("mode") == mode]
             for preset in dict.fromkeys(preset_of(r) for r in of_mode) or {"paper": None}:
                 of_preset = [r for r in of_mode if preset_of(r) == preset]
                 figures = tuple(latest(of_preset, data=data) for data in TRANSFER)
@@ -197,56 +204,42 @@ TABLES = {"7": table_7, "8": table_8}
 
 def marks(block: Block) -> list[list[str]]:
     """For each figure "best", "second" or "", by its column, of what is printed: equal figures share a mark."""
-    columns = list(zip(*(row.figures for row in block.rows)))
-    found = []
-    for row in block.rows:
-        line = []
-        for value, column in zip(row.figures, columns):
-            ranked = sorted({round(v, 1) for v in column if v is not None}, reverse=True)
-            place = ranked.index(round(value, 1)) if value is not None else len(ranked)
-            line.append("best" if place == 0 and ranked else "second" if place == 1 and value is not None else "")
-        found.append(line)
-    return found
-
-
-def printed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1f}"
+    best = []
+    for column in zip(*(row.figures for row in block.rows)):
+        ranked = sorted({round(v, 1) for v in column if v is not None}, reverse=True)
+        best.append(dict(zip(ranked, ("best", "second"))))
+    return [["" if v is None else of.get(round(v, 1), "") for v, of in zip(row.figures, best)] for row in block.rows]
 
 
 NOTE = f"Published rows: {SOURCE}. Ours: as measured, by run. {{best}} best, {{second}} second best; {MISSING} missing."
 
 
 def markdown(table: Table) -> str:
-    form = {"best": "**{}**", "second": "_{}_", "": "{}"}
-    heads = ["method", *table.words, *table.figures]
-    lines = [f"{table.title}", ""]
-    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(table.words)) + "--:|" * len(table.figures)]
+    def escaped(text: str) -> str:
+        return text.replace("|", "\\|").replace("_", "\\_")
+
+    lines = [table.title, "", "| " + " | ".join(table.heads) + " |"]
+    lines.append("|" + "---|" * (1 + len(table.words)) + "--:|" * len(table.figures))
     for block in table.blocks:
         if block.title:
-            lines.append(f"| *{block.title}* |" + " |" * (len(heads) - 1))
-        for row, marked in zip(block.rows, marks(block)):
-            name = row.name.replace("|", "\\|").replace("_", "\\_") + (" (ours)" if row.ours else "")
-            cells = [form[mark].format(printed(value)) for value, mark in zip(row.figures, marked)]
-            lines.append("| " + " | ".join([name, *row.words, *cells]) + " |")
+            lines.append(f"| *{block.title}* |" + " |" * (len(table.heads) - 1))
+        rows = block.cells({"best": "**{}**", "second": "_{}_"}, escaped)
+        lines += ["| " + " | ".join(cells) + " |" for cells in rows]
     lines += ["", NOTE.format(best="**Bold**:", second="_italic_:")]
     return "\n".join(lines) + "\n"
 
 
 def latex(table: Table) -> str:
-    form = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    heads = ["method", *table.words, *table.figures]
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}. "
-             + tex(NOTE.format(best="Bold:", second="underlined:")) + "}"]  # fmt: skip
+    note = tex(NOTE.format(best="Bold:", second="underlined:"))
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}. {note}}}"]
     lines += [r"\begin{tabular}{l" + "l" * len(table.words) + "r" * len(table.figures) + "}", r"\hline"]
-    lines.append(" & ".join(map(tex, heads)) + r" \\")
+    lines.append(" & ".join(map(tex, table.heads)) + r" \\")
     for block in table.blocks:
         lines.append(r"\hline")
         if block.title:
-            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{tex(block.title)}}}}} \\")
-        for row, marked in zip(block.rows, marks(block)):
-            name = tex(row.name) + (" (ours)" if row.ours else "")
-            cells = [form[mark] % tex(printed(value)) for value, mark in zip(row.figures, marked)]
-            lines.append(" & ".join([name, *map(tex, row.words), *cells]) + r" \\")
+            lines.append(rf"\multicolumn{{{len(table.heads)}}}{{l}}{{\textit{{{tex(block.title)}}}}} \\")
+        rows = block.cells({"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}, tex)
+        lines += [" & ".join(cells) + r" \\" for cells in rows]
     lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -262,19 +255,14 @@ def tex(text: str) -> str:
 
 
 def as_html(table: Table) -> str:
-    form = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
-    heads = ["method", *table.words, *table.figures]
-    lines = ["<table>", f"<caption>{html.escape(table.title)}. "
-             + NOTE.format(best="<strong>Bold</strong>:", second="<u>underlined</u>:") + "</caption>"]  # fmt: skip
-    lines += ["<thead><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in heads) + "</tr></thead>", "<tbody>"]
+    note = NOTE.format(best="<strong>Bold</strong>:", second="<u>underlined</u>:")
+    lines = ["<table>", f"<caption>{html.escape(table.title)}. {note}</caption>"]
+    lines += ["<thead><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in table.heads) + "</tr></thead>", "<tbody>"]
     for block in table.blocks:
         if block.title:
-            lines.append(f'<tr><th colspan="{len(heads)}">{html.escape(block.title)}</th></tr>')
-        for row, marked in zip(block.rows, marks(block)):
-            name = row.name + (" (ours)" if row.ours else "")
-            cells = [*map(html.escape, row.words)]
-            cells += [form[mark].format(printed(value)) for value, mark in zip(row.figures, marked)]
-            lines.append(f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+            lines.append(f'<tr><th colspan="{len(table.heads)}">{html.escape(block.title)}</th></tr>')
+        for name, *cells in block.cells({"best": "<strong>{}</strong>", "second": "<u>{}</u>"}, html.escape):
+            lines.append(f"<tr><th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     lines += ["</tbody>", "</table>"]
     return "\n".join(lines) + "\n"
 
