@@ -5,7 +5,7 @@ The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48 (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def step_of(
     return step
 
 
-def time_steps(steps: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> list[StepTiming]:
+def time_steps(steps: Mapping[str, Callable[[], None]], repeats: int, device: torch.device) -> list[StepTiming]:
     """Each in its turn; ratios are to the first."""
     found = in_turns(steps, repeats, device.type)
     first = next(iter(found.values()))[0]

@@ -71,10 +71,9 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
         if stored(trial, setup.out) is None:
             run(trial)
             drawn = tell(stored_of(wanted, setup.out), setup)
-    console = setup.console
-    console.width = max(console.width, 110)  # of the table
-    console.print(table(stored_of(wanted, setup.out), rates, setup), highlight=False)
-    console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn, highlight=False)
+    setup.console.width = max(setup.console.width, 110)  # of the table
+    setup.console.print(table(stored_of(wanted, setup.out), rates, setup))
+    setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn)
     return setup.out
 
 
@@ -88,7 +87,7 @@ def prepared(data: str | Path | Data, options: Comparison) -> Setup:
         name = images.name if isinstance(data, Data) else data
         raise BadInput(f"{name} has no labels to compare by: it needs train/CLASS/ and val/CLASS/ or test/CLASS/.")
     out = Path("runs") / f"compare-{images.name}" if options.out is None else Path(options.out)
-    return Setup(options, images, out, device, Console(quiet=options.quiet, markup=False))
+    return Setup(options, images, out, device, Console(quiet=options.quiet, markup=False, highlight=False))
 
 
 def start_comparison(setup: Setup) -> None:
@@ -96,7 +95,7 @@ def start_comparison(setup: Setup) -> None:
     out, images = setup.out, setup.images
     path = out / ASKED
     asked = {"data": images.name, "data_fingerprint": images.fingerprint, **setup.options.asked}
-    now = json.loads(json.dumps(asked))
+    now = json.loads(json.dumps(asked))  # as it is read
     if path.exists():
         before = json.loads(path.read_text())
         changed = [
@@ -137,8 +136,7 @@ def timed_in_turns(recipes: Mapping[str, Recipe], images: Data, fabric: Any, wor
     None is faster than the images come, which the others' turns would hide.
     """
     with contextlib.ExitStack() as opened:
-        steps: dict[str, Callable[[], None]] = {}
-        data: dict[str, float] = {}
+        steps, data = {}, {}
         for name, recipe in recipes.items():
             trainer, _ = make_trainer(None, images, recipe, name, Options(workers=workers), fabric, ALONE)
             data[name] = data_seconds(trainer)
@@ -157,5 +155,5 @@ def chosen_rate(method: str, setup: Setup, run: Callable[[Trial], Trial]) -> flo
     words = ", ".join(f"{lr:g}: {'diverged' if t.diverged else f'{t.chosen_by:.1f} %'}" for lr, t in tried.items())
     best = max(sound, key=lambda lr: sound[lr]) if sound else None
     edge = " (at the edge of what was tried)" if best in (min(lrs), max(lrs)) else ""
-    setup.console.print(f"{method}, base rate: {words}; taken: {best}{edge}", highlight=False)
+    setup.console.print(f"{method}, base rate: {words}; taken: {best}{edge}")
     return best

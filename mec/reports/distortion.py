@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,10 +32,6 @@ from mec.runtime.flags import Device, reals, takes
 from mec.training import health
 from mec.training.pretrain import pretrain
 from mec.training.run import read_settings
-
-if TYPE_CHECKING:
-    pass
-
 
 OUTCOME = "outcome.json"
 MEASURED = 2_000  # most images in the bank, in the test, and in a map
@@ -78,8 +74,7 @@ def outcome_of(
         )  # fmt: skip
     except Diverged as error:
         stopped = error.loss
-    found = look(recipe, data, out, encoder, stopped)
-    found = replace(found, seconds=time.monotonic() - began)
+    found = replace(look(recipe, data, out, encoder, stopped), seconds=time.monotonic() - began)
     write_json(out / OUTCOME, asdict(found))
     return found
 
@@ -143,44 +138,36 @@ def distortion_study(options: DistortionFigure) -> Path:
     Raises:
         BadInput: no labels to colour and measure by, or the recipe is not of a coding length.
     """
-    data, out, recipe, epochs = options.data, Path(options.out), options.recipe, options.epochs
-    console = Console(quiet=options.quiet, markup=False)
-    images = open_data(data, root=options.data_root)
+    out, recipe = Path(options.out), options.recipe
+    console = Console(quiet=options.quiet, markup=False, highlight=False)
+    images = open_data(options.data, root=options.data_root)
     if not images.can_be_measured:
-        raise BadInput(f"{data} has no labels: the figure colours by class and measures accuracy.")
+        raise BadInput(f"{options.data} has no labels: the figure colours by class and measures accuracy.")
     if isinstance(recipe, Recipe):
         base = recipe
     elif recipe is None and images.suits == "digits":
         base = small_digits()
     else:
         base = recipe_named(recipe or "cifar10-paper")
-    base = base if epochs is None else replace(base, epochs=epochs)
+    base = base if options.epochs is None else replace(base, epochs=options.epochs)
     curves: list[Curve] = []
     maps: dict[str, Features | None] = {}
     for distortion in sorted({*reals(options.sweep, "--sweep"), *PAPER}):
         run = out / f"distortion-{distortion:g}"
         chosen = replace(base, settings={**base.settings, "distortion": distortion})
         found = outcome_of(chosen, images, run, seed=options.seed, device=options.device)
-        console.print(in_words(f"ε_d² {distortion:g}", found), highlight=False)
+        console.print(in_words(f"ε_d² {distortion:g}", found))
         features = None if math.isnan(found.knn) else training_features(run, images.train.labelled())
         lines = [line for line in health.read_metrics(run) if "norm_c" in line]
-        curves.append(
-            Curve(
-                distortion=distortion,
-                knn=found.knn,
-                diverged=bool(found.diverged),
-                steps=[line["step"] for line in lines],
-                norm_c=[line["norm_c"] for line in lines],
-                gap=[line.get("series_gap", 0.0) for line in lines],
-                spectrum=[] if features is None else spectrum(features.x),
-            )
-        )
+        steps, norms, gaps = ([line.get(key, 0.0) for line in lines] for key in ("step", "norm_c", "series_gap"))
+        shares = [] if features is None else spectrum(features.x)
+        curves.append(Curve(distortion, found.knn, bool(found.diverged), steps, norms, gaps, shares))
         if distortion in PAPER:
             accuracy = "" if features is None else f": k-NN {found.knn:.1f} %"
             maps[f"ε_d² {distortion:g}{accuracy}"] = features
     write_json(out / "distortion.json", [asdict(c) for c in curves])
     distortion_figure(curves, dict(reversed(maps.items())), images.classes, out / "distortion.png")
-    console.print(f"Written: {out / 'distortion.png'}, {out / 'distortion.json'}", highlight=False)
+    console.print(f"Written: {out / 'distortion.png'}, {out / 'distortion.json'}")
     return out / "distortion.png"
 
 

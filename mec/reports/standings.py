@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from mec.evaluation.results import RESULTS, Result, as_records
 from mec.reports.trials import Setup, Trial
@@ -16,8 +18,6 @@ from mec.runtime.files import write_figure
 from mec.runtime.records import write_records
 
 PICTURE = "compare.png"
-
-
 ROWS = {  # of results.jsonl: protocol, metric, unit, and where a trial has it
     "knn": ("knn", "top-1", "%", lambda t: t.accuracy["knn"]),
     "linear-fast": ("linear-fast", "top-1", "%", lambda t: t.accuracy.get("linear-fast")),  # not of many classes
@@ -43,30 +43,19 @@ def summary(trials: Sequence[Trial], method: str) -> dict[str, tuple[float, floa
 def tell(trials: Sequence[Trial], setup: Setup) -> bool:
     """results.jsonl and the picture, from the runs that are finished; whether there was anything to draw."""
     results, asked = [], setup.options
+    about: dict[str, Any] = {"data": setup.images.name, "data_fingerprint": setup.images.fingerprint}
     for method in setup.methods:
         rate = next((t.lr for t in trials if t.method == method), None)
-        settings = {"base_lr": rate, "diverged": diverged(trials, method)}
+        budget = {"epochs": asked.epochs, "minutes": asked.time_budget}
+        settings = {"base_lr": rate, "diverged": diverged(trials, method), **budget}
         for name, (value, spread, n) in summary(trials, method).items():
             protocol, metric, unit, _ = ROWS[name]
-            results.append(
-                Result(
-                    protocol,
-                    metric,
-                    value,
-                    unit,
-                    spread,
-                    n,
-                    data=setup.images.name,
-                    encoder=method,
-                    settings={**settings, "epochs": asked.epochs, "minutes": asked.time_budget},
-                    data_fingerprint=setup.images.fingerprint,
-                )
-            )
+            results.append(Result(protocol, metric, value, unit, spread, n, encoder=method, settings=settings, **about))
     write_records(setup.out / RESULTS, as_records(results))
-    curves: dict[str, list] = {}
+    curves = defaultdict(list)
     for trial in trials:
         if trial.curve:
-            curves.setdefault(trial.method, []).append(trial.curve)
+            curves[trial.method].append(trial.curve)
     if curves:
         accuracy_over_time(curves, f"{setup.images.name}: k-NN accuracy", setup.out / PICTURE)
     return bool(curves)
@@ -81,15 +70,13 @@ def table(trials: Sequence[Trial], rates: dict[str, float | None], setup: Setup)
     asked = setup.options
     budget = f"{asked.epochs} epochs" if asked.time_budget is None else f"{asked.time_budget:g} minutes"
     title = f"{setup.images.name}: {budget} a run, {asked.seeds} seed{'s' * (asked.seeds > 1)}"
-    shown = Table(title=title, caption="rank and ratio: of the embeddings that each objective sees")
-    columns = ("base rate", "k-NN, %", "linear, %", "s an epoch", "peak GiB", "effective rank", "coding ratio")
-    for column in ("method", *columns):
-        shown.add_column(column, justify="left" if column == "method" else "right")
+    names = ("base rate", "k-NN, %", "linear, %", "s an epoch", "peak GiB", "effective rank", "coding ratio")
+    columns = [Column(name, justify="right") for name in names]
+    caption = "rank and ratio: of the embeddings that each objective sees"
+    shown = Table("method", *columns, title=title, caption=caption)
     digits = {"knn": 1, "linear-fast": 1, "seconds": 1, "memory": 2, "rank": 0, "ratio": 2}
     for method in setup.methods:
-        rate = rates[method]
-        found = summary(trials, method)
-        cells = []
+        rate, found, cells = rates[method], summary(trials, method), []
         shown_rate = f"{rate:g}" if rate is not None else "-" if setup.lrs else "recipe's"
         for name, places in digits.items():
             value, spread, _ = found.get(name, (math.nan, None, 0))
@@ -109,12 +96,11 @@ def accuracy_over_time(curves: Mapping[str, Sequence[Sequence[tuple[float, float
     axis = figure.subplots()
     colours = [f"C{i}" for i in range(10)] + ["black", "gold", "navy", "lime"]
     for colour, (name, runs) in zip(colours, curves.items()):
-        times = [np.asarray([t for t, _ in run]) for run in runs]
-        values = [np.asarray([v for _, v in run]) for run in runs]
-        for t, v in zip(times, values):
+        pairs = [np.asarray(run).T for run in runs]  # times, values
+        for t, v in pairs:
             axis.plot(t, v, color=colour, linewidth=0.6, alpha=0.5)
-        common = np.linspace(max(t[0] for t in times), min(t[-1] for t in times), 50)
-        mean = np.mean([np.interp(common, t, v) for t, v in zip(times, values)], axis=0)
+        common = np.linspace(max(t[0] for t, _ in pairs), min(t[-1] for t, _ in pairs), 50)
+        mean = np.mean([np.interp(common, t, v) for t, v in pairs], axis=0)
         axis.plot(common, mean, color=colour, linewidth=1.8, label=name)
     axis.set(title=title, xlabel="minutes of training", ylabel="%")
     figure.legend(loc="outside right upper", frameon=False)

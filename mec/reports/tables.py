@@ -124,6 +124,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
         for number, result in enumerate(read_records(path), 1):
             if "encoder" not in result:
                 raise BadInput(f"{path}, line {number}: no result (it has no 'encoder'); remove the line.")
+            result["settings"] = result.get("settings") or {}
             by_encoder.setdefault((result["encoder"], result.get("checkpoint", "")), []).append(result)
         settings = path.parent / "settings.json"
         epochs = epochs_of(settings) if settings.exists() else None
@@ -142,12 +143,8 @@ def epochs_of(settings: Path) -> int | None:
     return round(steps / each) if isinstance(steps, int) and isinstance(each, int) and each else None
 
 
-def settings_of(result: dict[str, Any]) -> dict[str, Any]:
-    return result.get("settings") or {}
-
-
 def preset_of(result: dict[str, Any]) -> str:
-    return settings_of(result).get("preset", "paper")
+    return result["settings"].get("preset", "paper")
 
 
 def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
@@ -155,11 +152,8 @@ def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
 
     Quick looks at a part of the images (`limit`) are no figures of a protocol and are left out.
     """
-    for result in reversed(results):
-        settings = settings_of(result)
-        if settings.get("limit") is None and all(result.get(k) == v for k, v in wanted.items()):
-            return result["value"]
-    return None
+    whole = [r for r in results if r["settings"].get("limit") is None]
+    return next((r["value"] for r in reversed(whole) if all(r.get(k) == v for k, v in wanted.items())), None)
 
 
 def table_7(measured: Sequence[Measured]) -> Table:
@@ -176,7 +170,7 @@ def table_7(measured: Sequence[Measured]) -> Table:
 
 def probe_of(result: dict[str, Any]) -> str:
     """In words: the probe's preset, and whether its best or its last epoch is meant."""
-    settings = settings_of(result)
+    settings = result["settings"]
     forms = {"preset": "{}", "epoch": "{} epoch"}
     return ", ".join(form.format(settings[key]) for key, form in forms.items() if key in settings) or MISSING
 
@@ -188,7 +182,7 @@ def table_8(measured: Sequence[Measured]) -> Table:
         rows = [Row(name, (), figures) for name, figures in TABLE_8[mode]]
         for each in measured:
             transferred = [r for r in each.results if r.get("protocol") == "transfer"]
-            of_mode = [r for r in transferred if settings_of(r).get("mode") == mode]
+            of_mode = [r for r in transferred if r["settings"].get("mode") == mode]
             for preset in dict.fromkeys(preset_of(r) for r in of_mode) or {"paper": None}:
                 of_preset = [r for r in of_mode if preset_of(r) == preset]
                 figures = tuple(latest(of_preset, data=data) for data in TRANSFER)

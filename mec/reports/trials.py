@@ -98,8 +98,7 @@ def stored_of(trials: Sequence[Trial], out: Path) -> list[Trial]:
 
 def finished(trial: Trial, pace: Mapping[str, float], setup: Setup) -> Trial:
     """The trial with what came of it: read from its folder, or trained to its end first."""
-    before = stored(trial, setup.out)
-    if before is not None:
+    if (before := stored(trial, setup.out)) is not None:
         return before
     folder, asked = folder_of(trial, setup.out), setup.options
     setup.console.print(f"[{trial.method}, base rate {rate_of(trial)}, seed {trial.seed}{', sweep' * trial.sweep}]")
@@ -108,18 +107,12 @@ def finished(trial: Trial, pace: Mapping[str, float], setup: Setup) -> Trial:
     if asked.time_budget is not None:
         steps = steps_in(60 * share * asked.time_budget, pace[trial.method], ALONE)
     reset_peak_memory(setup.device)
+    epochs = None if asked.epochs is None else max(1, round(share * asked.epochs))
+    changes = [*asked.set, *([] if trial.lr is None else [f"optimizer.base_lr={trial.lr!r}"])]
+    own = {"out": folder, "seed": trial.seed, "epochs": epochs, "steps": steps, "set": changes}
+    keywords = {**training_keywords(setup, trial.method), **own}
     try:
-        rate = [] if trial.lr is None else [f"optimizer.base_lr={trial.lr!r}"]
-        changes = {
-            "out": folder,
-            "epochs": None if asked.epochs is None else max(1, round(share * asked.epochs)),
-            "steps": steps,
-            "seed": trial.seed,
-            "resume": True,
-            "set": [*asked.set, *rate],
-            "evaluate": not trial.sweep,
-        }
-        pretrain(setup.images, **{**training_keywords(setup, trial.method), **changes})
+        pretrain(setup.images, resume=True, evaluate=not trial.sweep, **keywords)
     except Diverged as error:
         trial = replace(trial, diverged=str(error))
     else:
@@ -147,8 +140,7 @@ def measured(folder: Path, trial: Trial, setup: Setup, step: float | None) -> Tr
     )
     if trial.sweep:
         return trial
-    found = read_records(folder / RESULTS)
-    mine = [r for r in found if r["encoder"] == trial.method and r["metric"] == "top-1"]
+    mine = [r for r in read_records(folder / RESULTS) if r["encoder"] == trial.method and r["metric"] == "top-1"]
     return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear-fast")})
 
 

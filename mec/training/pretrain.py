@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,21 @@ from mec.objectives.methods import differs_from_paper, method_named
 from mec.recipes.recipe import Recipe
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
-from mec.runtime.files import SETTINGS, check_free, write_text
+from mec.runtime.files import SETTINGS, check_free, write_json
 from mec.runtime.flags import takes
 from mec.runtime.records import write_records
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options
 from mec.training.plan import build_objective, planned
 from mec.training.report import HEALTH, finish_run
-from mec.training.run import Run, RunSettings, as_json, check_images, resumable, resume_command
+from mec.training.run import Run, RunSettings, check_images, resumable, resume_command
 from mec.training.runlog import SKIPPED, Watch
 from mec.training.timing import steps_within
 from mec.training.trainer import Trainer, parameters_of
 from mec.version import __version__
 
 Source = str | Path | Data | Iterable
+Batches = ViewBatches | IterableBatches
 
 
 @takes(Options)
@@ -56,9 +56,10 @@ def pretrain(data: Source, options: Options) -> Path:
         BadInput: something given does not fit; nothing was written over.
         TrainingStopped: the loss is not finite or has run away, or a signal asked to stop; what was saved is named.
     """
-    with randomness_kept():
+    # torch's random state, which training sets at each step, is the caller's again afterwards.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         fabric, ranks = start_fabric(options.device), current()
-        console = Console(quiet=options.quiet or ranks.rank > 0, markup=False)
+        console = Console(quiet=options.quiet or ranks.rank > 0, markup=False, highlight=False)
         name, out = options.named(data), options.folder(data)
         stored = resumed(out, options, ranks)
         options = options.resuming(stored.asked if stored else {})
@@ -73,13 +74,13 @@ def pretrain(data: Source, options: Options) -> Path:
         untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
         if stored is None:
             steps, reasons = length(recipe, options, trainer)
-            settings = facts(name, recipe, data, images, options, steps, trainer, [*why, *reasons])
+            settings = facts(name, data, images, options, steps, trainer, [*why, *reasons])
         else:
             settings = prolonged(out, stored, recipe, options, trainer)
         run = Run(out, settings, replace(info, steps=settings.steps))
         start = 0 if stored is None else trainer.restore(out, console)
         if start >= run.steps and (out / HEALTH).exists():
-            console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", highlight=False)
+            console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.")
             return out
         describe(console, run, images, trainer, start)
         measured = images if options.evaluate else None
@@ -92,13 +93,6 @@ def pretrain(data: Source, options: Options) -> Path:
 
 
 # --- the parts, in the order in which they are used ---------------------------------------------------------------
-
-
-@contextmanager
-def randomness_kept() -> Iterator[None]:
-    """torch's random state, which training sets at each step, is the caller's again afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
 
 
 def resumed(out: Path, options: Options, ranks: Ranks) -> RunSettings | None:
@@ -163,7 +157,7 @@ def make_trainer(
 
 def make_batches(
     data: Any, images: Data | None, recipe: Recipe, options: Options, device: torch.device, ranks: Ranks
-) -> ViewBatches | IterableBatches:
+) -> Batches:
     if recipe.batch_size % ranks.size:
         raise BadInput(
             f"batch_size {recipe.batch_size} on {ranks.size} ranks: it has to be a multiple of their number."
@@ -176,11 +170,7 @@ def make_batches(
 
 
 def build_network(
-    recipe: Recipe,
-    encoder: nn.Module | None,
-    batches: ViewBatches | IterableBatches,
-    images: Data | None,
-    recipe_name: str,
+    recipe: Recipe, encoder: nn.Module | None, batches: Batches, images: Data | None, recipe_name: str
 ) -> tuple[Siamese, EncoderInfo]:
     """The network around the recipe's backbone or the caller's own encoder, and what is stored with its weights."""
     view = max(recipe.views, key=lambda v: v.size)
@@ -189,12 +179,8 @@ def build_network(
     if encoder is None:
         encoder = build_encoder(recipe.network.backbone, size, small, zero_init=recipe.network.zero_init)
     encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still
-    device = next(encoder.parameters()).device
-    if isinstance(batches, ViewBatches):
-        example = torch.zeros(2, 3, size, size, device=device)
-    else:
-        example = batches.first().to(device)
-    features = feature_size(encoder, example)
+    example = torch.zeros(2, 3, size, size) if isinstance(batches, ViewBatches) else batches.first()
+    features = feature_size(encoder, example.to(next(encoder.parameters()).device))
     info = EncoderInfo(
         backbone="custom" if own else recipe.network.backbone,
         feature_size=features,
@@ -226,20 +212,13 @@ def length(recipe: Recipe, options: Options, trainer: Trainer) -> tuple[int, lis
 
 
 def facts(
-    name: str,
-    recipe: Recipe,
-    data: Any,
-    images: Data | None,
-    options: Options,
-    steps: int,
-    trainer: Trainer,
-    why: list[str],
+    name: str, data: Any, images: Data | None, options: Options, steps: int, trainer: Trainer, why: list[str]
 ) -> RunSettings:
     """The settings of a new run."""
     where = {"data": str(data) if isinstance(data, (str, Path)) else None}
     return RunSettings(
         recipe_name=name,
-        recipe=recipe,
+        recipe=trainer.recipe,
         data=images.name if images else "views",
         data_fingerprint=images.fingerprint if images else "",
         images=len(images.train) if images else 0,
@@ -271,24 +250,23 @@ def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, 
             labels = f"with the labels of {len(images.classes)} classes"
         elif images.can_be_measured:
             labels = f"labels of {len(images.classes)} classes only for measuring"
-        console.print(f"{images.name}: {len(images.train):,} training images, {labels}", highlight=False)
+        console.print(f"{images.name}: {len(images.train):,} training images, {labels}")
         if images.skipped:
-            skipped = run.folder / SKIPPED
-            console.print(f"{len(images.skipped)} images cannot be read and are left out: {skipped}", highlight=False)
+            left_out = f"{len(images.skipped)} images cannot be read and are left out"
+            console.print(f"{left_out}: {run.folder / SKIPPED}")
     for reason in settings.why:
-        console.print(f"  {reason}", style="dim", highlight=False)
+        console.print(f"  {reason}", style="dim")
     if differing := differs_from_paper(recipe.method, recipe.settings):
-        console.print(differing, highlight=False)
+        console.print(differing)
     parameters = sum(p.numel() for p in trainer.network.encoder.parameters())
     where = trainer.fabric.device.type + (f" x {trainer.ranks.size}" if trainer.ranks.size > 1 else "")
     console.print(
         f"{recipe.method} (recipe {settings.recipe_name}): {run.encoder.backbone}, {parameters / 1e6:.2g} M "
         f"parameters, batch {recipe.batch_size}, {run.steps:,} steps ({run.steps / settings.steps_per_epoch:.4g} "
-        f"epochs), on {where}",
-        highlight=False,
+        f"epochs), on {where}"
     )
     if start:
-        console.print(f"resumed after step {start:,} of {run.steps:,}", highlight=False)
+        console.print(f"resumed after step {start:,} of {run.steps:,}")
 
 
 def start_folder(run: Run, images: Data | None, ranks: Ranks) -> None:
@@ -300,7 +278,7 @@ def start_folder(run: Run, images: Data | None, ranks: Ranks) -> None:
             for part in [*out.glob("*.part"), *out.glob("checkpoints/*.part")]:
                 part.unlink()
             (out / HEALTH).unlink(missing_ok=True)  # it says that a run is finished: this one goes on
-            write_text(out / SETTINGS, as_json(run.settings))
+            write_json(out / SETTINGS, asdict(run.settings))
             if images is not None and images.skipped and not (out / SKIPPED).exists():
                 write_records(out / SKIPPED, map(asdict, images.skipped))
         except OSError as error:

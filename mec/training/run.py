@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,6 @@ def read_settings(out: Path) -> RunSettings:
     return from_file(RunSettings, read_json(path), path)
 
 
-def as_json(settings: RunSettings) -> str:
-    return json.dumps(asdict(settings), indent=1, ensure_ascii=False) + "\n"
-
-
 def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
     """The settings of the run to resume; None if the folder is empty.
 
@@ -78,10 +73,8 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
     """The images are those that the run was started on."""
-    if images is None:
-        return
     # Of another number: one cannot be read now, or can be again.
-    if (images.fingerprint, len(images.train)) != (stored.data_fingerprint, stored.images):
+    if images is not None and (images.fingerprint, len(images.train)) != (stored.data_fingerprint, stored.images):
         raise BadInput(
             f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Generator
-from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from mec.errors import BadInput
 from mec.runtime.device import wait_for
@@ -68,17 +67,15 @@ def trial_steps(trainer: Trainer, most: int, together: int = 1) -> Generator[flo
 
     Yields the seconds that a step waited for its batch; so many steps `together` are all done when the last is given.
     """
-    network = {k: v.clone() for k, v in trainer.network.state_dict().items()}
-    optimizer = cloned(trainer.optimizer.state_dict())
-    memory = trainer.objective if isinstance(trainer.objective, nn.Module) else None
-    objective = {} if memory is None else {k: v.clone() for k, v in memory.state_dict().items()}
+    parts = trainer.parts()
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     trainer.set_lr(0.0)
     try:
         source = trainer.batches.batches(0, most, trainer.ranks.share)
         for step in range(most):
-            before = time.monotonic()
+            began = time.monotonic()
             batch = next(source)
-            waited = time.monotonic() - before
+            waited = time.monotonic() - began
             trainer.loss_and_gradient(batch, step, trainer.at(step, 1000)["settings"])
             trainer.optimizer.step()
             trainer.optimizer.zero_grad(set_to_none=True)
@@ -87,18 +84,5 @@ def trial_steps(trainer: Trainer, most: int, together: int = 1) -> Generator[flo
                 wait_for(trainer.fabric.device.type)
             yield waited
     finally:
-        trainer.network.load_state_dict(network)
-        trainer.optimizer.load_state_dict(optimizer)
-        if memory is not None:
-            memory.load_state_dict(objective)
-
-
-def cloned(state: Any) -> Any:
-    """A state dict with its tensors cloned."""
-    if isinstance(state, Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {k: cloned(v) for k, v in state.items()}
-    if isinstance(state, list):
-        return [cloned(v) for v in state]
-    return state
+        for name, part in parts.items():
+            part.load_state_dict(before[name])
