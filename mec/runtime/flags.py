@@ -36,7 +36,7 @@ P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
 Options = TypeVar("Options", covariant=True)
-Returned = TypeVar("Returned")
+R = TypeVar("R")
 
 
 def as_typed(default: str) -> str:
@@ -61,20 +61,16 @@ Minutes = Annotated[float | None, arg(metavar="MIN", help_behavior_hint="")]
 Names = Annotated[str | Sequence[str], arg(metavar="A,B,...", constructor=str, help_behavior_hint=as_typed)]
 Integers = Annotated[str | int | Sequence[int], arg(metavar="N,N,...", constructor=str, help_behavior_hint=as_typed)]
 Reals = Annotated[str | float | Sequence[float], arg(metavar="X,X,...", constructor=str, help_behavior_hint=as_typed)]
-OptionalNames = Annotated[str | Sequence[str] | None, arg(metavar="A,B,...", constructor=str, help_behavior_hint="")]
-OptionalIntegers = Annotated[
-    str | int | Sequence[int] | None, arg(metavar="N,N,...", constructor=str, help_behavior_hint="")
-]
-OptionalReals = Annotated[
-    str | float | Sequence[float] | None, arg(metavar="X,X,...", constructor=str, help_behavior_hint="")
-]
+listed = functools.partial(arg, constructor=str, help_behavior_hint="")
+OptionalNames = Annotated[str | Sequence[str] | None, listed(metavar="A,B,...")]
+OptionalIntegers = Annotated[str | int | Sequence[int] | None, listed(metavar="N,N,...")]
+OptionalReals = Annotated[str | float | Sequence[float] | None, listed(metavar="X,X,...")]
 Device = Literal["auto", "cpu", "cuda"]
 if TYPE_CHECKING:
     KeyValues = Sequence[str]
 else:  # several after each --set, which may be repeated
-    KeyValues = Annotated[
-        tuple[tuple[str, ...], ...], UseAppendAction, arg(metavar="KEY=VALUE ...", help_behavior_hint="")
-    ]
+    PAIRS = arg(metavar="KEY=VALUE ...", help_behavior_hint="")
+    KeyValues = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, PAIRS]
 
 
 def check(options: Any) -> None:
@@ -94,8 +90,8 @@ def check(options: Any) -> None:
             raise BadInput(f"{as_flag(name)} is {value!r}. {nearest(str(value), choices)}")
         for within in getattr(hint, "__metadata__", ()):
             if isinstance(within, Range):
-                listed = integers if within.kind is int else reals
-                several = listed(value, as_flag(name)) if str in kinds else [value]
+                numbers = integers if within.kind is int else reals
+                several = numbers(value, as_flag(name)) if str in kinds else [value]
                 if not all(map(within.fits, several)):
                     raise BadInput(f"{as_flag(name)} is {value}: {within}.")
 
@@ -112,13 +108,11 @@ class Lift(Protocol[P, Options]):
     """What `takes` gives: for functions of options alone, and of one or two things beside them."""
 
     @overload
-    def __call__(self, function: Callable[[Options], Returned], /) -> Callable[P, Returned]: ...
+    def __call__(self, function: Callable[[Options], R], /) -> Callable[P, R]: ...
     @overload
-    def __call__(self, function: Callable[[A, Options], Returned], /) -> Callable[Concatenate[A, P], Returned]: ...
+    def __call__(self, function: Callable[[A, Options], R], /) -> Callable[Concatenate[A, P], R]: ...
     @overload
-    def __call__(
-        self, function: Callable[[A, B, Options], Returned], /
-    ) -> Callable[Concatenate[A, B, P], Returned]: ...
+    def __call__(self, function: Callable[[A, B, Options], R], /) -> Callable[Concatenate[A, B, P], R]: ...
 
 
 def takes(options: Callable[P, Options]) -> Lift[P, Options]:
@@ -127,7 +121,6 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
     The options are checked before the function is entered: by their types, and by a method `check` of their own.
     Its docstring has an entry for each of them where it says {options}, in the words that `--help` has.
     """
-
     made: Any = options
 
     def lifted(function: Callable[..., Any]) -> Any:
@@ -143,7 +136,8 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
                 asked.check()
             return function(*given, **named, options=asked)
 
-        called.__doc__ = documented(inspect.getdoc(function) or "", options)
+        entries = "\n".join(described(options))
+        called.__doc__ = (inspect.getdoc(function) or "").replace("{options}", entries)
         return called
 
     return lifted
@@ -168,30 +162,20 @@ def flags_of(command: Any, options: type) -> dict[str, Any]:
     return {name: getattr(command, name) for name in field_names(options)}
 
 
-def documented(text: str, options: Any) -> str:
-    """A docstring with the options' own words in place of its line `{options}`."""
-    return text.replace("{options}", "\n".join(described(options)))
-
-
 def described(options: Any) -> list[str]:
     """An entry of a docstring's Args for each field: name and help text, wrapped."""
     from docstring_parser import parse_from_object
 
     written = {entry.arg_name: entry.description for entry in parse_from_object(options).params}
+    hints = get_type_hints(options, include_extras=True)
+    wrapped = textwrap.TextWrapper(116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
     entries = []
     for name in field_names(options):
-        words = " ".join((written.get(name) or made_help(options, name)).split())
-        entry = f"{name}: {words}"
-        entries.append(
-            textwrap.fill(entry, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
-        )
+        # Help that is made from a table stands in the field's type, not in a docstring.
+        made = (getattr(mark, "help", None) for mark in getattr(hints[name], "__metadata__", ()))
+        words = written.get(name) or next(filter(None, made), "")
+        entries.append(wrapped.fill(" ".join([f"{name}:", *words.split()])))
     return entries
-
-
-def made_help(options: Any, name: str) -> str:
-    """The help text of a field that has it from a table, not from a docstring."""
-    hint = get_type_hints(options, include_extras=True)[name]
-    return next((mark.help for mark in getattr(hint, "__metadata__", ()) if getattr(mark, "help", None)), "")
 
 
 def flat(values: Sequence[str] | Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -19,18 +19,10 @@ class TrainingProgress:
         self.console, self.steps, self.start = console, steps, start
         self.began = self.last_line = time.monotonic()
         self.live = console.is_terminal and not console.quiet
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=console,
-            transient=True,
-        )
+        done = [TextColumn("training"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("steps")]
+        times = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+        figures = TextColumn("{task.fields[figures]}", markup=False)
+        self.bar = Progress(*done, *times, figures, console=console, transient=True)
         self.task = self.bar.add_task("training", total=steps, completed=start, figures="")
 
     def __enter__(self) -> TrainingProgress:
@@ -49,15 +41,12 @@ class TrainingProgress:
             self.bar.update(self.task, completed=done, **shown)
         elif figures and time.monotonic() - self.last_line > LINE_EVERY:
             self.last_line = time.monotonic()
-            self.console.print(f"step {done}/{self.steps}, {self._left(done)} left, {figures}")
+            left = (time.monotonic() - self.began) / max(1, done - self.start) * (self.steps - done)
+            self.console.print(f"step {done}/{self.steps}, {duration(left)} left, {figures}")
 
     def say(self, words: str) -> None:
         """A line that stays."""
-        (self.bar.console if self.live else self.console).print(words, highlight=False)
-
-    def _left(self, done: int) -> str:
-        each = (time.monotonic() - self.began) / max(1, done - self.start)
-        return duration(each * (self.steps - done))
+        self.console.print(words, highlight=False)
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def measure(
     All but the limits are NaN where an embedding is not finite: the loss has the word then, not an eigenvalue solver.
     """
     z = unit_rows(online)
-    other = z[min(1, len(z) - 1)] if target is None else unit_rows(target)[min(1, len(target) - 1)]
-    first = z[0]
+    others = z if target is None else unit_rows(target)
+    first, other = z[0], others[min(1, len(others) - 1)]
     m, d = first.shape
     r = min(m, d)
     limit = r * math.log1p(1 / (r * distortion))
@@ -56,9 +57,8 @@ def measure(
         names = ["coding_ratio", "effective_rank", "embedding_std", "agreement", "similarity", "norm_c"]
         names += [] if order is None else ["series_gap"]
         return {**limits, **dict.fromkeys(names, math.nan)}
-    average = (first + other) / 2
+    average, lam = (first + other) / 2, 1 / (m * distortion)
     side = average @ average.T if m <= d else average.T @ average
-    lam = 1 / (m * distortion)
     spectrum = torch.linalg.eigvalsh(side.double()).clamp_min(0)
     mean = first.mean(0)
     return {
@@ -123,7 +123,7 @@ class Verdict:
     advice: str = ""
 
     def __str__(self) -> str:
-        return self.words + (f" {self.advice}" if self.advice else "")
+        return f"{self.words} {self.advice}".rstrip()
 
 
 def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Verdict:
@@ -139,71 +139,54 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     last = lines[-1]
     if not all(math.isfinite(last[k]) for k in ("loss", "effective_rank")):
         return Verdict(False, f"diverged: the loss is {last['loss']} at step {last['step']}.", DIVERGED)
-    share = last["effective_rank"] / last["effective_rank_limit"]
+    rank, limit = last["effective_rank"], last["effective_rank_limit"]
     if is_collapsed(last, settings):
         step = since(lines, lambda line: is_collapsed(line, settings))
         what = "all images look alike" if last["similarity"] > 0.9 else "embeddings use few directions"
-        return Verdict(
-            False,
-            f"collapsed: {what} since step {step} (effective rank {last['effective_rank']:.1f} of "
-            f"{last['effective_rank_limit']:.0f}, cosine of different images {last['similarity']:.2f}).",
-            ORDER_1
-            if settings.get("order") == 1
-            else "Lower the learning rate (--set optimizer.base_lr=...), or use --method mec-joint, which resists "
-            "collapse.",
+        words = (
+            f"collapsed: {what} since step {step} (effective rank {rank:.1f} of {limit:.0f}, "
+            f"cosine of different images {last['similarity']:.2f})."
         )
+        return Verdict(False, words, ORDER_1 if settings.get("order") == 1 else COLLAPSED)
     series = settings.get("order") is not None and settings.get("distortion") is not None
     bound = last.get("loss_bound")
     if series and bound is not None and last["loss"] < bound * (1 + 1e-3):
-        return Verdict(
-            False,
+        words = (
             f"diverged: the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length "
             f"allows, since step {since(lines, lambda x: x['loss'] < x['loss_bound'])}; ‖C‖ is {last['norm_c']:.1f}, "
-            "and the series surely converges only below 1: what is being maximised is its truncation error.",
-            "Use --method mec-joint (no series), or a larger --set settings.distortion, or a lower learning rate.",
+            "and the series surely converges only below 1: what is being maximised is its truncation error."
         )
+        return Verdict(False, words, RAN_AWAY)
     words = (
         f"healthy: views agree (cosine {last['agreement']:.2f}), different images differ "
-        f"({last['similarity']:.2f}), effective rank {last['effective_rank']:.0f} of "
-        f"{last['effective_rank_limit']:.0f}, coding ratio {last['coding_ratio']:.2f} "
-        f"(collapse would be {last['coding_ratio_if_collapsed']:.2f})."
+        f"({last['similarity']:.2f}), effective rank {rank:.0f} of {limit:.0f}, "
+        f"coding ratio {last['coding_ratio']:.2f} (collapse would be {last['coding_ratio_if_collapsed']:.2f})."
     )
-    if share < NARROW_SHARE:
-        return Verdict(
-            True,
-            words + " The effective rank is low.",
-            "A smaller --set settings.distortion or longer training widens it.",
-        )
+    if rank / limit < NARROW_SHARE:
+        return Verdict(True, words + " The effective rank is low.", NARROW)
     if last["agreement"] < 0.2:
-        return Verdict(
-            True,
-            words + " Views hardly agree yet.",
-            "Train longer (--epochs), or with milder views (--set views.scale='[0.3,1]').",
-        )
+        return Verdict(True, words + " Views hardly agree yet.", APART)
     if last.get("data_wait", 0) > WAIT_SHARE:
         return Verdict(True, words, f"It waited for data {last['data_wait']:.0%} of the time: more --workers may help.")
     return Verdict(True, words)
 
 
+COLLAPSED = "Lower the learning rate (--set optimizer.base_lr=...), or use --method mec-joint, which resists collapse."
 ORDER_1 = (
     "Order 1 only asks views to agree, which images that all look alike do best: use --set settings.order=4, or "
     "--method mec-joint; or a predictor and a target network (--method mec)."
 )
-
-
 DIVERGED = (
     "Start again with a lower learning rate (--set optimizer.base_lr=..., and a new --out), or use --method mec-joint."
 )
+RAN_AWAY = "Use --method mec-joint (no series), or a larger --set settings.distortion, or a lower learning rate."
+NARROW = "A smaller --set settings.distortion or longer training widens it."
+APART = "Train longer (--epochs), or with milder views (--set views.scale='[0.3,1]')."
 
 
 def since(lines: Sequence[Mapping[str, Any]], is_bad) -> int:
     """The first step of the unbroken bad stretch that ends the run."""
-    step = lines[-1]["step"]
-    for line in reversed(lines):
-        if not is_bad(line):
-            break
-        step = line["step"]
-    return step
+    return [line["step"] for line in takewhile(is_bad, reversed(lines))][-1]
 
 
 def is_collapsed(line: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:

@@ -23,21 +23,16 @@ def build_optimizer(
     trained = [p for p in parameters if p.requires_grad]
     groups = []
     for constant in (False, True):
-        part = [p for p in trained if (id(p) in apart) == constant]
         for flat in (False, True):
-            chosen = [p for p in part if (p.ndim <= 1) == flat]
+            chosen = [p for p in trained if (id(p) in apart, p.ndim <= 1) == (constant, flat)]
             plain = flat and not recipe.decay_1d
             ratio = recipe.base_lr_1d / recipe.base_lr if flat and recipe.base_lr_1d is not None else 1.0
+            decay = 0.0 if plain else recipe.weight_decay
+            group = {"params": chosen, "weight_decay": decay, "lr_ratio": ratio, "lr_constant": constant}
+            if recipe.name == "lars":
+                group["always_adapt"] = not plain
             if chosen:
-                groups.append(
-                    {
-                        "params": chosen,
-                        "weight_decay": 0.0 if plain else recipe.weight_decay,
-                        "lr_ratio": ratio,
-                        "lr_constant": constant,
-                        **({"always_adapt": not plain} if recipe.name == "lars" else {}),
-                    }
-                )
+                groups.append(group)
     if recipe.name == "lars":
         from timm.optim.lars import Lars
 

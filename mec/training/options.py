@@ -111,13 +111,9 @@ class Options:
     def changes(self) -> dict[str, Any]:
         """Values of the recipe, by their keys, that single flags set."""
         hints = get_type_hints(type(self), include_extras=True)
-        keys = {
-            name: mark.key
-            for name, hint in hints.items()
-            for mark in getattr(hint, "__metadata__", ())
-            if isinstance(mark, Changes)
-        }
-        return {key: value for name, key in keys.items() if (value := getattr(self, name)) is not None}
+        marks = [(name, mark) for name, hint in hints.items() for mark in getattr(hint, "__metadata__", ())]
+        set_by = {mark.key: getattr(self, name) for name, mark in marks if isinstance(mark, Changes)}
+        return {key: value for key, value in set_by.items() if value is not None}
 
     def resuming(self, before: Mapping[str, Any]) -> Options:
         """These options, with what the run was first asked for where nothing was said now."""

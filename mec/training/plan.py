@@ -25,7 +25,6 @@ from mec.training.options import Options
 
 T = TypeVar("T")
 
-
 # What belongs to a recipe's method, and not to its images and machine: it goes when another method takes its place.
 OF_A_METHOD = (
     "projector_hidden", "projector_output", "prototypes", "predictor_bias", "views_together",

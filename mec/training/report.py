@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 
 from mec.data.dataset import Data
@@ -44,17 +45,16 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
         console.print(closing_table(results, images))
     verdict = health(out)
     write_json(out / HEALTH, asdict(verdict))
-    console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", highlight=False)
+    console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red")
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
-    console.print(f"Encoder: {out / ENCODER}{picture}", highlight=False)
+    console.print(f"Encoder: {out / ENCODER}{picture}")
     if images is not None:
-        console.print(next_steps(run, images), highlight=False)
+        console.print(next_steps(run, images))
 
 
 def next_steps(run: Run, images: Data) -> str:
     """Two commands that a user may want now."""
-    folder = shlex.quote(str(run.folder))
-    asked = run.settings.asked
+    folder, asked = shlex.quote(str(run.folder)), run.settings.asked
     root = asked.get("data_root")
     data = [asked.get("data") or images.name, *(["--data-root", root] if root else [])]
     measure = f"mec evaluate {folder} knn {shlex.join(data)}"
@@ -89,10 +89,8 @@ def closing_features(
         rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
     before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
     for name, module in (("untrained", before), (run.recipe.method, encoder)):
-        train, held_out = (
-            extract(module, part, transform, device=watch.device, workers=watch.workers) for part in (bank, test)
-        )
-        rows[name] = train, held_out
+        found = partial(extract, module, transform=transform, device=watch.device, workers=watch.workers)
+        rows[name] = found(bank), found(test)
     return rows
 
 
@@ -105,13 +103,9 @@ def closing_results(run: Run, rows: Mapping[str, tuple[Features, Features]], ima
         found = knn(train, test)
         if (counts > 0).sum() <= FEW_CLASSES:
             found = [*fewshot(train, test, labels_per_class=few), *found, *linear(train, test)]
-        results += labelled(
-            found,
-            encoder=name,
-            data=images.name,
-            data_fingerprint=images.fingerprint,
-            checkpoint=file_hash(run.folder / ENCODER) if name == run.recipe.method else "",
-        )
+        checkpoint = file_hash(run.folder / ENCODER) if name == run.recipe.method else ""
+        about = {"data": images.name, "data_fingerprint": images.fingerprint}
+        results += labelled(found, encoder=name, checkpoint=checkpoint, **about)
     return results
 
 
@@ -128,13 +122,10 @@ def draw_map(out: Path, rows: Mapping[str, tuple[Features, Features]], images: D
 
 
 def closing_table(results: Sequence[Result], images: Data) -> Table:
-    assert images.test is not None
     top1 = [r for r in results if r.metric == "top-1"]
-    table = Table(title=f"{images.name}: accuracy on held-out images, %")
-    table.add_column("features")
     columns = list(dict.fromkeys(column_of(r) for r in top1))
-    for column in columns:
-        table.add_column(column, justify="right")
+    right = [Column(name, justify="right") for name in columns]
+    table = Table("features", *right, title=f"{images.name}: accuracy on held-out images, %")
     for encoder in dict.fromkeys(r.encoder for r in top1):
         row = {column_of(r): r for r in top1 if r.encoder == encoder}
         cells = [f"{r.value:.1f}" + (f" ± {r.spread:.1f}" if r.spread else "") for r in (row[c] for c in columns)]

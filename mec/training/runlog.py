@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,12 @@ class Log:
         self.out, self.start, self.first, self.device = out, start, first, device
         self.known = {s.path for s in listed(out / SKIPPED)}  # when the images were opened, or before resuming
         self.met: set[str] = set()
-        if not first:
-            return
-        if (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
+        if first and (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
             kept = [line for line in read_records(out / "metrics.jsonl") if line["step"] <= start]
             write_records(out / "metrics.jsonl", kept)
 
     def __enter__(self) -> Log:
-        self.last = time.monotonic()
-        self.last_step = self.start
+        self.last, self.last_step = time.monotonic(), self.start
         if self.first:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tensorboard's own imports
@@ -122,9 +120,8 @@ class Watch:
         assert self.images is not None
         bank, test = measured_parts(self.images, WATCH_BANK, WATCH_TEST)
         transform = encoder_file.image_transform(self.info)
-        features = [
-            extract(encoder, part, transform, device=self.device, workers=self.workers) for part in (bank, test)
-        ]
+        found = partial(extract, encoder, transform=transform, device=self.device, workers=self.workers)
+        features = found(bank), found(test)
         if not all(bool(part.x.isfinite().all()) for part in features):
             return math.nan  # it has diverged, and the next step says so
         self.accuracy = knn(*features)[0].value

@@ -128,9 +128,7 @@ class Trainer:
     def should_save(self, seconds: float, save_minutes: float, epoch_ended: bool, due: bool) -> bool:
         """Every few minutes, and at ends of epochs unless they come thick and fast; the same answer on all ranks."""
         late = seconds > 60 * save_minutes or (epoch_ended and seconds > SAVE_APART)
-        if self.ranks.size == 1:
-            return late
-        return (due or epoch_ended) and bool(self.ranks.from_first(late))
+        return late if self.ranks.size == 1 else (due or epoch_ended) and bool(self.ranks.from_first(late))
 
     def loss_and_gradient(
         self, batch: Batch, step: int, settings: Mapping[str, Any]
@@ -208,9 +206,8 @@ class Trainer:
     def limit_gradients(self, step: int) -> None:
         """What the recipe asks of gradients before they are used: prototypes held still at first, clipping."""
         asked = self.recipe.optimizer
-        named = [*self.network.named_parameters()]
-        if isinstance(self.objective, nn.Module):
-            named += self.objective.named_parameters()
+        own = self.objective.named_parameters() if isinstance(self.objective, nn.Module) else ()
+        named = [*self.network.named_parameters(), *own]
         if step < asked.freeze_prototypes_epochs * self.batches.steps_per_epoch:
             for name, parameter in named:
                 if name.split(".")[-1] == "prototypes":
@@ -241,18 +238,15 @@ class Trainer:
 
     def check(self, out: Path, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
         """Stop before a step that would spoil the weights; the last checkpoint stays."""
-        value = float(loss)
-        gradient = figures.get("gradient_norm", 0.0)
-        bound = figures.get("loss_bound")
+        value, gradient, bound = float(loss), figures.get("gradient_norm", 0.0), figures.get("loss_bound")
         ran_away = bound is not None and value < RUNAWAY * bound
         if math.isfinite(value) and math.isfinite(gradient) and not ran_away:
             return
         kept = checkpoints(out)
-        what = f"loss {value:.4g}, gradient norm {gradient:.4g}" + (
-            f", which no exact coding length reaches (bound {bound:.3g})" if ran_away and bound is not None else ""
-        )
+        beyond = f", which no exact coding length reaches (bound {bound:.3g})" if ran_away else ""
         raise Diverged(
-            f"diverged at step {step + 1}: {what}, at learning rate {now['lr']:.3g}. "
+            f"diverged at step {step + 1}: loss {value:.4g}, gradient norm {gradient:.4g}{beyond}, at "
+            f"learning rate {now['lr']:.3g}. "
             + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
             + f"Start again with a lower rate, --set optimizer.base_lr={self.recipe.optimizer.base_lr / 3:.2g}"
             + ("." if self.recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series."),
@@ -261,16 +255,15 @@ class Trainer:
 
     def save(self, run: Run, done: int) -> None:
         out, info = run.folder, run.encoder
-        probed = (
-            encoder_file.probe(self.encoder, info.image_size) if info.image_size and info.backbone != "custom" else ()
-        )
+        probes = info.image_size and info.backbone != "custom"
+        probed = encoder_file.probe(self.encoder, info.image_size) if probes else ()
         # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
         encoder_file.save_encoder(out / encoder_file.ENCODER, self.encoder, replace(info, steps=done, probe=probed))
         in_run(out).save(done, self.parts())
 
     def restore(self, out: Path, console: Console) -> int:
         """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
-        return in_run(out).restore(self.parts(), lambda words: console.print(words, highlight=False))
+        return in_run(out).restore(self.parts(), console.print)
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -284,9 +277,7 @@ def parameters_of(objective: Any) -> list[nn.Parameter]:
 
 def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
     """Whether to autocast to bf16: only where the device has units for it; elsewhere it is hundreds of times slower."""
-    if recipe.precision != "auto":
-        return recipe.precision == "bf16"
-    return has_bf16_units(device.type)
+    return recipe.precision == "bf16" or (recipe.precision == "auto" and has_bf16_units(device.type))
 
 
 @contextlib.contextmanager
