@@ -153,17 +153,8 @@ What its lines say:
         from mec.training.health import health, read_metrics, sparkline
 
         verdict, lines = health(self.run_folder), read_metrics(self.run_folder)
-        for name in (
-            "loss",
-            "agreement",
-            "similarity",
-            "effective_rank",
-            "coding_ratio",
-            "norm_c",
-            "series_gap",
-            "gradient_norm",
-            "knn",
-        ):
+        names = "loss agreement similarity effective_rank coding_ratio norm_c series_gap gradient_norm knn"
+        for name in names.split():
             values = [line[name] for line in lines if name in line]
             if values:
                 print(f"{name:15} {values[0]:10.4g} -> {values[-1]:<10.4g} {sparkline(values)}")

@@ -33,7 +33,6 @@ COMMANDS = {
     "figure": Figure,
 }
 
-
 DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
 
 Start here:
@@ -53,9 +52,8 @@ def parsed(arguments: list[str]):
         return Evaluate.parsed(arguments[1:])
     if command in COMMANDS:
         kind: Any = COMMANDS[command]
-        text = f"{kind.__doc__}\n\n{kind.more}".replace(
-            "{methods}", "Methods:\n" + textwrap.indent(methods_in_words(), "  ")
-        )
+        methods = "Methods:\n" + textwrap.indent(methods_in_words(), "  ")
+        text = f"{kind.__doc__}\n\n{kind.more}".replace("{methods}", methods)
         return parse(kind, arguments[1:], prog=f"mec {command}", text=text)
     if command == "--version":
         print(__version__)

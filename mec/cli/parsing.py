@@ -65,16 +65,12 @@ def wrapped(text: str, width: int) -> str:
     """
     lines: list[str] = []
     for line in text.splitlines():
-        continues = line[:1] not in ("", " ", "-") and lines and lines[-1][:1] not in ("", " ")
-        if continues:
+        if line[:1] not in ("", " ", "-") and lines and lines[-1][:1] not in ("", " "):  # it goes on
             lines[-1] += " " + line
         else:
             lines.append(line)
-    kept = [
-        line if line.startswith(" ") else textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False)
-        for line in lines
-    ]
-    return "\n".join(kept)
+    wrapper = textwrap.TextWrapper(width, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(line if line.startswith(" ") else wrapper.fill(line) for line in lines)
 
 
 def refused(word: str, what: str, known: Iterable[str], command: str) -> NoReturn:

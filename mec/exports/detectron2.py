@@ -19,7 +19,6 @@ from mec.runtime.files import atomic, write_text
 # Its C4 heads build res5 of bottlenecks, so that no ResNet-18 or -34 fits.
 DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
 
-
 CONFIG = """\
 # {title}, for detectron2 (its tools/train_net.py --config-file THIS). Written by mec.
 # The published protocol has one more BatchNorm after res5, which is no part of detectron2: to have it, register ROI
@@ -71,8 +70,7 @@ def detectron2_name(name: str) -> str:
     >>> detectron2_name("conv1.weight"), detectron2_name("layer1.0.downsample.1.bias")
     ('stem.conv1.weight', 'res2.0.shortcut.norm.bias')
     """
-    if "layer" not in name:
-        name = f"stem.{name}"
+    name = name if "layer" in name else f"stem.{name}"
     name = re.sub(r"layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
     name = re.sub(r"bn(\d)", r"conv\1.norm", name)
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
@@ -86,13 +84,11 @@ def export_detectron2(info: EncoderInfo, weights: dict[str, Tensor], out: Path) 
     """
     if info.backbone not in DEPTHS or info.small_stem:
         stem = " with the stem for small images" if info.small_stem else ""
-        raise BadInput(
-            f"detectron2 has no {info.backbone}{stem} (it has {', '.join(DEPTHS)} for images of 64 px or more)."
-        )
+        known = ", ".join(DEPTHS)
+        raise BadInput(f"detectron2 has no {info.backbone}{stem} (it has {known} for images of 64 px or more).")
     tensors = {detectron2_name(name): np.asarray(tensor.cpu().numpy()) for name, tensor in weights.items()}
-    content = {"model": tensors, "__author__": "mec", "matching_heuristics": True}
     with atomic(out) as part, open(part, "wb") as file:
-        pickle.dump(content, file)
+        pickle.dump({"model": tensors, "__author__": "mec", "matching_heuristics": True}, file)
     said = [f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:"]
     for kind in ("voc0712", "coco"):
         path = out.with_name(f"{out.stem}-{kind}.yaml")

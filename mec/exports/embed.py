@@ -31,7 +31,7 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
         BadInput: no image in the folder, or too many that cannot be read; OUT does not end with .npz.
         FileNotFoundError: no such run or folder.
     """
-    console = Console(markup=False)
+    console = Console(markup=False, highlight=False)
     folder, out = Path(images), Path(options.out)
     if out.suffix != ".npz":
         raise BadInput(f"--out is {out}: its name ends with .npz.")
@@ -42,9 +42,9 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as part, open(part, "wb") as file:
         np.savez(file, paths=np.array(found.names), features=found.x.numpy())
-    console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each", highlight=False)
+    console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each")
     if found.skipped:
         listing = out.with_suffix(".skipped.jsonl")
         write_records(listing, map(asdict, found.skipped))
-        console.print(f"{len(found.skipped)} images cannot be read and are left out: {listing}", highlight=False)
+        console.print(f"{len(found.skipped)} images cannot be read and are left out: {listing}")
     return found.x.numpy()

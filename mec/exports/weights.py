@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from mec.errors import BadInput
 from mec.exports.export import Taken
@@ -51,12 +50,13 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
     """The lines that load the file with timm alone, and the model that they build."""
     arguments = timm_arguments(info.backbone)
     model = arguments.pop("model")
+    convolutional = _has_convolutional_stem(model, info)
+    if not convolutional:
+        arguments |= {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
     extra = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    if not info.small_stem or not _has_convolutional_stem(model, info):
-        grid = {} if _has_convolutional_stem(model, info) else _grid(info)
-        extra += "".join(f", {name}={value!r}" for name, value in grid.items())
+    if not info.small_stem or not convolutional:
         line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path={str(out)!r})'
-        other = timm.create_model(model, num_classes=0, **arguments, **grid, checkpoint_path=str(out))
+        other = timm.create_model(model, num_classes=0, **arguments, checkpoint_path=str(out))
         return ["import timm", line], other
     other = timm.create_model(model, num_classes=0, **arguments)
     use_small_stem(other, pooled=info.backbone in POOLED)
@@ -78,17 +78,14 @@ def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Modul
     else:
         other, made = torchvision.models.get_model(info.backbone), f"torchvision.models.{info.backbone}()"
     other.fc = nn.Identity()
-    stem: list[str] = []
     if info.small_stem:
         use_small_stem(other)
-        stem = _stem_lines(other)
-    weights: dict[str, Tensor] = torch.load(out, weights_only=True)
-    other.load_state_dict(weights)
+    other.load_state_dict(torch.load(out, weights_only=True))
     return [
         "import torch, torchvision",
         f"model = {made}",
         "model.fc = torch.nn.Identity()",
-        *stem,
+        *(_stem_lines(other) if info.small_stem else []),
         f"model.load_state_dict(torch.load({str(out)!r}, weights_only=True))",
     ], other
 
@@ -96,12 +93,10 @@ def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Modul
 def _stem_lines(model: nn.Module) -> list[str]:
     """The change of a ResNet's stem for small images, as a user types it."""
     name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    bias = first.bias is not None
     place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
-    made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, 1, 1, bias={bias})"
-    lines = [f"model{place} = {made}"]
+    made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, 1, 1, bias={first.bias is not None})"
     pool_is_gone = isinstance(getattr(model, "maxpool", None), nn.Identity)
-    return [*lines, "model.maxpool = torch.nn.Identity()"] if pool_is_gone else lines
+    return [f"model{place} = {made}", *["model.maxpool = torch.nn.Identity()"] * pool_is_gone]
 
 
 def _has_convolutional_stem(model: str, info: EncoderInfo) -> bool:
@@ -111,10 +106,6 @@ def _has_convolutional_stem(model: str, info: EncoderInfo) -> bool:
     except TypeError:
         return True
     return False
-
-
-def _grid(info: EncoderInfo) -> dict[str, Any]:
-    return {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
 
 
 @torch.no_grad()

@@ -58,13 +58,13 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
     def run(trial: Trial) -> Trial:
         return finished(trial, pace, setup)
 
-    rates = {name: chosen_rate(name, setup, run) for name in setup.methods}
+    rates = {name: chosen_rate(name, setup, run) for name in setup.options.method_names}
     # Seeds outside: every method has its first run before one has its second.
     wanted = [
         Trial(name, rates[name], seed, sweep=False)
         for seed in range(options.seeds)
-        for name in setup.methods
-        if rates[name] is not None or not setup.lrs
+        for name in setup.options.method_names
+        if rates[name] is not None or not setup.options.rates
     ]
     drawn = tell(stored_of(wanted, setup.out), setup)
     for trial in wanted:
@@ -118,7 +118,7 @@ def seconds_a_step(setup: Setup) -> dict[str, float]:
     """
     path = setup.out / PACE
     known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    new = [name for name in setup.methods if name not in known]
+    new = [name for name in setup.options.method_names if name not in known]
     if setup.options.time_budget is None or not new:
         return known
     fabric = start_fabric(setup.device)
@@ -147,7 +147,7 @@ def timed_in_turns(recipes: Mapping[str, Recipe], images: Data, fabric: Any, wor
 
 def chosen_rate(method: str, setup: Setup, run: Callable[[Trial], Trial]) -> float | None:
     """The base rate to train this method with; None: the recipe's, or, where rates were given, none that holds."""
-    lrs = setup.lrs
+    lrs = setup.options.rates
     if len(lrs) < 2:
         return lrs[0] if lrs else None
     tried = {lr: run(Trial(method, lr, seed=0, sweep=True)) for lr in lrs}

@@ -30,6 +30,7 @@ from mec.runtime.flags import (
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 METHODS_HELP = f"Names with commas between, of {', '.join(METHODS)}."
+RUN = arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Comparison:
     """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
     seeds: Annotated[int, FROM_1] = 1
     """Runs a method: seeds 0, 1, ..."""
-    lrs: Annotated[OptionalReals, Place, ABOVE_0] = None
+    lrs: Annotated[OptionalReals, ABOVE_0] = None
     """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
     sweep_share: Annotated[float, Range(float, 0, 1, above=True)] = 0.375  # 3 of 8 minutes
     """Share of the budget that each rate is tried for."""
@@ -109,9 +110,7 @@ class ApproximationFigure:
     """Embedding size d of the random unit rows."""
     distortion: Annotated[float, ABOVE_0] = 0.06
     """ε_d²; the paper's is 0.06."""
-    run_folder: Annotated[
-        str | Path | None, arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
-    ] = None
+    run_folder: Annotated[str | Path | None, RUN] = None
     """A run folder: measure on its encoder's features, too."""
     data: Name = None
     """Images for those features. Default: those that the run was trained on."""

@@ -44,7 +44,7 @@ def tell(trials: Sequence[Trial], setup: Setup) -> bool:
     """results.jsonl and the picture, from the runs that are finished; whether there was anything to draw."""
     results, asked = [], setup.options
     about: dict[str, Any] = {"data": setup.images.name, "data_fingerprint": setup.images.fingerprint}
-    for method in setup.methods:
+    for method in setup.options.method_names:
         rate = next((t.lr for t in trials if t.method == method), None)
         budget = {"epochs": asked.epochs, "minutes": asked.time_budget}
         settings = {"base_lr": rate, "diverged": diverged(trials, method), **budget}
@@ -75,9 +75,9 @@ def table(trials: Sequence[Trial], rates: dict[str, float | None], setup: Setup)
     caption = "rank and ratio: of the embeddings that each objective sees"
     shown = Table("method", *columns, title=title, caption=caption)
     digits = {"knn": 1, "linear-fast": 1, "seconds": 1, "memory": 2, "rank": 0, "ratio": 2}
-    for method in setup.methods:
+    for method in setup.options.method_names:
         rate, found, cells = rates[method], summary(trials, method), []
-        shown_rate = f"{rate:g}" if rate is not None else "-" if setup.lrs else "recipe's"
+        shown_rate = f"{rate:g}" if rate is not None else "-" if setup.options.rates else "recipe's"
         for name, places in digits.items():
             value, spread, _ = found.get(name, (math.nan, None, 0))
             plus = f" ± {spread:.{places}f}" if spread is not None and name in ("knn", "linear-fast") else ""

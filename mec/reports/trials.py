@@ -62,14 +62,6 @@ class Setup:
     device: str
     console: Console
 
-    @property
-    def methods(self) -> list[str]:
-        return self.options.method_names
-
-    @property
-    def lrs(self) -> list[float]:
-        return self.options.rates
-
 
 def training_keywords(setup: Setup, method: str) -> dict[str, Any]:
     """What each run of a method is asked for."""

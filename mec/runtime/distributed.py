@@ -43,7 +43,11 @@ class Ranks:
 
     def shares(self, n: int) -> Shares:
         """How the rows of a batch lie on the ranks, of which this one holds n."""
-        return Shares(self, (n,) if self.size == 1 else _counts(n, self))
+        if self.size == 1:
+            return Shares(self, (n,))
+        counts = [torch.zeros(1, dtype=torch.long, device=_device()) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([n], device=_device()))
+        return Shares(self, tuple(map(int, counts)))
 
     def share(self, n: int) -> slice:
         """This rank's part of n rows.
@@ -130,15 +134,7 @@ class Shares:
         return self.ranks.sum(x)
 
 
-def _counts(n: int, ranks: Ranks) -> tuple[int, ...]:
-    """Every rank's number."""
-    found = [torch.zeros(1, dtype=torch.long, device=_device()) for _ in range(ranks.size)]
-    dist.all_gather(found, torch.tensor([n], device=_device()))
-    return tuple(int(c) for c in found)
-
-
 def _gathered(x: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Rows of all ranks, of which there are so many on each."""
     # Padded to the longest: gloo gathers equal shapes only.
     padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - x.shape[0]))
     parts = [torch.empty_like(padded) for _ in counts]
@@ -171,9 +167,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        return grad
+        return _Sum.forward(ctx, grad)
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -236,13 +230,12 @@ class _BatchNorm(torch.autograd.Function):
         grad = grad.to(x.dtype)
         normal = (x - mean.view(shape)).mul_(scale.view(shape))
         of_bias, of_weight = grad.sum(axes), (grad * normal).sum(axes)  # of this rank's rows, as those of other layers
+        through = None
         if ctx.needs_input_grad[0]:
             both = ctx.ranks.sum(torch.cat([of_bias, of_weight])) / n
             through = normal.mul_(both[len(mean) :].view(shape)).add_(both[: len(mean)].view(shape))
             factor = scale if weight is None else scale * weight
             through = (grad - through).mul_(factor.view(shape)).to(input.dtype)
-        else:
-            through = None
         return through, None if weight is None else of_weight, None if weight is None else of_bias, None, None
 
 

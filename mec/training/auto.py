@@ -7,7 +7,7 @@ from dataclasses import replace
 from mec.data.dataset import Data
 from mec.networks.backbones import SMALL_STEM_BELOW
 from mec.objectives.methods import method_named
-from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe, View
+from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from mec.recipes.table import AUTO
 from mec.runtime.machine import Machine
 
@@ -59,21 +59,13 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     why.append(f"{epochs} epochs: {epochs * n:,} images seen; --epochs or --time-budget changes it")
 
     photographs = size >= 64
-    view = replace(
-        AUTO.views[0],
-        size=size,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        interpolation="bicubic" if photographs else "bilinear",
-    )
-    views: tuple[View, ...] = (replace(view, copies=2),)
+    view = replace(AUTO.views[0], size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, copies=2, interpolation="bilinear")
     if photographs:
         sigma = (0.1, 2.0 * size / 224)
-        view = replace(view, saturation=0.2, blur_sigma=sigma)
-        views = (replace(view, blur=0.5, copies=2),)
+        view = replace(view, interpolation="bicubic", saturation=0.2, blur=0.5, blur_sigma=sigma)
     recipe = replace(
         AUTO,
-        views=views,
+        views=(view,),
         network=replace(AUTO.network, backbone=backbone),
         optimizer=replace(AUTO.optimizer, base_lr=1.0 if slow else AUTO.optimizer.base_lr),  # 0.5 at batch 128
         batch_size=batch,

@@ -107,9 +107,6 @@ class Watch:
     workers: int = 0  # processes that decode those images
     accuracy: float | None = None
 
-    def progress(self, steps: int, start: int) -> TrainingProgress:
-        return TrainingProgress(self.console, steps, start)
-
     def is_due(self, done: int, steps: int, each: int) -> bool:
         """After the first epoch (or fiftieth step), then ten times in a run."""
         if self.images is None or not self.images.can_be_measured:

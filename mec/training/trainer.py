@@ -27,6 +27,7 @@ from mec.runtime import files
 from mec.runtime.checkpoints import checkpoints, in_run
 from mec.runtime.distributed import Ranks, average_gradients
 from mec.runtime.machine import has_bf16_units
+from mec.runtime.progress import TrainingProgress
 from mec.runtime.signals import signals
 from mec.training import health
 from mec.training.graphs import captured
@@ -75,8 +76,9 @@ class Trainer:
         first, device = self.ranks.rank == 0, self.fabric.device.type
         saved = time.monotonic()
         step, waited = start, 0.0
+        shown = TrainingProgress(watch.console, run.steps, start)
         loading = device == "cpu" or not self.batches.in_memory  # else the GPU makes views, when it comes to them
-        with signals() as stop, Log(out, start, first, device) as log, watch.progress(run.steps, start) as progress:
+        with signals() as stop, Log(out, start, first, device) as log, shown as progress:
             before = time.monotonic()
             source = self.batches.batches(start, run.steps, self.ranks.share)
             for step in range(start, run.steps):
