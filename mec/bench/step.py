@@ -5,7 +5,7 @@ The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48 (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,16 +101,12 @@ def bench_step(options: Step) -> list[StepTiming]:
     methods = dict.fromkeys(names(options.methods, "--methods"))
     steps = {name: step_of(name, data, fabric=fabric, **asked) for name in methods}
     timings = time_steps(steps, repeats, fabric.device)
-    table = step_table(timings, f"{data}: a training step, batch {options.batch_size}", repeats)
+    right = [Column(name, justify="right") for name in ("s a step", f"over {timings[0].method}")]
+    title = f"{data}: a training step, batch {options.batch_size}, median of {repeats} (range)"
+    table = Table("method", *right, title=title)
+    for t in timings:
+        table.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
     found = {"data": data, **asked, "timings": [asdict(t) for t in timings]}
     report(console, machine(fabric.device.type), [table], found, out / "step.json")
     console.print(f"Written: {out / 'step.json'}")
     return timings
-
-
-def step_table(timings: Sequence[StepTiming], title: str, repeats: int) -> Table:
-    right = [Column(name, justify="right") for name in ("s a step", f"over {timings[0].method}")]
-    table = Table("method", *right, title=f"{title}, median of {repeats} (range)")
-    for t in timings:
-        table.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
-    return table

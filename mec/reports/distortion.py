@@ -116,16 +116,11 @@ def network_of(out: Path, recipe: Recipe, encoder: nn.Module | None) -> tuple[Si
 
 def small_digits() -> Recipe:
     """The digits recipe at the images' own 8 px, trained as the paper's CIFAR-10 models are: order 4, no target."""
-    views = tuple(replace(view, size=8) for view in RECIPES["digits"].views)
-    return replace(
-        RECIPES["digits"],
-        method="mec",
-        settings={"order": 4},
-        views=views,
-        network=Network("resnet10-tiny", projector=(256, 128)),
-        epochs=8,
-        expects={},
-    )
+    digits = RECIPES["digits"]
+    views = tuple(replace(view, size=8) for view in digits.views)
+    network = Network("resnet10-tiny", projector=(256, 128))
+    own = replace(digits, views=views, network=network, epochs=8, expects={})
+    return replace(own, method="mec", settings={"order": 4})
 
 
 @takes(DistortionFigure)

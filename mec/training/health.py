@@ -57,6 +57,10 @@ def measure(
         names = ["coding_ratio", "effective_rank", "embedding_std", "agreement", "similarity", "norm_c"]
         names += [] if order is None else ["series_gap"]
         return {**limits, **dict.fromkeys(names, math.nan)}
+    gap = {}
+    if order is not None:
+        series, exact = (maximum_entropy_coding(first, other, distortion=distortion, order=n) for n in (order, None))
+        gap["series_gap"] = float(series - exact)
     average, lam = (first + other) / 2, 1 / (m * distortion)
     side = average @ average.T if m <= d else average.T @ average
     spectrum = torch.linalg.eigvalsh(side.double()).clamp_min(0)
@@ -69,7 +73,7 @@ def measure(
         "agreement": float((first * other).sum(1).mean()),
         "similarity": float((m * mean.square().sum() - 1) / (m - 1)) if m > 1 else 1.0,
         "norm_c": spectral_norm(first, other) * lam,
-        **({} if order is None else {"series_gap": series_gap(first, other, distortion, order)}),
+        **gap,
     }
 
 
@@ -78,12 +82,6 @@ def effective_rank(rows: Tensor) -> float:
     singular = torch.linalg.svdvals(rows)
     shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))
-
-
-def series_gap(online: Tensor, target: Tensor, distortion: float, order: int) -> float:
-    """The loss by the first `order` terms minus the loss by the log-determinant itself."""
-    series, exact = (maximum_entropy_coding(online, target, distortion=distortion, order=n) for n in (order, None))
-    return float(series - exact)
 
 
 def spectral_norm(online: Tensor, target: Tensor, iterations: int = 8) -> float:

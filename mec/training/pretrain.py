@@ -73,8 +73,7 @@ def pretrain(data: Source, options: Options) -> Path:
         trainer, info = make_trainer(data, images, recipe, name, options, fabric, ranks)
         untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
         if stored is None:
-            steps, reasons = length(recipe, options, trainer)
-            settings = facts(name, data, images, options, steps, trainer, [*why, *reasons])
+            settings = facts(name, data, images, options, trainer, why)
         else:
             settings = prolonged(out, stored, recipe, options, trainer)
         run = Run(out, settings, replace(info, steps=settings.steps))
@@ -203,18 +202,12 @@ def build_network(
     return build_siamese(heads, encoder, features), info
 
 
-def length(recipe: Recipe, options: Options, trainer: Trainer) -> tuple[int, list[str]]:
-    """How many steps a new run has, and words about a time budget."""
+def facts(name: str, data: Any, images: Data | None, options: Options, trainer: Trainer, why: list[str]) -> RunSettings:
+    """The settings of a new run; where there is a time budget, steps are timed for it."""
+    steps = options.steps or trainer.recipe.epochs * trainer.batches.steps_per_epoch
     if options.time_budget is not None:
         steps, reason = steps_within(options.time_budget, trainer)
-        return steps, [reason]
-    return options.steps or recipe.epochs * trainer.batches.steps_per_epoch, []
-
-
-def facts(
-    name: str, data: Any, images: Data | None, options: Options, steps: int, trainer: Trainer, why: list[str]
-) -> RunSettings:
-    """The settings of a new run."""
+        why = [*why, reason]
     where = {"data": str(data) if isinstance(data, (str, Path)) else None}
     return RunSettings(
         recipe_name=name,
