@@ -65,11 +65,13 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
         raise BadInput(f"{data.name} has {count} training image: at least 2 are timed.")
     split = data.train.take(np.linspace(0, len(data.train) - 1, count).astype(int))
     alone = time_alone(split.images, views, device)
-    together = [time_together(split, chosen.views, device, number) for number in worker_counts(split, workers)]
+    in_memory = split.images.pixels is not None
+    counts = [0] if in_memory else [0, 1, min(8, cores())] if workers is None else [workers]
+    together = [time_together(split, chosen.views, device, number) for number in sorted({*counts})]
     stages = [*alone, *together]
 
     sizes = ", ".join(str(view.size) for _, view in views)
-    kind = "decoded when needed" if split.images.pixels is None else "in memory"
+    kind = "in memory" if in_memory else "decoded when needed"
     right = [Column(name, justify="right") for name in ("images/s", "ms an image")]
     table = Table("stage", *right, title=f"{data.name}: {count} images, {kind}; views of {sizes} px")
     for stage in stages:
@@ -92,13 +94,6 @@ def verdict(alone: list[Stage], together: list[Stage]) -> str:
         f"{best.images_per_second:,.0f} images/s. A run whose steps could use more than that waits for data; its "
         "progress line shows how long (data wait)."
     )
-
-
-def worker_counts(split: Split, workers: int | None) -> list[int]:
-    """The numbers of workers to compare."""
-    if split.images.pixels is not None:
-        return [0]
-    return [workers] if workers is not None else sorted({0, 1, min(8, cores())})
 
 
 class Stopwatch:

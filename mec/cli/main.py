@@ -19,19 +19,8 @@ from mec.errors import BadInput, TrainingStopped
 from mec.objectives.methods import methods_in_words
 from mec.version import __version__
 
-COMMANDS = {
-    "pretrain": Pretrain,
-    "evaluate": Evaluate,
-    "recipes": Recipes,
-    "health": Health,
-    "embed": Embed,
-    "export": Export,
-    "pack": Pack,
-    "compare": Compare,
-    "bench": Bench,
-    "table": Table,
-    "figure": Figure,
-}
+KINDS = (Pretrain, Evaluate, Recipes, Health, Embed, Export, Pack, Compare, Bench, Table, Figure)
+COMMANDS = {kind.__name__.lower(): kind for kind in KINDS}
 
 DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
 

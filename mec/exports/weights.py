@@ -50,9 +50,12 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
     """The lines that load the file with timm alone, and the model that they build."""
     arguments = timm_arguments(info.backbone)
     model = arguments.pop("model")
-    convolutional = _has_convolutional_stem(model, info)
-    if not convolutional:
+    convolutional = False
+    try:
+        timm.create_model(model, num_classes=0, img_size=info.image_size)
         arguments |= {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
+    except TypeError:  # it is not told the size
+        convolutional = True
     extra = "".join(f", {name}={value!r}" for name, value in arguments.items())
     if not info.small_stem or not convolutional:
         line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path={str(out)!r})'
@@ -97,15 +100,6 @@ def _stem_lines(model: nn.Module) -> list[str]:
     made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, 1, 1, bias={first.bias is not None})"
     pool_is_gone = isinstance(getattr(model, "maxpool", None), nn.Identity)
     return [f"model{place} = {made}", *["model.maxpool = torch.nn.Identity()"] * pool_is_gone]
-
-
-def _has_convolutional_stem(model: str, info: EncoderInfo) -> bool:
-    """Whether timm makes the model without being told the image size."""
-    try:
-        timm.create_model(model, num_classes=0, img_size=info.image_size)
-    except TypeError:
-        return True
-    return False
 
 
 @torch.no_grad()

@@ -53,11 +53,7 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
     """
     setup = prepared(data, options)
     start_comparison(setup)
-    pace = seconds_a_step(setup)
-
-    def run(trial: Trial) -> Trial:
-        return finished(trial, pace, setup)
-
+    run = functools.partial(finished, pace=seconds_a_step(setup), setup=setup)
     rates = {name: chosen_rate(name, setup, run) for name in setup.options.method_names}
     # Seeds outside: every method has its first run before one has its second.
     wanted = [

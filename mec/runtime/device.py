@@ -34,13 +34,9 @@ def start_fabric(device: str) -> Any:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world)))
-    fabric = Fabric(
-        accelerator=device,
-        devices=local if world > 1 else 1,
-        num_nodes=max(1, world // local),
-        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
-        precision="32-true",
-    )
+    strategy: Any = DDPStrategy(broadcast_buffers=False) if world > 1 else "auto"
+    devices, nodes = local if world > 1 else 1, max(1, world // local)
+    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true")
     fabric.launch()
     return fabric
 

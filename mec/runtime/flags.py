@@ -9,23 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import textwrap
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    Protocol,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-    overload,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -79,13 +67,13 @@ def check(options: Any) -> None:
     Raises:
         BadInput: repeats the flag and what was given, and says what fits.
     """
-    hints = get_type_hints(type(options), include_extras=True)
+    hints = typing.get_type_hints(type(options), include_extras=True)
     for name in field_names(options):
         value, hint = getattr(options, name), hints[name]
-        kinds = [part for kind in (hint, *get_args(hint)) for part in (kind, *get_args(kind))]
+        kinds = [part for kind in (hint, *typing.get_args(hint)) for part in (kind, *typing.get_args(kind))]
         if value is None and type(None) in kinds:
             continue
-        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        choices = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
         if choices and value not in choices:
             raise BadInput(f"{as_flag(name)} is {value!r}. {nearest(str(value), choices)}")
         for within in getattr(hint, "__metadata__", ()):
@@ -167,7 +155,7 @@ def described(options: Any) -> list[str]:
     from docstring_parser import parse_from_object
 
     written = {entry.arg_name: entry.description for entry in parse_from_object(options).params}
-    hints = get_type_hints(options, include_extras=True)
+    hints = typing.get_type_hints(options, include_extras=True)
     wrapped = textwrap.TextWrapper(116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
     entries = []
     for name in field_names(options):

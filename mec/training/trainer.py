@@ -61,7 +61,9 @@ class Trainer:
         self.network, self.objective, self.settings = network, objective, settings
         kept = network.target_encoder if method_named(recipe.method).keeps == "target" else None
         self.encoder = network.encoder if kept is None else kept  # what is stored and measured
-        self.bf16 = uses_bf16(recipe, fabric.device)
+        # Only where the device has units for it: elsewhere it is hundreds of times slower.
+        automatic = recipe.precision == "auto" and has_bf16_units(fabric.device.type)
+        self.bf16 = automatic or recipe.precision == "bf16"
         if isinstance(batches, ViewBatches):
             network.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
@@ -223,20 +225,14 @@ class Trainer:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         m, d = online.shape[1] * self.ranks.size, online.shape[2]
         rows = -(-HEALTH_ROWS // self.ranks.size)  # of each rank; two views are enough
-        found = health.measure(
-            self.ranks.gather(online[:2, :rows], 1),
-            None if target is None else self.ranks.gather(target[:2, :rows], 1),
-            distortion_for(now["settings"].get("distortion", 0.06), m, d),
-            now["settings"].get("order"),
-        )
-        bound = health.exact_loss_bound(method_named(self.recipe.method).objective, now["settings"], m, d)
-        return {
-            "loss": float(loss),
-            **({} if bound is None else {"loss_bound": bound}),
-            "lr": now["lr"],
-            "gradient_norm": float(torch.stack(torch._foreach_norm(gradients)).norm()),
-            **found,
-        }
+        settings = now["settings"]
+        others = None if target is None else self.ranks.gather(target[:2, :rows], 1)
+        distortion = distortion_for(settings.get("distortion", 0.06), m, d)
+        found = health.measure(self.ranks.gather(online[:2, :rows], 1), others, distortion, settings.get("order"))
+        bound = health.exact_loss_bound(method_named(self.recipe.method).objective, settings, m, d)
+        bounded = {} if bound is None else {"loss_bound": bound}
+        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        return {"loss": float(loss), **bounded, "lr": now["lr"], "gradient_norm": norm, **found}
 
     def check(self, out: Path, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
         """Stop before a step that would spoil the weights; the last checkpoint stays."""
@@ -275,11 +271,6 @@ class Trainer:
 
 def parameters_of(objective: Any) -> list[nn.Parameter]:
     return list(objective.parameters()) if isinstance(objective, nn.Module) else []
-
-
-def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to autocast to bf16: only where the device has units for it; elsewhere it is hundreds of times slower."""
-    return recipe.precision == "bf16" or (recipe.precision == "auto" and has_bf16_units(device.type))
 
 
 @contextlib.contextmanager
