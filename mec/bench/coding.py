@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -111,17 +112,16 @@ def time_coding(
             raise BadInput(f"{name} is {min(values)}: it is at least 1.")
     generator = torch.Generator().manual_seed(seed)
     timings = []
-    for m in rows:
-        for d in sizes:
-            online, target = (unit_rows(torch.randn(m, d, generator=generator)).to(device) for _ in range(2))
-            lam = 1 / (m * DISTORTION)
-            for backward in (False, True):
-                runs = {c.name: partial(once, c, online, target, lam, backward) for c in CONTENDERS}
-                found = in_turns(runs, repeats, device, per_second=1000)
-                for name, (median, low, high) in found.items():
-                    against = AGAINST.get(name, RELEASED)
-                    ratio = median / found[against][0]
-                    timings.append(Timing(name, m, d, backward, median, low, high, against, ratio))
+    for m, d in product(rows, sizes):
+        online, target = (unit_rows(torch.randn(m, d, generator=generator)).to(device) for _ in range(2))
+        lam = 1 / (m * DISTORTION)
+        for backward in (False, True):
+            runs = {c.name: partial(once, c, online, target, lam, backward) for c in CONTENDERS}
+            found = in_turns(runs, repeats, device, per_second=1000)
+            for name, (median, low, high) in found.items():
+                against = AGAINST.get(name, RELEASED)
+                ratio = median / found[against][0]
+                timings.append(Timing(name, m, d, backward, median, low, high, against, ratio))
     return timings
 
 

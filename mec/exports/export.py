@@ -92,6 +92,5 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     encoder, _ = load_encoder(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    said = write(Taken(file, info, encoder, weights), out)
-    print("\n".join(said))
+    print("\n".join(write(Taken(file, info, encoder, weights), out)))
     return out

@@ -75,8 +75,7 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
 def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
     """The lines that load the file into torchvision's ResNet, and the model that they build."""
     if info.backbone == "resnet10":
-        block = torchvision.models.resnet.BasicBlock
-        other: nn.Module = torchvision.models.ResNet(block, [1, 1, 1, 1])
+        other: nn.Module = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
         made = "torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"
     else:
         other, made = torchvision.models.get_model(info.backbone), f"torchvision.models.{info.backbone}()"

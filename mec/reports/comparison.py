@@ -94,11 +94,8 @@ def start_comparison(setup: Setup) -> None:
     now = json.loads(json.dumps(asked))  # as it is read
     if path.exists():
         before = json.loads(path.read_text())
-        changed = [
-            f"{name}: {before.get(name)!r} before, {value!r} now"
-            for name, value in now.items()
-            if name not in ("methods", "seeds") and before.get(name) != value
-        ]
+        compared = [name for name in now if name not in ("methods", "seeds")]
+        changed = [f"{k}: {before.get(k)!r} before, {now[k]!r} now" for k in compared if before.get(k) != now[k]]
         if changed:
             raise BadInput(f"{out} holds another comparison ({'; '.join(changed)}). Choose another --out.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -67,11 +67,9 @@ def outcome_of(
         if (out / OUTCOME).exists():
             return Outcome(**json.loads((out / OUTCOME).read_text()))
     began, stopped = time.monotonic(), None
+    asked: dict[str, Any] = {"recipe": recipe, "encoder": encoder, "out": out, "seed": seed, "device": device}
     try:
-        pretrain(
-            data, recipe=recipe, encoder=encoder, out=out, seed=seed, device=device, resume=True, evaluate=False,
-            quiet=True,
-        )  # fmt: skip
+        pretrain(data, resume=True, evaluate=False, quiet=True, **asked)
     except Diverged as error:
         stopped = error.loss
     found = replace(look(recipe, data, out, encoder, stopped), seconds=time.monotonic() - began)

@@ -11,22 +11,8 @@ from tyro.conf import arg
 from mec.errors import BadInput
 from mec.objectives.methods import METHODS, method_named
 from mec.recipes.recipe import Recipe
-from mec.runtime.flags import (
-    Device,
-    Folder,
-    Integers,
-    KeyValues,
-    Minutes,
-    Name,
-    Names,
-    Number,
-    OptionalReals,
-    Place,
-    Reals,
-    flat,
-    names,
-    reals,
-)
+from mec.runtime import flags
+from mec.runtime.flags import Device, Folder, Integers, KeyValues, Minutes, Name, Names, Number, OptionalReals, Place
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 METHODS_HELP = f"Names with commas between, of {', '.join(METHODS)}."
@@ -70,15 +56,15 @@ class Comparison:
     """Print nothing."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "set", flat(self.set))
+        object.__setattr__(self, "set", flags.flat(self.set))
 
     @property
     def method_names(self) -> list[str]:
-        return names(self.methods, "--methods")
+        return flags.names(self.methods, "--methods")
 
     @property
     def rates(self) -> list[float]:
-        return [] if self.lrs is None else reals(self.lrs, "--lrs")
+        return [] if self.lrs is None else flags.reals(self.lrs, "--lrs")
 
     def check(self) -> None:
         """
@@ -139,7 +125,7 @@ class DistortionFigure:
     """Default: a small one for digits, else cifar10-paper; both have the series of order 4 and no target network."""
     epochs: Annotated[Number, FROM_1] = None
     """Passes over the images, for each model."""
-    sweep: Annotated[Reals, ABOVE_0] = "0.01,0.03,0.12,0.5,2"
+    sweep: Annotated[flags.Reals, ABOVE_0] = "0.01,0.03,0.12,0.5,2"
     """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
     seed: Annotated[int, SEED] = 0
     """Random seed for weights, data order and augmentation."""

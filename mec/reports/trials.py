@@ -95,9 +95,8 @@ def finished(trial: Trial, pace: Mapping[str, float], setup: Setup) -> Trial:
     folder, asked = folder_of(trial, setup.out), setup.options
     setup.console.print(f"[{trial.method}, base rate {rate_of(trial)}, seed {trial.seed}{', sweep' * trial.sweep}]")
     share = asked.sweep_share if trial.sweep else 1.0
-    steps = None
-    if asked.time_budget is not None:
-        steps = steps_in(60 * share * asked.time_budget, pace[trial.method], ALONE)
+    minutes = asked.time_budget
+    steps = None if minutes is None else steps_in(60 * share * minutes, pace[trial.method], ALONE)
     reset_peak_memory(setup.device)
     epochs = None if asked.epochs is None else max(1, round(share * asked.epochs))
     changes = [*asked.set, *([] if trial.lr is None else [f"optimizer.base_lr={trial.lr!r}"])]

@@ -85,7 +85,13 @@ def pretrain(data: Source, options: Options) -> Path:
         measured = images if options.evaluate else None
         watch = Watch(out, measured, run.encoder, fabric.device, console, getattr(trainer.batches, "workers", 0))
         start_folder(run, images, ranks)
-        train(trainer, run, start, watch, options, data)
+        try:
+            trainer.run(run, start, watch, options.save_minutes)
+        except OSError as error:
+            raise TrainingStopped(
+                f"{out}: the system stopped the run ({error}), most often since a file cannot be written. The "
+                f"checkpoint before this one is whole; make room, then {resume_command(data, out)}"
+            ) from error
         if ranks.rank == 0:  # the others do not wait for the measuring: it may outlast a group's patience
             finish_run(run, trainer.encoder, untrained, watch)
     return out
@@ -279,14 +285,3 @@ def start_folder(run: Run, images: Data | None, ranks: Ranks) -> None:
     ranks.wait()
     if ranks.any(not out.is_dir()):
         raise BadInput(f"{out} is not there for all processes: it has to lie where all machines see it.")
-
-
-def train(trainer: Trainer, run: Run, start: int, watch: Watch, options: Options, data: Any) -> None:
-    """The steps; what the system refuses meanwhile is told with what was saved."""
-    try:
-        trainer.run(run, start, watch, options.save_minutes)
-    except OSError as error:
-        raise TrainingStopped(
-            f"{run.folder}: the system stopped the run ({error}), most often since a file cannot be written. The "
-            f"checkpoint before this one is whole; make room, then {resume_command(data, run.folder)}"
-        ) from error

@@ -55,8 +55,8 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
 def next_steps(run: Run, images: Data) -> str:
     """Two commands that a user may want now."""
     folder, asked = shlex.quote(str(run.folder)), run.settings.asked
-    root = asked.get("data_root")
-    data = [asked.get("data") or images.name, *(["--data-root", root] if root else [])]
+    root = ["--data-root", asked["data_root"]] if asked.get("data_root") else []
+    data = [asked.get("data") or images.name, *root]
     measure = f"mec evaluate {folder} knn {shlex.join(data)}"
     export = f"mec export {folder} --to timm   (weights for other tools)"
     return (

@@ -19,8 +19,8 @@ TIMED_TOGETHER = {"cpu": 1, "cuda": 8}  # steps; a GPU works through several whi
 
 def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tuple[int, str]:
     """How many steps fit a time budget, from a few steps on the real data; weights and state are put back."""
-    times, waits, began = [], [], time.monotonic()
-    before, held = began, 0.0
+    times, waits, held = [], [], 0.0
+    before = began = time.monotonic()
     together = TIMED_TOGETHER[trainer.fabric.device.type]
     # Workers bring batches in bursts, one long wait and then as many at once: several bursts are waited for.
     burst = getattr(trainer.batches, "workers", 0)
