@@ -96,10 +96,9 @@ def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) ->
         subject.kept = kept
         for number, found in enumerate(protocol.measure(subject)):
             (result,) = labelled([found], encoder=subject.name, checkpoint=subject.checkpoint)
-            if kept:
-                record(subject.folder, [result])
-                if not number:
-                    say(f"Results are added to {subject.folder / RESULTS}")
+            record(subject.folder, [result])
+            if kept and not number:
+                say(f"Results are added to {subject.folder / RESULTS}")
             yield result
 
 
