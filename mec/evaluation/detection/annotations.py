@@ -157,7 +157,7 @@ def read_coco(root: Path, split: str) -> Annotations:
     """
     file = root / "annotations" / f"instances_{split}.json"
     if not file.exists():
-        known = sorted(p.name for p in file.parent.glob("*.json")) if file.parent.is_dir() else []
+        known = sorted(p.name for p in file.parent.glob("*.json"))
         raise BadInput(
             f"{file}: no such file (there: {', '.join(known) or 'nothing'}). --data-root names the folder that holds "
             f"annotations/instances_{split}.json and images/{split}/."
@@ -231,21 +231,14 @@ def flat_polygons(shapes: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
 
 def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
     """The chosen photographs, in that order, with their objects."""
-    rows = np.concatenate([annotations.rows(i) for i in chosen] or [np.zeros(0, dtype=np.int64)]).astype(np.int64)
-    counts = [annotations.starts[i + 1] - annotations.starts[i] for i in chosen]
-    smaller = replace(
-        annotations,
-        ids=tuple(annotations.ids[i] for i in chosen),
-        paths=tuple(annotations.paths[i] for i in chosen),
-        sizes=annotations.sizes[list(chosen)],
-        starts=np.cumsum([0, *counts]),
-        boxes=annotations.boxes[rows],
-        labels=annotations.labels[rows],
-        ignored=annotations.ignored[rows],
-    )
-    if annotations.polygon_starts is None:
-        return smaller
-    return replace(smaller, **flat_polygons([annotations.polygons(row) for row in rows]))
+    each = [annotations.rows(i) for i in chosen]
+    rows = np.concatenate([*each, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    arrays = {name: getattr(annotations, name)[rows] for name in ("boxes", "labels", "ignored")}
+    if annotations.polygon_starts is not None:
+        arrays |= flat_polygons([annotations.polygons(row) for row in rows])
+    ids, paths = (tuple(names[i] for i in chosen) for names in (annotations.ids, annotations.paths))
+    starts = np.cumsum([0, *map(len, each)])
+    return replace(annotations, ids=ids, paths=paths, sizes=annotations.sizes[list(chosen)], starts=starts, **arrays)
 
 
 def with_objects(annotations: Annotations) -> np.ndarray:
@@ -284,11 +277,8 @@ def trainable(annotations: Annotations, rows: np.ndarray, sizes: np.ndarray) -> 
 def largest_objects(annotations: Annotations, count: int) -> Annotations:
     """The photographs whose median box is largest: for a look on little data, where small objects say little."""
     usable = with_objects(annotations)
-    sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
-    areas = sides.prod(1)
-    medians = [
-        np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])])
-        for i, rows in zip(usable, map(annotations.rows, usable))
-    ]
+    areas = (annotations.boxes[:, 2:] - annotations.boxes[:, :2]).prod(1)
+    objects = [(i, annotations.rows(i)) for i in usable]
+    medians = [np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])]) for i, rows in objects]
     best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
     return take(annotations, sorted(best.tolist()))

@@ -20,11 +20,7 @@ Example = tuple[Tensor, dict[str, Any], int]  # an image uint8 [3, h, w], its ta
 
 
 def grouped_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of photographs that are all wider than high, or all not, from seeded permutations.
-
-    Args:
-        wide: [n] bool.
-    """
+    """Endless batches of photographs that are all wider than high ([n] bool), or all not; from seeded permutations."""
     waiting: dict[bool, list[int]] = {True: [], False: []}
     for epoch in itertools.count():
         for index in np.random.default_rng((seed, epoch)).permutation(len(wide)):
@@ -41,8 +37,7 @@ def resized(width: int, height: int, shorter: int, most: int) -> tuple[int, int]
     >>> resized(500, 375, 480, 1333), resized(500, 100, 480, 1333)
     ((640, 480), (1333, 267))
     """
-    scale = shorter / min(width, height)
-    scale = min(scale, most / max(width, height))
+    scale = min(shorter / min(width, height), most / max(width, height))
     return int(width * scale + 0.5), int(height * scale + 0.5)
 
 
@@ -87,37 +82,28 @@ def example(
     image = image.resize(resized(*before, shorter, most), Image.Resampling.BILINEAR)
     scale = np.array([image.width / before[0], image.height / before[1]], dtype=np.float32)
     rows = annotations.rows(index)
+    rows = rows[trainable(annotations, rows, annotations.sizes[index])]
     boxes = annotations.boxes[rows] * np.tile(scale, 2)
     boxes = np.clip(boxes, 0, np.tile(np.array(image.size, dtype=np.float32), 2))
-    kept = trainable(annotations, rows, annotations.sizes[index])
     shapes: list[list[np.ndarray]] | None = None
     if annotations.points is not None:
-        shapes = [[p * np.resize(scale, len(p)) for p in annotations.polygons(row)] for row in rows[kept]]
-    boxes = boxes[kept]
+        shapes = [[p * np.resize(scale, len(p)) for p in annotations.polygons(row)] for row in rows]
     pixels = np.asarray(image)
     if mirrored:
         pixels = pixels[:, ::-1]
         boxes = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], 1)
         for p in itertools.chain.from_iterable(shapes or []):
             p[::2] = image.width - p[::2]
-    target: dict[str, Any] = {
-        "boxes": torch.from_numpy(np.ascontiguousarray(boxes)),
-        "labels": torch.from_numpy(annotations.labels[rows][kept]),
-    }
-    if shapes is not None:
-        target["polygons"] = shapes
+    target: dict[str, Any] = {} if shapes is None else {"polygons": shapes}
+    target |= {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(annotations.labels[rows])}
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), target
 
 
 def loader(dataset: torch.utils.data.Dataset, rows: Iterable[Any], workers: int) -> torch.utils.data.DataLoader:
     """The dataset's items at these rows, in order and as they are, prepared by so many processes."""
+    quiet, as_is = leave_signals_to_the_run, as_they_are
     return torch.utils.data.DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=rows,
-        num_workers=workers,
-        collate_fn=as_they_are,
-        worker_init_fn=leave_signals_to_the_run,
+        dataset, batch_size=None, sampler=rows, num_workers=workers, collate_fn=as_is, worker_init_fn=quiet
     )
 
 

@@ -130,13 +130,11 @@ def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind
     rows: list[dict[str, Any]] = []
     for image, found in zip(annotations.ids, detections):
         for n, (box, score, label) in enumerate(zip(found.boxes, found.scores, found.labels)):
-            x0, y0, x1, y1 = (float(v) for v in box)
+            (x0, y0, x1, y1), kinds = (float(v) for v in box), annotations.category_ids
             row = {
-                "image_id": int(image),
-                "category_id": annotations.category_ids[label],
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "image_id": int(image), "category_id": kinds[label], "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(score),
-            }
+            }  # fmt: skip
             rows.append(row if kind == "bbox" or found.masks is None else row | {"segmentation": found.masks[n]})
     names = ("AP", "AP50", "AP75", "AP50 medium and large")
     if not rows:
@@ -153,10 +151,9 @@ def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind
         judge.evaluate()
         judge.accumulate()
     precision = judge.eval["precision"][..., -1]  # [thresholds, recalls, classes, sizes]
-    chosen = (precision[..., 0], precision[:1, ..., 0], precision[5:6, ..., 0], precision[:1, ..., 1])
-    return {
-        name: 100 * float(part[part > -1].mean()) if (part > -1).any() else 0.0 for name, part in zip(names, chosen)
-    }
+    chosen = (precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], precision[0, ..., 1])
+    known = (part[part > -1] for part in chosen)
+    return {name: 100 * float(part.mean()) if len(part) else 0.0 for name, part in zip(names, known)}
 
 
 def coco_package() -> Any:

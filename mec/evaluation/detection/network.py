@@ -129,9 +129,7 @@ class ProposalNetwork(RegionProposalNetwork):
         sampled = positive | negative
         scale = self.fg_bg_sampler.count * len(labels)
         wanted = torch.cat(labels).to(objectness.dtype)
-        scores = F.binary_cross_entropy_with_logits(
-            objectness.flatten()[sampled], wanted[sampled], reduction="sum"
-        )  # fmt: skip
+        scores = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], wanted[sampled], reduction="sum")
         boxes = (pred_bbox_deltas[positive] - torch.cat(regression_targets)[positive]).abs().sum()
         return scores / scale, boxes / scale
 
@@ -170,8 +168,9 @@ class Heads(RoIHeads):
     def forward(self, features, proposals, image_shapes, targets=None):
         if self.training:
             proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
-            maps = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-            logits, deltas = (at_least_single(v) for v in self.box_predictor(maps.mean((2, 3))))
+        maps = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        logits, deltas = (at_least_single(v) for v in self.box_predictor(maps.mean((2, 3))))
+        if self.training:
             found = torch.cat(labels)
             losses = box_losses(logits, deltas, found, torch.cat(wanted), self.ranks)
             if self.has_mask():
@@ -180,8 +179,6 @@ class Heads(RoIHeads):
                 drawn = mask_targets(targets, proposals, matched, labels, mask_logits.shape[-1]).to(mask_logits)
                 losses["loss_mask"] = mask_loss(mask_logits, drawn, found[foreground], self.ranks)
             return [], losses
-        maps = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        logits, deltas = (at_least_single(v) for v in self.box_predictor(maps.mean((2, 3))))
         found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         results = [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(*found)]
         if self.has_mask():
@@ -191,9 +188,7 @@ class Heads(RoIHeads):
             masks = at_least_single(self.mask_predictor(maps))[torch.arange(len(classes)), classes].sigmoid()
             for result, part in zip(results, masks.split(counts)):
                 result["masks"] = part  # [n, 14, 14] probabilities inside the box
-        for result in results:
-            result["labels"] = result["labels"] - 1
-        return results, {}
+        return [result | {"labels": result["labels"] - 1} for result in results], {}
 
     def select_training_samples(self, proposals, targets):
         outside = [{**t, "labels": t["labels"] + 1} for t in targets]  # 0 is the background, in here
@@ -207,10 +202,8 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor, r
     """Cross-entropy of all sampled regions, L1 of the true class's deltas of the foreground; both per sampled region.
 
     Args:
-        logits: [n, K + 1], class 0 the background.
-        deltas: [n, 4 (K + 1)].
-        labels: [n].
-        wanted: [n, 4] deltas that would give the true box.
+        logits, labels: [n, K + 1], class 0 the background; [n].
+        deltas, wanted: [n, 4 (K + 1)], and [n, 4] that would give the true box.
     """
     count = mean_count(len(labels), logits, ranks)
     foreground = torch.where(labels > 0)[0]
@@ -225,9 +218,8 @@ def mask_loss(logits: Tensor, drawn: Tensor, labels: Tensor, ranks: Ranks = ALON
     """Binary cross-entropy of the true class's mask, mean over pixels of all foreground regions; 0 where none is.
 
     Args:
-        logits: [n, K + 1, s, s].
+        logits, labels: [n, K + 1, s, s]; [n], 1 ... K.
         drawn: [n, s, s], 0 or 1.
-        labels: [n], 1 ... K.
     """
     count = mean_count(drawn.numel(), logits, ranks).clamp(min=1)
     return F.binary_cross_entropy_with_logits(logits[torch.arange(len(labels)), labels], drawn, reduction="sum") / count
@@ -302,10 +294,8 @@ def build_detector(
     anchors = Anchors((regions.anchor_sizes,), ((0.5, 1.0, 2.0),))
     head = ExactHead(example.shape[1], anchors.num_anchors_per_location()[0])
     modes = ("training", "testing")
-    rpn = ProposalNetwork(
-        anchors, head, 0.7, 0.3, regions.anchors, 0.5,
-        dict(zip(modes, regions.before_nms)), dict(zip(modes, regions.after_nms)), 0.7,
-    )  # fmt: skip
+    counts = dict(zip(modes, regions.before_nms)), dict(zip(modes, regions.after_nms))
+    rpn = ProposalNetwork(anchors, head, 0.7, 0.3, regions.anchors, 0.5, *counts, 0.7)
     rpn.fg_bg_sampler = Sampler(regions.anchors, 0.5, RPN)
     heads = Heads(
         AlignedPool(regions.pooled), Res5(layer4, wide), box_predictor(wide, classes), 0.5, 0.5, regions.regions,
@@ -313,9 +303,7 @@ def build_detector(
         mask_predictor=mask_predictor(wide, classes) if masks else None,
     )  # fmt: skip
     heads.fg_bg_sampler = Sampler(regions.regions, LARGEST_SHARE, HEADS)
-    detector = Detector(backbone, rpn, heads, PaddedBatch(mean, std))
-    for parameter in detector.parameters():
-        parameter.requires_grad_(True)
+    detector = Detector(backbone, rpn, heads, PaddedBatch(mean, std)).requires_grad_(True)
     check_loaded(detector, before)
     return detector
 
@@ -368,11 +356,7 @@ def at_least_single(x: Tensor) -> Tensor:
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups for an optimizer: all but norms with decay, norms without."""
-    norms = {
-        id(p)
-        for m in module.modules()
-        if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm))
-        for p in m.parameters(recurse=False)
-    }
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+    norms = {id(p) for m in module.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False)}
     parts = [[p for p in module.parameters() if (id(p) in norms) == which] for which in (False, True)]
-    return [{"params": parts[0], "weight_decay": weight_decay}, {"params": parts[1], "weight_decay": 0.0}]
+    return [{"params": part, "weight_decay": decay} for part, decay in zip(parts, (weight_decay, 0.0))]

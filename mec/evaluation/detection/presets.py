@@ -40,51 +40,31 @@ class Preset:
 
 VOC0712_24K = Preset(
     source="MEC appendix C; MoCo's pascal_voc_R_50_C4_24k on detectron2",
-    train=("2007 trainval", "2012 trainval"),
-    test="2007 test",
-    iterations=24_000,
-    drops=(18_000, 22_000),
-    warmup=100,
-    sizes=VOC_SIZES,
-    seeds=(0, 1, 2, 3, 4),
-)
+    train=("2007 trainval", "2012 trainval"), test="2007 test",
+    iterations=24_000, drops=(18_000, 22_000), warmup=100, sizes=VOC_SIZES, seeds=(0, 1, 2, 3, 4),
+)  # fmt: skip
 
 VOC07 = replace(
     VOC0712_24K,
     source="MEC appendix C: fewer iterations according to the size of the data (24,000 x 5,011 / 16,551)",
-    train=("2007 trainval",),
-    iterations=7_266,
-    drops=(5_450, 6_661),
-)
+    train=("2007 trainval",), iterations=7_266, drops=(5_450, 6_661),
+)  # fmt: skip
 
 VOC07_VISSL = replace(VOC07, source="VISSL's rn50_transfer_voc07_detectron2_e2e", iterations=12_500, drops=(9_500,))
 
 COCO_1X = Preset(
     source="MEC appendix C; MoCo's coco_R_50_C4 on detectron2, 1x schedule",
-    train=("train2017",),
-    test="val2017",
-    iterations=90_000,
-    drops=(60_000, 80_000),
-    warmup=1_000,
-    sizes=COCO_SIZES,
-    seeds=(0,),
-)
+    train=("train2017",), test="val2017",
+    iterations=90_000, drops=(60_000, 80_000), warmup=1_000, sizes=COCO_SIZES, seeds=(0,),
+)  # fmt: skip
 
 # A look on little data, on a CPU: small images, few regions, tested on the photographs it was trained on.
 QUICK: dict[str, Any] = {
     "source": "for a look on little data; compares with nothing",
-    "iterations": 600,
-    "drops": (480, 560),
-    "warmup": 20,
-    "lr": 0.03,
-    "sizes": Sizes((128,), 128, 224),
-    "seeds": (0,),
-    "batch_size": 2,
-    "flip": 0.0,
+    "iterations": 600, "drops": (480, 560), "warmup": 20, "lr": 0.03, "batch_size": 2, "seeds": (0,),
+    "sizes": Sizes((128,), 128, 224), "flip": 0.0, "precise": 20, "photographs": 8,
     "regions": Regions(before_nms=(2_000, 1_000), after_nms=(200, 100), regions=16, pooled=7),
-    "precise": 20,
-    "photographs": 8,
-}
+}  # fmt: skip
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "voc": {"voc07": VOC07, "voc07-vissl": VOC07_VISSL, "quick": replace(VOC07, **QUICK)},
@@ -111,7 +91,7 @@ def changed_preset(
     lr: float | None = None,
 ) -> Preset:
     """The preset with what was asked for; warm-up and learning-rate steps scale with the iterations."""
-    asked: dict[str, Any] = {"batch_size": batch_size, "seeds": seeds and tuple(seeds), "lr": lr}
+    asked: dict[str, Any] = {"batch_size": batch_size, "seeds": tuple(seeds or ()) or None, "lr": lr}
     if iterations is not None:
         drops = tuple(round(iterations / preset.iterations * drop) for drop in preset.drops)
         warmup = min(preset.warmup, max(1, iterations // 10))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import OnImages, Protocol
@@ -59,22 +59,10 @@ class Detection(OnImages):
 
         name, published = preset_named(self.word, self.preset)
         chosen = changed_preset(
-            published,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            seeds=self.chosen_seeds() or None,
-            lr=self.lr,
+            published, iterations=self.iterations, batch_size=self.batch_size, seeds=self.chosen_seeds(), lr=self.lr
         )
-        return detect(
-            subject,
-            self.word,
-            Path(self.data_root),
-            name,
-            chosen,
-            sweep=self.sweep,
-            precision=self.precision,
-            resume=self.resume,
-        )
+        options: dict[str, Any] = {"sweep": self.sweep, "precision": self.precision, "resume": self.resume}
+        return detect(subject, self.word, Path(self.data_root), name, chosen, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.evaluation.detection.annotations import (
-    Annotations,
-    crowds,
-    largest_objects,
-    read_coco,
-    read_voc,
-    without_polygons,
-)
+from mec.evaluation.detection.annotations import Annotations, largest_objects, read_coco, read_voc, without_polygons
 from mec.evaluation.detection.metrics import coco_package
 from mec.evaluation.detection.presets import SWEEP, Preset, result_name
 from mec.evaluation.detection.training import RESULT, DetectorRun, Task
@@ -109,12 +102,11 @@ def run(task: Task, out: Path, rate: float, seed: int) -> dict[str, Any]:
     return DetectorRun(task, rate, seed, folder).to_the_end()
 
 
+Found = Mapping[str, Any]  # what a run's result.json holds
+
+
 def as_results(
-    protocol: str,
-    tried: Mapping[float, Mapping[str, Any]],
-    best: float,
-    runs: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
+    protocol: str, tried: Mapping[float, Found], best: float, runs: Sequence[Found], about: Mapping[str, Any]
 ) -> list[Result]:
     """Each rate of a search, then mean and spread of each measure over the runs with the best."""
     results = []
@@ -132,7 +124,7 @@ def as_results(
     return results
 
 
-def main_score(found: Mapping[str, Any]) -> tuple[str, float]:
+def main_score(found: Found) -> tuple[str, float]:
     """AP, or box AP: the first of the scores."""
     return next(iter(found["scores"].items()))
 
@@ -147,8 +139,8 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
 
     train = read(preset.train)
     missing(map(Path, train.paths), f"photographs of {', '.join(preset.train)}")
-    lacking, crowd = without_polygons(train), crowds(train)
-    if lacking.any() and (lacking | crowd).all():
+    lacking = without_polygons(train)
+    if lacking.any() and (lacking | train.ignored).all():  # COCO ignores crowds
         raise BadInput(
             f"{train.source}: none of its {lacking.sum():,} objects has a polygon (they have boxes alone, or masks as "
             'run lengths), and masks are learned from polygons. Write the outlines into "segmentation", as '
@@ -193,11 +185,9 @@ def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ra
 def announce(task: Task, name: str) -> None:
     """What will be trained and tested, in a line or two."""
     preset, console = task.preset, task.console
-    console.print(
-        f"{task.protocol}, preset {name}: {len(task.train):,} photographs to train on, {len(task.test):,} to "
-        f"test on; {preset.iterations:,} iterations of {preset.batch_size}, seeds "
-        f"{', '.join(map(str, preset.seeds))}; on {task.fabric.device.type}",
-        highlight=False,
-    )
+    photographs = f"{len(task.train):,} photographs to train on, {len(task.test):,} to test on"
+    schedule = f"{preset.iterations:,} iterations of {preset.batch_size}, seeds {', '.join(map(str, preset.seeds))}"
+    where = f"on {task.fabric.device.type}"
+    console.print(f"{task.protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False)
     if lacking := without_polygons(task.train).sum():
         console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)

@@ -43,35 +43,28 @@ def in_original(result: Mapping[str, Tensor], seen: tuple[int, int], original: t
     boxes = result["boxes"].float().cpu() * scale
     boxes = boxes.clamp(min=torch.zeros(4), max=torch.tensor([*original, *original], dtype=torch.float32))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    boxes = boxes[kept]
+    boxes, scores, labels = boxes[kept], result["scores"].float().cpu()[kept], result["labels"].cpu()[kept]
     masks = None
     if "masks" in result:
         pasted = paste_masks(result["masks"].float().cpu()[kept], boxes, original[1], original[0])
         masks = tuple(map(run_lengths, pasted))
-    return Detections(
-        boxes.numpy(), result["scores"].float().cpu()[kept].numpy(), result["labels"].cpu()[kept].numpy(), masks
-    )
+    return Detections(boxes.numpy(), scores.numpy(), labels.numpy(), masks)
 
 
 def gathered(found: Sequence[Detections], ranks: Ranks) -> list[Detections]:
     """All ranks' detections, in rank order; they travel as JSON."""
     if ranks.size == 1:
         return list(found)
-    text = "".join(
-        json.dumps({**{k: getattr(d, k).tolist() for k in ("boxes", "scores", "labels")}, "masks": d.masks}) + "\n"
-        for d in found
-    )
+    rows = [(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), d.masks) for d in found]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
     everything = ranks.gather(torch.frombuffer(bytearray(text.encode() + b"\n"), dtype=torch.uint8).to(device))
     lines = bytes(everything.cpu().numpy()).decode().splitlines()
     return [
         Detections(
-            np.array(d["boxes"], dtype=np.float32).reshape(-1, 4),
-            np.array(d["scores"], dtype=np.float32),
-            np.array(d["labels"], dtype=np.int64),
-            d["masks"],
+            np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int64), masks
         )
-        for d in map(json.loads, filter(None, lines))
+        for boxes, scores, labels, masks in map(json.loads, filter(None, lines))
     ]
 
 

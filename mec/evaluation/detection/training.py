@@ -80,12 +80,11 @@ class DetectorRun:
 
     def to_the_end(self) -> dict[str, Any]:
         """Train from the last checkpoint on, test, draw; gives what result.json then holds."""
-        task = self.task
+        task, sizes = self.task, self.preset.sizes
         pace = self.fit(self.restore())
         self.precise_statistics()
-        found = detections_of(
-            self.detector, task.test, self.preset.sizes, self.device, task.subject.workers, task.bf16, self.ranks
-        )
+        workers = task.subject.workers
+        found = detections_of(self.detector, task.test, sizes, self.device, workers, task.bf16, self.ranks)
         masks = task.protocol == "coco"
         if masks:
             kinds = {"box": coco_scores(task.test, found, "bbox"), "mask": coco_scores(task.test, found, "segm")}
@@ -170,14 +169,12 @@ class DetectorRun:
     def check(self, losses: Mapping[str, Tensor], iteration: int, lr: float) -> None:
         """Stop before weights are saved that a loss without a number has spoilt; on a CPU before the step itself."""
         values = {name: float(value.detach()) for name, value in losses.items()}
-        bad = not all(math.isfinite(v) for v in values.values())
-        if self.ranks.any(bad):
-            kept = self.kept.files()
+        if self.ranks.any(not all(map(math.isfinite, values.values()))):
+            kept = f"Kept: {self.kept.files()[-1]}. " if self.kept.files() else ""
             raise Diverged(
                 f"diverged at iteration {iteration + 1} with learning rate {lr:.3g} "
-                f"({', '.join(f'{k} {v:.3g}' for k, v in values.items())}). "
-                + (f"Kept: {kept[-1]}. " if kept else "")
-                + f"Start again in another --out with --lr {self.lr / 3:.2g}."
+                f"({', '.join(f'{k} {v:.3g}' for k, v in values.items())}). {kept}Start again in another --out with "
+                f"--lr {self.lr / 3:.2g}."
             )
 
     def log(self, done: int, figures: Mapping[str, float | Tensor]) -> str:

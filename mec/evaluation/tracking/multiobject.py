@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from mec.errors import BadInput
-from mec.evaluation.results import Result
+from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import Appearance, appearances, feature_maps
 from mec.evaluation.tracking.association import Settings
@@ -140,9 +140,10 @@ def measure_tracks(
         video: "mp4" or "gif" to draw the tracks over the frames.
 
     Raises:
-        BadInput, FileNotFoundError: of the data or detections, in words.
+        BadInput, FileNotFoundError: of the data or detections, in words; or a module is missing.
     """
-    require_modules(make)
+    if absent := [name for name in make.needs if importlib.util.find_spec(name) is None]:
+        raise BadInput(f"{make.task} needs {', '.join(absent)}: pip install 'mec-ssl[tracking]'.")
     return _tracked(make(root, options), appearances(subject, stage), subject, video)
 
 
@@ -184,30 +185,10 @@ def _results(
         print(f"{bench.task}: no ground truth for this split: nothing was scored{subject.where(folder)}")
         return []
     settings = {**settings, "detections": bench.detections, "sequences": len(bench.names)}
-    return [
-        Result(
-            bench.task,
-            metric,
-            scores["all"][metric],
-            unit="" if metric == SWITCHES else "%",
-            data=bench.data,
-            split=bench.options.split,
-            settings=settings,
-            data_fingerprint=bench.fingerprint,
-        )
-        for metric in bench.metrics
-    ]
-
-
-def require_modules(make: type[Benchmark]) -> None:
-    """Check that the modules that a benchmark needs can be imported.
-
-    Raises:
-        BadInput: says which extra to install.
-    """
-    absent = [name for name in make.needs if importlib.util.find_spec(name) is None]
-    if absent:
-        raise BadInput(f"{make.task} needs {', '.join(absent)}: pip install 'mec-ssl[tracking]'.")
+    units = {SWITCHES: ""}
+    found = [Result(bench.task, name, scores["all"][name], units.get(name, "%")) for name in bench.metrics]
+    where = {"data": bench.data, "split": bench.options.split, "data_fingerprint": bench.fingerprint}
+    return labelled(found, settings=settings, **where)
 
 
 def choose_detections(folder: Path, asked: str | None, also: Sequence[str]) -> str:

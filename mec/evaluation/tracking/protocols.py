@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +18,6 @@ from mec.runtime.ranges import FROM_1
 if TYPE_CHECKING:
     from mec.evaluation.results import Result
     from mec.evaluation.subject import Subject
-    from mec.evaluation.tracking.multiobject import Benchmark
 
 Stages = Literal["3", "4", "both"]
 Heads = Literal["xcorr", "dcf", "both"]
@@ -105,24 +103,16 @@ class Association(Tracking):
     """Folder in which feature maps are kept and found again (10 to 60 MB a frame)."""
 
     def measure(self, subject: Subject) -> Iterable[Result]:
-        from mec.evaluation.tracking.multiobject import TrackingOptions, measure_tracks
+        from mec.evaluation.tracking.mot import MotBenchmark, MotsBenchmark
+        from mec.evaluation.tracking.multiobject import Benchmark, TrackingOptions, measure_tracks
+        from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
 
+        makes: dict[type, type[Benchmark]] = {Mot: MotBenchmark, Mots: MotsBenchmark, PoseTrack: PoseTrackBenchmark}
+        root, cache = Path(self.data_root), None if self.cache is None else Path(self.cache)
         options = TrackingOptions(
-            split=self.split,
-            detections=self.detections,
-            motion=self.motion,
-            mode=self.mode,
-            names=self.names(),
-            batch_size=self.batch_size,
-            cache=None if self.cache is None else Path(self.cache),
+            self.split, self.detections, self.motion, self.mode, self.names(), self.batch_size, cache
         )
-        return measure_tracks(
-            self.benchmark(), subject, Path(self.data_root), options, stage=self.stage, video=self.video
-        )
-
-    @abstractmethod
-    def benchmark(self) -> type[Benchmark]:
-        """The sequences, their files and scores."""
+        return measure_tracks(makes[type(self)], subject, root, options, stage=self.stage, video=self.video)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,22 +121,12 @@ class Mot(Association):
 
     mark = "images/*/MOT16-*"
 
-    def benchmark(self) -> type[Benchmark]:
-        from mec.evaluation.tracking.mot import MotBenchmark
-
-        return MotBenchmark
-
 
 @dataclass(frozen=True, kw_only=True)
 class Mots(Association):
     """Many people as masks: MOTS20, IDF1, HOTA, sMOTA and MOTA."""
 
     mark = "images/*/MOTS20-*"
-
-    def benchmark(self) -> type[Benchmark]:
-        from mec.evaluation.tracking.mot import MotsBenchmark
-
-        return MotsBenchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +136,6 @@ class PoseTrack(Association):
     mark = "posetrack_data/annotations/*/*.json"
     split: str = "val"
     """Split of the benchmark; val has a public ground truth."""
-
-    def benchmark(self) -> type[Benchmark]:
-        from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
-
-        return PoseTrackBenchmark
 
 
 KINDS: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}

@@ -68,24 +68,21 @@ def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
         listed = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path}: not a JSON object of sequences ({error}).") from error
-    return [_otb_sequence(root, path, name, listed[name]) for name in chosen_names(listed, names, path)]
-
-
-def _otb_sequence(root: Path, path: Path, name: str, entry: dict) -> BoxVideo:
-    try:
-        frames = tuple(root / str(frame) for frame in entry["img_names"])
-        boxes = np.array(entry["gt_rect"], dtype=np.float64)
-        first = np.array(entry["init_rect"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"{path}: {name} needs img_names, gt_rect and init_rect, lists of numbers ({error!r})."
-        ) from error
-    if not frames or boxes.shape != (len(frames), 4):
-        raise BadInput(f"{path}: {name} has {len(frames)} frames and boxes {[*boxes.shape]}: four numbers a frame.")
-    if first.shape != (4,) or not np.isfinite(first).all() or (first[2:] <= 0).any():
-        raise BadInput(f"{path}: {name} starts from the box {first.tolist()}: x, y, w, h with w and h above 0.")
-    missing(frames, f"sequence {name}")
-    return BoxVideo(name, frames, first, boxes)
+    videos = []
+    for name in chosen_names(listed, names, path):
+        at = f"{path}: {name}"
+        try:
+            frames = tuple(root / str(frame) for frame in listed[name]["img_names"])
+            boxes, first = (np.array(listed[name][key], dtype=np.float64) for key in ("gt_rect", "init_rect"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{at} needs img_names, gt_rect and init_rect, lists of numbers ({error!r}).") from error
+        if not frames or boxes.shape != (len(frames), 4):
+            raise BadInput(f"{at} has {len(frames)} frames and boxes {[*boxes.shape]}: four numbers a frame.")
+        if first.shape != (4,) or not np.isfinite(first).all() or (first[2:] <= 0).any():
+            raise BadInput(f"{at} starts from the box {first.tolist()}: x, y, w, h with w and h above 0.")
+        missing(frames, f"sequence {name}")
+        videos.append(BoxVideo(name, frames, first, boxes))
+    return videos
 
 
 def hann(cells: int = CELLS, *, like: Tensor) -> Tensor:
@@ -116,10 +113,8 @@ class CrossCorrelation:
         products = products.view(-1, 14, 14, CELLS, CELLS)
         window, down, right, row, column = products.stride()
         places = CELLS - 14 + 1
-        shifted = products.as_strided(
-            (len(products), 14, 14, places, places), (window, down + row, right + column, row, column)
-        )
-        return 0.1 * shifted.sum((1, 2))
+        shape = (len(products), 14, 14, places, places)
+        return 0.1 * products.as_strided(shape, (window, down + row, right + column, row, column)).sum((1, 2))
 
     def displacement(self, index: tuple[int, int]) -> tuple[float, float]:
         """(row, column) of a response -> the share of the window by which the target moved (down, right)."""
@@ -238,17 +233,23 @@ def track_targets(
 
     def seen(images: dict[int, Tensor], scales: tuple[float, ...]) -> Iterator[tuple[int, Tensor]]:
         """Features [s, c, 65, 65] of the windows of each video, as many videos at a time as a batch holds."""
-        for part in _parts([*images], max(1, batch_size // len(scales))):
+        numbers, count = [*images], max(1, batch_size // len(scales))
+        for part in (numbers[start : start + count] for start in range(0, len(numbers), count)):
             windows = [(i, CONTEXT * scale * targets[i].size) for i in part for scale in scales]
             features = appearance.maps(torch.stack([crop(images[i], targets[i].centre, size) for i, size in windows]))
             yield from zip(part, features.split(len(scales)))
 
-    images = {i: appearance.normalised(frame) for i, frame in _next(readers)}
+    def following() -> dict[int, Tensor]:
+        """The next frame of each video that has one."""
+        frames = ((i, next(reader, None)) for i, reader in enumerate(readers))
+        return {i: appearance.normalised(frame) for i, frame in frames if frame is not None}
+
+    images = following()
     sizes = [(images[i].shape[2], images[i].shape[1]) for i in images]
     targets = [TargetBox.at(video.first, size, unitrack) for video, size in zip(videos, sizes)]
     for i, features in seen(images, (1.0,)):
         heads[i].start(features[0])
-    while images := {i: appearance.normalised(frame) for i, frame in _next(readers)}:
+    while images := following():
         for i, features in seen(images, SCALES):
             targets[i].move(heads[i].responses(features).cpu().numpy(), heads[i])
             found[i].append(targets[i].box())
@@ -285,7 +286,6 @@ def measure_sot(
     videos = read_otb(root, names)
     data = files_fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
     where = {"data": "OTB2015", "data_fingerprint": data}
-
     maps = appearances(subject, stage)
 
     def results() -> Iterator[Result]:
@@ -310,8 +310,8 @@ def measure_sot(
 
 def drawn_boxes(video: BoxVideo, boxes: np.ndarray) -> Iterator[Image.Image]:
     """Frames with the box found (1) over the true one (0)."""
-    for frame, box, truth in zip(frames_of(video.frames), boxes, video.boxes):
-        yield with_boxes(frame, [truth - [1, 1, 0, 0], box - [1, 1, 0, 0]], (0, 1))
+    for frame, *pair in zip(frames_of(video.frames), video.boxes, boxes):
+        yield with_boxes(frame, np.array(pair) - [1, 1, 0, 0], (0, 1))
 
 
 def write_otb_boxes(path: Path, boxes: np.ndarray) -> None:
@@ -347,20 +347,4 @@ def sot_scores(found: list[np.ndarray], videos: list[BoxVideo], settings: dict) 
     auc = float(np.mean([success_auc(boxes, video.boxes) for boxes, video in zip(found, videos)]))
     near = float(np.mean([precision(boxes, video.boxes) for boxes, video in zip(found, videos)]))
     settings = {**settings, "sequences": len(videos)}
-    return [
-        Result("sot", "AUC", 100 * auc, settings=settings),
-        Result("sot", "precision@20px", 100 * near, settings=settings),
-    ]
-
-
-def _next(readers: list[Iterator[Tensor]]) -> Iterator[tuple[int, Tensor]]:
-    """The next frame of each video that has one."""
-    for i, reader in enumerate(readers):
-        frame = next(reader, None)
-        if frame is not None:
-            yield i, frame
-
-
-def _parts(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    return [Result("sot", k, 100 * v, settings=settings) for k, v in (("AUC", auc), ("precision@20px", near))]

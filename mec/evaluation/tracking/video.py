@@ -6,6 +6,7 @@ import colorsys
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,7 @@ def frames_of(paths: Sequence[str | Path], ahead: int = 4) -> Iterator[Tensor]:
         for path in paths[ahead:]:
             waiting.append(pool.submit(read_frame, path))
             yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+        yield from (future.result() for future in waiting)
 
 
 def files_fingerprint(paths: Iterable[Path], root: Path) -> str:
@@ -105,29 +105,25 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
     if path.suffix not in (".gif", ".mp4"):
         raise BadInput(f"{path}: a video's name ends with .gif or .mp4.")
     images = (_fitting(image, most) for image in frames)
+    first = next(images, None)
+    if first is None:
+        raise BadInput(f"{path}: no frame to write.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
         if path.suffix == ".gif":
             # A palette for each frame, without dither: what is drawn keeps its colour, and the background is still.
-            plain = (image.quantize(256, dither=Image.Dither.NONE) for image in images)
-            first = next(plain, None)
-            if first is None:
-                raise BadInput(f"{path}: no frame to write.")
-            first.save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
+            plain = (image.quantize(256, dither=Image.Dither.NONE) for image in chain([first], images))
+            next(plain).save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
             return
         try:
             import av
         except ImportError as error:
             raise BadInput("mp4 needs the library av: pip install 'mec-ssl[tracking]'. Or ask for a gif.") from error
         with av.open(part, "w", format="mp4") as container:
-            stream = None
-            for image in images:
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=round(rate))
-                    stream.width, stream.height, stream.pix_fmt = *image.size, "yuv420p"
+            stream = container.add_stream("libx264", rate=round(rate))
+            stream.width, stream.height, stream.pix_fmt = *first.size, "yuv420p"
+            for image in chain([first], images):
                 container.mux(stream.encode(av.VideoFrame.from_image(image)))
-            if stream is None:
-                raise BadInput(f"{path}: no frame to write.")
             container.mux(stream.encode())
 
 

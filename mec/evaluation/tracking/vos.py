@@ -66,22 +66,19 @@ def read_davis(root: Path, names: tuple[str, ...] = ()) -> list[MaskVideo]:
             f"{path}: no such file. vos needs DAVIS-2017's layout: ImageSets/2017/val.txt, JPEGImages/480p/NAME/*.jpg, "
             "Annotations/480p/NAME/*.png."
         )
-    return [_davis_sequence(root, name) for name in chosen_names(path.read_text().split(), names, path)]
-
-
-def _davis_sequence(root: Path, name: str) -> MaskVideo:
-    folder = root / "JPEGImages" / "480p" / name
-    frames = tuple(sorted(folder.glob("*.jpg")))
-    if len(frames) < 3:
-        raise BadInput(
-            f"{folder}: {len(frames)} frames (.jpg); the first and the last are not measured, so 3 are needed."
-        )
-    masks = tuple(root / "Annotations" / "480p" / name / f"{frame.stem}.png" for frame in frames)
-    missing(masks, f"masks of {name}")
-    alone = {path.stem for path in masks[0].parent.glob("*.png")} - {frame.stem for frame in frames}
-    if alone:
-        raise BadInput(f"{folder}: {len(alone)} masks have no frame, the first is {min(alone)}.png.")
-    return MaskVideo(name, frames, masks)
+    videos = []
+    for name in chosen_names(path.read_text().split(), names, path):
+        folder, masked = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
+        frames = tuple(sorted(folder.glob("*.jpg")))
+        if len(frames) < 3:
+            what = f"{len(frames)} frames (.jpg); the first and the last are not measured, so 3 are needed."
+            raise BadInput(f"{folder}: {what}")
+        masks = tuple(masked / f"{frame.stem}.png" for frame in frames)
+        missing(masks, f"masks of {name}")
+        if alone := {path.stem for path in masked.glob("*.png")} - {frame.stem for frame in frames}:
+            raise BadInput(f"{folder}: {len(alone)} masks have no frame, the first is {min(alone)}.png.")
+        videos.append(MaskVideo(name, frames, masks))
+    return videos
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -143,11 +140,8 @@ def propagate(
     result = query.new_empty(k, h, w)
     for top in range(0, h, tile):
         for left in range(0, w, tile):
-            here = (slice(top, min(top + tile, h)), slice(left, min(left + tile, w)))
-            around = (
-                slice(max(0, top - reach), here[0].stop + reach),
-                slice(max(0, left - reach), here[1].stop + reach),
-            )
+            here = slice(top, min(top + tile, h)), slice(left, min(left + tile, w))
+            around = [slice(max(0, side.start - reach), side.stop + reach) for side in here]
             keys, labels = (x[:, :, around[0], around[1]].transpose(0, 1).flatten(1) for x in near)
             # [tile rows, tile columns, rows around, columns around]
             square = (rows[here[0], None, None, None] - rows[around[0], None]) ** 2
@@ -176,9 +170,8 @@ def largest(rows: Tensor, count: int, block: int = 64) -> tuple[Tensor, Tensor]:
     chosen = blocks.amax(2).topk(count, dim=1).indices  # [n, count]
     found = blocks.take_along_dim(chosen[:, :, None], 1).flatten(1).topk(count, dim=1)
     places = chosen.take_along_dim(found.indices // block, 1) * block + found.indices % block
-    return found.values, places.clamp(
-        max=m - 1
-    )  # beyond the row, where it has too few finite values: they weigh nothing
+    # Places beyond the row are of -inf, where it has too few finite values: they weigh nothing.
+    return found.values, places.clamp(max=m - 1)
 
 
 def soft_labels(ids: np.ndarray) -> tuple[Tensor, list[int]]:
@@ -247,7 +240,6 @@ def measure_vos(
     where = {"data": "DAVIS2017", "split": "val", "data_fingerprint": files_fingerprint(files, root)}
     sizes = [read_frame(each.frames[0]).shape[1:] for each in videos]
     firsts = [first_mask(each, (size[1], size[0])) for each, size in zip(videos, sizes)]
-
     maps = appearances(subject, stage)
 
     def results() -> Iterator[Result]:
@@ -260,9 +252,11 @@ def measure_vos(
                 began = time.perf_counter()
                 found = [*segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)]
                 seconds += time.perf_counter() - began
-                scores.append(davis_score(written(found, folder, each), each, int(ids.max())))
+                write_masks(folder, each, found)
+                scores.append(davis_score(found, each, int(ids.max())))
                 if video is not None:
-                    write_video(folder / f"{each.name}.{video}", drawn_masks(folder, each))
+                    drawn = (with_masks(frame, ids) for frame, ids in zip(frames_of(each.frames), found))
+                    write_video(folder / f"{each.name}.{video}", drawn)
             frames = sum(len(each.frames) for each in videos)
             print(speed(f"vos stage {appearance.stage}", frames, seconds) + subject.where(folder))
             yield from labelled(vos_scores(scores, {"stage": appearance.stage}), **where)
@@ -270,33 +264,15 @@ def measure_vos(
     return results()
 
 
-def write_mask(path: Path, ids: np.ndarray, palette: list[int]) -> None:
-    """A result file: a palette PNG whose values are object ids."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(ids)
-    image.putpalette(palette)
-    image.save(path)
-
-
-def palette_of(path: Path) -> list[int]:
-    """The colours of a palette PNG; greys where it has none."""
-    with Image.open(path) as image:
-        return image.getpalette() or [value for value in range(256) for _ in range(3)]
-
-
-def written(found: Iterable[np.ndarray], folder: Path, video: MaskVideo) -> Iterator[np.ndarray]:
-    """The id maps, each stored as it passes."""
-    palette = palette_of(video.masks[0])
+def write_masks(folder: Path, video: MaskVideo, found: Iterable[np.ndarray]) -> None:
+    """Result files FOLDER/NAME/FRAME.png: palette PNGs of object ids, in the truth's colours or else greys."""
+    with Image.open(video.masks[0]) as truth:
+        palette = truth.getpalette() or np.arange(256).repeat(3).tolist()
+    (folder / video.name).mkdir(parents=True, exist_ok=True)
     for frame, ids in zip(video.frames, found):
-        write_mask(folder / video.name / f"{frame.stem}.png", ids, palette)
-        yield ids
-
-
-def drawn_masks(folder: Path, video: MaskVideo) -> Iterator[Image.Image]:
-    """Frames with the masks found."""
-    for path, frame in zip(video.frames, frames_of(video.frames)):
-        with Image.open(folder / video.name / f"{path.stem}.png") as mask:
-            yield with_masks(frame, np.array(mask))
+        image = Image.fromarray(ids)
+        image.putpalette(palette)
+        image.save(folder / video.name / f"{frame.stem}.png")
 
 
 def davis_score(found: Iterable[np.ndarray], video: MaskVideo, objects: int) -> np.ndarray:
@@ -344,7 +320,4 @@ def vos_scores(scores: list[np.ndarray], settings: dict) -> list[Result]:
     """J-mean and F-mean, %: over frames, then over the objects of all sequences."""
     j, f = np.concatenate(scores).mean(0)
     settings = {**settings, "sequences": len(scores), "objects": sum(map(len, scores))}
-    return [
-        Result("vos", "J-mean", 100 * float(j), settings=settings),
-        Result("vos", "F-mean", 100 * float(f), settings=settings),
-    ]
+    return [Result("vos", name, 100 * float(v), settings=settings) for name, v in (("J-mean", j), ("F-mean", f))]
