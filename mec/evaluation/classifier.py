@@ -176,7 +176,7 @@ def train_classifier(
     unreadable: dict[str, Skipped] = {}
     start = state.restore(parts)
     if start:
-        console.print(f"resumed after step {start:,} of {steps:,}, from {state.place}", highlight=False)
+        console.print(f"resumed after step {start:,} of {steps:,}, from {state.path}", highlight=False)
     with _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, start) as bar:
         for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):
             _set_mode(encoder, head, recipe, training=True)

@@ -1,4 +1,4 @@
-"""The state of a training on disk, from which it goes on bit for bit; tensors alone are read (weights_only=True)."""
+"""The state of a training on disk, from which it resumes bit for bit; nothing is unpickled (weights_only=True)."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ SAVE_MINUTES = 10.0
 
 @dataclass
 class Checkpoints:
-    """Where a training keeps its state: in FOLDER/step-N.pt, the last two of them; in one FILE.pt; None: nowhere.
+    """Where a training keeps its state.
 
     A state is {"step": steps done, "found": what was measured so far, NAME: the state of each part}.
     """
 
-    place: Path | None = None
+    path: Path | None = None  # FILE.pt; or a folder, for step-N.pt, the last two; None: nothing is kept
     minutes: float = field(default_factory=lambda: SAVE_MINUTES)
     found: list[Any] = field(default_factory=list)
     saved: float = field(default_factory=time.monotonic)  # seconds
 
     def files(self) -> list[Path]:
         """Oldest first."""
-        if self.place is None:
+        if self.path is None:
             return []
-        if self.place.suffix == ".pt":
-            return [self.place] if self.place.exists() else []
-        found = [p for p in self.place.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", p.name)]
+        if self.path.suffix == ".pt":
+            return [self.path] if self.path.exists() else []
+        found = [p for p in self.path.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", p.name)]
         return sorted(found, key=lambda p: int(p.stem.removeprefix("step-")))
 
     def is_due(self) -> bool:
         """Whether so many minutes have passed since the last was saved: short epochs would write more than train."""
-        return self.place is not None and time.monotonic() - self.saved >= 60 * self.minutes
+        return self.path is not None and time.monotonic() - self.saved >= 60 * self.minutes
 
     def save(self, step: int, parts: Mapping[str, Any]) -> None:
         """Keep the state after `step` steps; parts are modules and optimizers, or what else has a state dict."""
-        if self.place is None:
+        if self.path is None:
             return
-        path = self.place if self.place.suffix == ".pt" else self.place / f"step-{step}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path if self.path.suffix == ".pt" else self.path / f"step-{step}.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
         state = {name: part.state_dict() for name, part in parts.items()}
-        with atomic(path) as part:
+        with atomic(file) as part:
             torch.save({**state, "found": self.found, "step": step}, part)
         for old in self.files()[:-KEPT]:
             old.unlink(missing_ok=True)
@@ -92,13 +92,13 @@ class Checkpoints:
         except Exception as error:  # as above
             files, why = ", ".join(path.name for path in self.files()), first_line(error)[:120]
             raise BadInput(
-                f"{self.place} ({files}): cannot be resumed, it is not of this training ({why}). Put its own back. "
+                f"{self.path} ({files}): cannot be resumed, it is not of this training ({why}). Put its own back. "
                 f"{self.advice}"
             ) from error
 
     @property
     def advice(self) -> str:
-        return f"Remove {self.place} to start again, or choose another --out."
+        return f"Remove {self.path} to start again, or choose another --out."
 
     def remove(self) -> None:
         """When the results are there."""

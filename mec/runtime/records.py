@@ -78,7 +78,7 @@ def _as_lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 class Ledger:
-    """The finished parts of a work by key, each kept as it comes: run again, the work goes on with the next one.
+    """Values of the finished parts of a work by key, stored as they come: run again, the work resumes with the next.
 
     The first line says what the work is, and the file's name holds a hash of it.
 
@@ -96,9 +96,9 @@ class Ledger:
             raise BadInput(f"{self.path}: cannot be resumed, it is of other work. Remove it to start again.")
         self.known = {entry["key"]: entry["value"] for entry in found[1:]}
 
-    def once(self, key: str, find: Callable[[], Any]) -> Any:
-        """The value of a key: as it was found before, or found now and kept."""
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """The value of a key: as it was stored before, or computed now and stored."""
         if key not in self.known:
-            self.known[key] = find()
+            self.known[key] = compute()
             append_records(self.path, [{"key": key, "value": self.known[key]}])
         return self.known[key]

@@ -30,7 +30,7 @@ def signals() -> Iterator[Callable[[], bool]]:
 
 
 def leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, and SIGTERM those of a torchrun or SLURM job: a worker goes on, so
-    that the run can end after its step."""
+    """Ctrl-C reaches every process of a terminal, and SIGTERM those of a torchrun or SLURM job: a data worker carries
+    on, so that the run can end after its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

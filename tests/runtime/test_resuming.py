@@ -214,7 +214,7 @@ def test_a_file_of_other_work_is_refused_with_a_word(user, tmp_path, calls):
         parts = dict.fromkeys(("network", "detector", "encoder", "head"), module)
         other = Checkpoints(tmp_path / "other.pt")
         other.save(1, {**parts, "optimizer": torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9)})
-        other.place.replace(files[-1])
+        other.path.replace(files[-1])
     with pytest.raises(BadInput, match=r"cannot be resumed, it is .*Remove .* to start again") as told:
         user.run(tmp_path)
     assert files[-1].name in str(told.value)
