@@ -67,7 +67,7 @@ class MaskRow:
 
     def decoded(self) -> Mask:
         h, w = self.size
-        runs = run_lengths(self.counts)
+        runs = runs_of(self.counts)
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
 
 
@@ -212,7 +212,7 @@ def read_masks(path: Path, frames: int | None = None, unique: bool = False, fram
             (counts,) = parts[5:]
         except ValueError:
             raise BadInput(f"{path}, line {number}: {line[:60]!r}: 'frame id class h w rle' is wanted.") from None
-        if h < 1 or w < 1 or run_lengths(counts).sum() != h * w or (run_lengths(counts) < 0).any():
+        if h < 1 or w < 1 or runs_of(counts).sum() != h * w or (runs_of(counts) < 0).any():
             raise BadInput(f"{path}, line {number}: its run lengths are not those of a mask of {h} x {w} px.")
         at = at if frame is None else frame
         _check_frame(path, number, at, frames)
@@ -237,13 +237,13 @@ def encoded_mask(mask: Mask) -> str:
     return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
 
 
-def run_lengths(counts: str) -> NDArray[np.int64]:
+def runs_of(counts: str) -> NDArray[np.int64]:
     """The lengths of runs of 0 and 1, in turn, column by column. pycocotools does not check that they fill the mask.
 
     A number is digits of 5 bits, lowest first, each + 48 and with 32 added where more follow; from the fourth number on
     it is the difference to the one two before.
 
-    >>> run_lengths("c26>0").tolist()  # "c2" is 19 + 32 * 2
+    >>> runs_of("c26>0").tolist()  # "c2" is 19 + 32 * 2
     [83, 6, 14, 6]
     """
     digits = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48

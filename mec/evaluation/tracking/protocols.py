@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mec.evaluation.subject import Subject
 
 Stages = Literal["3", "4", "both"]
-Heads = Literal["xcorr", "dcf", "both"]
+WhichHead = Literal["xcorr", "dcf", "both"]
 Modes = Literal["clean", "unitrack"]
 Video = Annotated[Literal["mp4", "gif"] | None, arg(metavar="{mp4,gif}", help_behavior_hint="")]
 
@@ -57,7 +57,7 @@ class Sot(Tracking):
 
     mark = "OTB2015.json"
 
-    head: Heads = "both"
+    head: WhichHead = "both"
     """xcorr: cross-correlation with the first frame. dcf: a correlation filter that is updated."""
     mode: Modes = "clean"
     """unitrack repeats the known errors of UniTrack's released code, to compare with its published figures."""
@@ -138,7 +138,7 @@ class PoseTrack(Association):
     """Split of the benchmark; val has a public ground truth."""
 
 
-KINDS: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}
+BENCHMARKS: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mots": Mots, "posetrack": PoseTrack}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class Videos(Protocol):
     """A folder with a benchmark's folders in it, each in its published layout; or one of these."""
     stage: Stages = "both"
     """The last stage of the ResNet that is kept; both gives results of each."""
-    head: Heads = "both"
+    head: WhichHead = "both"
     """For sot. xcorr: cross-correlation with the first frame. dcf: a correlation filter that is updated."""
     mode: Modes = "clean"
     """unitrack repeats the known errors of UniTrack's released code, to compare with its published figures."""
@@ -160,7 +160,7 @@ class Videos(Protocol):
 
     def measure(self, subject: Subject) -> Iterable[Result]:
         places = benchmarks_in(Path(self.data_root))
-        absent = [word for word in KINDS if word not in places]
+        absent = [word for word in BENCHMARKS if word not in places]
         print(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
         if absent:
             print(f"No data for {', '.join(absent)}: left out.")
@@ -174,10 +174,10 @@ class Videos(Protocol):
         """
         runs, complaints = [], []
         for word, place in places.items():
-            known = {*field_names(KINDS[word])} & {"stage", "head", "mode", "motion", "video"}
+            known = {*field_names(BENCHMARKS[word])} & {"stage", "head", "mode", "motion", "video"}
             flags: dict[str, Any] = {name: getattr(self, name) for name in known}
             try:
-                runs.append(KINDS[word](data_root=place, **flags).measure(subject))
+                runs.append(BENCHMARKS[word](data_root=place, **flags).measure(subject))
             except (BadInput, FileNotFoundError) as error:
                 by_itself = f"By itself, with all of its flags: mec evaluate RUN {word} --data-root {place}"
                 complaints.append(f"{word} is left out: {error} {by_itself}")
@@ -194,7 +194,7 @@ def benchmarks_in(root: Path) -> dict[str, Path]:
     Raises:
         BadInput: none, or two of one kind.
     """
-    marks = {word: kind.mark for word, kind in KINDS.items()}
+    marks = {word: kind.mark for word, kind in BENCHMARKS.items()}
     folders = [root, *sorted(p for p in root.glob("*") if p.is_dir())]
     found = {word: [folder for folder in folders if any(folder.glob(mark))] for word, mark in marks.items()}
     for word, places in found.items():
@@ -206,4 +206,4 @@ def benchmarks_in(root: Path) -> dict[str, Path]:
     return {word: places[0] for word, places in found.items() if places}
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {**KINDS, "tracking": Videos}
+PROTOCOLS: dict[str, type[Protocol]] = {**BENCHMARKS, "tracking": Videos}

@@ -70,7 +70,7 @@ def files_fingerprint(paths: Iterable[Path], root: Path) -> str:
     return state.hexdigest()[:16]
 
 
-def colour(number: int) -> tuple[int, int, int]:
+def colour_of(number: int) -> tuple[int, int, int]:
     """A bright colour for each id, neighbours far apart (golden angle)."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -82,8 +82,8 @@ def with_boxes(frame: Tensor, boxes: Iterable[Sequence[float]], ids: Iterable[in
     draw = ImageDraw.Draw(image)
     for (x, y, w, h), number in zip(boxes, ids):
         right, low = max(x, x + w - 1), max(y, y + h - 1)
-        draw.rectangle((x, y, right, low), outline=colour(number), width=width)
-        draw.text((x + width + 1, y + width), str(number), fill=colour(number))
+        draw.rectangle((x, y, right, low), outline=colour_of(number), width=width)
+        draw.text((x + width + 1, y + width), str(number), fill=colour_of(number))
     return image
 
 
@@ -92,7 +92,7 @@ def with_masks(frame: Tensor, ids: np.ndarray, *, share: float = 0.5) -> Image.I
     pixels = frame.permute(1, 2, 0).numpy().astype(np.float32)
     for number in np.unique(ids[ids > 0]).tolist():
         inside = ids == number
-        pixels[inside] = (1 - share) * pixels[inside] + share * np.array(colour(number), np.float32)
+        pixels[inside] = (1 - share) * pixels[inside] + share * np.array(colour_of(number), np.float32)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 

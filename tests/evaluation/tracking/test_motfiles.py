@@ -106,7 +106,7 @@ def mask(seed: int, shape=(40, 60)) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_run_lengths_are_those_that_pycocotools_wrote(seed):
     one = mask(seed) if seed else np.zeros((40, 60), bool)
-    runs = motfiles.run_lengths(motfiles.encoded_mask(one))
+    runs = motfiles.runs_of(motfiles.encoded_mask(one))
     flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
     assert (one == flat.reshape(60, 40).T).all()
 

@@ -9,7 +9,7 @@ from helpers import write_images
 from PIL import Image
 
 from mec.errors import BadInput
-from mec.evaluation.tracking.video import colour, files_fingerprint, frames_of, with_boxes, with_masks, write_video
+from mec.evaluation.tracking.video import colour_of, files_fingerprint, frames_of, with_boxes, with_masks, write_video
 
 
 def test_frames_come_in_order_and_a_broken_one_is_named(tmp_path):
@@ -71,19 +71,19 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
 def test_boxes_and_masks_are_drawn_where_they_are():
     frame = torch.zeros(3, 30, 40, dtype=torch.uint8)
     drawn = np.array(with_boxes(frame, [(10, 5, 20, 8), (-50, -50, 3, 3)], (1, 2), width=1))
-    assert tuple(drawn[5, 20]) == tuple(drawn[12, 29]) == tuple(drawn[8, 10]) == colour(1)
+    assert tuple(drawn[5, 20]) == tuple(drawn[12, 29]) == tuple(drawn[8, 10]) == colour_of(1)
     assert not drawn[:, :10].any()
     assert not drawn[:5].any()
     ids = np.zeros((30, 40), np.uint8)
     ids[3, 7] = 5
     tinted = np.array(with_masks(frame, ids))
-    assert np.abs(tinted[3, 7].astype(float) - np.array(colour(5)) / 2).max() <= 0.5
+    assert np.abs(tinted[3, 7].astype(float) - np.array(colour_of(5)) / 2).max() <= 0.5
     tinted[3, 7] = 0
     assert not tinted.any()
 
 
 def test_ids_have_colours_of_their_own():
-    assert len({colour(number) for number in range(50)}) == 50
+    assert len({colour_of(number) for number in range(50)}) == 50
 
 
 def test_a_fingerprint_tells_files_apart(tmp_path):
