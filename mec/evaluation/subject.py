@@ -48,13 +48,9 @@ HEAD_PREFIXES = ("fc.", "head.", "classifier.")  # what follows the backbone; in
 
 # Blocks per stage, and whether they are bottlenecks -> torchvision's name.
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
-    ((1, 1, 1, 1), False): "resnet10",
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-    ((3, 8, 36, 3), True): "resnet152",
-}
+    ((1, 1, 1, 1), False): "resnet10", ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152",
+}  # fmt: skip
 
 
 @dataclass
@@ -80,15 +76,8 @@ class Subject:
         self, split: Split, transform: Callable[[Any], Tensor] | None = None, *, whole: bool = False
     ) -> Features:
         """Features of a split's images, in order: extracted once, then found in the folder's features/."""
-        found = extract(
-            self.encoder,
-            split,
-            transform or self.transform,
-            device=self.device,
-            workers=self.workers,
-            cache=self.folder / FEATURES,
-            whole=whole,
-        )
+        where: dict[str, Any] = {"device": self.device, "workers": self.workers, "cache": self.folder / FEATURES}
+        found = extract(self.encoder, split, transform or self.transform, **where, whole=whole)
         tell_skipped([found], Console(stderr=True))
         return found
 
@@ -149,11 +138,7 @@ class OneByOne:
 
 
 def _info_of(encoder: nn.Module, transform: Callable[[Any], Tensor]) -> EncoderInfo:
-    """Image size and normalisation of an encoder in memory, by what its transform makes of a black and a white image.
-
-    Raises:
-        BadInput: it gives no images [3, s, s], or the encoder no features [m, e].
-    """
+    """Image size and normalisation of an encoder in memory, by what its transform makes of black and white images."""
     black, white = (transform(Image.new("RGB", (256, 256), (value,) * 3)) for value in (0, 255))
     if not isinstance(black, Tensor) or black.ndim != 3 or len(black) != 3 or black.shape[1] != black.shape[2]:
         shape = [*black.shape] if isinstance(black, Tensor) else type(black).__name__
@@ -249,12 +234,10 @@ def _built(name: str, size: int | None, *, method: str, small: bool | None = Non
     side = size or (shape[1] if shape[1] == shape[2] else 224)
     small = side < SMALL_STEM_BELOW if small is None else small
     encoder = build_encoder(name, side, small)
-    interpolation = config.interpolation if config is not None else "bicubic"
+    kind: Interpolation = "bilinear" if config is not None and config.interpolation == "bilinear" else "bicubic"
     moments = (tuple(config.mean), tuple(config.std)) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
     size = feature_size(encoder, torch.zeros(2, 3, side, side))
-    kind: Interpolation = "bilinear" if interpolation == "bilinear" else "bicubic"
-    info = _info(name, size, side, small, kind, moments, method)
-    return encoder, info
+    return encoder, _info(name, size, side, small, kind, moments, method)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -290,9 +273,8 @@ def backbone_of(path: Path, weights: Mapping[str, Tensor]) -> tuple[str, bool]:
     Raises:
         BadInput: of none.
     """
-    blocks = tuple(
-        len({name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")}) for stage in range(1, 5)
-    )
+    stages = (f"layer{stage}." for stage in range(1, 5))
+    blocks = tuple(len({name.split(".")[1] for name in weights if name.startswith(stage)}) for stage in stages)
     name = RESNETS.get((blocks, "layer1.0.conv3.weight" in weights))
     first = weights.get("conv1.weight")
     if name is None or first is None or first.shape[0] != 64:
@@ -314,10 +296,11 @@ def _twin_info(path: Path, weights: Mapping[str, Tensor]) -> EncoderInfo | None:
 
 
 def _load(path: Path, encoder: nn.Module, weights: dict[str, Tensor]) -> None:
-    counters = {k: v for k, v in encoder.state_dict().items() if k.endswith("num_batches_tracked")}
+    own = encoder.state_dict()
     # Old files lack the counters; of a head only what the backbone has too is kept (ConvNeXt's last norm).
-    kept = {k: v for k, v in weights.items() if k in encoder.state_dict() or not k.startswith(HEAD_PREFIXES)}
-    weights = with_own_positions(encoder, {**{k: v for k, v in counters.items() if k not in kept}, **kept})
+    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+    kept = {k: v for k, v in weights.items() if k in own or not k.startswith(HEAD_PREFIXES)}
+    weights = with_own_positions(encoder, {**counters, **kept})
     check_weights(path, encoder, weights)
     encoder.load_state_dict(weights)
 
@@ -330,10 +313,8 @@ def with_own_positions(encoder: Any, weights: dict[str, Tensor]) -> dict[str, Te
     from timm.layers import resample_abs_pos_embed
 
     before = 0 if getattr(encoder, "no_embed_class", False) else encoder.num_prefix_tokens
-    resampled = resample_abs_pos_embed(
-        found, new_size=[*encoder.patch_embed.grid_size], num_prefix_tokens=before, interpolation="bicubic"
-    )
-    return {**weights, "pos_embed": resampled}
+    grid = [*encoder.patch_embed.grid_size]
+    return {**weights, "pos_embed": resample_abs_pos_embed(found, grid, None, before, "bicubic")}
 
 
 def local_weights(name: str) -> Path:

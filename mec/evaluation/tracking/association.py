@@ -109,8 +109,10 @@ class Tracker:
         _predict(pool)
         pool, free = self._match(pool, free, self._appearance(pool, objects, measured), rules.appearance, objects)
         pool = [track for track in pool if track.state == "tracked"]
-        pool, free = self._match(pool, free, 1 - _overlaps(pool, objects, free), rules.overlap, objects)
-        once, free = self._match(once, free, 1 - _overlaps(once, objects, free), rules.confirm, objects)
+        apart = 1 - inclusive_iou(_boxes(pool), objects.boxes[free])
+        pool, free = self._match(pool, free, apart, rules.overlap, objects)
+        apart = 1 - inclusive_iou(_boxes(once), objects.boxes[free])
+        once, free = self._match(once, free, apart, rules.confirm, objects)
 
         for track in pool:
             track.state = "lost"
@@ -158,11 +160,8 @@ class Tracker:
                 track.mean, track.covariance, track.feature = mean, covariance, objects.features[free[j]]
                 track.returned, track.detection = track.state != "tracked", free[j]
                 track.state, track.active, track.last = "tracked", True, self.frame
-        used, taken = {i for i, _ in pairs}, {j for _, j in pairs}
-        return (
-            [track for i, track in enumerate(tracks) if i not in used],
-            [index for j, index in enumerate(free) if j not in taken],
-        )
+        used, taken = {tracks[i].id for i, _ in pairs}, {free[j] for _, j in pairs}
+        return [track for track in tracks if track.id not in used], [index for index in free if index not in taken]
 
     def _begin(self, index: int, objects: Objects, measured: Floats) -> Track:
         self.born += 1
@@ -173,15 +172,11 @@ class Tracker:
 
     def _drop_duplicates(self) -> None:
         """Of a tracked and a lost track in one place, drop the younger; the tracked one where their ages are equal."""
-        overlaps = inclusive_iou(_boxes(self.tracked), _boxes(self.lost))
-        tracked, lost = set(), set()
-        for i, j in zip(*np.nonzero(1 - overlaps < self.settings.duplicate)):
-            if self.tracked[i].age > self.lost[j].age:
-                lost.add(j)
-            else:
-                tracked.add(i)
-        self.tracked = [track for i, track in enumerate(self.tracked) if i not in tracked]
-        self.lost = [track for j, track in enumerate(self.lost) if j not in lost]
+        apart, dropped = 1 - inclusive_iou(_boxes(self.tracked), _boxes(self.lost)), set()
+        for i, j in zip(*np.nonzero(apart < self.settings.duplicate)):
+            one, other = self.tracked[i], self.lost[j]
+            dropped.add(other.id if one.age > other.age else one.id)
+        self.tracked, self.lost = ([t for t in part if t.id not in dropped] for part in (self.tracked, self.lost))
 
 
 def _states(tracks: list[Track]) -> tuple[Floats, Floats]:
@@ -190,10 +185,6 @@ def _states(tracks: list[Track]) -> tuple[Floats, Floats]:
 
 def _boxes(tracks: list[Track]) -> Floats:
     return kalman.boxes_from(np.stack([t.mean for t in tracks])) if tracks else np.empty((0, 4))
-
-
-def _overlaps(tracks: list[Track], objects: Objects, free: list[int]) -> Floats:
-    return inclusive_iou(_boxes(tracks), objects.boxes[free])
 
 
 def _predict(tracks: list[Track]) -> None:

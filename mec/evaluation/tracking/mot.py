@@ -7,6 +7,7 @@ masks), obs/NAME/SPLIT/SEQUENCE/img1/000001.txt.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from mec.errors import BadInput
 from mec.evaluation.tracking import motfiles, objects, trackscores
 from mec.evaluation.tracking.appearance import Appearance
 from mec.evaluation.tracking.association import Tracker
-from mec.evaluation.tracking.motfiles import Boxes, Clip, MaskRow
+from mec.evaluation.tracking.motfiles import Boxes, Clip, MaskRow, boxes_of_rows
 from mec.evaluation.tracking.multiobject import Benchmark, Clock, TrackingOptions, choose_detections, id_map
 from mec.evaluation.tracking.trackscores import Scores
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, with_boxes, with_masks
@@ -76,10 +77,8 @@ class ClipBenchmark(Benchmark):
         """
         have = [clip for clip in clips if (clip.folder / "gt" / "gt.txt").is_file()]
         if have and len(have) < len(clips):
-            lacking = next(clip for clip in clips if clip not in have)
-            raise BadInput(
-                f"{lacking.folder}: no gt/gt.txt, which {have[0].name} has; all sequences of a split have one."
-            )
+            place = next(clip.folder for clip in clips if clip not in have)
+            raise BadInput(f"{place}: no gt/gt.txt, which {have[0].name} has; all sequences of a split have one.")
         for clip in have:
             self.read_truth(clip.folder / "gt" / "gt.txt", len(clip.frames))
         return {clip.name: len(clip.frames) for clip in have}
@@ -137,10 +136,8 @@ class MotBenchmark(ClipBenchmark):
     def still(self, name: str) -> Boxes:
         found = self.confident(name)
         first = found.where(found.frame == min(found.frame, default=1))
-        frames = range(1, len(self.clips[name].frames) + 1)
-        return boxes_of_rows(
-            [(frame, i, *box) for frame in frames for i, box in enumerate(first.box.tolist(), start=1)]
-        )
+        frames, boxes = range(1, len(self.clips[name].frames) + 1), first.box.tolist()
+        return boxes_of_rows([(frame, i, *box) for frame in frames for i, box in enumerate(boxes, start=1)])
 
     def write(self, folder: Path, name: str, tracks: Boxes) -> None:
         motfiles.write_boxes(folder / f"{name}.txt", tracks)
@@ -180,12 +177,10 @@ class MotsBenchmark(ClipBenchmark):
             rows = motfiles.read_masks(source, length)
         rows = [row for row in rows if row.kind == motfiles.PERSON]
         for number, now in by_frame(rows).items():
-            wrong = next((row for row in now if row.size != clip.size), None)
-            if wrong is not None:
+            if wrong := next((row for row in now if row.size != clip.size), None):
                 (h, w), size = wrong.size, f"{clip.size[1]} x {clip.size[0]}"
                 raise BadInput(f"{source}: a mask of {w} x {h} px in frame {number}, but {clip.name} has {size} px.")
-            both = motfiles.overlapping(now)
-            if both:
+            if both := motfiles.overlapping(now):
                 raise BadInput(
                     f"{source}: masks {both[0] + 1} and {both[1] + 1} of frame {number} overlap; the benchmark scores "
                     "only masks that do not. Give each pixel to one of them."
@@ -197,7 +192,7 @@ class MotsBenchmark(ClipBenchmark):
         tracker = Tracker(self.rules(buffer=int(clip.rate), sure=True))
         rows: list[MaskRow] = []
         for number, features in enumerate(clock.around(self.options.maps(appearance, clip_frames(clip))), start=1):
-            now = masks.get(number, [])
+            now = masks[number]
             those, kept = objects.mask_objects(features, [row.decoded() for row in now])
             rows += [replace(now[kept[seen.detection]], id=FIRST_ID + seen.id) for seen in tracker.step(those)]
         return rows, clock
@@ -213,28 +208,18 @@ class MotsBenchmark(ClipBenchmark):
 
     def pictures(self, name: str, tracks: list[MaskRow]) -> tuple[Iterable[Image.Image], float]:
         clip, rows = self.clips[name], by_frame(tracks)
-        maps = (
-            id_map(((row.id - FIRST_ID, row.decoded()) for row in rows.get(i, [])), clip.size)
-            for i in range(1, len(clip.frames) + 1)
-        )
-        return (with_masks(frame, ids) for frame, ids in zip(frames_of(clip.frames), maps)), clip.rate
+        shown = ([(row.id - FIRST_ID, row.decoded()) for row in rows[i]] for i in range(1, len(clip.frames) + 1))
+        images = (with_masks(f, id_map(masks, clip.size)) for f, masks in zip(frames_of(clip.frames), shown))
+        return images, clip.rate
 
     def scores(self, folder: Path) -> Scores:
         return trackscores.score_masks(self.images, folder, self.lengths) if self.lengths else {}
 
 
-def boxes_of_rows(rows: Sequence[Sequence[float]]) -> Boxes:
-    """Rows of (frame, id, x, y, w, h), of score 1."""
-    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    frame, name = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
-    none = np.full(len(table), -1)
-    return Boxes(frame, name, table[:, 2:], np.ones(len(table)), none, none.astype(np.float64))
-
-
-def by_frame(rows: Iterable[MaskRow]) -> dict[int, list[MaskRow]]:
-    found: dict[int, list[MaskRow]] = {}
+def by_frame(rows: Iterable[MaskRow]) -> defaultdict[int, list[MaskRow]]:
+    found = defaultdict(list)
     for row in rows:
-        found.setdefault(row.frame, []).append(row)
+        found[row.frame].append(row)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +48,7 @@ class Boxes:
         return len(self.frame)
 
     def where(self, rows: NDArray) -> Boxes:
-        return Boxes(
-            self.frame[rows], self.id[rows], self.box[rows], self.score[rows], self.kind[rows], self.visibility[rows]
-        )
+        return Boxes(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,8 @@ def read_clip(folder: Path) -> Clip:
     if missing:
         names = ", ".join(missing[:3])
         raise BadInput(f"{images}: {len(missing)} of {length} frames are missing ({names}, ...); {file} counts them.")
-    more = sorted(path.name for path in images.glob(f"*{suffix}") if path not in set(wanted))
-    if more:
-        raise BadInput(f"{images}: {len(more)} frames ({more[0]}, ...) beyond the seqLength {length} of {file}.")
+    if more := sorted({*images.glob(f"*{suffix}")} - {*wanted}):
+        raise BadInput(f"{images}: {len(more)} frames ({more[0].name}, ...) beyond the seqLength {length} of {file}.")
     return Clip(folder.name, folder, wanted, rate, size)
 
 
@@ -115,8 +112,7 @@ def list_clips(root: Path, split: str, seqmap: str) -> list[Path]:
         names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
         if names and not (images / names[0]).is_dir():
             del names[0]  # a heading; some lists have none
-        absent = [name for name in names if not (images / name).is_dir()]
-        if absent:
+        if absent := [name for name in names if not (images / name).is_dir()]:
             raise BadInput(f"{listing} lists {', '.join(absent[:3])}, which {images} does not hold.")
     else:
         names = sorted(p.name for p in images.iterdir() if (p / "seqinfo.ini").is_file())
@@ -148,18 +144,22 @@ def read_boxes(path: Path, frames: int | None = None, unique: bool = False) -> B
             raise BadInput(f"{path}, line {number}: {len(values)} numbers; frame,id,x,y,w,h,... has 6 or more.")
         if len(values) == 6:  # frame,x,y,w,h,confidence
             values.insert(1, -1.0)
-        values += [1.0, -1.0, -1.0][len(values) - 6 :]
-        frame, _, *box = values[:6]
-        if not np.isfinite(values[:9]).all() or box[2] <= 0 or box[3] <= 0:
+        if not np.isfinite(values[:9]).all() or min(values[4:6]) <= 0:
             raise BadInput(f"{path}, line {number}: {line[:80]!r}: a box has finite numbers, and w and h above 0.")
-        _check_frame(path, number, frame, frames)
+        _check_frame(path, number, values[0], frames)
         rows.append(values[:9])
-    table = np.array(rows, dtype=np.float64).reshape(-1, 9)
-    whole = table[:, [0, 1, 7]].astype(np.int64)
-    boxes = Boxes(whole[:, 0], whole[:, 1], table[:, 2:6], table[:, 6], whole[:, 2], table[:, 8])
+    boxes = boxes_of_rows(rows)
     if unique:
-        _check_unique(path, zip(boxes.frame.tolist(), boxes.id.tolist()), [number for number, _ in lines])
+        pairs = zip(boxes.frame.tolist(), boxes.id.tolist())
+        _check_unique(path, zip(pairs, (number for number, _ in lines)))
     return boxes
+
+
+def boxes_of_rows(rows: Iterable[Sequence[float]]) -> Boxes:
+    """Rows of frame, id, x, y, w, h, score, kind and visibility; the last three are 1, -1 and -1 where a row ends."""
+    table = np.array([[*row, *(1, -1, -1)[len(row) - 6 :]] for row in rows], dtype=np.float64).reshape(-1, 9)
+    frame, name, kind = table[:, [0, 1, 7]].astype(np.int64).T
+    return Boxes(frame, name, table[:, 2:6], table[:, 6], kind, table[:, 8])
 
 
 def write_boxes(path: Path, boxes: Boxes, truth: bool = False) -> None:
@@ -187,10 +187,8 @@ def read_observed(folder: Path, frames: int, size: tuple[int, int]) -> Boxes:
                 raise BadInput(f"{path}, line {number}: {line[:80]!r}: 'cx cy w h confidence' is wanted.") from None
             if not np.isfinite([cx, cy, bw, bh, score]).all() or bw <= 0 or bh <= 0:
                 raise BadInput(f"{path}, line {number}: {line[:80]!r}: finite numbers, and w and h above 0.")
-            rows.append([frame, (cx - bw / 2) * w, (cy - bh / 2) * h, bw * w, bh * h, score])
-    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    none = np.full(len(table), -1)
-    return Boxes(table[:, 0].astype(np.int64), none, table[:, 1:5], table[:, 5], none, none.astype(np.float64))
+            rows.append([frame, -1, (cx - bw / 2) * w, (cy - bh / 2) * h, bw * w, bh * h, score])
+    return boxes_of_rows(rows)
 
 
 def read_masks(path: Path, frames: int | None = None, unique: bool = False, frame: int | None = None) -> list[MaskRow]:
@@ -218,16 +216,14 @@ def read_masks(path: Path, frames: int | None = None, unique: bool = False, fram
         _check_frame(path, number, at, frames)
         rows.append(MaskRow(at, name, kind, (h, w), counts))
     if unique:
-        persons = [(row.frame, row.id, number) for row, (number, _) in zip(rows, lines) if row.kind != IGNORED]
-        _check_unique(path, ((f, name) for f, name, _ in persons), [number for *_, number in persons])
+        persons = [((row.frame, row.id), number) for row, (number, _) in zip(rows, lines) if row.kind != IGNORED]
+        _check_unique(path, persons)
     return rows
 
 
 def write_masks(path: Path, rows: Iterable[MaskRow]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        for row in rows:
-            file.write(f"{row.frame} {row.id} {row.kind} {row.size[0]} {row.size[1]} {row.counts}\n")
+    path.write_text("".join(f"{r.frame} {r.id} {r.kind} {r.size[0]} {r.size[1]} {r.counts}\n" for r in rows))
 
 
 def encoded_mask(mask: Mask) -> str:
@@ -278,7 +274,7 @@ def overlapping(rows: Sequence[MaskRow]) -> tuple[int, int] | None:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines that are not blank."""
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*"))[:8] if path.parent.is_dir() else []
+        near = sorted(p.name for p in path.parent.glob("*"))[:8]
         raise FileNotFoundError(f"{path}: no such file. Beside it: {', '.join(near) or 'nothing'}.")
     try:
         text = path.read_text()
@@ -299,12 +295,11 @@ def _check_frame(path: Path, number: int, frame: float, frames: int | None) -> N
         raise BadInput(f"{path}, line {number}: frame {frame:g}; frames are whole numbers from 1{most}.")
 
 
-def _check_unique(path: Path, pairs: Iterable[tuple[int, int]], numbers: list[int]) -> None:
+def _check_unique(path: Path, rows: Iterable[tuple[tuple[int, int], int]]) -> None:
+    """Rows are ((frame, id), line)."""
     seen: dict[tuple[int, int], int] = {}
-    for pair, number in zip(pairs, numbers):
-        if pair in seen:
-            raise BadInput(
-                f"{path}, lines {seen[pair]} and {number}: frame {pair[0]} has id {pair[1]} twice; an object is in a "
-                "frame once."
-            )
-        seen[pair] = number
+    for (frame, name), number in rows:
+        if before := seen.get((frame, name)):
+            what = f"frame {frame} has id {name} twice; an object is in a frame once."
+            raise BadInput(f"{path}, lines {before} and {number}: {what}")
+        seen[frame, name] = number

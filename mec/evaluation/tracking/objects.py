@@ -72,10 +72,9 @@ def mask_objects(features: Tensor, masks: Sequence[Mask], most_cells: int = MOST
     for row in range(len(seen)):
         if not same[row, kept].any():
             kept.append(row)
-    objects = Objects(
-        boxes[kept], [cells_under(features, grids[seen[row]], most_cells) for row in kept], np.ones(len(kept))
-    )
-    return objects, [seen[row] for row in kept]
+    chosen = [seen[row] for row in kept]
+    cells = [cells_under(features, grids[i], most_cells) for i in chosen]
+    return Objects(boxes[kept], cells, np.ones(len(kept))), chosen
 
 
 def on_cells(mask: Mask, size: Sequence[int]) -> Mask:
@@ -110,9 +109,7 @@ def cells_under(features: Tensor, grid: Mask, most: int = MOST_CELLS) -> Tensor:
     rows, columns = inside[covered[0]][:, covered[1]].nonzero(as_tuple=True)
     if not len(rows):  # a mask thinner than the reduced grid
         return features[:, inside].T
-    (y0, y1, fy), (x0, x1, fx) = (
-        _between(v, scale, side) for v, side in ((rows, grid.shape[0]), (columns, grid.shape[1]))
-    )
+    (y0, y1, fy), (x0, x1, fx) = map(_between, (rows, columns), (scale, scale), grid.shape)
     masked = inside.to(features)
 
     def at(y: Tensor, x: Tensor) -> Tensor:
@@ -160,8 +157,7 @@ def pose_mask(joints: Joints, size: tuple[int, int]) -> Mask:
     """
     import cv2
 
-    unknown = sorted(set(joints) - set(range(JOINTS)))
-    if unknown:
+    if unknown := sorted(set(joints) - set(range(JOINTS))):
         raise BadInput(f"joint {unknown[0]}: joints have ids 0 to {JOINTS - 1}.")
     canvas = np.zeros(size, np.uint8)
     if not joints:

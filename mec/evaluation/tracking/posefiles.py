@@ -47,7 +47,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
         BadInput: no JSON, or of neither layout.
     """
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.json"))[:8] if path.parent.is_dir() else []
+        near = sorted(p.name for p in path.parent.glob("*.json"))[:8]
         raise FileNotFoundError(f"{path}: no such file. Beside it: {', '.join(near) or 'nothing'}.")
     try:
         content = json.loads(path.read_text())
@@ -59,8 +59,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
         try:
             return from_2018(content)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            kind = type(error).__name__
-            raise BadInput(f"{path}: not in the layout of PoseTrack 2018 ({kind}: {error}).") from error
+            what = f"{type(error).__name__}: {error}"
+            raise BadInput(f"{path}: not in the layout of PoseTrack 2018 ({what}).") from error
     raise BadInput(f"{path}: neither 'annolist' (PoseTrack 2017) nor 'images' and 'annotations' (2018) is in it.")
 
 
@@ -133,11 +133,8 @@ def _pose(person: Mapping[str, Any]) -> Pose:
             if not np.isfinite(place).all():
                 raise ValueError(f"joint {joint} at {place}, which is not finite")
             joints[joint] = place
-    track = person.get("track_id")
-    head = None
-    if all(key in person for key in ("x1", "y1", "x2", "y2")):
-        x1, y1, x2, y2 = (float(_one(person[key])) for key in ("x1", "y1", "x2", "y2"))
-        head = x1, y1, x2, y2
+    track, corners = person.get("track_id"), [float(_one(person[k])) for k in ("x1", "y1", "x2", "y2") if k in person]
+    head = (corners[0], corners[1], corners[2], corners[3]) if len(corners) == 4 else None
     return Pose(joints, None if track is None else int(_one(track)), head)
 
 

@@ -92,7 +92,7 @@ class PoseTrackBenchmark(Benchmark):
         posefiles.write_annotations(folder / f"{name}.json", full)
 
     def pictures(self, name: str, tracks: list[list[int]]) -> tuple[Iterable[Image.Image], float]:
-        return drawn_poses(self.images(name), self.found[name], tracks), RATE
+        return map(drawn_pose, frames_of(self.images(name)), self.found[name], tracks), RATE
 
     def scores(self, folder: Path) -> Scores:
         pairs = {}
@@ -102,13 +102,10 @@ class PoseTrackBenchmark(Benchmark):
         return trackscores.score_poses(pairs)
 
 
-def drawn_poses(
-    images: Sequence[Path], found: Sequence[PoseFrame], ids: Sequence[Sequence[int]]
-) -> Iterator[Image.Image]:
-    """Frames with the poses as the tracker sees them, in the colours of their ids."""
-    for picture, frame, names in zip(frames_of(images), found, ids):
-        size = (picture.shape[1], picture.shape[2])
-        masks = [objects.pose_mask(pose.joints, size) for pose in frame.poses]
-        tinted = torch.from_numpy(np.array(with_masks(picture, id_map(zip(names, masks), size)))).permute(2, 0, 1)
-        boxes = [objects.pose_box(pose.joints) for pose in frame.poses]
-        yield with_boxes(tinted, [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes], names, width=1)
+def drawn_pose(picture: Tensor, frame: PoseFrame, ids: Sequence[int]) -> Image.Image:
+    """A frame with its poses as the tracker sees them, in the colours of their ids."""
+    size = (picture.shape[1], picture.shape[2])
+    masks = (objects.pose_mask(pose.joints, size) for pose in frame.poses)
+    tinted = torch.from_numpy(np.array(with_masks(picture, id_map(zip(ids, masks), size)))).permute(2, 0, 1)
+    boxes = (objects.pose_box(pose.joints) for pose in frame.poses)
+    return with_boxes(tinted, [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes], ids, width=1)

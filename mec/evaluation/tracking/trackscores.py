@@ -7,7 +7,7 @@ a sequence in pandas. Every score is by sequence and, under "all", over all of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,12 @@ def _trackeval(kind: Any, config: dict, truth: Path, results: Path, lengths: Map
     quiet = {"PRINT_CONFIG": False}
     metrics = {"hota": HOTA(), "clear": CLEAR(quiet), "identity": Identity(quiet)}
     found: dict[str, dict[str, Any]] = {name: {} for name in metrics}
+    where = {
+        "GT_FOLDER": str(truth), "TRACKERS_FOLDER": str(results.parent), "TRACKERS_TO_EVAL": [results.name],
+        "TRACKER_SUB_FOLDER": "", "SEQ_INFO": dict(lengths), "SKIP_SPLIT_FOL": True,
+    }  # fmt: skip
     try:
-        data = kind(
-            {
-                **config,
-                **quiet,
-                "GT_FOLDER": str(truth),
-                "TRACKERS_FOLDER": str(results.parent),
-                "TRACKERS_TO_EVAL": [results.name],
-                "TRACKER_SUB_FOLDER": "",
-                "SEQ_INFO": dict(lengths),
-                "SKIP_SPLIT_FOL": True,
-            }
-        )
+        data = kind({**config, **quiet, **where})
         for sequence in lengths:
             rows = data.get_preprocessed_seq_data(data.get_raw_seq_data(results.name, sequence), "pedestrian")
             for name, metric in metrics.items():
@@ -80,24 +73,14 @@ def _trackeval(kind: Any, config: dict, truth: Path, results: Path, lengths: Map
         raise BadInput(f"trackeval cannot score {results} against {truth}: {error}") from error
     for name, metric in metrics.items():
         found[name]["all"] = metric.combine_sequences({s: found[name][s] for s in lengths})
-    return {
-        sequence: _named(found["hota"][sequence], found["clear"][sequence], found["identity"][sequence])
-        for sequence in [*lengths, "all"]
-    }
+    return {sequence: _named(*(scores[sequence] for scores in found.values())) for sequence in [*lengths, "all"]}
 
 
 def _named(hota: Mapping, clear: Mapping, identity: Mapping) -> dict[str, float]:
-    return {
-        "IDF1": 100 * float(identity["IDF1"]),
-        "HOTA": 100 * float(np.mean(hota["HOTA"])),
-        "DetA": 100 * float(np.mean(hota["DetA"])),
-        "AssA": 100 * float(np.mean(hota["AssA"])),
-        "MOTA": 100 * float(clear["MOTA"]),
-        "sMOTA": 100 * float(clear["sMOTA"]),
-        SWITCHES: float(clear["IDSW"]),
-        "false positives": float(clear["CLR_FP"]),
-        "misses": float(clear["CLR_FN"]),
-    }
+    shares = {"IDF1": identity["IDF1"], **{name: np.mean(hota[name]) for name in ("HOTA", "DetA", "AssA")}}
+    shares |= {name: clear[name] for name in ("MOTA", "sMOTA")}
+    counts = {SWITCHES: clear["IDSW"], "false positives": clear["CLR_FP"], "misses": clear["CLR_FN"]}
+    return {k: 100 * float(v) for k, v in shares.items()} | {k: float(v) for k, v in counts.items()}
 
 
 def score_poses(pairs: Mapping[str, tuple[Sequence[PoseFrame], Sequence[PoseFrame]]]) -> Scores:
@@ -138,15 +121,11 @@ def _joint_counts(name: str, truth: Sequence[PoseFrame], found: Sequence[PoseFra
     kept = [(_visible(t.poses, t.ignored), _visible(f.poses, t.ignored)) for t, f in frames][:-1]  # poseval drops one
     # Where a side has no person: one miss and one false positive for every joint, whoever was on the other.
     nobody: Pairs = [0], [0], np.full((1, 1), np.nan)
-    return np.array(
-        [
-            identity_counts(
-                _joint_distances(name, joint, real, predicted) if real and predicted else nobody
-                for real, predicted in kept
-            )
-            for joint in range(JOINTS)
-        ]
-    )
+
+    def pairs(joint: int) -> Iterator[Pairs]:
+        return (_joint_distances(name, joint, *both) if all(both) else nobody for both in kept)
+
+    return np.array([identity_counts(pairs(joint)) for joint in range(JOINTS)])
 
 
 def identity_counts(frames: Iterable[Pairs]) -> tuple[float, int, int, int, int]:
@@ -182,8 +161,7 @@ def identity_counts(frames: Iterable[Pairs]) -> tuple[float, int, int, int, int]
     for (one, other), count in together.items():
         shared[rows[one], columns[other]] = count
     best = shared[linear_sum_assignment(shared, maximize=True)].sum()
-    total = objects + predictions
-    f1 = 2 * best / total if total else float("nan")
+    f1 = 2 * best / (objects + predictions) if objects or predictions else float("nan")
     return f1, switches, objects - matched, predictions - matched, objects
 
 
@@ -229,6 +207,5 @@ def check_frames(name: str, truth: Sequence[PoseFrame], found: Sequence[PoseFram
         raise BadInput(f"{name}: {len(truth)} frames in the truth and {len(found)} of poses; both list every frame.")
     for number, (t, f) in enumerate(zip(truth, found)):
         if Path(t.name).name != Path(f.name).name:
-            raise BadInput(
-                f"{name}, frame {number}: the truth has {t.name}, the poses {f.name}; the order is the same."
-            )
+            where = f"{name}, frame {number}"
+            raise BadInput(f"{where}: the truth has {t.name}, the poses {f.name}; the order is the same.")

@@ -80,16 +80,10 @@ class Transfer(OnImages):
                 value = getattr(self, name)
                 changed[name] = None if value is None else tuple(reals(value, as_flag(name)))
             recipe = replace(FINETUNING[self.preset], **{k: v for k, v in changed.items() if v is not None})
-        yield from transfer(
-            subject,
-            names_of(self.data),
-            Path(self.data_root),
-            choices=Choices(self.seed, self.background, self.difficult_as_absent),
-            finetuning=recipe,
-            standardise=self.standardise,
-            limit=self.limit,
-            download=self.download,
-        )
+        choices = Choices(self.seed, self.background, self.difficult_as_absent)
+        options: dict[str, Any] = {"standardise": self.standardise, "limit": self.limit, "download": self.download}
+        root = Path(self.data_root)
+        yield from transfer(subject, names_of(self.data), root, choices=choices, finetuning=recipe, **options)
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {"transfer": Transfer}

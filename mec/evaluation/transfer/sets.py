@@ -18,6 +18,7 @@ from mec.data.images import Files, Images, InMemory
 from mec.data.named import TORCHVISION, terms_of, torchvision_split
 from mec.errors import Absent, BadInput, absent, nearest
 from mec.evaluation.metrics import VOC_CLASSES
+from mec.runtime.files import first_line
 from mec.runtime.flags import names
 
 
@@ -28,9 +29,6 @@ class Choices:
     seed: int = 0  # of the parts that are held out where there is no official validation set, and Caltech's draw
     background: bool = True  # Caltech-101 with its 102nd folder, BACKGROUND_Google
     difficult_as_absent: bool = False  # VOC: count images with difficult instances only as negatives
-
-
-Drawn = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,20 @@ class Parts:
     classes: tuple[str, ...]
     metric: str  # a key of METRICS
     fingerprint: str
-    drawn: Drawn  # rows of the source that were drawn, not given: stored beside the results
+    drawn: dict[str, list[int]]  # rows of the source that were drawn, not given: stored beside the results
 
     def together(self) -> Split:
-        """fit and held_out."""
-        return joined(self.fit, self.held_out)
+        """fit and held_out, in order."""
+        both = (self.fit, self.held_out)
+        if all(part.images.pixels is not None for part in both):
+            import torch
+
+            images: Images = InMemory(
+                torch.cat([part.images.pixels for part in both if part.images.pixels is not None])
+            )
+        else:
+            images = Files(tuple(part.images.name(i) for part in both for i in range(len(part))))
+        return Split(images, np.concatenate([part.y for part in both]))
 
 
 Opener = Callable[[Path, Choices], Parts]
@@ -72,15 +79,9 @@ class TransferSet:
 
 # Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
 HELD_OUT = {
-    "food101": (7_575, 75_750),
-    "cifar10": (5_000, 50_000),
-    "cifar100": (5_067, 50_000),
-    "sun397": (3_970, 19_850),
-    "cars": (1_650, 8_144),
-    "pets": (740, 3_680),
-    "caltech101": (510, 3_060),
-}
-
+    "food101": (7_575, 75_750), "cifar10": (5_000, 50_000), "cifar100": (5_067, 50_000), "sun397": (3_970, 19_850),
+    "cars": (1_650, 8_144), "pets": (740, 3_680), "caltech101": (510, 3_060),
+}  # fmt: skip
 CALTECH_TRAIN = 30  # images a class
 
 
@@ -91,15 +92,11 @@ def sun397(root: Path, choices: Choices) -> Parts:
     number = {name: i for i, name in enumerate(classes)}
     splits = []
     for part in ("Training_01.txt", "Testing_01.txt"):
-        names = sorted(sun_list(folder, part).read_text().split())  # /a/abbey/sun_aakbd.jpg
+        beside, packed = folder / part, folder / "Partitions" / part
+        names = sorted((beside if beside.exists() else packed).read_text().split())  # /a/abbey/sun_aakbd.jpg
         labels = np.array([number[os.path.dirname(name)] for name in names])
         splits.append((Split(Files(tuple(f"{folder}{name}" for name in names)), labels), classes))
     return transfer_parts("sun397", root, splits, choices)
-
-
-def sun_list(folder: Path, name: str) -> Path:
-    """A list of partition 1: beside the images' folders, or in Partitions/ as it is packed."""
-    return next((p for p in (folder / name, folder / "Partitions" / name) if p.exists()), folder / name)
 
 
 def voc2007(root: Path, choices: Choices) -> Parts:
@@ -185,10 +182,7 @@ def by_torchvision(name: str, kind: str, *which: dict[str, Any], **common: Any) 
 
 
 def transfer_parts(name: str, root: Path, official: Sequence[tuple[Split, tuple[str, ...]]], choices: Choices) -> Parts:
-    """From the official train, val and test with the names of the classes.
-
-    Without val, a seeded, stratified part of the training images is held out, as large as BYOL's.
-    """
+    """From the official train, val and test; without val a seeded, stratified part is held out, as large as BYOL's."""
     (fit, classes), *val, (test, _) = official
     drawn = {}
     if val:
@@ -212,22 +206,10 @@ def add_to_hash(split: Split, root: Path, state) -> None:
         state.update(split.images.pixels.numpy().tobytes())
     else:
         paths = [split.images.name(i) for i in range(len(split))]
-        missing = [p for p in paths if not os.path.exists(p)]
-        if missing:
+        if missing := [p for p in paths if not os.path.exists(p)]:
             raise BadInput(f"{len(missing)} images named by the lists are not there, among them {missing[0]}.")
         state.update("\n".join(f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in paths).encode())
     state.update(np.ascontiguousarray(split.y).tobytes())
-
-
-def joined(one: Split, other: Split) -> Split:
-    """The images and labels of both, in order."""
-    if one.images.pixels is not None and other.images.pixels is not None:
-        import torch
-
-        images: Images = InMemory(torch.cat([one.images.pixels, other.images.pixels]))
-    else:
-        images = Files(tuple(part.images.name(i) for part in (one, other) for i in range(len(part))))
-    return Split(images, np.concatenate([one.y, other.y]))
 
 
 def fetcher(kind: str, *which: dict[str, Any]) -> Fetcher:
@@ -247,8 +229,7 @@ DOWNLOAD = "--download fetches it"
 
 TRANSFER_SETS: dict[str, TransferSet] = {
     "food101": TransferSet(
-        "Food", "top-1",
-        ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
+        "Food", "top-1", ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
         DOWNLOAD, *by_torchvision("food101", "Food101", TRAIN, TEST),
     ),
     "cifar10": TransferSet(
@@ -260,8 +241,7 @@ TRANSFER_SETS: dict[str, TransferSet] = {
         DOWNLOAD, *by_torchvision("cifar100", "CIFAR100", {"train": True}, {"train": False}),
     ),
     "sun397": TransferSet(
-        "SUN", "top-1",
-        ("SUN397/ClassName.txt", "SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
+        "SUN", "top-1", ("SUN397/ClassName.txt", "SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
         "unpack SUN397.tar.gz, and put the lists of Partitions.zip, a file of its own, into SUN397/; both are on the "
         "set's page at vision.princeton.edu/projects/2010/SUN",
         sun397,
@@ -299,13 +279,11 @@ TRANSFER_SETS: dict[str, TransferSet] = {
         DOWNLOAD, *by_torchvision("pets", "OxfordIIITPet", {"split": "trainval"}, TEST, target_types="category"),
     ),
     "caltech101": TransferSet(
-        "Caltech", "mean per class",
-        ("caltech101/101_ObjectCategories",),
+        "Caltech", "mean per class", ("caltech101/101_ObjectCategories",),
         DOWNLOAD, caltech101, fetcher("Caltech101", {}),
     ),
     "flowers102": TransferSet(  # the test set is the larger part
-        "Flowers", "mean per class",
-        ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
+        "Flowers", "mean per class", ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
         DOWNLOAD, *by_torchvision("flowers102", "Flowers102", TRAIN, VAL, TEST),
     ),
 }  # fmt: skip
@@ -341,7 +319,7 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
                 root.mkdir(parents=True, exist_ok=True)
                 entry.fetch(root)
             except (OSError, RuntimeError, ValueError) as error:  # a dead host, a broken archive
-                reason = f" (tried: {next(iter(str(error).splitlines()), type(error).__name__)})"
+                reason = f" (tried: {first_line(error)})"
         if places := lacking(name, root):
             missing.append(Absent(name, ", ".join(str(root / place) for place in places), entry.get + reason))
     if missing:
@@ -352,8 +330,6 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
 
 def lacking(name: str, root: Path) -> list[str]:
     """Which of its files are not there; SUN's lists may lie in a folder of their own, as they are packed."""
-    return [
-        needed
-        for needed in TRANSFER_SETS[name].needs
-        if not (root / needed).exists() and not (root / needed.replace("SUN397/", "SUN397/Partitions/")).exists()
-    ]
+    there = [p for p in TRANSFER_SETS[name].needs if (root / p).exists()]
+    there += [p for p in TRANSFER_SETS[name].needs if (root / p.replace("SUN397/", "SUN397/Partitions/")).exists()]
+    return [p for p in TRANSFER_SETS[name].needs if p not in there]

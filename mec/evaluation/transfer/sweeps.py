@@ -49,7 +49,6 @@ class Finetuning:
 
 
 def spaced(low: float, high: float, count: int) -> tuple[float, ...]:
-    """Log-spaced powers of ten."""
     return tuple(np.logspace(low, high, count).tolist())
 
 
@@ -145,15 +144,10 @@ def limited_parts(parts: Parts, limit: int | None, seed: int) -> Parts:
 
     def cut(split: Split, count: int) -> Split:
         labels = split.labels if split.labels is not None and split.labels.ndim == 1 else None
-        count = max(1, min(count, len(split)))
-        return split.take(stratified(labels, len(split), count, seed))
+        return split.take(stratified(labels, len(split), max(1, min(count, len(split))), seed))
 
-    return replace(
-        parts,
-        fit=cut(parts.fit, round(share * len(parts.fit))),
-        held_out=cut(parts.held_out, round(share * len(parts.held_out))),
-        test=cut(parts.test, limit),
-    )
+    fit, held_out = (cut(part, round(share * len(part))) for part in (parts.fit, parts.held_out))
+    return replace(parts, fit=fit, held_out=held_out, test=cut(parts.test, limit))
 
 
 def best_of(found: dict[Any, float], parts: Parts) -> Any:
@@ -180,10 +174,7 @@ def at_end(chosen: float, what: str, grid: Sequence[float], parts: Parts, say: C
 
 
 def square(info: EncoderInfo, resize: float) -> Callable[[Any], Tensor]:
-    """PIL image -> normalised [3, s, s]: shorter side to `resize` times s, central crop of the encoder's size s.
-
-    Bicubic, as SimCLR's own code resizes.
-    """
+    """PIL image -> [3, s, s], s the encoder's: shorter side to `resize` times s (bicubic, as SimCLR), central crop."""
     return image_transform(replace(info, interpolation="bicubic"), resize, crop=True)
 
 
@@ -240,17 +231,11 @@ def logistic_transfer(
     x, y = torch.cat([x, x_held]), np.concatenate([y, y_held])
     shift, scale = standard(x) if standardise else (0.0, 1.0)
     problem = prepare((x - shift) / scale, y, classes, device=device)
-    start = None
-    if best is not None and best.penalty == chosen and not standardise:
-        start = coefficients_of(best, problem)
+    start = coefficients_of(best, problem) if best is not None and best.penalty == chosen and not standardise else None
     final = model(problem, chosen, *solve(problem, chosen, start))
-    return {
-        "value": metric(final.scores((x_test - shift) / scale), y_test),
-        "penalty": chosen,
-        "held_out": figures[chosen],
-        "end_of_grid": edge,
-        "train": len(y),
-    }
+    value = metric(final.scores((x_test - shift) / scale), y_test)
+    about = {"penalty": chosen, "held_out": figures[chosen], "end_of_grid": edge, "train": len(y)}
+    return {"value": value, **about}
 
 
 def standard(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,16 +254,13 @@ def finetune_transfer(
     def figure(train: Split, judged: Split, rate: float, decay: float) -> float | None:
         part = "test" if judged is parts.test else "held-out"
         state = Checkpoints(ledger.path.with_suffix(f".{part}-{rate:.6g}-{decay:.6g}.pt"))
-        tuned = finetuned_or_none(
-            subject, train, len(parts.classes), recipe, rate=rate, decay=decay, seed=seed, state=state
-        )
-        if tuned is None:
-            state.remove()
-            return None
-        rows = Split(judged.images)
-        scores = extract(tuned, rows, transform, device=subject.device, workers=subject.workers, whole=True).x.numpy()
+        how: dict[str, Any] = {"rate": rate, "decay": decay, "seed": seed, "state": state}
+        tuned, value = finetuned_or_none(subject, train, len(parts.classes), recipe, **how), None
+        if tuned is not None:
+            where: dict[str, Any] = {"device": subject.device, "workers": subject.workers, "whole": True}
+            value = metric(extract(tuned, Split(judged.images), transform, **where).x.numpy(), judged.y)
         state.remove()
-        return metric(scores, judged.y)
+        return value
 
     figures: dict[tuple[float, float], float] = {}
     for rate in recipe.learning_rates:
@@ -299,21 +281,13 @@ def finetune_transfer(
 
 
 def finetuned_or_none(
-    subject: Subject,
-    train: Split,
-    classes: int,
-    recipe: Finetuning,
-    *,
-    rate: float,
-    decay: float,
-    seed: int,
+    subject: Subject, train: Split, classes: int, recipe: Finetuning, *, rate: float, decay: float, seed: int,
     state: Checkpoints | None = None,
-) -> nn.Module | None:
+) -> nn.Module | None:  # fmt: skip
     """A copy of the encoder with a linear layer, trained on the images; None where it diverged."""
     training = Training(
         recipe.source, rate, scaled=False, batch_size=recipe.batch_size, steps=recipe.steps, nesterov=True,
-        weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule,
-        interpolation="bicubic",
+        weight_decay=decay / rate, schedule="cosine by step", norm_rule=recipe.norm_rule, interpolation="bicubic",
     )  # fmt: skip
     try:
         tuned = nn.Sequential(*finetuned(subject, train, classes, training, seed=seed, state=state))
