@@ -222,15 +222,12 @@ class IterableBatches:
     def _epoch(self, epoch: int) -> Iterator[Sequence[Tensor]]:
         if hasattr(self.source, "set_epoch"):
             self.source.set_epoch(epoch)
-        for item in self._items(epoch):
-            if len(item) < 2 or len({len(view) for view in item}) != 1:
-                shapes = [[*view.shape] if isinstance(view, Tensor) else type(view).__name__ for view in item]
-                raise BadInput(f"a batch of views is {shapes}: it is at least two tensors [m, ...] with equal m.")
-            yield item
-
-    def _items(self, epoch: int) -> Iterator[Any]:
         try:
-            yield from self.source
+            for item in self.source:
+                if len(item) < 2 or len({len(view) for view in item}) != 1:
+                    shapes = [[*view.shape] if isinstance(view, Tensor) else type(view).__name__ for view in item]
+                    raise BadInput(f"a batch of views is {shapes}: it is at least two tensors [m, ...] with equal m.")
+                yield item
         except OSError as error:  # not ours: a run takes an OSError for its own folder's
             raise TrainingStopped(
                 f"the iterable of views failed in epoch {epoch}: {type(error).__name__}: {error}. What is saved stays."

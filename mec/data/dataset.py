@@ -116,14 +116,13 @@ def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
 
     with quiet(), ThreadPoolExecutor(max_workers=cores()) as pool:
         found = list(pool.map(pixels, range(len(split))))
-    kept = np.array([i for i, f in enumerate(found) if not isinstance(f, Skipped)], np.int64)
     bad = [f for f in found if isinstance(f, Skipped)]
+    read = {i: f for i, f in enumerate(found) if not isinstance(f, Skipped)}
     if len(bad) > MOST_UNREADABLE * len(found):
         raise BadInput(too_many(bad, len(found), images.name(0)))
     skipped += bad
-    array = np.stack([f for f in found if not isinstance(f, Skipped)])
-    pixels_in_memory = InMemory(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous())
-    return Split(pixels_in_memory, None if split.labels is None else split.labels[kept])
+    in_memory = InMemory(torch.from_numpy(np.stack([*read.values()])).permute(0, 3, 1, 2).contiguous())
+    return Split(in_memory, None if split.labels is None else split.labels[[*read]])
 
 
 def fingerprint(data: Data) -> str:

@@ -59,7 +59,10 @@ def check_size(height: int, width: int) -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, whose size is known before its pixels are decoded. The caller holds `quiet`."""
+    """One image, whose size is known before its pixels are decoded. The caller holds `quiet`.
+
+    `of`, `pixels` and `image` raise OSError, ValueError or SyntaxError: not an image, or too large, says the message.
+    """
 
     data: bytes | np.ndarray  # encoded; or its pixels, uint8 [h, w, 3]
     height: int  # of the upright image, as is the width
@@ -69,8 +72,7 @@ class Picture:
 
     @classmethod
     def of(cls, data: bytes) -> Picture:
-        """From the bytes of a file.
-        Raises OSError, ValueError, SyntaxError: not an image, or too large; the message says which."""
+        """From the bytes of a file."""
         if not data:
             raise ValueError("empty file (0 bytes)")
         orientation = 1
@@ -93,8 +95,7 @@ class Picture:
         return cls(data, width if turned else height, height if turned else width, orientation, fast)
 
     def pixels(self, reduce: int = 1) -> np.ndarray:
-        """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, other images at full size.
-        Raises OSError, ValueError, SyntaxError: as `of`."""
+        """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, other images at full size."""
         if isinstance(self.data, np.ndarray):
             return self.data
         if self.fast:
@@ -105,8 +106,7 @@ class Picture:
         return np.asarray(decode(io.BytesIO(self.data), reduce))
 
     def image(self) -> Image.Image:
-        """At full size, decoded by Pillow: what evaluation reads. `pixels` may differ from it by one level of 255.
-        Raises OSError, ValueError, SyntaxError: as `of`."""
+        """At full size, decoded by Pillow: what evaluation reads. `pixels` may differ from it by one level of 255."""
         return Image.fromarray(self.data) if isinstance(self.data, np.ndarray) else decode(io.BytesIO(self.data))
 
 

@@ -67,11 +67,8 @@ def list_images(root: Path) -> Listing:
         below = os.path.relpath(folder, root)
         folders.append(below)
         prefix = "" if below == "." else below + os.sep
-        names += [
-            prefix + name
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
+        shown = (name for name in files if not name.startswith("."))
+        names += [prefix + name for name in shown if os.path.splitext(name)[1].lower() in SUFFIXES]
     names.sort()
     times = [os.stat(os.path.join(root, folder)).st_mtime_ns for folder in folders]
     sizes = [file_size(os.path.join(root, name)) for name in names]

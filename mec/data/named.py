@@ -23,15 +23,8 @@ def digits() -> Data:
     x, y = load_digits(return_X_y=True)
     pixels = torch.from_numpy(np.rint(x.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)).repeat(1, 3, 1, 1)
     train, test = train_test_split(np.arange(len(y)), test_size=0.3, stratify=y, random_state=0)
-    train, test = np.sort(train), np.sort(test)
-    return Data(
-        name="digits",
-        train=Split(InMemory(pixels[train]), y[train].astype(np.int64)),
-        test=Split(InMemory(pixels[test]), y[test].astype(np.int64)),
-        classes=tuple("0123456789"),
-        typical_size=(8, 8),
-        suits="digits",
-    )
+    train, test = (Split(InMemory(pixels[rows]), y[rows].astype(np.int64)) for rows in (np.sort(train), np.sort(test)))
+    return Data("digits", train, test, classes=tuple("0123456789"), typical_size=(8, 8), suits="digits")
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class TorchvisionSet:
     terms: str
 
 
-_SPLITS = ({"split": "train"}, {"split": "test"})
+_SPLITS, _TRAINVAL = ({"split": "train"}, {"split": "test"}), ({"split": "trainval"}, {"split": "test"})
 TORCHVISION: dict[str, TorchvisionSet] = {
     "cifar10": TorchvisionSet("CIFAR10", {"train": True}, {"train": False}, "MIT licence, as the paper states it"),
     "cifar100": TorchvisionSet("CIFAR100", {"train": True}, {"train": False}, "no licence stated; research use"),
@@ -53,10 +46,8 @@ TORCHVISION: dict[str, TorchvisionSet] = {
     "food101": TorchvisionSet("Food101", *_SPLITS, "images from Foodspotting: research use, see its terms"),
     "flowers102": TorchvisionSet("Flowers102", *_SPLITS, "no licence stated; images from the web"),
     "dtd": TorchvisionSet("DTD", *_SPLITS, "research use only"),
-    "pets": TorchvisionSet("OxfordIIITPet", {"split": "trainval"}, {"split": "test"}, "CC BY-SA 4.0"),
-    "aircraft": TorchvisionSet(
-        "FGVCAircraft", {"split": "trainval"}, {"split": "test"}, "non-commercial research only"
-    ),
+    "pets": TorchvisionSet("OxfordIIITPet", *_TRAINVAL, "CC BY-SA 4.0"),
+    "aircraft": TorchvisionSet("FGVCAircraft", *_TRAINVAL, "non-commercial research only"),
     "gtsrb": TorchvisionSet("GTSRB", *_SPLITS, "CC0"),
     "mnist": TorchvisionSet("MNIST", {"train": True}, {"train": False}, "CC BY-SA 3.0"),
     "fashion-mnist": TorchvisionSet("FashionMNIST", {"train": True}, {"train": False}, "MIT licence"),
@@ -87,14 +78,9 @@ def torchvision_split(
 ) -> tuple[Split, tuple[str, ...]]:
     """One part of a data set that torchvision opens, as pixels or as files, and the names of its classes.
 
-    Args:
-        kind: torchvision's class.
-        root: the folder that holds the data set's own.
-        advice: ends the message where it cannot be opened.
-        keywords: of the class, which say what part.
+    `kind` is torchvision's class, whose `keywords` say what part; `advice` ends the message where it cannot be opened.
 
-    Raises:
-        BadInput: torchvision cannot open it there, or does not say where its images are.
+    Raises BadInput: torchvision cannot open it there, or does not say where its images are.
     """
     import torchvision
 

@@ -54,13 +54,9 @@ def state_hash(module: nn.Module) -> str:
 
 
 def cached(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Tensor:
-    """Features [rows, e] float32: read from the folder, or computed and stored there.
+    """Features [rows, e] float32: read from the folder, by their `feature_key`, or computed and stored there.
 
-    Args:
-        folder: made if need be.
-        key: from `feature_key`.
-        rows: the number of images.
-        batches: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on.
+    `batches`: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on.
     """
     path = folder / f"{key}.npy"
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +130,5 @@ def _progress(part: Path, note: Path, rows: int) -> tuple[int, int]:
 def _header(rows: int, size: int) -> bytes:
     """The beginning of an .npy file of float32 [rows, size]."""
     out = io.BytesIO()
-    values = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
-    np.lib.format.write_array_header_1_0(out, values)
+    np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (rows, size)})
     return out.getvalue()

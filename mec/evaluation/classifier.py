@@ -146,16 +146,11 @@ def train_classifier(
 
     Args:
         head: features [m, e] -> logits [m, classes].
-        train: images, and labels: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent) and 0 (takes
-            no part).
-        seed: of order and views.
+        train: images, and labels: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent), 0 (no part).
         after_epoch: called with the number of epochs done; finds both in evaluation mode.
-        console: shows a progress bar.
         state: where the training is kept, to be resumed after a stop; default: nowhere.
 
-    Raises:
-        Diverged: the loss is not finite.
-        TrainingStopped: too many images cannot be read.
+    Raises Diverged: the loss is not finite; TrainingStopped: too many images cannot be read.
     """
     encoder, info, device = subject.encoder, subject.info, torch.device(subject.device)
     view = View(
@@ -241,15 +236,9 @@ def classifier_optimizer(encoder: nn.Module, head: nn.Module, recipe: Training, 
     """SGD or LARS over backbone and head; each group knows its full rate. LARS adapts at weight decay 0 too."""
     scale = batch_size / 256 if recipe.scaled else 1.0
     head_lr = recipe.base_lr if recipe.head_lr is None else recipe.head_lr
-    groups = [{"params": list(head.parameters()), "lr": head_lr * scale, "full_lr": head_lr * scale}]
-    if not recipe.frozen:
-        lr = recipe.base_lr * scale
-        groups.append({"params": list(encoder.parameters()), "lr": lr, "full_lr": lr})
-    options: dict[str, Any] = {
-        "momentum": recipe.momentum,
-        "nesterov": recipe.nesterov,
-        "weight_decay": recipe.weight_decay,
-    }
+    rates = [(head, head_lr * scale)] + [(encoder, recipe.base_lr * scale)] * (not recipe.frozen)
+    groups = [{"params": list(module.parameters()), "lr": lr, "full_lr": lr} for module, lr in rates]
+    options: Any = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "lars":  # as LARS' paper has it, without clipping
         return Lars(groups, lr=1.0, trust_coeff=recipe.trust, always_adapt=True, **options)
     return torch.optim.SGD(groups, lr=1.0, **options)

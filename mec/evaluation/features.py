@@ -64,17 +64,13 @@ def extract(
     An image that cannot be read, at two attempts, is left out with its label, unless `whole` makes that an error.
 
     Args:
-        encoder: images [m, 3, s, s] -> features [m, e].
-        split: images and labels.
+        encoder: images [m, 3, s, s] -> features [m, e], on `device`.
         transform: PIL image or uint8 images [m, 3, h, w] -> the encoder's input.
-        device: of the encoder.
-        batch_size: images at a time.
         workers: processes that decode images.
         cache: folder where features are stored and found again, see `cache`; None: they are only in memory.
         whole: refuse images that cannot be read, instead of leaving them out.
 
-    Raises:
-        BadInput: too many images cannot be read, or one with `whole`.
+    Raises BadInput: too many images cannot be read, or one with `whole`.
     """
 
     @torch.no_grad()

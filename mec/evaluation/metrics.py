@@ -39,11 +39,9 @@ def mean_per_class(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
-    """11-point average precision of one class, 0 to 1; nan where no label is 1.
+    """11-point average precision of one class, 0 to 1, of scores [n]; nan where no label is 1.
 
-    Args:
-        scores: [n], higher is likelier.
-        labels: [n], 1 present, -1 absent, 0 only difficult instances: such images are left out.
+    Labels [n] are 1, present; -1, absent; 0, only difficult instances: such images are left out.
 
     Source: PASCAL VOC 2007; see `eleven_point_precision`. An operating point is a distinct score.
     """

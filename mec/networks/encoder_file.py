@@ -66,17 +66,12 @@ def encoder_file(run: str | Path) -> Path:
     """The encoder's file of a run folder, or the file itself.
     Raises FileNotFoundError: there is none; names what lies near."""
     path = Path(run)
-    if path.is_dir():
-        if not (path / ENCODER).exists():
-            near = sorted(p.parent.name for p in path.parent.glob(f"*/{ENCODER}")) + sorted(
-                p.parent.name for p in path.glob(f"*/{ENCODER}")
-            )
-            raise FileNotFoundError(f"{path}: no {ENCODER} in it. Runs with one near it: {', '.join(near) or 'none'}.")
-        return path / ENCODER
-    if not path.exists():
-        near = sorted(p.parent.name for p in path.parent.glob(f"*/{ENCODER}")) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"{path}: no such run or file. Runs near it: {', '.join(near) or 'none'}.")
-    return path
+    file = path / ENCODER if path.is_dir() else path
+    if not file.exists():
+        near = [found.parent.name for folder in (path.parent, path) for found in sorted(folder.glob(f"*/{ENCODER}"))]
+        what = f"no {ENCODER} in it. Runs with one near it" if path.is_dir() else "no such run or file. Runs near it"
+        raise FileNotFoundError(f"{path}: {what}: {', '.join(near) or 'none'}.")
+    return file
 
 
 def read_info(run: str | Path) -> EncoderInfo:

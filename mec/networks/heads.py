@@ -14,12 +14,8 @@ def projector(
 ) -> nn.Module:
     """Linear-BN-ReLU a layer, the last Linear-BN without affine; layers before a BN have no bias, it would cancel it.
 
-    Args:
-        features: size of what comes in.
-        widths: of the layers; none for an empty projector.
-        hidden: bn-relu, relu, gelu or bn-gelu, after each hidden linear layer; with gelu, weights start as DINO's.
-        output: bn (without affine), bn-affine, linear (without bias) or linear-bias.
-        prototypes: above 0, cosines with so many rows come last.
+    With `hidden` gelu or bn-gelu, weights start as DINO's; `output` is bn (without affine), bn-affine, linear (without
+    bias) or linear-bias. With `prototypes` above 0, cosines with so many rows come last.
 
     Source: the released code's sizes and layers (protocol: three layers, 2048 wide); paper, appendix C.
     """

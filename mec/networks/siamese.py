@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -81,13 +82,7 @@ class Siamese(nn.Module):
 
 def runs_of_one_shape(views: Sequence[Tensor]) -> list[list[Tensor]]:
     """Neighbouring views of one shape, together."""
-    runs: list[list[Tensor]] = []
-    for view in views:
-        if runs and runs[-1][0].shape == view.shape:
-            runs[-1].append(view)
-        else:
-            runs.append([view])
-    return runs
+    return [list(run) for _, run in itertools.groupby(views, key=lambda view: view.shape)]
 
 
 def build_siamese(network: Network, encoder: nn.Module, features: int) -> Siamese:

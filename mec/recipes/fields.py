@@ -115,14 +115,9 @@ def in_words(hint: Any) -> str:
 def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "", passed_over: list[str] | None = None) -> T:
     """A dataclass from what `dataclasses.asdict` and JSON made of it; fields that are missing take their defaults.
 
-    Args:
-        kind: the dataclass.
-        values: by field.
-        key: where the values stand, for errors.
-        passed_over: gets the keys that the dataclass does not have. None: such a key is an error.
+    `key` says where the values stand, for errors; `passed_over` gets the keys that the dataclass does not have.
 
-    Raises:
-        BadInput: a key that is not known (with the nearest), a value that does not fit, or one missing without default.
+    Raises BadInput: a key that is not known (but for `passed_over`), a value that does not fit, or one missing.
     """
     hints, start = hints_of(kind), f"{key}." if key else ""
     unknown = [name for name in values if name not in hints]
@@ -140,16 +135,14 @@ def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "", passed_ov
 def from_file(kind: type[T], values: Any, path: object) -> T:
     """A dataclass from what a file of some version holds: what is not known is passed over, and a warning names it.
 
-    Raises:
-        BadInput: not the fields of this dataclass, or values that do not fit; it says so if a newer version wrote them.
+    Raises BadInput: not the fields of this dataclass, or values that do not fit; says if a newer version wrote them.
     """
     if not isinstance(values, Mapping):
         raise BadInput(f"{path}: holds {type(values).__name__}, not named values: not written by mec, or damaged.")
     passed_over: list[str] = []
     written = str(values.get("version", ""))
-    newer = (
-        f"written by mec {written}, newer than this {__version__}" if numbered(written) > numbered(__version__) else ""
-    )
+    is_newer = numbered(written) > numbered(__version__)
+    newer = f"written by mec {written}, newer than this {__version__}" if is_newer else ""
     try:
         found = from_dict(kind, values, passed_over=passed_over)
     except BadInput as error:

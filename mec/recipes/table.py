@@ -24,12 +24,9 @@ DIGITS = Recipe(
     settings={"distortion": 0.25},  # larger than for photographs: ten classes need few directions, docs/log.md
     network=Network("resnet10-fast", projector=(512, 128), target_momentum=0.99),  # of methods that have one
     optimizer=Optimizer(base_lr=2.0, warmup_epochs=1),  # 0.5 at batch 64
-    batch_size=64,
-    epochs=37,
-    precision="fp32",
+    batch_size=64, epochs=37, precision="fp32",
     expects={"1 label a class (%)": 88.9, "5 labels a class (%)": 96.5, "k-NN (%)": 98.6},
-)
-
+)  # fmt: skip
 
 CIFAR10_PAPER = Recipe(
     source="Liu et al., NeurIPS 2022, appendices B and H; view parameters and warm-up are not stated there",
@@ -37,11 +34,8 @@ CIFAR10_PAPER = Recipe(
     settings={"distortion": 0.12, "order": 4},
     views=(replace(CIFAR_VIEW, copies=2),),
     network=Network("resnet18", projector=(2048, 2048)),  # symmetric: Algorithm 1 has no predictor and no target
-    optimizer=Optimizer(base_lr=0.03, weight_decay=5e-4),
-    batch_size=1024,
-    epochs=600,
-)
-
+    optimizer=Optimizer(base_lr=0.03, weight_decay=5e-4), batch_size=1024, epochs=600,
+)  # fmt: skip
 
 IMAGENET_100EP = Recipe(
     source="Liu et al., NeurIPS 2022, appendix C",
@@ -49,19 +43,14 @@ IMAGENET_100EP = Recipe(
     settings={"distortion": 0.06, "order": 4},
     views=BYOL_VIEWS,
     network=Network("resnet50", projector=(2048,) * 3, predictor=(512, 2048), target="momentum"),
-    optimizer=Optimizer(base_lr=0.5, warmup_epochs=10, weight_decay=1e-5),
-    batch_size=1024,
-    epochs=100,
-)
-
+    optimizer=Optimizer(base_lr=0.5, warmup_epochs=10, weight_decay=1e-5), batch_size=1024, epochs=100,
+)  # fmt: skip
 
 IMAGENET_800EP = replace(
     IMAGENET_100EP,
     optimizer=Optimizer("lars", base_lr=0.3, warmup_epochs=10, weight_decay=1.5e-6, decay_1d=False),
-    batch_size=4096,
-    epochs=800,
-    expects=top_1(74.5),  # Table 7
-)
+    batch_size=4096, epochs=800, expects=top_1(74.5),  # Table 7
+)  # fmt: skip
 
 # A base that `auto` changes to fit the data and the machine (mec/training/auto.py).
 AUTO = Recipe(

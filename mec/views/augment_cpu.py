@@ -155,17 +155,10 @@ def colour(
     std: tuple[float, ...],
     threads: int,
 ) -> np.ndarray:
-    """Images [n, 3, h, w] (uint8, or float32 in [0, 1]) -> float32, normalised by mean and std.
+    """Images [n, 3, h, w] (contiguous; uint8, or float32 in [0, 1]) -> others, float32, normalised by mean and std.
 
-    Args:
-        images: contiguous; not changed.
-        jitter: of the n images.
-        grey: [n] bool, which become grey after the jitter.
-        taps: [n, 1 + r] of the blur, its middle and one side.
-        reach: [n] px; 0: no blur.
-        solarize: [n] bool, which have their upper half inverted last.
-        mean, std: of the three channels.
-        threads: at most this many, where there is enough to do.
+    After the jitter come grey ([n] bool), blur (taps [n, 1 + r]: its middle and one side; reach [n] px, 0 for none) and
+    solarize ([n] bool). At most so many threads, where there is enough to do.
     """
     out = np.empty(images.shape, np.float32)
     unit = np.float32(1 / 255 if images.dtype == np.uint8 else 1)

@@ -21,21 +21,10 @@ from mec.views.augment_gpu import HUE, Jitter, apply_jitter, blur_taps, gaussian
 
 # The columns of uniform numbers that each parameter of a view uses: (first column, how many).
 COLUMNS = {
-    "area": (0, 10),
-    "ratio": (10, 10),
-    "top": (20, 1),
-    "left": (21, 1),
-    "flip": (22, 1),
-    "affine": (23, 5),
-    "jitter": (28, 1),
-    "factors": (29, 4),
-    "order": (33, 4),
-    "grey": (37, 1),
-    "blur": (38, 1),
-    "sigma": (39, 1),
-    "solarize": (40, 1),
-    "noise": (41, 0),  # and all columns after it
-}
+    "area": (0, 10), "ratio": (10, 10), "top": (20, 1), "left": (21, 1), "flip": (22, 1), "affine": (23, 5),
+    "jitter": (28, 1), "factors": (29, 4), "order": (33, 4), "grey": (37, 1), "blur": (38, 1), "sigma": (39, 1),
+    "solarize": (40, 1), "noise": (41, 0),  # and all columns after it
+}  # fmt: skip
 
 
 def uniforms(

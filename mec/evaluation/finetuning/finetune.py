@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from mec.data.dataset import Data, Split
 from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
-from mec.evaluation.features import Features, extract, tell_skipped
+from mec.evaluation.features import extract, tell_skipped
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
+from mec.evaluation.subject import Subject
 from mec.networks.encoder_file import image_transform
 from mec.runtime.checkpoints import Checkpoints
 
-if TYPE_CHECKING:
-    from mec.evaluation.subject import Subject
-
-
+_SIMCLR = Training(
+    "SimCLR, appendix B.8", 0.01, scaled=False, batch_size=256, steps=20_000, nesterov=True, schedule="cosine by step",
+    norm_rule=True, interpolation="bicubic",
+)  # fmt: skip
 FINETUNES = {
-    "simclr": Training(
-        source="SimCLR, appendix B.8",
-        base_lr=0.01, scaled=False, batch_size=256, steps=20_000, nesterov=True, schedule="cosine by step",
-        norm_rule=True, interpolation="bicubic",
-    ),
-    "simclr-random": Training(
-        source="SimCLR, appendix B.8: from random weights",
-        base_lr=0.1, scaled=False, batch_size=256, steps=40_000, nesterov=True, schedule="cosine by step",
-        norm_rule=True, interpolation="bicubic",
-    ),
+    "simclr": _SIMCLR,
+    "simclr-random": replace(_SIMCLR, source=f"{_SIMCLR.source}: from random weights", base_lr=0.1, steps=40_000),
     "budget": Training(
-        source="ssl-transfer's finetune.py",
-        base_lr=0.01, scaled=False, batch_size=64, steps=5_000, nesterov=True, schedule="cosine by step",
-        interpolation="bicubic", resize=1.0,
+        "ssl-transfer's finetune.py", 0.01, scaled=False, batch_size=64, steps=5_000, nesterov=True,
+        schedule="cosine by step", interpolation="bicubic", resize=1.0,
     ),
 }  # fmt: skip
 
@@ -50,28 +41,12 @@ def finetuned(
 ) -> tuple[nn.Module, nn.Module]:
     """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
 
-    Args:
-        subject: what to start from.
-        train: the images.
-        classes: width of the head.
-        recipe: how.
-        seed: for head, data order and augmentation.
-        state: checkpoints of an interrupted training.
+    The seed decides the head, the order of the data and its augmentation; an interrupted training resumes from `state`.
     """
     tuned = replace(subject, encoder=copy.deepcopy(subject.encoder))
     head = new_head(subject.info.feature_size, classes, recipe, seed)
     train_classifier(tuned, head, train, recipe, seed=seed, console=progress_console(), state=state)
     return tuned.encoder, head
-
-
-@torch.no_grad()
-def scores_of(subject: Subject, encoder: nn.Module, head: nn.Module, split: Split, recipe: Training) -> Features:
-    """Logits [n, classes] of a split's images, without augmentation, and their labels, on the CPU."""
-    transform = image_transform(replace(subject.info, interpolation=recipe.interpolation), recipe.resize)
-    both = nn.Sequential(encoder, head)
-    found = extract(both, split, transform, device=subject.device, workers=subject.workers)
-    tell_skipped([found], progress_console())
-    return found
 
 
 def finetune(subject: Subject, data: Data, recipe: Training, *, seed: int = 0) -> list[Result]:
@@ -88,10 +63,13 @@ def tuned_results(
     Interrupted, it resumes from its last checkpoint (one every ten minutes) when it is called again.
     """
     assert data.test is not None
-    test = data.test.labelled()
     state = unfinished(subject, protocol, data, train, recipe, seed)
     encoder, head = finetuned(subject, train, len(data.classes), recipe, seed=seed, state=state)
-    found = scores_of(subject, encoder, head, test, recipe)
+    transform = image_transform(replace(subject.info, interpolation=recipe.interpolation), recipe.resize)
+    classifier, test = nn.Sequential(encoder, head), data.test.labelled()
+    with torch.no_grad():
+        found = extract(classifier, test, transform, device=subject.device, workers=subject.workers)
+    tell_skipped([found], progress_console())
     scores, labels = found.x.numpy(), found.y.numpy()
     settings = {**recipe_settings(recipe), "train": len(train)}
     state.remove()

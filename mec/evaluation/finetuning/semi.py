@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,35 +13,22 @@ from mec.errors import BadInput
 from mec.evaluation.classifier import Training, suited
 from mec.evaluation.finetuning.finetune import tuned_results
 from mec.evaluation.results import Result, labelled
+from mec.evaluation.subject import Subject
 from mec.views.views import uniforms
 
-if TYPE_CHECKING:
-    from mec.evaluation.subject import Subject
-
-
-_SIMCLR = Training(
-    source="SimCLR, appendix B.5", base_lr=0.05, batch_size=4096, nesterov=True, schedule="cosine by step"
-)
-
+# fmt: off
+_SIMCLR = Training("SimCLR, appendix B.5", 0.05, batch_size=4096, nesterov=True, schedule="cosine by step")
 _SWAV = Training(
-    source="SwAV's README and eval_semisup.py", base_lr=0.02, head_lr=5.0, scaled=False, epochs=20, schedule="drops",
-    drops=(12, 16), drop=0.2,
-)  # fmt: skip
-
-_VICREG = Training(
-    source="VICReg's README and evaluate.py", base_lr=0.03, head_lr=0.08, scaled=False, epochs=20
-)  # fmt: skip
-
-_BARLOW = Training(
-    source="Barlow Twins' README and evaluate.py", base_lr=0.005, head_lr=0.5, scaled=False, epochs=20
-)  # fmt: skip
-
-_PAPER = Training(source="MEC paper, appendix C", base_lr=0.05, batch_size=1024, epochs=50)
-
+    "SwAV's README and eval_semisup.py", 0.02, head_lr=5.0, scaled=False, epochs=20,
+    schedule="drops", drops=(12, 16), drop=0.2,
+)
+_VICREG = Training("VICReg's README and evaluate.py", 0.03, head_lr=0.08, scaled=False, epochs=20)
+_BARLOW = Training("Barlow Twins' README and evaluate.py", 0.005, head_lr=0.5, scaled=False, epochs=20)
+_PAPER = Training("MEC paper, appendix C", 0.05, batch_size=1024, epochs=50)
 _VISSL = Training(
-    source="VISSL's configs/config/benchmark/semi_supervised", base_lr=0.05, epochs=70, nesterov=True,
-    schedule="drops", drops=(30,),
-)  # fmt: skip
+    "VISSL's configs/config/benchmark/semi_supervised", 0.05, epochs=70, nesterov=True, schedule="drops", drops=(30,),
+)
+# fmt: on
 
 # For 1 % of the labels, and for 10 %; None where none is published.
 SEMI: dict[str, tuple[Training, Training | None]] = {
@@ -79,16 +65,11 @@ def share_asked(labels: str, part: Split, everything: Split) -> float:
 
 
 def labelled_part(split: Split, labels: str, seed: int) -> Split:
-    """The training images that keep their label.
+    """Of all labelled training images those that keep their label.
 
-    Args:
-        split: all labelled training images.
-        labels: "1%", "10%" or another share; or a file of names, one per line, as SimCLR publishes them.
-        seed: of the draw.
+    labels: "1%", "10%" or another share, drawn; or a file of names, one per line, as SimCLR publishes them.
 
-    Raises:
-        BadInput: not a share between 0 and 100 %, or a list that does not fit the images.
-        FileNotFoundError: no such file.
+    Raises BadInput: not a share between 0 and 100 %, or a list that does not fit; FileNotFoundError: no such file.
     """
     if labels.endswith("%"):
         try:

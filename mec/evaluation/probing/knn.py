@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mec.errors import BadInput
 from mec.evaluation.features import Features
@@ -19,18 +20,12 @@ def knn(
 ) -> list[Result]:
     """Top-1 and top-5 (%) of a vote of the k nearest rows of train, each weighing exp(cosine / temperature).
 
-    Args:
-        train: the bank.
-        test: the queries.
-        k: neighbours; several numbers share one search, and give two results each.
-        temperature: of the weights.
-        device: where similarities are computed.
+    Several numbers k share one search, and give two results each; one above the number of rows takes all of them.
+    Similarities are computed on `device`.
 
     Source: the k-NN protocol of DINO (protocol numbers: k 20, T 0.07); ties go to the lowest class.
 
-    Raises:
-        BadInput: k < 1, temperature <= 0, or features that are not finite. A k above the bank's size takes
-            the whole bank.
+    Raises BadInput: k < 1, temperature <= 0, or features that are not finite.
     """
     ks = [k] if isinstance(k, int) else list(k)
     if not ks or min(ks) < 1 or not temperature > 0:
@@ -60,11 +55,11 @@ def neighbours(
     are mapped from disk are read once.
     """
     k = min(k, len(train.x))
-    queries = unit(queries)
+    queries = F.normalize(queries.float(), dim=1)
     similarity = torch.empty(len(queries), 0)
     index = torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(train.x), at_once[1]):
-        part = unit(train.x[start : start + at_once[1]]).T.to(device)
+        part = F.normalize(train.x[start : start + at_once[1]].float(), dim=1).T.to(device)
         few = min(k, part.shape[1])
         found = [(rows.to(device) @ part).topk(few, dim=1) for rows in queries.split(at_once[0])]
         similarity = torch.cat([similarity, torch.cat([values.cpu() for values, _ in found])], 1)
@@ -79,10 +74,6 @@ def weighted_votes(similarity: Tensor, labels: Tensor, classes: int, temperature
     # exp(1 / 0.07) is 1.6e6: fine in float32, but the maximum is taken off so that any temperature is.
     weight = ((similarity - similarity[:, :1]) / temperature).exp()
     return torch.zeros(len(similarity), classes).scatter_add_(1, labels, weight)
-
-
-def unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.float(), dim=1)
 
 
 def classes_of(train: Features) -> int:

@@ -61,11 +61,9 @@ def prepare(x: Tensor | np.ndarray, y: Tensor | np.ndarray, classes: int, *, dev
         y: [n] classes from 0, fitted together (two classes: one logistic curve, as scikit-learn has it), or [n, c] of
             1, -1 and 0, fitted apart, where a pair of image and class with 0 is left out of the loss.
         classes: c, of the answer's columns. A class that y never names (or never denies) gets the weight 0.
-        device: where the sums over rows run.
-        dtype: of these sums' terms; the objective is added up in float64.
+        device, dtype: of the sums over rows; the objective is added up in float64.
 
-    Raises:
-        BadInput: shapes do not fit, a value is not finite, or nothing to tell apart.
+    Raises BadInput: shapes do not fit, a value is not finite, or nothing to tell apart.
     """
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.ndim != 2 or y.shape not in (x.shape[:1], (len(x), classes)):
@@ -155,9 +153,7 @@ def solve(problem: Problem, penalty: float, start: np.ndarray | None = None) -> 
     if first == 0:  # nothing is left to gain
         return at, first, 0
     options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "maxcor": 20, "maxls": 30, "ftol": 0.0, "gtol": 0.0}
-    found = minimize(
-        scaled, (at / scale).ravel(), jac=True, method="L-BFGS-B", callback=stop, options=options
-    )  # fmt: skip
+    found = minimize(scaled, (at / scale).ravel(), jac=True, method="L-BFGS-B", callback=stop, options=options)
     return found.x.reshape(at.shape) * scale, float(found.fun) * first, int(found.nit)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,42 +11,24 @@ from mec.data.dataset import Data
 from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
+from mec.evaluation.subject import Subject
 from mec.networks.encoder_file import image_transform
 
-if TYPE_CHECKING:
-    from mec.evaluation.subject import Subject
-
-
-PROBES = {
-    "paper": Training(
-        source="MEC paper, appendix C",
-        base_lr=0.05, batch_size=4096, epochs=100, optimizer="lars", frozen=True,
-    ),
+PROBES = {  # source, base learning rate, and what differs from the defaults of `Training`
+    "paper": Training("MEC paper, appendix C", 0.05, batch_size=4096, epochs=100, optimizer="lars", frozen=True),
     "released": Training(
-        source="MEC's released benchmarks/linearprob",
-        base_lr=0.03, batch_size=4096, epochs=100, optimizer="lars", frozen=True, head_norm=True,
+        "MEC's released benchmarks/linearprob", 0.03, batch_size=4096, optimizer="lars", frozen=True, head_norm=True
     ),
     "simclr": Training(
-        source="SimCLR, appendix B.6",
-        base_lr=0.1, batch_size=4096, epochs=90, nesterov=True, frozen=True, schedule="cosine by step",
+        "SimCLR, appendix B.6", 0.1, batch_size=4096, epochs=90, nesterov=True, frozen=True, schedule="cosine by step"
     ),
     "simsiam": Training(
-        source="SimSiam's probe, as mmselfsup has it",
-        base_lr=0.1, batch_size=4096, epochs=90, optimizer="lars", frozen=True,
+        "SimSiam's probe, as mmselfsup has it", 0.1, batch_size=4096, epochs=90, optimizer="lars", frozen=True
     ),
-    "barlow-twins": Training(
-        source="Barlow Twins' evaluate.py",
-        base_lr=0.3, scaled=False, weight_decay=1e-6, frozen=True,
-    ),
-    "vicreg": Training(
-        source="VICReg's README and evaluate.py",
-        base_lr=0.02, scaled=False, weight_decay=1e-6, frozen=True,
-    ),
-    "lightly": Training(
-        source="lightly's ImageNet benchmarks",
-        base_lr=0.1, epochs=90, frozen=True, schedule="cosine by step",
-    ),
-}  # fmt: skip
+    "barlow-twins": Training("Barlow Twins' evaluate.py", 0.3, scaled=False, weight_decay=1e-6, frozen=True),
+    "vicreg": Training("VICReg's README and evaluate.py", 0.02, scaled=False, weight_decay=1e-6, frozen=True),
+    "lightly": Training("lightly's ImageNet benchmarks", 0.1, epochs=90, frozen=True, schedule="cosine by step"),
+}
 
 ENOUGH = 3.0  # of `reach`, below which a probe hardly leaves its start
 
