@@ -173,8 +173,7 @@ def scan_tars(tars: Sequence[str]) -> Packed:
     state = []
     for number, tar in enumerate(tars):
         labels: dict[str, int] = {}
-        keys: list[str] = []
-        first = len(rows)
+        images: list[tuple[str, tarfile.TarInfo]] = []  # by key, which an image shares with its label
         try:
             with tarfile.open(tar, "r:") as file:
                 for member in file:
@@ -183,9 +182,7 @@ def scan_tars(tars: Sequence[str]) -> Packed:
                     if not member.isfile() or base.startswith("."):
                         continue
                     if f".{suffix.lower()}" in SUFFIXES:
-                        rows.append((number, member.offset_data, member.size, NO_CRC, -1))
-                        names.append(member.name)
-                        keys.append(f"{folder}/{stem}")
+                        images.append((f"{folder}/{stem}", member))
                     elif suffix == "cls":
                         content = file.extractfile(member)
                         words = content.read(20) if content else b""
@@ -193,7 +190,8 @@ def scan_tars(tars: Sequence[str]) -> Packed:
                             labels[f"{folder}/{stem}"] = int(words)
         except tarfile.TarError as error:
             raise BadInput(f"{tar}: not a readable tar file ({error}).") from error
-        rows[first:] = [(*row[:4], labels.get(key, -1)) for row, key in zip(rows[first:], keys)]
+        rows += [(number, image.offset_data, image.size, NO_CRC, labels.get(key, -1)) for key, image in images]
+        names += [image.name for _, image in images]
         state.append(f"{os.path.basename(tar)} {os.path.getsize(tar)}")
     if not rows:
         raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(SUFFIXES))}.")

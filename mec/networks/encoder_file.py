@@ -133,9 +133,8 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
     found = {name: tuple(t.shape) for name, t in weights.items()}
     if wanted != found:
         wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-        examples = "; ".join(
-            f"{n}: file {found.get(n, 'has none')}, module {wanted.get(n, 'has none')}" for n in wrong[:3]
-        )
+        none = "has none"
+        examples = "; ".join(f"{n}: file {found.get(n, none)}, module {wanted.get(n, none)}" for n in wrong[:3])
         raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
 
 

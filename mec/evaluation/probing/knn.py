@@ -39,10 +39,9 @@ def knn(
         best = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :5]
         right = best == test.y[:, None]
         settings = {"k": count, "temperature": temperature}
-        results += [
-            Result("knn", "top-1", 100 * right[:, :1].any(1).float().mean().item(), settings=settings),
-            Result("knn", "top-5", 100 * right.any(1).float().mean().item(), settings=settings),
-        ]
+        for most in (1, 5):
+            share = right[:, :most].any(1).float().mean().item()
+            results.append(Result("knn", f"top-{most}", 100 * share, settings=settings))
     return results
 
 
