@@ -5,6 +5,7 @@ Nothing is unpickled: .pth files are read with weights_only, and nothing is fetc
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -327,10 +328,9 @@ def local_weights(name: str) -> Path:
     import torchvision
 
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
+    published: list[Any] = []
+    with contextlib.suppress(ValueError):  # not a torchvision name
         published = list(torchvision.models.get_model_weights(name))
-    except ValueError:
-        published = []  # not a torchvision name
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     addresses = [entry.url for entry in published] + ([config.url] if config is not None and config.url else [])
     looked = [str(cache / os.path.basename(str(address))) for address in addresses]
@@ -338,11 +338,9 @@ def local_weights(name: str) -> Path:
     if found is None and config is not None and config.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            hit = try_to_load_from_cache(config.hf_hub_id, file)
-            if isinstance(hit, str):
-                found = Path(hit)
-                break
+        files = ("model.safetensors", "pytorch_model.bin")
+        hits = (try_to_load_from_cache(config.hf_hub_id, file) for file in files)
+        found = next((Path(hit) for hit in hits if isinstance(hit, str)), None)
         looked.append(f"the Hugging Face cache of {config.hf_hub_id}")
     if found is None:
         raise FileNotFoundError(

@@ -89,7 +89,7 @@ def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
     Raises:
         BadInput: a folder or file is missing or cannot be read; says which, and what is there.
     """
-    ids, paths, sizes, counts, boxes, labels, difficult = [], [], [], [], [], [], []
+    photographs, boxes, labels, difficult = [], [], [], []
     for year, split in splits:
         folder = voc_folder(root, year)
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -103,32 +103,25 @@ def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
                 size = [int(_text(top, f"size/{side}")) for side in ("width", "height")]
                 objects = top.findall("object")
                 for found in objects:
-                    label = VOC_CLASSES.index(_text(found, "name"))
+                    labels.append(VOC_CLASSES.index(_text(found, "name")))
                     x0, y0, x1, y1 = (float(_text(found, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
                     boxes.append((x0 - 1, y0 - 1, x1, y1))
-                    labels.append(label)
                     difficult.append(found.findtext("difficult", "0").strip() == "1")
             except (OSError, ValueError, ElementTree.ParseError) as error:
                 raise BadInput(f"{file}: not a VOC annotation that can be read ({error}).") from error
-            ids.append(name)
-            paths.append(str(folder / "JPEGImages" / f"{name}.jpg"))
-            sizes.append(size)
-            counts.append(len(objects))
-    if not ids:
+            photographs.append((name, str(folder / "JPEGImages" / f"{name}.jpg"), size, len(objects)))
+    if not photographs:
         raise BadInput(f"{root}: its splits {', '.join(f'{y} {s}' for y, s in splits)} name no photograph.")
+    ids, paths, sizes, counts = zip(*photographs)
     return Annotations(
-        VOC_CLASSES, tuple(ids), tuple(paths), np.array(sizes), np.cumsum([0, *counts]),
+        VOC_CLASSES, ids, paths, np.array(sizes), np.cumsum([0, *counts]),
         np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels, dtype=np.int64),
         np.array(difficult, dtype=bool),
     )  # fmt: skip
 
 
 def voc_folder(root: Path, year: int) -> Path:
-    """VOC's files of a year.
-
-    Raises:
-        BadInput: they are not there; says what is.
-    """
+    """VOC's files of a year, refused where they are not there."""
     for folder in (root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"):
         if folder.is_dir():
             return folder
@@ -169,11 +162,10 @@ def read_coco(root: Path, split: str) -> Annotations:
         arrays = _coco_arrays(file)
         save_cache(known_by, "coco", **arrays)
     folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
-    names = [str(name) for name in arrays.pop("names")]
     return Annotations(
         classes=tuple(str(name) for name in arrays.pop("classes")),
         ids=tuple(str(number) for number in arrays.pop("ids")),
-        paths=tuple(str(folder / name) for name in names),
+        paths=tuple(str(folder / str(name)) for name in arrays.pop("names")),
         source=str(file),
         category_ids=tuple(int(number) for number in arrays.pop("category_ids")),
         **arrays,

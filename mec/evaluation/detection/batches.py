@@ -51,10 +51,7 @@ class Sizes:
 
 
 class TrainingBatches(torch.utils.data.Dataset):
-    """(iteration, first position, photographs) -> an example of each.
-
-    Size, mirroring and seed are functions of (seed, iteration, position in the batch).
-    """
+    """(iteration, first position, photographs) -> an example of each; what is drawn is by seed, iteration, position."""
 
     def __init__(self, annotations: Annotations, sizes: Sizes, seed: int, flip: float = 0.5):
         self.annotations, self.sizes, self.seed, self.flip = annotations, sizes, seed, flip
@@ -101,10 +98,10 @@ def example(
 
 def loader(dataset: torch.utils.data.Dataset, rows: Iterable[Any], workers: int) -> torch.utils.data.DataLoader:
     """The dataset's items at these rows, in order and as they are, prepared by so many processes."""
-    quiet, as_is = leave_signals_to_the_run, as_they_are
     return torch.utils.data.DataLoader(
-        dataset, batch_size=None, sampler=rows, num_workers=workers, collate_fn=as_is, worker_init_fn=quiet
-    )
+        dataset, batch_size=None, sampler=rows, num_workers=workers,
+        collate_fn=as_they_are, worker_init_fn=leave_signals_to_the_run,
+    )  # fmt: skip
 
 
 def as_they_are(batch: Any) -> Any:

@@ -130,19 +130,22 @@ def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind
     rows: list[dict[str, Any]] = []
     for image, found in zip(annotations.ids, detections):
         for n, (box, score, label) in enumerate(zip(found.boxes, found.scores, found.labels)):
-            (x0, y0, x1, y1), kinds = (float(v) for v in box), annotations.category_ids
-            row = {
-                "image_id": int(image), "category_id": kinds[label], "bbox": [x0, y0, x1 - x0, y1 - y0],
+            x0, y0, x1, y1 = (float(v) for v in box)
+            row: dict[str, Any] = {
+                "image_id": int(image),
+                "category_id": annotations.category_ids[label],
                 "score": float(score),
-            }  # fmt: skip
-            rows.append(row if kind == "bbox" or found.masks is None else row | {"segmentation": found.masks[n]})
+            }
+            if kind == "bbox":
+                row["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+            elif found.masks is not None:  # alone: areas of masks decide over sizes, not those of boxes
+                row["segmentation"] = found.masks[n]
+            rows.append(row)
     names = ("AP", "AP50", "AP75", "AP50 medium and large")
     if not rows:
         return dict.fromkeys(names, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = package.COCO(annotations.source)
-        if kind == "segm":  # areas of masks decide over sizes, not those of boxes
-            rows = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
         judge = package.COCOeval_faster(truth, truth.loadRes(rows), kind)
         judge.params.imgIds = [int(image) for image in annotations.ids]
         judge.params.maxDets = [1, 10, 100]

@@ -83,13 +83,9 @@ def preset_named(protocol: str, name: str | None) -> tuple[str, Preset]:
 
 
 def changed_preset(
-    preset: Preset,
-    *,
-    iterations: int | None = None,
-    batch_size: int | None = None,
-    seeds: Sequence[int] | None = None,
-    lr: float | None = None,
-) -> Preset:
+    preset: Preset, *, iterations: int | None = None, batch_size: int | None = None,
+    seeds: Sequence[int] | None = None, lr: float | None = None,
+) -> Preset:  # fmt: skip
     """The preset with what was asked for; warm-up and learning-rate steps scale with the iterations."""
     asked: dict[str, Any] = {"batch_size": batch_size, "seeds": tuple(seeds or ()) or None, "lr": lr}
     if iterations is not None:

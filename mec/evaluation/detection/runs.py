@@ -66,7 +66,12 @@ def detect(
     task = Task(subject, protocol, preset, train, test, fabric, ranks, console, bf16, save_minutes)
     out = subject.folder / f"{protocol}-{name}"
     start_folder(out, stored_settings(task), resume, ranks)
-    announce(task, name)
+    photographs = f"{len(train):,} photographs to train on, {len(test):,} to test on"
+    schedule = f"{preset.iterations:,} iterations of {preset.batch_size}, seeds {', '.join(map(str, preset.seeds))}"
+    where = f"on {fabric.device.type}"
+    console.print(f"{protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False)
+    if lacking := without_polygons(train).sum():
+        console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)
     rates = SWEEP if sweep else (preset.lr,)
     tried: dict[float, dict[str, Any]] = {}
     for rate in rates:
@@ -157,21 +162,14 @@ def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, A
 def stored_settings(task: Task) -> dict[str, Any]:
     """What decides the results of all runs of a folder: settings.json."""
     as_stored = json.loads(json.dumps(asdict(task.preset)))
-    return {
-        "protocol": task.protocol,
-        **{name: value for name, value in as_stored.items() if name not in ("seeds", "lr")},
-        "precision": "bf16" if task.bf16 else "fp32",
-        "checkpoint": task.subject.checkpoint,
-        "data_fingerprint": task.train.fingerprint() + task.test.fingerprint(),
-    }
+    settings = {name: value for name, value in as_stored.items() if name not in ("seeds", "lr")}
+    data = task.train.fingerprint() + task.test.fingerprint()
+    about = {"precision": "bf16" if task.bf16 else "fp32", "checkpoint": task.subject.checkpoint}
+    return {"protocol": task.protocol, **settings, **about, "data_fingerprint": data}
 
 
 def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ranks) -> None:
-    """An empty folder with settings.json, or the one to resume.
-
-    Raises:
-        BadInput: it holds a run and this is no resuming, or was started with other settings; names them.
-    """
+    """An empty folder with settings.json, or the one to resume; refused where it holds another run."""
     stored = out / SETTINGS
     if resume and stored.exists():
         check_same(read_json(stored), settings, out)
@@ -180,14 +178,3 @@ def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ra
         out.mkdir(parents=True, exist_ok=True)
         write_json(stored, settings)
     ranks.wait()
-
-
-def announce(task: Task, name: str) -> None:
-    """What will be trained and tested, in a line or two."""
-    preset, console = task.preset, task.console
-    photographs = f"{len(task.train):,} photographs to train on, {len(task.test):,} to test on"
-    schedule = f"{preset.iterations:,} iterations of {preset.batch_size}, seeds {', '.join(map(str, preset.seeds))}"
-    where = f"on {task.fabric.device.type}"
-    console.print(f"{task.protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False)
-    if lacking := without_polygons(task.train).sum():
-        console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)

@@ -34,11 +34,7 @@ def detections_of(
 
 
 def in_original(result: Mapping[str, Tensor], seen: tuple[int, int], original: tuple[int, int]) -> Detections:
-    """Detections in the px of the photograph as stored: scaled, clipped, emptied boxes left out, masks pasted.
-
-    Args:
-        seen, original: width and height.
-    """
+    """From px of the image seen (w, h) to the original's (w, h): scaled, clipped, empty ones left out, masks pasted."""
     scale = torch.tensor([original[0] / seen[0], original[1] / seen[1]] * 2)
     boxes = result["boxes"].float().cpu() * scale
     boxes = boxes.clamp(min=torch.zeros(4), max=torch.tensor([*original, *original], dtype=torch.float32))

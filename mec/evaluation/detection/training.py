@@ -209,11 +209,11 @@ def averaged_statistics(module: nn.Module) -> Iterator[None]:
     Counters and momenta are as before afterwards.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
+    before = [(norm, norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for an average of all
     yield
-    for norm, (momentum, counter) in zip(norms, before):
+    for norm, momentum, counter in before:
         norm.momentum = momentum
         norm.get_buffer("num_batches_tracked").copy_(counter)

@@ -64,7 +64,11 @@ def feature_maps(
     """
     waiting: list[tuple[Tensor, Path | None]] = []
     for frame in frames:
-        kept = None if cache is None else _place(cache, appearance, frame)
+        kept = None
+        if cache is not None:
+            state = hashlib.sha256(repr(tuple(frame.shape)).encode())
+            state.update(frame.contiguous().numpy().data)
+            kept = cache / appearance.fingerprint / f"{state.hexdigest()[:32]}.npy"
         found = kept is not None and kept.exists()
         if waiting and (found or len(waiting) == batch_size or waiting[0][0].shape != frame.shape):
             yield from _computed(appearance, waiting)
@@ -85,12 +89,6 @@ def _computed(appearance: Appearance, waiting: list[tuple[Tensor, Path | None]])
             with atomic(kept) as part, open(part, "wb") as file:
                 np.save(file, found.cpu().numpy())
         yield found
-
-
-def _place(cache: Path, appearance: Appearance, frame: Tensor) -> Path:
-    state = hashlib.sha256(repr(tuple(frame.shape)).encode())
-    state.update(frame.contiguous().numpy().data)
-    return cache / appearance.fingerprint / f"{state.hexdigest()[:32]}.npy"
 
 
 def open_appearance(encoder: Subject | nn.Module | str | Path, stage: int = 3, *, device: str = "cpu") -> Appearance:
@@ -151,7 +149,7 @@ def strided(module: Any, stage: int, name: str = "the encoder") -> nn.Module:
     if all(hasattr(module, part) for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")):
         for part in (module.layer3, module.layer4):
             _without_stride(part)
-        act = module.act1 if hasattr(module, "act1") else module.relu
+        act = getattr(module, "act1", None) or module.relu
         stages = (getattr(module, f"layer{i}") for i in range(1, stage + 1))
         body = nn.Sequential(module.conv1, module.bn1, act, module.maxpool, *stages)
         with torch.inference_mode():
@@ -215,13 +213,10 @@ class PatchMaps(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         frames = _whole_cells(frames)
         size = [side // CELL * self.patch for side in frames.shape[-2:]]
-        if self.patch < CELL:
-            frames = F.interpolate(frames, size, mode="area")
-        elif self.patch > CELL:
-            frames = F.interpolate(frames, size, mode="bilinear", align_corners=False)
-        return self.transformer.forward_intermediates(
-            frames, indices=[self.block], norm=self.last, stop_early=True, intermediates_only=True
-        )[0]
+        if self.patch != CELL:
+            frames = F.interpolate(frames, size, mode="area" if self.patch < CELL else "bilinear")
+        how = {"indices": [self.block], "norm": self.last, "stop_early": True, "intermediates_only": True}
+        return self.transformer.forward_intermediates(frames, **how)[0]
 
 
 def _whole_cells(frames: Tensor) -> Tensor:

@@ -52,11 +52,7 @@ class ClipBenchmark(Benchmark):
 
     @abstractmethod
     def read_detections(self, clip: Clip) -> Any:
-        """Of one sequence: its truth ("gt"), obs/NAME, or a folder of SEQUENCE.txt.
-
-        Raises:
-            BadInput, FileNotFoundError: not there, or not as `motfiles` reads it.
-        """
+        """Of one sequence: its truth ("gt"), obs/NAME, or a folder of SEQUENCE.txt, as `motfiles` reads them."""
 
     @abstractmethod
     def read_truth(self, path: Path, length: int) -> Any:
@@ -70,11 +66,7 @@ class ClipBenchmark(Benchmark):
         return next((f for f in by_frame if f.is_dir()), None), files[0] if files[0].is_file() else files[1]
 
     def judged(self, clips: Sequence[Clip]) -> dict[str, int]:
-        """Lengths of the sequences that have a truth, which is read here so that what is wrong with it is said early.
-
-        Raises:
-            BadInput: some have one and some not.
-        """
+        """Lengths of the sequences that have a truth (all or none); it is read here, so that errors come early."""
         have = [clip for clip in clips if (clip.folder / "gt" / "gt.txt").is_file()]
         if have and len(have) < len(clips):
             place = next(clip.folder for clip in clips if clip not in have)
@@ -224,11 +216,7 @@ def by_frame(rows: Iterable[MaskRow]) -> defaultdict[int, list[MaskRow]]:
 
 
 def clip_frames(clip: Clip) -> Iterator[Tensor]:
-    """The frames of a sequence, uint8 [3, h, w].
-
-    Raises:
-        BadInput: one cannot be read, or has another size than seqinfo.ini says.
-    """
+    """The frames of a sequence, uint8 [3, h, w]; refused where one is of another size than seqinfo.ini says."""
     for path, frame in zip(clip.frames, frames_of(clip.frames)):
         h, w = frame.shape[1:]
         if (h, w) != clip.size:

@@ -26,11 +26,9 @@ ROWS, COLUMNS = 4, 10  # of a box, in the source's order although people are tal
 MOST_CELLS = 200  # of a mask
 SAME_BOX = 0.7  # of two masks in a frame: the later is left out
 TORSO = (2, 3, 9, 12, 8)
-
 LIMBS = (
     (9, 10), (10, 11), (8, 7), (7, 6), (9, 12), (8, 12), (12, 14), (9, 3), (3, 4), (4, 5), (8, 2), (2, 1), (1, 0),
 )  # fmt: skip
-
 JOINTS = 15  # ids 0 to 14
 UNSEEN = (-100.0, -100.0, -90.0, -90.0)  # box of a pose without joints: beside the image
 

@@ -167,11 +167,7 @@ class Videos(Protocol):
         yield from chain.from_iterable(self.checked(subject, places))
 
     def checked(self, subject: Subject, places: dict[str, Path]) -> list[Iterable[Result]]:
-        """The runs over the benchmarks, before the first of them takes its hours; those that cannot run are named.
-
-        Raises:
-            BadInput: none can.
-        """
+        """The runs, before the first takes its hours; those that cannot run are named, and refused where none can."""
         runs, complaints = [], []
         for word, place in places.items():
             known = {*field_names(BENCHMARKS[word])} & {"stage", "head", "mode", "motion", "video"}

@@ -25,15 +25,7 @@ from mec.errors import BadInput
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances, feature_maps
-from mec.evaluation.tracking.video import (
-    chosen_names,
-    files_fingerprint,
-    frames_of,
-    read_frame,
-    speed,
-    with_masks,
-    write_video,
-)
+from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_masks, write_video
 from mec.runtime.files import missing
 
 MEMORY = 5  # frames before the present one
@@ -62,10 +54,8 @@ def read_davis(root: Path, names: tuple[str, ...] = ()) -> list[MaskVideo]:
     """
     path = root / "ImageSets" / "2017" / "val.txt"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file. vos needs DAVIS-2017's layout: ImageSets/2017/val.txt, JPEGImages/480p/NAME/*.jpg, "
-            "Annotations/480p/NAME/*.png."
-        )
+        layout = "ImageSets/2017/val.txt, JPEGImages/480p/NAME/*.jpg, Annotations/480p/NAME/*.png"
+        raise FileNotFoundError(f"{path}: no such file. vos needs DAVIS-2017's layout: {layout}.")
     videos = []
     for name in chosen_names(path.read_text().split(), names, path):
         folder, masked = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
@@ -204,10 +194,8 @@ def segment(
             memory.extend([(features, soft)] * MEMORY)
         else:
             if features.shape != first[0].shape[1:]:
-                raise BadInput(
-                    f"frame {number} has {[*features.shape[1:]]} cells, the first {[*first[0].shape[2:]]}: all frames "
-                    "of a video have one size."
-                )
+                cells = f"{[*features.shape[1:]]} cells, the first {[*first[0].shape[2:]]}"
+                raise BadInput(f"frame {number} has {cells}: all frames of a video have one size.")
             keys, labels = (torch.stack(several) for several in zip(*memory))
             soft = propagate(features, first, (keys, labels))
             memory.append((features, soft))
@@ -224,8 +212,7 @@ def measure_vos(
     cache: Path | None = None,
     video: str | None = None,
 ) -> Iterator[Result]:
-    """Results of masks that stay as they were in the first frame, then of each stage; masks go to
-    FOLDER/vos/stageN/NAME/*.png.
+    """Results of masks that never move, then of each stage; masks go to FOLDER/vos/stageN/NAME/*.png.
 
     The data are read and checked at once, the results come as they are asked for.
 
@@ -238,7 +225,7 @@ def measure_vos(
     videos = read_davis(root, names)
     files = [path for each in videos for path in (*each.frames, *each.masks)]
     where = {"data": "DAVIS2017", "split": "val", "data_fingerprint": files_fingerprint(files, root)}
-    sizes = [read_frame(each.frames[0]).shape[1:] for each in videos]
+    sizes = [next(frames_of(each.frames[:1])).shape[1:] for each in videos]
     firsts = [first_mask(each, (size[1], size[0])) for each, size in zip(videos, sizes)]
     maps = appearances(subject, stage)
 

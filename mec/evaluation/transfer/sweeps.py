@@ -108,11 +108,9 @@ def transfer(
         }  # fmt: skip
         if finetuning is not None:
             settings["recipe"] = asdict(finetuning)
-        about = {
-            **settings, "checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint, "version": __version__,
-            "mean": subject.info.mean, "std": subject.info.std,
-        }  # fmt: skip
-        ledger = Ledger(folder, f"{name}-{mode}", about)
+        about = {"checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint, "version": __version__}
+        moments = {"mean": subject.info.mean, "std": subject.info.std}
+        ledger = Ledger(folder, f"{name}-{mode}", {**settings, **about, **moments})
         if parts.drawn:
             write_text(folder / f"{name}-split.json", json.dumps({"seed": choices.seed, **parts.drawn}) + "\n")
         sizes = f"{len(parts.fit)} + {len(parts.held_out)} training images, {len(parts.test)} to test"
@@ -197,16 +195,9 @@ def linear_transfer(
 
 
 def logistic_transfer(
-    fit: Labelled,
-    held_out: Labelled,
-    test: Labelled,
-    parts: Parts,
-    ledger: Ledger,
-    *,
-    standardise: bool = False,
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+    fit: Labelled, held_out: Labelled, test: Labelled, parts: Parts, ledger: Ledger,
+    *, standardise: bool = False, device: str = "cpu", say: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
     """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`."""
     (x, y), (x_held, y_held), (x_test, y_test) = fit, held_out, test
     metric, classes = METRICS[parts.metric], len(parts.classes)
