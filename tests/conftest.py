@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test runs beside others; read when torch and numba are loaded
+
 import pytest
 import torch
 from helpers import digit_images, tiny_run

@@ -46,6 +46,7 @@ from mec.networks.encoder_file import load_encoder
 from mec.recipes.recipe import View
 from mec.recipes.table import RECIPES
 from mec.runtime.checkpoints import checkpoints, in_run
+from mec.runtime.progress import TrainingProgress
 from mec.training import runlog, trainer
 from mec.training.health import read_metrics
 from mec.training.pretrain import pretrain
@@ -307,7 +308,7 @@ def test_accuracy_on_the_way_is_no_error_where_the_encoder_has_diverged(tmp_path
     for parameter in subject.encoder.parameters():
         nn.init.constant_(parameter, torch.nan)
     watch = runlog.Watch(tmp_path, open_data("digits"), subject.info, torch.device("cpu"), Console(quiet=True))
-    assert np.isnan(watch.measure(subject.encoder, 1, watch.progress(2, 0)))
+    assert np.isnan(watch.measure(subject.encoder, 1, TrainingProgress(watch.console, 2, 0)))
 
 
 def test_fewer_images_than_a_batch_names_both_numbers_and_the_batch_that_fits(tmp_path, capsys):

@@ -42,7 +42,9 @@ def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, m
     exec(code, known)
     assert [r.metric for r in known["few"]] == ["top-1", "top-1"]
     assert known["linear"][0].value > 80  # of a digit after two epochs; 10 by chance
-    assert known["pixels"][0].value == pytest.approx(98.0, abs=0.5)
+    assert known["pixels"][0].value == pytest.approx(
+        97.2, abs=0.5
+    )  # 20 neighbours of colours as they are, not of grey values
     assert np.load("features.npz")["features"].shape == known["features"].x.shape == (6, known["features"].x.shape[1])
     assert known["weights"].exists()
     assert Path("runs/compare/compare.png").exists()

@@ -31,11 +31,6 @@ class Coding(Timed):
     repeats: Annotated[int, FROM_1] = 7
     """Rounds in which each contender runs once; medians and ranges are over them."""
 
-    def run(self) -> None:
-        from mec.bench.coding import bench_coding
-
-        bench_coding(**vars(self))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Timed):
@@ -53,11 +48,6 @@ class Step(Timed):
     """In place of the recipe's."""
     repeats: Annotated[int, FROM_1] = 7
     """Rounds in which each contender runs once; medians and ranges are over them."""
-
-    def run(self) -> None:
-        from mec.bench.step import bench_step
-
-        bench_step(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,16 @@ Leave the machine alone meanwhile: other work on its cores spoils every figure."
     )
 
     def run(self) -> None:
-        self.what.run()
+        if isinstance(self.what, Coding):
+            from mec.bench.coding import bench_coding
+
+            bench_coding(**vars(self.what))
+        elif isinstance(self.what, Step):
+            from mec.bench.step import bench_step
+
+            bench_step(**vars(self.what))
+        else:
+            self.what.run()
 
 
 @dataclass(frozen=True)
@@ -99,4 +108,13 @@ class Figure:
     which: Annotated[ApproximationFigure, subcommand("coding")] | Annotated[DistortionFigure, subcommand("distortion")]
 
     def run(self) -> None:
-        self.which.run()
+        if isinstance(self.which, ApproximationFigure):
+            from mec.reports.approximation import approximation_study
+
+            approximation_study(**vars(self.which))
+        else:
+            from mec.reports.distortion import distortion_study
+            from mec.runtime.memory import keep_freed
+
+            keep_freed()
+            distortion_study(**vars(self.which))

@@ -109,11 +109,6 @@ class ApproximationFigure:
     out: Place = Path("runs/figures")
     """Folder for coding.png and coding.json."""
 
-    def run(self) -> None:
-        from mec.reports.approximation import approximation_study
-
-        approximation_study(**vars(self))
-
 
 @dataclass(frozen=True, kw_only=True)
 class DistortionFigure:
@@ -137,10 +132,3 @@ class DistortionFigure:
     """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
     quiet: bool = False
     """Print nothing."""
-
-    def run(self) -> None:
-        from mec.reports.distortion import distortion_study
-        from mec.runtime.memory import keep_freed
-
-        keep_freed()
-        distortion_study(**vars(self))
