@@ -139,8 +139,8 @@ def features(
         BadInput: no image, or too many that cannot be read.
         FileNotFoundError: no such run or folder.
     """
-    split, skipped, root = _images(images)
     subject = resolve(run, device=device, workers=workers)
+    split, skipped, root = _images(images)
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )

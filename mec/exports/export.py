@@ -8,22 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mec.errors import BadInput, nearest
+from mec.exports.options import Taken
 from mec.runtime.flags import File, takes
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from mec.networks.encoder_file import EncoderInfo
-
-
-@dataclass(frozen=True)
-class Taken:
-    """An encoder to write for another tool."""
-
-    file: Path
-    info: EncoderInfo
-    encoder: nn.Module
-    weights: dict[str, Tensor]
 
 
 def timm(taken: Taken, out: Path) -> list[str]:

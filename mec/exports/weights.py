@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from mec.errors import BadInput
-from mec.exports.export import Taken
+from mec.exports.options import Taken
 from mec.networks.backbones import POOLED, SMALL, timm_arguments, use_small_stem
 from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic
