@@ -47,3 +47,10 @@ def digit_folder(tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits that went to its end; read it, do not change it."""
     return tiny_run(tmp_path_factory.mktemp("runs") / "finished")
+
+
+@pytest.fixture
+def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without logistic regressions and without a map: both take seconds, and other tests judge them."""
+    monkeypatch.setattr("mec.training.report.FEW_CLASSES", 1)
+    monkeypatch.setattr("mec.training.report.MAPPED", 10**9)

@@ -190,15 +190,6 @@ def test_a_run_cut_off_and_resumed_has_the_weights_and_memory_of_one_that_never_
     assert identical(resumed["network"], whole["network"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_on_digits_by_name(tmp_path, method):
-    out = tiny_run(tmp_path / "run", method=method, set=tiny(method))
-    found = lines(out / "metrics.jsonl")
-    assert all(torch.tensor(line["loss"]).isfinite() for line in found)
-    trained, start = weights(out), untrained_encoder(RECIPES["digits"].network.backbone)
-    assert max((trained[name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
-
-
 def test_what_will_not_fit_late_in_a_run_is_told_at_its_start():
     recipe = changed(RECIPES["cifar10-swav"], ["batch_size=512"])  # a queue of 3840, used from epoch 50 on
     with pytest.raises(BadInput, match="queue 3840 with batches of 512"):

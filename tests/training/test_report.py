@@ -43,7 +43,7 @@ def test_the_command_that_it_ends_with_is_one_that_runs(tmp_path, capsys):
     assert shlex.split(words)[3:] == ["knn", "cifar10", "--data-root", "/my data"]
 
 
-def test_supervised_does_not_say_that_labels_only_measure(tmp_path, capsys):
+def test_supervised_does_not_say_that_labels_only_measure(tmp_path, capsys, quick_report):
     flags = ["--limit", "64", "--epochs", "1", "--batch-size", "32", "--set", "views.size=8"]
     assert main(["pretrain", "digits", "--method", "supervised", "--out", str(tmp_path / "run"), *flags]) == 0
     said = capsys.readouterr().out
@@ -70,8 +70,9 @@ def test_an_interrupt_while_measuring_leaves_the_trained_weights_in_the_callers_
     assert identical(encoder.state_dict(), weights(tmp_path / "run"))
 
 
-def test_the_row_of_the_untrained_encoder_is_that_of_its_first_weights(tmp_path):
+def test_the_row_of_the_untrained_encoder_is_that_of_its_first_weights(tmp_path, monkeypatch):
     """Judged by the encoder itself, before training and loaded with nothing."""
+    monkeypatch.setattr("mec.training.report.MAPPED", 10**9)  # no map: it takes seconds
     torch.manual_seed(0)
     encoder = build_encoder("resnet10-fast", 8)
     digits = open_data("digits", limit=192)
@@ -90,7 +91,7 @@ def info_of(size: int) -> EncoderInfo:
     )  # fmt: skip
 
 
-def test_training_leaves_the_callers_random_state_alone(tmp_path):
+def test_training_leaves_the_callers_random_state_alone(tmp_path, quick_report):
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002 (the state that callers of old code have)
     random.seed(7)

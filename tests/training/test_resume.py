@@ -146,7 +146,7 @@ def test_resuming_for_more_epochs_goes_on(tmp_path):
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["steps"] == 9
 
 
-def test_a_run_made_longer_counts_as_finished_only_when_it_was_measured_again(tmp_path, monkeypatch):
+def test_a_run_made_longer_counts_as_finished_only_when_it_was_measured_again(tmp_path, monkeypatch, quick_report):
     run = tiny_run(tmp_path / "run", epochs=1, evaluate=True)
     before = len(lines(run / "results.jsonl"))
     with monkeypatch.context() as patch:
