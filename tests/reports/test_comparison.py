@@ -95,7 +95,7 @@ def test_results_are_mean_and_spread_of_the_runs_own_results(done):
 def test_a_finished_comparison_is_told_again_without_training_and_takes_more_methods(done, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.glob("*/*/trial.json")}
     trained = []
-    monkeypatch.setattr(comparison, "pretrain", lambda *_, **options: trained.append(options["method"]) or stop())
+    monkeypatch.setattr(running, "pretrain", lambda *_, **options: trained.append(options["method"]) or stop())
 
     def stop():
         raise TrainingStopped("stopped by a signal")
