@@ -178,9 +178,9 @@ class Arrays(pickle.Unpickler):
     """Reads plain values and arrays of numpy, and runs nothing else."""
 
     def find_class(self, module: str, name: str):
-        assert weights.split(".")[0] == "numpy", f"{module}.{name} in the file"
+        assert module.split(".")[0] == "numpy", f"{module}.{name} in the file"
         assert name in ("_reconstruct", "_frombuffer", "ndarray", "dtype", "scalar"), f"{module}.{name} in the file"
-        return super().find_class(weights, name)
+        return super().find_class(module, name)
 
 
 @pytest.mark.slow
