@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import operator
 import os
 import sys
 import textwrap
 import traceback
+from dataclasses import make_dataclass
 from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
-from mec.cli.commands import Compare, Embed, Evaluate, Export, Health, Pack, Pretrain, Recipes
-from mec.cli.measuring import Bench, Figure, Table
 from mec.cli.parsing import parse, refused
 from mec.errors import BadInput, TrainingStopped
-from mec.objectives.methods import methods_in_words
 from mec.version import __version__
 
-KINDS = (Pretrain, Evaluate, Recipes, Health, Embed, Export, Pack, Compare, Bench, Table, Figure)
-COMMANDS = {kind.__name__.lower(): kind for kind in KINDS}
+COMMANDS = {  # a command's module, and the line that `mec --help` has of it: the first of its help
+    "pretrain": ("commands", "Train an encoder on images, without labels."),
+    "evaluate": ("commands", "Measure an encoder by a protocol; results are added to the results.jsonl of its folder."),
+    "recipes": ("commands", "List the recipes: method, backbone, batch, epochs, expected figures, source."),
+    "health": ("commands", "Say in plain words whether a run trained well, with its figures over time."),
+    "embed": ("commands", "Turn a folder of images into features: an .npz with `paths` and `features`."),
+    "export": ("commands", "Write the weights for other tools; outputs are compared where the tool is at hand."),
+    "pack": ("commands", "Write a folder of images as tar files that train the same and are easier to move."),
+    "compare": ("commands", "Train several methods on the same images, network and budget; show them side by side."),
+    "bench": ("measuring", "Time what this package does."),
+    "table": ("measuring", "The paper's tables: results of any number of runs beside the published rows."),
+    "figure": ("measuring", "Make a figure of the paper from measurements taken here."),
+}
 
 DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
 
@@ -34,13 +44,20 @@ mec --version says which version this is.
 """
 
 
+def kind_of(command: str) -> Any:
+    """The dataclass of a command."""
+    return getattr(importlib.import_module(f"mec.cli.{COMMANDS[command][0]}"), command.title())
+
+
 def parsed(arguments: list[str]):
     """The command and its flags; bad ones exit with 2, --help with 0."""
     command = arguments[0] if arguments else "-"
-    if command == "evaluate":
-        return Evaluate.parsed(arguments[1:])
     if command in COMMANDS:
-        kind: Any = COMMANDS[command]
+        kind = kind_of(command)
+        if command == "evaluate":
+            return kind.parsed(arguments[1:])
+        from mec.objectives.methods import methods_in_words
+
         methods = "Methods:\n" + textwrap.indent(methods_in_words(), "  ")
         text = f"{kind.__doc__}\n\n{kind.more}".replace("{methods}", methods)
         return parse(kind, arguments[1:], prog=f"mec {command}", text=text)
@@ -49,7 +66,11 @@ def parsed(arguments: list[str]):
         sys.exit(0)
     if not command.startswith("-"):
         refused(command, "command", COMMANDS, "mec")
-    union: Any = functools.reduce(operator.or_, [Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()])
+    kinds = [
+        Annotated[make_dataclass(name, [], namespace={"__doc__": line}), subcommand(name)]
+        for name, (_, line) in COMMANDS.items()
+    ]
+    union: Any = functools.reduce(operator.or_, kinds)
     return parse(union, arguments, prog="mec", text=DESCRIPTION)
 
 

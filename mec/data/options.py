@@ -12,7 +12,7 @@ from mec.runtime.ranges import ABOVE_0, FROM_1, Range
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Write a folder of images as tar files with an index, checked, which train the same and are easier to move."""
+    """Write a folder of images as tar files that train the same and are easier to move."""
 
     resize: Annotated[int | None, arg(metavar="PX", help_behavior_hint=""), FROM_1] = None
     """Shrink images whose shorter side is longer than this (antialiased), stored as JPEG. Default: keep the bytes."""

@@ -43,7 +43,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the encoder's weights for other tools; outputs are compared where the tool is at hand."""
+    """Write the weights for other tools; outputs are compared where the tool is at hand."""
 
     out: File = None
     """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""

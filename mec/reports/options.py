@@ -21,7 +21,7 @@ RUN = arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Train several methods on the same images, views, backbone and budget, and show them side by side."""
+    """Train several methods on the same images, network and budget; show them side by side."""
 
     methods: Annotated[Names, arg(metavar="A,B,...", constructor=str, help=METHODS_HELP)]
     epochs: Annotated[Number, FROM_1] = None

@@ -103,7 +103,12 @@ def test_help_of_every_command_exits_with_0_and_shows_an_example(command, capsys
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert f"mec {command}" in text
-    assert commands.COMMANDS[command].__doc__.split(",")[0].split(".")[0] in " ".join(text.split())
+    assert commands.kind_of(command).__doc__.split(",")[0].split(".")[0] in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", [*commands.COMMANDS])
+def test_the_line_of_a_command_is_the_first_of_its_help(command):
+    assert commands.COMMANDS[command][1] == commands.kind_of(command).__doc__.strip().split("\n\n")[0]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +143,15 @@ def test_help_names_every_command_and_the_exit_codes(capsys):
     assert "Exit codes: 0 done, 1 failed" in text
 
 
+def test_the_help_of_all_commands_loads_none_of_them():
+    ask = "from mec.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    found = subprocess.run(
+        [sys.executable, "-c", ask + "import sys; print(sorted(m for m in sys.modules if m.startswith('mec.')))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()[-1]  # fmt: skip
+    assert found == str(["mec.cli", "mec.cli.main", "mec.cli.parsing", "mec.errors", "mec.version"])
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(BadInput("x"), 2), (FileNotFoundError("x"), 2), (TrainingStopped("x"), 1), (OSError("x"), 1)]
 )
@@ -145,7 +159,7 @@ def test_the_exit_code_tells_bad_use_from_failure(error, code, monkeypatch, caps
     def run(self):
         raise error
 
-    monkeypatch.setattr(commands.Recipes, "run", run)
+    monkeypatch.setattr(commands.kind_of("recipes"), "run", run)
     assert main(["recipes"]) == code
     assert capsys.readouterr().err == "mec: x\n"
     monkeypatch.setenv("MEC_TRACEBACK", "1")
@@ -157,7 +171,7 @@ def test_ctrl_c_outside_of_training_exits_with_1(monkeypatch, capsys):
     def run(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands.Recipes, "run", run)
+    monkeypatch.setattr(commands.kind_of("recipes"), "run", run)
     assert main(["recipes"]) == 1
     assert "Traceback" not in capsys.readouterr().err
 
