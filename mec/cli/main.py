@@ -66,12 +66,8 @@ def parsed(arguments: list[str]):
         sys.exit(0)
     if not command.startswith("-"):
         refused(command, "command", COMMANDS, "mec")
-    kinds = [
-        Annotated[make_dataclass(name, [], namespace={"__doc__": line}), subcommand(name)]
-        for name, (_, line) in COMMANDS.items()
-    ]
-    union: Any = functools.reduce(operator.or_, kinds)
-    return parse(union, arguments, prog="mec", text=DESCRIPTION)
+    kinds = [Annotated[make_dataclass(name, []), subcommand(name, description=c[1])] for name, c in COMMANDS.items()]
+    return parse(functools.reduce(operator.or_, kinds), arguments, prog="mec", text=DESCRIPTION)
 
 
 def main(arguments: list[str] | None = None) -> int:
