@@ -69,8 +69,8 @@ def test_a_file_has_at_most_400_lines(path):
         assert len(path.read_text().splitlines()) <= 400
 
 
-def test_the_package_has_at_most_18_500_lines():
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 18_500
+def test_the_package_has_at_most_24_000_lines():
+    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 24_000
 
 
 def functions(path: Path) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
