@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from mec.data.images import MOST_UNREADABLE, too_many
 from mec.data.options import Packing
 from mec.data.shards import QUARANTINE, ShardWriter, write_index
 from mec.errors import BadInput
+from mec.runtime.files import whole_folder
 from mec.runtime.flags import takes
 from mec.runtime.machine import cores
 from mec.runtime.records import write_records
@@ -45,10 +45,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
     parts, classes = folder_parts(folder)
     console = Console(quiet=options.quiet, markup=False)
-    work = out.with_name(out.name + ".part")
-    shutil.rmtree(work, ignore_errors=True)  # of a pack that was interrupted
-    work.mkdir(parents=True)
-    try:
+    with whole_folder(out) as work:
         writers, skipped = [], []
         for part in parts:
             writer = ShardWriter(work, part.name, int(options.shard_size * 1e6))
@@ -70,12 +67,6 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         write_index(work, writers, classes, about)
         closed = [unlisted for part in parts for unlisted in part.closed]
         write_records(work / QUARANTINE, map(asdict, [*skipped, *closed]))
-        if out.exists():
-            out.rmdir()
-        os.replace(work, out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     shards = [shard for writer in writers for shard in writer.shards]
     size = sum(shard["bytes"] for shard in shards) / 1e6
     console.print(f"{out}: {total - len(skipped):,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)

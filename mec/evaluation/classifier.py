@@ -172,7 +172,8 @@ def train_classifier(
     start = state.restore(parts)
     if start:
         console.print(f"resumed after step {start:,} of {steps:,}, from {state.path}", highlight=False)
-    with _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, start) as bar:
+    bar = TrainingProgress(console, steps, start)
+    with state.only_here(), _trained_parts(encoder, head, recipe, each), bar:
         for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):
             _set_mode(encoder, head, recipe, training=True)
             factor = rate_factor(recipe, step, steps, each)

@@ -13,6 +13,7 @@ from mec.evaluation.evaluate import features
 from mec.exports.options import Embedding
 from mec.runtime.files import atomic
 from mec.runtime.flags import takes
+from mec.runtime.locks import only_one
 from mec.runtime.records import write_records
 
 
@@ -37,11 +38,12 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
         raise BadInput(f"--out is {out}: its name ends with .npz.")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder.")
-    with console.status(f"features of {folder}"):
-        found = features(run, folder, device=options.device, workers=options.workers)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(out) as part, open(part, "wb") as file:
-        np.savez(file, paths=np.array(found.names), features=found.x.numpy())
+    with only_one(out):  # before hours of work: it also tells a place that cannot be written
+        with console.status(f"features of {folder}"):
+            found = features(run, folder, device=options.device, workers=options.workers)
+        with atomic(out) as part, open(part, "wb") as file:
+            np.savez(file, paths=np.array(found.names), features=found.x.numpy())
     console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each")
     if found.skipped:
         listing = out.with_suffix(".skipped.jsonl")

@@ -24,6 +24,7 @@ from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE, current
 from mec.runtime.files import write_json
 from mec.runtime.flags import takes
+from mec.runtime.locks import is_empty, only_run
 from mec.training.options import Options
 from mec.training.plan import planned
 from mec.training.pretrain import make_trainer
@@ -52,24 +53,25 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
         TrainingStopped: a signal asked to stop.
     """
     setup = prepared(data, options)
-    start_comparison(setup)
-    run = functools.partial(finished, pace=seconds_a_step(setup), setup=setup)
-    rates = {name: chosen_rate(name, setup, run) for name in setup.options.method_names}
-    # Seeds outside: every method has its first run before one has its second.
-    wanted = [
-        Trial(name, rates[name], seed, sweep=False)
-        for seed in range(options.seeds)
-        for name in setup.options.method_names
-        if rates[name] is not None or not setup.options.rates
-    ]
-    drawn = tell(stored_of(wanted, setup.out), setup)
-    for trial in wanted:
-        if stored(trial, setup.out) is None:
-            run(trial)
-            drawn = tell(stored_of(wanted, setup.out), setup)
-    setup.console.width = max(setup.console.width, 110)  # of the table
-    setup.console.print(table(stored_of(wanted, setup.out), rates, setup))
-    setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn)
+    with only_run(setup.out, ALONE):
+        start_comparison(setup)
+        run = functools.partial(finished, pace=seconds_a_step(setup), setup=setup)
+        rates = {name: chosen_rate(name, setup, run) for name in setup.options.method_names}
+        # Seeds outside: every method has its first run before one has its second.
+        wanted = [
+            Trial(name, rates[name], seed, sweep=False)
+            for seed in range(options.seeds)
+            for name in setup.options.method_names
+            if rates[name] is not None or not setup.options.rates
+        ]
+        drawn = tell(stored_of(wanted, setup.out), setup)
+        for trial in wanted:
+            if stored(trial, setup.out) is None:
+                run(trial)
+                drawn = tell(stored_of(wanted, setup.out), setup)
+        setup.console.width = max(setup.console.width, 110)  # of the table
+        setup.console.print(table(stored_of(wanted, setup.out), rates, setup))
+        setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn)
     return setup.out
 
 
@@ -98,7 +100,7 @@ def start_comparison(setup: Setup) -> None:
         changed = [f"{k}: {before.get(k)!r} before, {now[k]!r} now" for k in compared if before.get(k) != now[k]]
         if changed:
             raise BadInput(f"{out} holds another comparison ({'; '.join(changed)}). Choose another --out.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not is_empty(out)):
         raise BadInput(f"{out} already holds something that is no comparison. Choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, now)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from mec.errors import BadInput
 from mec.runtime.files import atomic, first_line
+from mec.runtime.locks import only_one
 
 KEPT = 2  # of step-N.pt
 SAVE_MINUTES = 10.0
@@ -99,6 +101,16 @@ class Checkpoints:
     @property
     def advice(self) -> str:
         return f"Remove {self.path} to start again, or choose another --out."
+
+    @contextlib.contextmanager
+    def only_here(self) -> Iterator[None]:
+        """No other process keeps its state there meanwhile. Raises BadInput: one does."""
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(self.path):
+            yield
 
     def remove(self) -> None:
         """When the results are there."""

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from mec.errors import BadInput
+from mec.runtime.locks import is_empty, only_one
 
 
 @contextlib.contextmanager
@@ -36,6 +38,33 @@ def atomic(path: Path) -> Iterator[Path]:
             raise OSError(f"{path}: {first_line(error)}") from error
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which takes the place of an empty one or none; or nothing of it stays.
+
+    Raises:
+        BadInput: another process writes it.
+    """
+    folder = folder.resolve()
+    part = folder.with_name(folder.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(folder):
+        shutil.rmtree(part, ignore_errors=True)  # of one that was interrupted
+        try:
+            part.mkdir()
+            yield part
+            for path in part.iterdir():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            if folder.exists():
+                folder.rmdir()
+            os.replace(part, folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -98,7 +127,7 @@ SETTINGS = "settings.json"
 
 def check_free(out: Path) -> None:
     """A new run takes an empty folder: nothing finished is ever written over."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         if (out / SETTINGS).exists():
             raise BadInput(f"{out} already holds a run. Add --resume to resume it, or choose another --out.")
         raise BadInput(f"{out} already holds something that is no run. Choose another --out.")

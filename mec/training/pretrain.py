@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
 from mec.runtime.flags import takes
+from mec.runtime.locks import only_run
 from mec.runtime.records import write_records
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options
@@ -57,10 +59,11 @@ def pretrain(data: Source, options: Options) -> Path:
         TrainingStopped: the loss is not finite or has run away, or a signal asked to stop; what was saved is named.
     """
     # torch's random state, which training sets at each step, is the caller's again afterwards.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as until_end:
         fabric, ranks = start_fabric(options.device), current()
         console = Console(quiet=options.quiet or ranks.rank > 0, markup=False, highlight=False)
         name, out = options.named(data), options.folder(data)
+        until_end.enter_context(only_run(out, ranks))
         stored = resumed(out, options, ranks)
         options = options.resuming(stored.asked if stored else {})
         images = opened(data, options, ranks)

@@ -14,6 +14,7 @@ from mec.networks.encoder_file import EncoderInfo
 from mec.recipes.fields import from_file
 from mec.recipes.recipe import Recipe
 from mec.runtime.files import SETTINGS, check_same, read_json
+from mec.runtime.locks import is_empty
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
     Raises:
         BadInput: something else than epochs and the data's place is asked for than the run was started with.
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or is_empty(out):
         return None
     stored = read_settings(out)
     free = ("epochs", "data_root")

@@ -22,6 +22,7 @@ from mec.evaluation.subject import Subject
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current
 from mec.runtime.files import SETTINGS, check_free, check_same, missing, read_json, write_json
+from mec.runtime.locks import only_run
 from mec.runtime.machine import has_bf16_units
 
 
@@ -65,10 +66,17 @@ def detect(
     console = Console(quiet=quiet or ranks.rank > 0)
     task = Task(subject, protocol, preset, train, test, fabric, ranks, console, bf16, save_minutes)
     out = subject.folder / f"{protocol}-{name}"
-    start_folder(out, stored_settings(task), resume, ranks)
+    with only_run(out, ranks):
+        start_folder(out, stored_settings(task), resume, ranks)
+        return trained(task, out, name, sweep)
+
+
+def trained(task: Task, out: Path, name: str, sweep: bool) -> list[Result]:
+    """The runs of a preset, one after another, and their results; those that are finished are only read."""
+    protocol, preset, train, test, console = task.protocol, task.preset, task.train, task.test, task.console
     photographs = f"{len(train):,} photographs to train on, {len(test):,} to test on"
     schedule = f"{preset.iterations:,} iterations of {preset.batch_size}, seeds {', '.join(map(str, preset.seeds))}"
-    where = f"on {fabric.device.type}"
+    where = f"on {task.fabric.device.type}"
     console.print(f"{protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False)
     if lacking := without_polygons(train).sum():
         console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)
@@ -85,10 +93,10 @@ def detect(
         raise TrainingStopped(f"every learning rate of {', '.join(map(str, rates))} diverged.")
     best = max(tried, key=lambda rate: main_score(tried[rate])[1])
     runs = [tried[best], *(run(task, out, best, seed) for seed in preset.seeds[1:])]
-    if ranks.rank > 0:
+    if task.ranks.rank > 0:
         return []
     about = {
-        "preset": result_name(protocol, name, preset), "precision": "bf16" if bf16 else "fp32",
+        "preset": result_name(protocol, name, preset), "precision": "bf16" if task.bf16 else "fp32",
         "iterations": preset.iterations, "batch_size": preset.batch_size, "source": preset.source,
         "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])),
     }  # fmt: skip

@@ -31,6 +31,7 @@ from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require_
 from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.files import write_text
+from mec.runtime.locks import only_one
 from mec.runtime.records import Ledger
 from mec.version import __version__
 
@@ -115,10 +116,11 @@ def transfer(
             write_text(folder / f"{name}-split.json", json.dumps({"seed": choices.seed, **parts.drawn}) + "\n")
         sizes = f"{len(parts.fit)} + {len(parts.held_out)} training images, {len(parts.test)} to test"
         say(f"{name}: {sizes}, {parts.metric}")
-        if finetuning is None:
-            found = linear_transfer(subject, parts, ledger, standardise=standardise, say=say)
-        else:
-            found = finetune_transfer(subject, parts, ledger, finetuning, seed=choices.seed, say=say)
+        with only_one(ledger.path):
+            if finetuning is None:
+                found = linear_transfer(subject, parts, ledger, standardise=standardise, say=say)
+            else:
+                found = finetune_transfer(subject, parts, ledger, finetuning, seed=choices.seed, say=say)
         yield Result(
             "transfer", parts.metric, found.pop("value"), data=name, seed=choices.seed, settings=settings | found,
             data_fingerprint=parts.fingerprint,
