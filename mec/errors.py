@@ -16,9 +16,9 @@ class TrainingStopped(RuntimeError):
 class Diverged(TrainingStopped):
     """The loss (the last one is kept) or its gradient is not finite, or the loss has run away."""
 
-    def __init__(self, message: str, loss: float = float("nan")):
+    def __init__(self, message: str, loss: float = float("nan"), step: int = 0, figures: str = "the loss"):
         super().__init__(message)
-        self.loss = loss
+        self.loss, self.step, self.figures = loss, step, figures
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -138,6 +138,9 @@ class Health:
     more: ClassVar[str] = """\
   mec health runs/photos-auto
 
+The verdict: healthy; narrow (few directions); hardly trained (views agree little more than before training, the loss
+moved no more than its noise, or few steps); collapsed; diverged. With evidence, since which step, and what to change.
+
 What its lines say:
   agreement       mean cosine of two views of one image; near 1 is good
   similarity      mean cosine of different images; near 0 is good, near 1 is collapse

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +20,19 @@ from mec.objectives.matched import unit_rows
 from mec.objectives.mec import lower_bound, maximum_entropy_coding
 from mec.objectives.methods import method_named
 from mec.runtime.records import read_records
-from mec.training.run import read_settings
+from mec.training.advice import advice
+from mec.training.run import RunSettings, read_settings
 
+METRICS = "metrics.jsonl"
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
+ONE_DIRECTION = 1.1  # effective rank: a collapse whatever share of the largest it is
 NARROW_SHARE = 0.10  # below this: worth a warning; and a collapse where different images look alike, too
 ORDER_1_SHARE = 0.15  # the same where nothing in the objective asks for spread: it only goes down
 ALIKE, HALF_ALIKE = 0.97, 0.5  # mean cosine of different images
+FEW_STEPS = 20  # a run of fewer is hardly trained, whatever its figures
+HARDLY_AGREE = 0.2  # mean cosine of two views of an image
+LITTLE = 0.15  # of what there was to gain, by which views agree more than before training
+CLEAR = 0.9  # where views agreed so much more than images before training, little was there to gain
 WAIT_SHARE = 0.3  # of the time spent waiting for data: worth a word
 
 
@@ -99,7 +108,7 @@ def spectral_norm(online: Tensor, target: Tensor, iterations: int = 8) -> float:
 
 
 def health(run: str | Path) -> Verdict:
-    """Whether the run in a folder trained well, from its metrics.jsonl, in plain words.
+    """How the run in a folder trained, from its metrics.jsonl, in plain words.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -108,78 +117,147 @@ def health(run: str | Path) -> Verdict:
     folder = Path(run)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such run folder.")
-    recipe = read_settings(folder).recipe
-    return judge(read_metrics(folder), {**method_named(recipe.method).settings, **recipe.settings})
+    settings = read_settings(folder)
+    recipe = settings.recipe
+    return judge(read_metrics(folder), {**method_named(recipe.method).settings, **recipe.settings}, settings)
+
+
+Word = Literal["collapsed", "diverged", "hardly trained", "narrow", "healthy", "unknown"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether training was healthy, why, and what to change."""
+    """How training went, by what evidence, since which step, and what to change."""
 
-    healthy: bool
-    words: str
+    word: Word
+    evidence: str
     advice: str = ""
+    step: int | None = None  # where it began; None where nothing is wrong
+
+    @property
+    def healthy(self) -> bool:
+        return self.word == "healthy"
+
+    @property
+    def words(self) -> str:
+        return f"{self.word}: {self.evidence}"
 
     def __str__(self) -> str:
         return f"{self.words} {self.advice}".rstrip()
 
+    def record(self) -> dict[str, Any]:
+        """What health.json holds."""
+        return {"healthy": self.healthy, **asdict(self), "words": self.words}
 
-def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Verdict:
-    """A verdict from the lines of metrics.jsonl that carry health figures.
+
+def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run: RunSettings | None = None) -> Verdict:
+    """A verdict from the lines of metrics.jsonl that carry health figures, and the line of a divergence.
 
     Args:
         metrics: lines in the order of steps, each with `step`, `loss` and the figures of `measure`.
         settings: of the objective; `order` and `distortion` count.
+        run: what was done, so that the advice is something else.
     """
     lines = [line for line in metrics if "effective_rank" in line]
+    stopped = [line for line in metrics if "diverged" in line]
+    bad = next((line for line in (*stopped, *lines[-1:]) if "diverged" in line or not is_finite(line)), None)
+    if bad is not None and not (lines and all(is_collapsed(line, settings) for line in lines)):
+        what = bad.get("diverged", f"the loss is {bad['loss']:.4g}")
+        advised = advice("diverged", run, settings, bad["step"])
+        return Verdict("diverged", f"{what} at step {bad['step']}.", advised, bad["step"])
     if not lines:
-        return Verdict(False, "unknown: no health figure was recorded.", "Train for more steps.")
+        return Verdict("unknown", "no health figure was recorded.", "Train for more steps.")
     last = lines[-1]
-    if not all(math.isfinite(last[k]) for k in ("loss", "effective_rank")):
-        return Verdict(False, f"diverged: the loss is {last['loss']} at step {last['step']}.", DIVERGED)
     rank, limit = last["effective_rank"], last["effective_rank_limit"]
     if is_collapsed(last, settings):
         step = since(lines, lambda line: is_collapsed(line, settings))
         what = "all images look alike" if last["similarity"] > 0.9 else "embeddings use few directions"
         words = (
-            f"collapsed: {what} since step {step} (effective rank {rank:.1f} of {limit:.0f}, "
+            f"{what} since step {step} (effective rank {rank:.1f} of {limit:.0f}, "
             f"cosine of different images {last['similarity']:.2f})."
         )
-        return Verdict(False, words, ORDER_1 if settings.get("order") == 1 else COLLAPSED)
+        return Verdict("collapsed", words, advice("collapsed", run, settings, step), step)
     series = settings.get("order") is not None and settings.get("distortion") is not None
     bound = last.get("loss_bound")
     if series and bound is not None and last["loss"] < bound * (1 + 1e-3):
+        step = since(lines, lambda line: line["loss"] < line["loss_bound"])
         words = (
-            f"diverged: the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length "
-            f"allows, since step {since(lines, lambda x: x['loss'] < x['loss_bound'])}; ‖C‖ is {last['norm_c']:.1f}, "
+            f"the loss {last['loss']:.3g} is below {bound:.3g}, the least that an exact coding length "
+            f"allows, since step {step}; ‖C‖ is {last['norm_c']:.1f}, "
             "and the series surely converges only below 1: what is being maximised is its truncation error."
         )
-        return Verdict(False, words, RAN_AWAY)
-    words = (
-        f"healthy: views agree (cosine {last['agreement']:.2f}), different images differ "
+        return Verdict("diverged", words, advice("truncated", run, settings, step), step)
+    if weak := hardly_trained(lines):
+        step, words = weak
+        return Verdict("hardly trained", words, advice("hardly trained", run, settings, step, apart(last)), step)
+    figures = (
+        f"views agree (cosine {last['agreement']:.2f}), different images differ "
         f"({last['similarity']:.2f}), effective rank {rank:.0f} of {limit:.0f}, "
         f"coding ratio {last['coding_ratio']:.2f} (collapse would be {last['coding_ratio_if_collapsed']:.2f})."
     )
-    if rank / limit < NARROW_SHARE:
-        return Verdict(True, words + " The effective rank is low.", NARROW)
-    if last["agreement"] < 0.2:
-        return Verdict(True, words + " Views hardly agree yet.", APART)
+    if is_narrow(last):
+        step = since(lines, is_narrow)
+        words = f"the effective rank is low, {rank:.1f} of {limit:.0f}, since step {step}; {figures}"
+        return Verdict("narrow", words, advice("narrow", run, settings, step), step)
     if last.get("data_wait", 0) > WAIT_SHARE:
-        return Verdict(True, words, f"It waited for data {last['data_wait']:.0%} of the time: more --workers may help.")
-    return Verdict(True, words)
+        wait = f"It waited for data {last['data_wait']:.0%} of the time: more --workers may help."
+        return Verdict("healthy", figures, wait)
+    return Verdict("healthy", figures)
 
 
-COLLAPSED = "Lower the learning rate (--set optimizer.base_lr=...), or use --method mec-joint, which resists collapse."
-ORDER_1 = (
-    "Order 1 only asks views to agree, which images that all look alike do best: use --set settings.order=4, or "
-    "--method mec-joint; or a predictor and a target network (--method mec)."
-)
-DIVERGED = (
-    "Start again with a lower learning rate (--set optimizer.base_lr=..., and a new --out), or use --method mec-joint."
-)
-RAN_AWAY = "Use --method mec-joint (no series), or a larger --set settings.distortion, or a lower learning rate."
-NARROW = "A smaller --set settings.distortion or longer training widens it."
-APART = "Train longer (--epochs), or with milder views (--set views.scale='[0.3,1]')."
+def is_finite(line: Mapping[str, Any]) -> bool:
+    return all(math.isfinite(line[name]) for name in ("loss", "effective_rank") if name in line)
+
+
+def is_narrow(line: Mapping[str, Any]) -> bool:
+    return line["effective_rank"] / line["effective_rank_limit"] < NARROW_SHARE
+
+
+def apart(line: Mapping[str, Any]) -> float:
+    """How much more two views of an image agree than two images do: 0 where nothing is told apart."""
+    return line["agreement"] - line["similarity"]
+
+
+def hardly_trained(lines: Sequence[Mapping[str, Any]]) -> tuple[int, str] | None:
+    """Since which step a run hardly trained, and by what evidence; None where it trained.
+
+    The first line is that of the untrained network, where it is of step 1: figures are taken before the update.
+    """
+    first, last = lines[0], lines[-1]
+    if last["step"] < FEW_STEPS:
+        return 1, f"there were {last['step']} steps only."
+    if last["agreement"] < HARDLY_AGREE:
+        step = since(lines, lambda line: line["agreement"] < HARDLY_AGREE)
+        return (
+            step,
+            f"views hardly agree yet (cosine {last['agreement']:.2f}, different images {last['similarity']:.2f}).",
+        )
+    if first["step"] > 1 or len(lines) < 3:
+        return None
+    before = apart(first)
+    least = before + LITTLE * (1 - before)
+    if before < CLEAR and statistics.median(map(apart, lines[-3:])) < least:
+        step = since(lines, lambda line: apart(line) < least or line is last)
+        return step, (
+            f"views agree little more than before training: by {apart(last):.2f} more than different images do, "
+            f"before by {before:.2f} (cosine {last['agreement']:.2f} and {last['similarity']:.2f})."
+        )
+    losses = [line["loss"] for line in lines]
+    moved, noise = movement(losses)
+    if len(losses) >= 8 and moved <= noise:
+        return 1, f"the loss did not move beyond its noise ({losses[0]:.4g} to {losses[-1]:.4g}, noise {noise:.2g})."
+    return None
+
+
+def movement(losses: Sequence[float]) -> tuple[float, float]:
+    """How far the mean loss of a quarter of a run lies from another's, and how far noise alone may take it.
+
+    Noise is read from second differences, which a steady descent does not have: of independent values of standard
+    deviation s, their median size is 1.65 s.
+    """
+    quarters = [statistics.fmean(part) for part in np.array_split(np.asarray(losses), 4)]
+    noise = float(np.median(np.abs(np.diff(losses, 2)))) / 1.65
+    return max(quarters) - min(quarters), 4 * noise / math.sqrt(len(losses) / 4)
 
 
 def since(lines: Sequence[Mapping[str, Any]], is_bad) -> int:
@@ -191,6 +269,8 @@ def is_collapsed(line: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether the figures of a step are those of a collapse: of all directions, or of nearly all."""
     share = line["effective_rank"] / line["effective_rank_limit"]
     least = ORDER_1_SHARE if settings.get("order") == 1 else COLLAPSED_SHARE
+    if line["effective_rank"] < ONE_DIRECTION and line["effective_rank_limit"] > 2:  # of a small batch no small share
+        return True
     return share < least or line["similarity"] > ALIKE or (share < NARROW_SHARE and line["similarity"] > HALF_ALIKE)
 
 
@@ -205,7 +285,7 @@ def exact_loss_bound(objective: Any, settings: Mapping[str, Any], m: int, d: int
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
-    path = run / "metrics.jsonl"
+    path = run / METRICS
     if not path.exists():
         raise BadInput(f"{run}: no metrics.jsonl in it, so it is not the folder of a run.")
     return read_records(path)

@@ -17,7 +17,7 @@ from mec.data.batches import IterableBatches, ViewBatches
 from mec.data.dataset import Data
 from mec.data.opening import open_data
 from mec.data.shards import is_url
-from mec.errors import BadInput, TrainingStopped
+from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size
 from mec.networks.encoder_file import EncoderInfo
 from mec.networks.siamese import Siamese, build_siamese
@@ -32,7 +32,7 @@ from mec.runtime.records import write_records
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options
 from mec.training.plan import build_objective, planned
-from mec.training.report import HEALTH, finish_run
+from mec.training.report import HEALTH, diverged, finish_run
 from mec.training.run import Run, RunSettings, check_images, resumable, resume_command
 from mec.training.runlog import SKIPPED, Watch
 from mec.training.timing import steps_within
@@ -90,6 +90,10 @@ def pretrain(data: Source, options: Options) -> Path:
         start_folder(run, images, ranks)
         try:
             trainer.run(run, start, watch, options.save_minutes)
+        except Diverged as error:
+            if ranks.rank == 0:
+                diverged(run, error)
+            raise
         except OSError as error:
             raise TrainingStopped(
                 f"{out}: the system stopped the run ({error}), most often since a file cannot be written. The "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from mec.data.dataset import Data
+from mec.errors import Diverged
 from mec.evaluation.features import Features, extract, is_grey, measured_parts, pixels, tell_skipped
 from mec.evaluation.map import embedding_map
 from mec.evaluation.probing.fewshot import fewshot
@@ -22,7 +22,8 @@ from mec.evaluation.probing.linear import linear
 from mec.evaluation.results import Result, labelled, record
 from mec.networks.encoder_file import ENCODER, image_transform
 from mec.runtime.files import file_hash, write_json
-from mec.training.health import health
+from mec.runtime.records import append_records
+from mec.training.health import METRICS, health
 from mec.training.run import Run
 from mec.training.runlog import Watch
 
@@ -44,12 +45,19 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
         record(out, results)
         console.print(closing_table(results, images))
     verdict = health(out)
-    write_json(out / HEALTH, asdict(verdict))
+    write_json(out / HEALTH, verdict.record())
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red")
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
     console.print(f"Encoder: {out / ENCODER}{picture}")
     if images is not None:
         console.print(next_steps(run, images))
+
+
+def diverged(run: Run, error: Diverged) -> None:
+    """Note a divergence where `mec health` finds it: a line of metrics.jsonl, and health.json."""
+    line = {"step": error.step, "loss": error.loss, "diverged": error.figures}
+    append_records(run.folder / METRICS, [line])
+    write_json(run.folder / HEALTH, health(run.folder).record())
 
 
 def next_steps(run: Run, images: Data) -> str:

@@ -30,6 +30,7 @@ from mec.runtime.machine import has_bf16_units
 from mec.runtime.progress import TrainingProgress
 from mec.runtime.signals import signals
 from mec.training import health
+from mec.training.advice import after_divergence
 from mec.training.graphs import captured
 from mec.training.optimizers import clip_each, set_rates
 from mec.training.run import Run, resume_command
@@ -94,7 +95,7 @@ class Trainer:
                 due = (step + 1) % LOG_EVERY[device] == 0 or step + 1 == run.steps or step == 0
                 figures = self.figures(loss, online, target, now) if due else {}
                 if due or device == "cpu":
-                    self.check(out, loss, figures, step, now)
+                    self.check(run, loss, figures, step, now)
                 self.limit_gradients(step)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -118,7 +119,7 @@ class Trainer:
                     # A gradient that is not finite may have come with a finite loss: never save what it left.
                     sound = bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
                     if not sound or (not due and device != "cpu"):
-                        self.check(out, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
+                        self.check(run, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
                     if first:
                         self.save(run, done)
                     saved = time.monotonic()
@@ -234,21 +235,22 @@ class Trainer:
         norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
         return {"loss": float(loss), **bounded, "lr": now["lr"], "gradient_norm": norm, **found}
 
-    def check(self, out: Path, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
+    def check(self, run: Run, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
         """Stop before a step that would spoil the weights; the last checkpoint stays."""
         value, gradient, bound = float(loss), figures.get("gradient_norm", 0.0), figures.get("loss_bound")
         ran_away = bound is not None and value < RUNAWAY * bound
         if math.isfinite(value) and math.isfinite(gradient) and not ran_away:
             return
-        kept = checkpoints(out)
+        kept = checkpoints(run.folder)
         beyond = f", which no exact coding length reaches (bound {bound:.3g})" if ran_away else ""
+        found = f"loss {value:.4g}, gradient norm {gradient:.4g}{beyond}, at learning rate {now['lr']:.3g}"
         raise Diverged(
-            f"diverged at step {step + 1}: loss {value:.4g}, gradient norm {gradient:.4g}{beyond}, at "
-            f"learning rate {now['lr']:.3g}. "
+            f"diverged at step {step + 1}: {found}. "
             + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
-            + f"Start again with a lower rate, --set optimizer.base_lr={self.recipe.optimizer.base_lr / 3:.2g}"
-            + ("." if self.recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series."),
+            + after_divergence(self.recipe, run.settings.recipe_name, step + 1),
             value,
+            step + 1,
+            found,
         )
 
     def save(self, run: Run, done: int) -> None:

@@ -1,16 +1,27 @@
 """Judges: torch.linalg, closed forms at the extremes, appendix H, and the exact words for scripted runs."""
 
+import contextlib
+import json
 import math
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import reference
 import torch
+from helpers import TINY, at_step, noise_image, tiny_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
-from mec.errors import BadInput
-from mec.training.health import exact_loss_bound, judge, measure, read_metrics, sparkline, spectral_norm
+from mec.errors import BadInput, Diverged
+from mec.recipes.recipe import changed
+from mec.recipes.table import RECIPES
+from mec.training.health import exact_loss_bound, health, judge, measure, read_metrics, sparkline, spectral_norm
+from mec.training.run import RunSettings
+from mec.training.trainer import Trainer
 
 
 def random(*shape, seed=0):
@@ -213,15 +224,141 @@ def test_a_run_that_ends_in_nan_is_called_diverged(figure, value):
     assert "Start again with a lower learning rate" in verdict.advice
 
 
-def test_a_low_rank_is_healthy_with_a_word_of_advice():
-    verdict = judge(run({"effective_rank": 20.0}), EXACT)
-    assert verdict.healthy
-    assert verdict.words.endswith("The effective rank is low.")
-    assert "settings.distortion" in verdict.advice
+def test_a_low_rank_is_narrow_since_the_step_where_it_stayed_so():
+    verdict = judge(run({"effective_rank": 20.0}, {}, {"effective_rank": 21.0}, {"effective_rank": 20.0}), EXACT)
+    assert (verdict.word, verdict.step, verdict.healthy) == ("narrow", 150, False)
+    assert "the effective rank is low, 20.0 of 256, since step 150" in verdict.words
+    assert "--set settings.distortion=0.03 " in verdict.advice
 
 
-def test_views_that_hardly_agree_and_slow_data_each_get_a_word():
-    assert "Views hardly agree yet." in str(judge(run({"agreement": 0.1}), EXACT))
+def test_views_that_hardly_agree_are_hardly_trained():
+    verdict = judge(run({}, {"agreement": 0.1}), EXACT)
+    assert (verdict.word, verdict.step) == ("hardly trained", 100)
+    assert "views hardly agree yet (cosine 0.10" in verdict.words
+
+
+UNTRAINED = {"step": 1, "agreement": 0.5, "similarity": 0.0}
+
+
+@pytest.mark.parametrize(("agreement", "word"), [(0.55, "hardly trained"), (0.7, "healthy")])
+def test_agreement_counts_by_what_it_gained_over_the_untrained_network(agreement, word):
+    verdict = judge([{**GOOD, **UNTRAINED}, *run(*[{"agreement": agreement, "similarity": 0.0}] * 4)], EXACT)
+    assert verdict.word == word
+    if word != "healthy":
+        assert verdict.step == 1
+        assert "by 0.55 more than different images do, before by 0.50" in verdict.words
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_loss_that_only_its_noise_moves_is_no_training_and_a_descent_is(seed):
+    noise = np.random.default_rng(seed).normal(0, 0.01, 40)
+    for slope, word in ((0.0, "hardly trained"), (-0.2, "healthy")):
+        losses = -0.5 + slope * np.linspace(0, 1, 40) + noise
+        agreeing = [{**GOOD, "step": 10 * i + 1, "loss": loss, "agreement": 0.97} for i, loss in enumerate(losses)]
+        assert judge(agreeing, EXACT).word == word
+
+
+def test_too_few_steps_are_told_whatever_they_gave():
+    lines = [{**GOOD, **UNTRAINED, "agreement": 0.0}, {**GOOD, "step": 9}]
+    verdict = judge(lines, EXACT)
+    assert (verdict.word, verdict.step) == ("hardly trained", 1)
+    assert verdict.evidence == "there were 9 steps only."
+
+
+def done(method="mec-joint", base_lr=0.5, steps=1000, name="auto", **settings) -> RunSettings:
+    recipe = replace(RECIPES["auto"], method=method, settings=settings)
+    recipe = replace(recipe, optimizer=replace(recipe.optimizer, base_lr=base_lr))
+    return RunSettings(name, recipe, "photos", "", 640, 0, steps, 10)
+
+
+BAD = {
+    "collapsed": {"similarity": 0.99},
+    "diverged": {"loss": math.nan},
+    "hardly trained": {"agreement": 0.1},
+    "narrow": {"effective_rank": 20.0},
+}
+
+
+@pytest.mark.parametrize("word", BAD)
+@pytest.mark.parametrize("rate", [1e-9, 0.5, 1e6])
+@pytest.mark.parametrize("method", ["mec-joint", "mec", "byol"])
+def test_advice_is_something_else_than_was_done_in_numbers_that_set_takes(word, rate, method):
+    was = done(method, base_lr=rate)
+    verdict = judge(run({}, BAD[word]), EXACT, was)
+    assert (verdict.word, verdict.step) == (word, 100)
+    assert not re.search(rf"--method {method}\b(?!-)", verdict.advice)
+    assert "..." not in verdict.advice
+    named = re.findall(r"--set (optimizer\.base_lr=\S*[\d]|settings\.distortion=\S*[\d])", verdict.advice)
+    rates = [changed(was.recipe, [pair]).optimizer.base_lr for pair in named if "base_lr" in pair]
+    if word in ("collapsed", "diverged"):
+        assert len(rates) == 1
+        assert all(0 < new < rate and new <= 0.5 for new in rates)
+    if word == "hardly trained" and rate != 0.5:
+        assert rates == [0.5]
+    distortions = [changed(was.recipe, [pair]).settings["distortion"] for pair in named if "distortion" in pair]
+    assert all(new < 0.06 for new in distortions)
+
+
+def test_a_collapse_before_the_first_update_is_not_the_rates_fault():
+    line = {**GOOD, "similarity": 1.0, "effective_rank": 1.0}
+    verdict = judge([{**line, "step": 1}, {**line, "step": 50}], EXACT, done())
+    assert (verdict.word, verdict.step) == ("collapsed", 1)
+    assert "Look at the images" in verdict.advice
+    assert "base_lr" not in verdict.advice
+
+
+def pictures(folder, kind: str):
+    """32 images of one kind."""
+    folder.mkdir()
+    for i in range(32):
+        image = noise_image(0) if kind == "copies" else Image.new("RGB", (8, 8))
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["copies", "empty"])
+def test_images_that_are_all_the_same_are_not_healthy(tmp_path, kind, monkeypatch):
+    out = tmp_path / "run"
+    with contextlib.suppress(Diverged):  # what lies before it is what matters
+        tiny_run(out, pictures(tmp_path / kind, kind), limit=None, batch_size=16, steps=24)
+    verdict = json.loads((out / "health.json").read_text())
+    assert verdict["word"] == {"copies": "hardly trained", "empty": "collapsed"}[kind]
+    assert verdict["step"] == 1 or kind == "copies"
+    assert verdict["healthy"] is False
+    assert "images (copies of one, or empty?)" in verdict["advice"]
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(24, 1e-9), (24, 1e6), (9, 0.5)])
+def test_rates_and_steps_that_train_nothing_are_told(tmp_path, steps, rate, capsys):
+    out = tmp_path / "run"
+    with contextlib.suppress(Diverged):
+        tiny_run(out, steps=steps, set=(*TINY, f"optimizer.base_lr={rate!r}"))
+    stored = json.loads((out / "health.json").read_text())
+    assert stored["word"] == ("diverged" if rate == 1e6 else "hardly trained")
+    assert health(out).record() == stored
+    if steps == 24:  # the recipe's own rate is named
+        assert "--set optimizer.base_lr=2" in stored["advice"]
+
+
+def test_a_divergence_is_kept_and_goes_when_the_run_is_resumed(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda: patch.setattr(Trainer, "check", stopped))
+        with pytest.raises(Diverged):
+            tiny_run(out, save_minutes=0)
+    stored = json.loads((out / "health.json").read_text())
+    assert (stored["word"], stored["step"]) == ("diverged", 5)
+    assert health(out).words == "diverged: the loss at step 5."
+    tiny_run(out, resume=True)
+    assert "diverged" not in (out / "metrics.jsonl").read_text()
+    assert health(out).word == "hardly trained"
+
+
+def stopped(*_):
+    raise Diverged("stop", step=5)
+
+
+def test_slow_data_get_a_word():
     assert "It waited for data 45% of the time" in str(judge(run({"data_wait": 0.45}), EXACT))
 
 
