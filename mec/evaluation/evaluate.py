@@ -22,7 +22,7 @@ from mec.errors import BadInput, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
-from mec.evaluation.results import RESULTS, Result, labelled, record
+from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
 from mec.evaluation.subject import resolve
 from mec.runtime.flags import refuse_unknown
 
@@ -98,7 +98,8 @@ def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) ->
             (result,) = labelled([found], encoder=subject.name, checkpoint=subject.checkpoint)
             record(subject.folder, [result])
             if kept and not number:
-                say(f"Results are added to {subject.folder / RESULTS}")
+                also = "" if result.confusion is None else f"; figures by class are in {subject.folder / CONFUSION}"
+                say(f"Results are added to {subject.folder / RESULTS}{also}")
             yield result
 
 

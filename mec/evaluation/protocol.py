@@ -107,11 +107,13 @@ class OnLabels(OnImages):
 
     def results(self, data: Data, found: Iterable[Result], **settings: Any) -> list[Result]:
         """The results with the data they were measured on, and settings that the function did not know."""
+        from mec.evaluation.results import named
+
         if self.limit is not None:
             settings["limit"] = self.limit
         return [
             replace(result, data=data.name, data_fingerprint=data.fingerprint, settings={**result.settings, **settings})
-            for result in found
+            for result in named(found, data.classes)
         ]
 
 

@@ -161,8 +161,7 @@ def _info(
 def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
     """Name, folder for results, encoder, what is known of it, and its hash."""
     if run == PIXELS and not Path(run).exists():
-        side = size or 32
-        info = _info(PIXELS, 3 * side * side, side, False, "bilinear", ((0.0,) * 3, (1.0,) * 3), PIXELS)
+        info = pixels_info(size or 32)
         return PIXELS, _folder_of(PIXELS), nn.Flatten(), info, ""
     before, colon, after = run.partition(":")
     if before == "random" and colon:
@@ -200,6 +199,11 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
     encoder, info = _built(before, size, method=before, small=False)
     _load(file, encoder, weights)
     return before, _folder_of(before if not colon else f"{before}-{file.stem}"), encoder, info, file_hash(file)
+
+
+def pixels_info(side: int = 32) -> EncoderInfo:
+    """How the images of the raw-pixel baseline are made."""
+    return _info(PIXELS, 3 * side * side, side, False, "bilinear", ((0.0,) * 3, (1.0,) * 3), PIXELS)
 
 
 def _folder_of(name: str) -> Path:

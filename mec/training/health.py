@@ -24,6 +24,7 @@ from mec.training.advice import advice
 from mec.training.run import RunSettings, read_settings
 
 METRICS = "metrics.jsonl"
+BEYOND = "which no exact coding length reaches"  # of a loss that a series invents
 COLLAPSED_SHARE = 0.05  # effective rank below this share of the largest possible: collapse
 ONE_DIRECTION = 1.1  # effective rank: a collapse whatever share of the largest it is
 NARROW_SHARE = 0.10  # below this: worth a warning; and a collapse where different images look alike, too
@@ -163,7 +164,8 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
     bad = next((line for line in (*stopped, *lines[-1:]) if "diverged" in line or not is_finite(line)), None)
     if bad is not None and not (lines and all(is_collapsed(line, settings) for line in lines)):
         what = bad.get("diverged", f"the loss is {bad['loss']:.4g}")
-        advised = advice("diverged", run, settings, bad["step"])
+        kind = "truncated" if BEYOND in what else "diverged"
+        advised = advice(kind, run, settings, bad["step"])
         return Verdict("diverged", f"{what} at step {bad['step']}.", advised, bad["step"])
     if not lines:
         return Verdict("unknown", "no health figure was recorded.", "Train for more steps.")

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from mec.evaluation.map import embedding_map
 from mec.evaluation.probing.fewshot import fewshot
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.probing.linear import linear
-from mec.evaluation.results import Result, labelled, record
+from mec.evaluation.results import Result, labelled, named, record
+from mec.evaluation.subject import pixels_info
 from mec.networks.encoder_file import ENCODER, image_transform
 from mec.runtime.files import file_hash, write_json
 from mec.runtime.records import append_records
@@ -29,6 +31,7 @@ from mec.training.runlog import Watch
 
 HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
+UNEVEN = 1.5  # times the share of a class in even data: the largest class's from which balanced accuracy is shown
 FEW_CLASSES = 100  # most classes for which logistic regressions are fitted there
 MAPPED = 3  # least images of a map
 
@@ -95,6 +98,9 @@ def closing_features(
     if bank.images.pixels is not None:
         grey = is_grey(bank.images) and is_grey(test.images)
         rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
+    else:  # as `mec evaluate pixels` has them
+        raw = partial(extract, nn.Flatten(), transform=image_transform(pixels_info()), workers=watch.workers)
+        rows["pixels"] = raw(bank), raw(test)
     before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
     for name, module in (("untrained", before), (run.recipe.method, encoder)):
         found = partial(extract, module, transform=transform, device=watch.device, workers=watch.workers)
@@ -106,13 +112,17 @@ def closing_results(run: Run, rows: Mapping[str, tuple[Features, Features]], ima
     """k-NN of each row; few labels and the linear probe where classes are few: for a thousand they take hours."""
     counts = np.bincount(next(iter(rows.values()))[0].y.numpy())
     few = [n for n in (1, 5) if n <= counts[counts > 0].min()]
+    classes = int((counts > 0).sum())
     results = []
     for name, (train, test) in rows.items():
         found = knn(train, test)
-        if (counts > 0).sum() <= FEW_CLASSES:
+        if 1 < classes <= FEW_CLASSES:
             found = [*fewshot(train, test, labels_per_class=few), *found, *linear(train, test)]
         checkpoint = file_hash(run.folder / ENCODER) if name == run.recipe.method else ""
-        about = {"data": images.name, "data_fingerprint": images.fingerprint}
+        about: dict[str, Any] = {"data": images.name, "data_fingerprint": images.fingerprint}
+        found = named(found, images.classes)
+        if name != run.recipe.method or classes > FEW_CLASSES:  # figures by class are kept of what was trained
+            about["confusion"] = None
         results += labelled(found, encoder=name, checkpoint=checkpoint, **about)
     return results
 
@@ -130,7 +140,12 @@ def draw_map(out: Path, rows: Mapping[str, tuple[Features, Features]], images: D
 
 
 def closing_table(results: Sequence[Result], images: Data) -> Table:
+    """Top-1, and balanced accuracy where classes differ in size; below it whose figures these are, and how sure."""
     top1 = [r for r in results if r.metric == "top-1"]
+    largest = top1[0].largest_class or 0.0
+    if largest > UNEVEN * 100 / max(1, len(images.classes)):
+        also = [r for r in results if r.metric == "balanced accuracy" and r.protocol != "fewshot"]
+        top1 = sorted([*top1, *also], key=lambda r: r.metric, reverse=True)
     columns = list(dict.fromkeys(column_of(r) for r in top1))
     right = [Column(name, justify="right") for name in columns]
     table = Table("features", *right, title=f"{images.name}: accuracy on held-out images, %")
@@ -138,6 +153,9 @@ def closing_table(results: Sequence[Result], images: Data) -> Table:
         row = {column_of(r): r for r in top1 if r.encoder == encoder}
         cells = [f"{r.value:.1f}" + (f" ± {r.spread:.1f}" if r.spread else "") for r in (row[c] for c in columns)]
         table.add_row({"pixels": "raw pixels", "untrained": "untrained encoder"}.get(encoder, encoder), *cells)
+    last = [r for r in top1 if r.encoder == top1[-1].encoder and r.interval is not None and r.n == 1]
+    ranges = ", ".join("{} {:.1f} to {:.1f}".format(column_of(r), *r.interval) for r in last if r.interval)
+    table.caption = f"{top1[0].images:,} images, the largest class is {largest:.1f} %. 95 % intervals: {ranges}"
     return table
 
 
@@ -145,4 +163,5 @@ def column_of(result: Result) -> str:
     if result.protocol == "fewshot":
         count = result.settings["labels_per_class"]
         return f"{count} label{'s' * (count > 1)} a class"
-    return {"knn": f"k-NN ({result.settings.get('k')})", "linear-fast": "linear probe"}[result.protocol]
+    balanced = ", balanced" * (result.metric != "top-1")
+    return {"knn": f"k-NN ({result.settings.get('k')})", "linear-fast": "linear probe"}[result.protocol] + balanced

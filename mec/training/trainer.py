@@ -242,12 +242,12 @@ class Trainer:
         if math.isfinite(value) and math.isfinite(gradient) and not ran_away:
             return
         kept = checkpoints(run.folder)
-        beyond = f", which no exact coding length reaches (bound {bound:.3g})" if ran_away else ""
+        beyond = f", {health.BEYOND} (bound {bound:.3g})" if ran_away else ""
         found = f"loss {value:.4g}, gradient norm {gradient:.4g}{beyond}, at learning rate {now['lr']:.3g}"
         raise Diverged(
             f"diverged at step {step + 1}: {found}. "
             + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
-            + after_divergence(self.recipe, run.settings.recipe_name, step + 1),
+            + after_divergence(self.recipe, run.settings.recipe_name, 2 if ran_away else step + 1),
             value,
             step + 1,
             found,

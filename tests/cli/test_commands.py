@@ -286,9 +286,15 @@ def test_a_labelled_folder_ends_with_a_table_of_results_beside_raw_pixels(measur
     assert {r["encoder"] for r in results} == {"pixels", "untrained", "mec-joint"}
     rows = {(r["protocol"], r["metric"], r["settings"].get("labels_per_class")) for r in results}
     assert rows == {
-        ("fewshot", "top-1", 1), ("fewshot", "top-1", 5), ("knn", "top-1", None), ("knn", "top-5", None),
-        ("linear-fast", "top-1", None),
-    }  # fmt: skip
+        (protocol, metric, count)
+        for protocol, count in (("fewshot", 1), ("fewshot", 5), ("knn", None), ("linear-fast", None))
+        for metric in ("top-1", "balanced accuracy")
+    }
+    assert {path.name for path in (measured / "confusion").iterdir()} == {
+        f"{name}-labelled0-{results[0]['split']}.{suffix}"
+        for name in ("knn-k-20", "linear-fast-preset-fast")
+        for suffix in ("json", "png")
+    }
     by_knn = [m for m in lines(measured / "metrics.jsonl") if "knn" in m]
     assert by_knn
     assert all(0 <= m["knn"] <= 100 for m in by_knn)
@@ -307,7 +313,7 @@ def run(finished, tmp_path) -> Path:
 
 FIELDS = {
     "protocol", "data", "split", "encoder", "metric", "unit", "value", "spread", "n", "seed", "settings", "checkpoint",
-    "data_fingerprint", "version", "time",
+    "data_fingerprint", "version", "time", "images", "interval", "largest_class",
 }  # fmt: skip
 
 
@@ -330,14 +336,14 @@ def test_a_toy_protocol_takes_one_dataclass(tmp_path):
 @pytest.mark.parametrize(
     ("words", "count"),
     [
-        (["knn", "digits", "--k", "5"], 2),
-        (["fewshot", "digits", "--labels-per-class", "1,3", "--draws", "3", "--seed", "4"], 2),
-        (["knn", "digits", "--limit", "300"], 8),
-        (["linear", "digits", "--limit", "100"], 1),
+        (["knn", "digits", "--k", "5"], 3),
+        (["fewshot", "digits", "--labels-per-class", "1,3", "--draws", "3", "--seed", "4"], 4),
+        (["knn", "digits", "--limit", "300"], 12),
+        (["linear", "digits", "--limit", "100"], 2),
         (["linear", "digits", "--limit", "100", "--preset", "paper", "--epochs", "2"], 4),
         (["linear", "digits", "--limit", "100", "--preset", "released", "--epochs", "1", "--base-lr", "9"], 4),
-        (["finetune", "digits", "--limit", "64", "--steps", "2", "--weight-decay", "1e-5"], 2),
-        (["semi", "digits", "--labels", "10%", "--limit", "64", "--epochs", "2"], 2),
+        (["finetune", "digits", "--limit", "64", "--steps", "2", "--weight-decay", "1e-5"], 3),
+        (["semi", "digits", "--labels", "10%", "--limit", "64", "--epochs", "2"], 3),
     ],
 )
 def test_evaluate_adds_lines_with_every_field_of_a_result(run, words, count, capsys):
@@ -364,7 +370,7 @@ def test_evaluate_adds_lines_with_every_field_of_a_result(run, words, count, cap
         assert datetime.datetime.fromisoformat(result["time"]).tzinfo is not None
         assert f"{result['value']:.1f}" in said
     if words[0] == "fewshot":
-        assert [r["settings"]["labels_per_class"] for r in results] == [1, 3]
+        assert [r["settings"]["labels_per_class"] for r in results] == [1, 1, 3, 3]
         assert {(r["n"], r["seed"]) for r in results} == {(3, 4)}
         assert all(r["spread"] >= 0 for r in results)
 

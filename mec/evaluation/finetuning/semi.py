@@ -52,7 +52,7 @@ def semi_recipe(preset: str, share: float) -> Training:
 
 
 def semi(subject: Subject, data: Data, train: Split, recipe: Training, *, labels: str, seed: int = 0) -> list[Result]:
-    """Top-1 and top-5 (%) on all test images after fine-tuning on the images of `train`, those with a label.
+    """Top-1, top-5 and balanced accuracy (%) on all test images after fine-tuning on `train`, those with a label.
     Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite."""
     results = tuned_results(subject, data, train, suited(recipe, data), protocol="semi", seed=seed)
     return labelled(results, settings={**results[0].settings, "labels": labels})

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from mec.errors import BadInput
+from mec.evaluation.accuracy import accuracies
 from mec.evaluation.features import Features
 from mec.evaluation.results import Result
 
@@ -17,6 +18,7 @@ def fewshot(
 ) -> list[Result]:
     """Top-1 (%) with so many labels per class: mean and standard deviation over seeded draws.
 
+    Balanced accuracy beside it. A draw that takes every image is one draw: others would be the same.
     L2-normalised features, scikit-learn's LogisticRegression(C=10).
 
     Raises BadInput: one class only, one with fewer images than labels are asked for, or features that are not finite.
@@ -36,14 +38,16 @@ def fewshot(
                 f"--labels-per-class {count}: from 1 to {counts.min()}, the images of the smallest class "
                 f"({classes[counts.argmin()]})."
             )
-        accuracies = []
-        for draw in range(draws):
+        predicted = []
+        number = 1 if (counts == count).all() else draws
+        for draw in range(number):
             generator = np.random.default_rng([seed, draw, count])
             chosen = np.concatenate([generator.choice(np.flatnonzero(y == c), count, replace=False) for c in classes])
             labelled = Features(train.x[chosen], train.y[chosen])  # the bank may be mapped from disk, and large
             model = LogisticRegression(C=10, max_iter=1000).fit(labelled.unit().numpy(), labelled.y.numpy())
-            accuracies.append(100 * model.score(x_test, test.y.numpy()))
-        settings = {"labels_per_class": count, "draws": draws, "C": 10}
-        spread, value = float(np.std(accuracies, ddof=1)) if draws > 1 else None, float(np.mean(accuracies))
-        results.append(Result("fewshot", "top-1", value, spread=spread, n=draws, seed=seed, settings=settings))
+            predicted.append(model.predict(x_test))
+        settings = {"labels_per_class": count, "draws": number, "C": 10}
+        results += accuracies(
+            "fewshot", np.stack(predicted), test.y.numpy(), matrix=False, seed=seed, settings=settings
+        )
     return results

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mec.errors import BadInput
+from mec.evaluation.accuracy import accuracies
 from mec.evaluation.features import Features
 from mec.evaluation.results import Result
 
@@ -23,7 +24,7 @@ SKLEARN_CS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
 
 
 def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000) -> list[Result]:
-    """Top-1 (%) of logistic regression on standardised features without augmentation.
+    """Top-1 and balanced accuracy (%) of logistic regression on standardised features without augmentation.
 
     C is the best of `SKLEARN_CS` on a tenth of the training rows, held out; then refitted on all of them. At most
     `most` training rows are used, a seeded stratified draw.
@@ -49,9 +50,9 @@ def linear(train: Features, test: Features, *, seed: int = 0, most: int = 10_000
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(held_out):
             best = max(SKLEARN_CS, key=lambda c: probe(c).fit(x[fit], y[fit]).score(x[held_out], y[held_out]))
-        accuracy = probe(best).fit(x, y).score(test.x.numpy(), test.y.numpy())
+        predicted = probe(best).fit(x, y).predict(test.x.numpy())
     settings = {"preset": "fast", "C": best, "train": len(y)}
-    return [Result("linear-fast", "top-1", 100 * float(accuracy), seed=seed, settings=settings)]
+    return accuracies("linear-fast", predicted, test.y.numpy(), seed=seed, settings=settings)
 
 
 def divided(y: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

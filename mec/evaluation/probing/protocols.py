@@ -41,14 +41,20 @@ class Knn(OnFeatures):
     """k nearest neighbours: a vote of the most similar training images, weighted by cosine similarity."""
 
     k: Annotated[Integers, FROM_1] = "10,20,100,200"
-    """Neighbours; several numbers are measured in turn."""
+    """Neighbours; several numbers are measured in turn, those above the number of training images are left out."""
     temperature: Annotated[float, ABOVE_0] = 0.07
     """A neighbour's vote weighs exp(cosine similarity / temperature)."""
 
     def score(self, train: Features, test: Features, *, device: str) -> list[Result]:
         from mec.evaluation.probing.knn import knn
 
-        return knn(train, test, k=integers(self.k, "--k"), temperature=self.temperature, device=device)
+        ks = integers(self.k, "--k")
+        if above := [k for k in ks if k > len(train.x)]:
+            from rich.console import Console
+
+            words = f"k {', '.join(map(str, above))}: left out, there are {len(train.x):,} training images."
+            Console(stderr=True, highlight=False).print(words, style="yellow")
+        return knn(train, test, k=ks, temperature=self.temperature, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)

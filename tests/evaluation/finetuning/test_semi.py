@@ -136,6 +136,6 @@ def test_fine_tuning_trains_a_copy_and_beats_the_frozen_backbone(tmp_path):
     assert all(torch.equal(before[k], v) for k, v in subject.encoder.state_dict().items())
     still = finetune(subject, data, replace(recipe, base_lr=1e-9))
     assert tuned[0].value > still[0].value + 25
-    assert [r.metric for r in tuned] == ["top-1", "top-5"]
+    assert [r.metric for r in tuned] == ["top-1", "top-5", "balanced accuracy"]
     assert tuned[0].settings["steps"] == 40
     assert finetune(subject, data, recipe)[0].value == tuned[0].value  # the seed decides
