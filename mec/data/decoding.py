@@ -164,6 +164,7 @@ def reason(error: Exception, path: str = "") -> str:
 
 def nothing_in(root: Path) -> str:
     """The message about a folder without an image."""
-    others = sorted({os.path.splitext(name)[1].lower() or name for _, _, files in os.walk(root) for name in files})
+    names = {name for _, _, files in os.walk(root) for name in files if name[0] != "."}
+    others = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
     return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."

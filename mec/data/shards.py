@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
-import shutil
 import tarfile
-import urllib.request
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +17,17 @@ from typing import Any
 import numpy as np
 
 from mec.data.decoding import SUFFIXES, Picture
+from mec.data.fetching import fetch
 from mec.data.images import Images
 from mec.data.listing import cache_file, pack_names, unpack_names
-from mec.errors import BadInput
-from mec.runtime.files import sha256
+from mec.errors import MALFORMED, BadInput
+from mec.runtime.files import read_json, sha256, write_json
 
 INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
 FORMAT = "mec-pack-1"
 COLUMNS = ("shard", "offset", "length", "crc", "label")
 NO_CRC = -1
+MOST_TARS = 100_000  # that a pattern may stand for
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,8 @@ def expand_braces(pattern: str) -> list[str]:
     if found is None:
         return [pattern]
     first, last, words = found.groups()
+    if not words and not 0 <= int(last) - int(first) < MOST_TARS:
+        raise BadInput(f"{pattern}: {{{first}..{last}}} counts upwards, over at most {MOST_TARS:,} numbers.")
     parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
     return [path for part in parts for path in expand_braces(pattern[: found.start()] + part + pattern[found.end() :])]
 
@@ -140,7 +141,7 @@ def expand_braces(pattern: str) -> list[str]:
 def read_index(folder: Path) -> Packed:
     """A folder that `mec pack` wrote. Raises BadInput where it is damaged or of another format."""
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index = read_json(folder / INDEX, dict)
         if index["format"] != FORMAT:
             raise BadInput(f"{folder / INDEX}: format {index['format']!r}; this version reads {FORMAT!r}.")
         shards = index["shards"]
@@ -150,6 +151,7 @@ def read_index(folder: Path) -> Packed:
         tars = tuple(str(folder / shard["name"]) for shard in shards)
         test = np.array([shard["part"] == "test" for shard in shards])[columns["shard"]]
         table, checksums = Table(tars, **columns, names=names), tuple(shard["sha256"] for shard in shards)
+        check_table(table, shards, index["classes"])
         packed = Packed(folder.resolve().name, tuple(index["classes"]), table, test, checksums)
     except BadInput:
         raise
@@ -164,6 +166,22 @@ def read_index(folder: Path) -> Packed:
             what = "is missing" if size is None else f"has {size:,} bytes, not {shard['bytes']:,}"
             raise BadInput(f"{tar} {what}: copy it again, or pack the images again.")
     return packed
+
+
+def check_table(table: Table, shards: Sequence[Any], classes: Sequence[Any]) -> None:
+    """Raise ValueError where an index contradicts itself, or points out of its folder."""
+    if any(os.path.basename(shard["name"]) != shard["name"] for shard in shards):
+        raise ValueError("a shard lies outside of the folder")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes are no list of names")
+    sizes, columns = [shard["bytes"] for shard in shards], [getattr(table, name) for name in COLUMNS]
+    if any(column.shape != (len(table.names),) or column.dtype.kind not in "iu" for column in columns):
+        raise ValueError("columns of several lengths, or that are no whole numbers")
+    ends, most = table.offset + table.length, np.array(sizes, np.int64)[table.shard]
+    if (table.shard < 0).any() or min(table.offset.min(), table.length.min()) < 0 or (ends > most).any():
+        raise ValueError("an image lies outside of its shard")
+    if table.label.min() < -1 or (len(classes) and table.label.max() >= len(classes)):
+        raise ValueError("a label of no class")
 
 
 def scan_tars(tars: Sequence[str]) -> Packed:
@@ -224,31 +242,16 @@ def fetch_packed(url: str, folder: Path) -> str:
     except BadInput:
         if not all((folder / name).exists() for name in (INDEX, TABLE)):
             raise
-    for shard in json.loads((folder / INDEX).read_text())["shards"]:
-        fetch(f"{base}/{shard['name']}", folder / os.path.basename(shard["name"]), shard["sha256"])
-    return str(folder)
-
-
-def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = False) -> None:
-    """Fetch a file from a URL, the whole file or none, unless it is there (with the checksum, if one is given).
-    Raises BadInput: it cannot be fetched, was cut off on the way, or has another SHA-256."""
-    if path.exists() and not again and (checksum is None or sha256(path) == checksum):
-        return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as file:
-            shutil.copyfileobj(answer, file, 1 << 20)
-            promised = answer.headers.get("Content-Length")
-        came = part.stat().st_size
-        if promised is not None and came != int(promised):
-            raise OSError(f"{came:,} of {int(promised):,} bytes came")
-        if checksum is not None and sha256(part) != checksum:
-            raise OSError("it is not the file that the index lists: SHA-256 differs")
-        os.replace(part, path)
-    except OSError as error:  # URLError is one
-        raise BadInput(f"{url}: cannot be fetched ({error}). Try again.") from error
-    finally:
-        part.unlink(missing_ok=True)
+        listed = [
+            (os.path.basename(s["name"]), str(s["sha256"]), int(s["bytes"]))
+            for s in read_json(folder / INDEX, dict)["shards"]
+        ]
+    except MALFORMED as error:
+        raise BadInput(f"{base}/{INDEX}: not what `mec pack` writes ({type(error).__name__}: {error}).") from error
+    for name, checksum, size in listed:
+        fetch(f"{base}/{name}", folder / name, checksum, size=size)
+    return str(folder)
 
 
 class ShardWriter:
@@ -302,4 +305,4 @@ def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[
     with open(folder / TABLE, "wb") as file:
         np.savez(file, names=packed_names, **dict(zip(COLUMNS, table.T)))
     index = {"format": FORMAT, "classes": list(classes), **about, "shards": shards}
-    (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / INDEX, index)

@@ -22,6 +22,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mec.data.images import Images
+from mec.errors import MALFORMED
 from mec.runtime.files import only_writer, write_text
 from mec.version import __version__
 
@@ -74,9 +75,9 @@ def _read(path: Path, rows: int) -> Tensor | None:
     try:
         # Copy on write: torch wants writable memory, and the file stays as it is.
         array = np.load(path, mmap_mode="c" if path.stat().st_size > MAP_ABOVE else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # absent, cut off or foreign: it is made again
         return None
-    if array.ndim != 2 or len(array) != rows or array.dtype != np.float32:
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or len(array) != rows or array.dtype != np.float32:
         return None
     return torch.from_numpy(array)
 
@@ -121,7 +122,9 @@ def _progress(part: Path, note: Path, rows: int) -> tuple[int, int]:
     try:
         values = json.loads(note.read_text())
         done, size = int(values["done"]), int(values["size"])
-    except (OSError, ValueError, KeyError, TypeError):
+        if not (0 < done <= rows and 0 < size < 2**31):
+            return 0, 0
+    except (OSError, *MALFORMED):
         return 0, 0
     needed = len(_header(rows, size)) + 4 * size * done
     return (done, size) if part.exists() and part.stat().st_size >= needed else (0, 0)

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mec.errors import BadInput
+from mec.errors import MALFORMED, BadInput
 from mec.networks.backbones import build_encoder, evaluating
 from mec.recipes.fields import from_file
 from mec.recipes.recipe import Interpolation
@@ -87,7 +87,7 @@ def read_info(run: str | Path) -> EncoderInfo:
         raise BadInput(f"{path}: a safetensors file, but without this project's metadata: it was not made by mec.")
     try:
         values = dict(json.loads(metadata["mec"]))
-    except (ValueError, TypeError) as error:
+    except MALFORMED as error:
         raise BadInput(f"{path}: its metadata cannot be read ({error}); not made by mec, or damaged.") from error
     return from_file(EncoderInfo, {"version": "", **values}, path)
 

@@ -16,13 +16,14 @@ from mec.data.dataset import Data
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.results import RESULTS
+from mec.recipes.fields import fitted
 from mec.recipes.recipe import Recipe
 from mec.reports.options import Comparison
 from mec.reports.standings import PICTURE, table, tell
 from mec.reports.trials import Setup, Trial, finished, stored, stored_of, training_keywords
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE, current
-from mec.runtime.files import write_json
+from mec.runtime.files import read_json, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import is_empty, only_run
 from mec.training.options import Options
@@ -95,7 +96,7 @@ def start_comparison(setup: Setup) -> None:
     asked = {"data": images.name, "data_fingerprint": images.fingerprint, **setup.options.asked}
     now = json.loads(json.dumps(asked))  # as it is read
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path, dict)
         compared = [name for name in now if name not in ("methods", "seeds")]
         changed = [f"{k}: {before.get(k)!r} before, {now[k]!r} now" for k in compared if before.get(k) != now[k]]
         if changed:
@@ -112,7 +113,7 @@ def seconds_a_step(setup: Setup) -> dict[str, float]:
     They are kept in pace.json: each run of a method has the same number of steps.
     """
     path = setup.out / PACE
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, float] = fitted(read_json(path), dict[str, float], str(path)) if path.exists() else {}
     new = [name for name in setup.options.method_names if name not in known]
     if setup.options.time_budget is None or not new:
         return known

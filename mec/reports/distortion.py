@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +22,12 @@ from mec.evaluation.probing.knn import knn
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import image_transform, load_encoder, read_info
 from mec.networks.siamese import Siamese, build_siamese
+from mec.recipes.fields import from_file
 from mec.recipes.recipe import Network, Recipe
 from mec.recipes.table import RECIPES, recipe_named
 from mec.reports.options import DistortionFigure
 from mec.runtime.checkpoints import in_run
-from mec.runtime.files import write_figure, write_json
+from mec.runtime.files import read_json, write_figure, write_json
 from mec.runtime.flags import Device, reals, takes
 from mec.training import health
 from mec.training.pretrain import pretrain
@@ -65,7 +65,7 @@ def outcome_of(
         if (stored.recipe, stored.seed, stored.data_fingerprint) != (recipe, seed, data.fingerprint):
             raise BadInput(f"{out} holds a run with other settings, seed or data. Choose another --out.")
         if (out / OUTCOME).exists():
-            return Outcome(**json.loads((out / OUTCOME).read_text()))
+            return from_file(Outcome, read_json(out / OUTCOME), out / OUTCOME)
     began, stopped = time.monotonic(), None
     asked: dict[str, Any] = {"recipe": recipe, "encoder": encoder, "out": out, "seed": seed, "device": device}
     try:

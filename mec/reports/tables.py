@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import html
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from mec.errors import BadInput
 from mec.evaluation.results import RESULTS
+from mec.runtime.files import read_json
 from mec.runtime.records import read_records
 
 MISSING = "–"
@@ -121,11 +121,10 @@ def read(runs: Sequence[Path]) -> list[Measured]:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no results. `mec evaluate {run} ...` writes them.")
         by_encoder: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for number, result in enumerate(read_records(path), 1):
-            if "encoder" not in result:
-                raise BadInput(f"{path}, line {number}: no result (it has no 'encoder'); remove the line.")
-            result["settings"] = result.get("settings") or {}
-            by_encoder.setdefault((result["encoder"], result.get("checkpoint", "")), []).append(result)
+        for result in read_records(path, encoder=str, value=(int, float, NoneType)):
+            settings_of = result.get("settings")
+            result["settings"] = settings_of if isinstance(settings_of, dict) else {}
+            by_encoder.setdefault((result["encoder"], str(result.get("checkpoint", ""))), []).append(result)
         settings = path.parent / "settings.json"
         epochs = epochs_of(settings) if settings.exists() else None
         several = Counter(encoder for encoder, _ in by_encoder)
@@ -138,9 +137,11 @@ def read(runs: Sequence[Path]) -> list[Measured]:
 
 def epochs_of(settings: Path) -> int | None:
     """What a run's settings.json says of its length: a time budget may have cut the recipe's epochs."""
-    stored = json.loads(settings.read_text())
+    stored = read_json(settings)
     steps, each = (stored.get(key) if isinstance(stored, dict) else None for key in ("steps", "steps_per_epoch"))
-    return round(steps / each) if isinstance(steps, int) and isinstance(each, int) and each else None
+    if not isinstance(steps, int) or not isinstance(each, int) or not 0 < each < 2**53 > abs(steps):
+        return None
+    return round(steps / each)
 
 
 def preset_of(result: dict[str, Any]) -> str:

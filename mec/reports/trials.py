@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,10 @@ from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.results import RESULTS
 from mec.networks.encoder_file import load_encoder
+from mec.recipes.fields import from_file
 from mec.reports.options import Comparison
 from mec.runtime.distributed import ALONE
-from mec.runtime.files import write_json
+from mec.runtime.files import read_json, write_json
 from mec.runtime.memory import reset_peak_memory
 from mec.runtime.records import read_records
 from mec.training import health
@@ -81,7 +81,7 @@ def rate_of(trial: Trial) -> str:
 def stored(trial: Trial, out: Path) -> Trial | None:
     """The trial with what came of it; None if it has not been finished."""
     path = folder_of(trial, out) / TRIAL
-    return Trial(**json.loads(path.read_text())) if path.exists() else None
+    return from_file(Trial, read_json(path), path) if path.exists() else None
 
 
 def stored_of(trials: Sequence[Trial], out: Path) -> list[Trial]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from mec.errors import BadInput
+from mec.errors import MALFORMED, BadInput
 from mec.runtime.locks import is_empty, only_one
 
 
@@ -79,23 +79,39 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as part:
-        part.write_text(text)
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))  # JSON's own escape, for names that are no UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What a file holds.
+def read_text(path: Path) -> str:
+    """What a file holds, in UTF-8.
 
     Raises:
-        BadInput: no JSON.
+        BadInput: another encoding, or no text.
     """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise BadInput(f"{path}: not valid JSON ({error}).") from error
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: no text in UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def read_json(path: Path, kind: type = object) -> Any:
+    """What a file holds, a `dict` or a `list` where one is wanted.
+
+    Raises:
+        BadInput: no JSON, too deep, or of another kind.
+    """
+    try:
+        found = json.loads(read_text(path))
+    except MALFORMED as error:
+        raise BadInput(f"{path}: not valid JSON ({first_line(error)[:200]}).") from error
+    if not isinstance(found, kind):
+        words = "an object of named values" if kind is dict else "a list"
+        raise BadInput(f"{path}: holds a {type(found).__name__} where {words} is wanted.")
+    return found
 
 
 def first_line(error: BaseException) -> str:

@@ -1,36 +1,39 @@
 """Records, one JSON object per line: metrics, results, skipped images, finished parts.
 
-A last line that a power cut tore off is left out by whoever reads, and goes when the next record is added.
+A last line that a power cut tore off is left out by whoever reads, and goes when the next record is added. Other lines
+that are no record are passed over with a warning: one bad line never stops a run or hides the others.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from mec.errors import BadInput
-from mec.runtime.files import content_hash, only_writer, sync_folder, write_text
+from mec.errors import MALFORMED, BadInput
+from mec.runtime.files import content_hash, first_line, only_writer, sync_folder, write_text
 
 Record = dict[str, Any]
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a file; none where there is no file.
+def read_records(path: Path, /, **needs: Any) -> list[Record]:
+    """The records of a file; none where there is no file. What is no record is passed over, and a warning names it.
 
-    Raises:
-        BadInput: a line other than a torn last one is no JSON object; names it.
+    needs: fields that a record has to have, each of a type (or of one of several).
     """
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            found += [_record(line)] if line.strip() else []
-        except ValueError as error:
+            found += [_record(line, needs)] if line.strip() else []
+        except MALFORMED as error:
             if number < len(lines):
-                raise BadInput(f"{path}, line {number}: cannot be read ({error}); remove the line.") from error
+                words = f"{path}, line {number}: passed over, it is no record ({first_line(error)[:100]})."
+                warnings.warn(words, stacklevel=2)
     return found
 
 
@@ -54,11 +57,11 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
             try:
                 _record(torn)
                 file.write(b"\n")  # whole, but for its end: somebody wrote it by hand
-            except ValueError:
+            except MALFORMED:
                 file.truncate(len(content) - len(torn))
         if unique is not None:
-            known = {record[unique] for record in read_records(path)}
-            records = [record for record in records if record[unique] not in known]
+            known = {str(record.get(unique)) for record in read_records(path)}
+            records = [record for record in records if str(record[unique]) not in known]
         file.write(_as_lines(records).encode())
         file.flush()
         os.fsync(file.fileno())
@@ -66,10 +69,12 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
         sync_folder(path.parent)
 
 
-def _record(line: bytes) -> Record:
+def _record(line: bytes, needs: Mapping[str, Any] = MappingProxyType({})) -> Record:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("no JSON object")
+    if wrong := [name for name, kind in needs.items() if name not in record or not isinstance(record[name], kind)]:
+        raise ValueError(f"no fitting {wrong[0]!r}")
     return record
 
 
@@ -94,7 +99,9 @@ class Ledger:
             write_records(self.path, [first])
         elif found[0] != first:
             raise BadInput(f"{self.path}: cannot be resumed, it is of other work. Remove it to start again.")
-        self.known = {entry["key"]: entry["value"] for entry in found[1:]}
+        self.known: dict[str, Any] = {
+            entry["key"]: entry.get("value") for entry in found[1:] if isinstance(entry.get("key"), str)
+        }
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """The value of a key: as it was stored before, or computed now and stored."""

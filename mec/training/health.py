@@ -290,7 +290,21 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS
     if not path.exists():
         raise BadInput(f"{run}: no metrics.jsonl in it, so it is not the folder of a run.")
-    return read_records(path)
+    return [_figures(record) for record in read_records(path, step=int)]
+
+
+JUDGED = (  # figures that a verdict takes together
+    "loss", "effective_rank", "effective_rank_limit", "similarity", "agreement", "norm_c", "coding_ratio",
+    "coding_ratio_if_collapsed",
+)  # fmt: skip
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a line; without its rank, by which it is judged, where others are missing that go with it."""
+    found = {k: v for k, v in record.items() if isinstance(v, float) or (type(v) is int and abs(v) < 2**53)}
+    if not all(name in found for name in JUDGED) or found["effective_rank_limit"] <= 0:
+        found.pop("effective_rank", None)
+    return found
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -40,7 +40,7 @@ class Log:
         self.known = {s.path for s in listed(out / SKIPPED)}  # when the images were opened, or before resuming
         self.met: set[str] = set()
         if first and (out / "metrics.jsonl").exists():  # what was logged after the checkpoint will come again
-            kept = [line for line in read_records(out / "metrics.jsonl") if line["step"] <= start]
+            kept = [line for line in read_records(out / "metrics.jsonl", step=int) if line["step"] <= start]
             write_records(out / "metrics.jsonl", kept)
 
     def __enter__(self) -> Log:
@@ -92,7 +92,8 @@ class Log:
 
 def listed(path: Path) -> list[Skipped]:
     """What skipped.jsonl holds."""
-    return [Skipped(**record) for record in read_records(path)]
+    found = read_records(path, path=str, reason=str)
+    return [Skipped(record["path"], record["reason"]) for record in found]
 
 
 @dataclass

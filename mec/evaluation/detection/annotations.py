@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ from PIL import Image
 
 from mec.data.decoding import read_image
 from mec.data.listing import load_cache, save_cache
-from mec.errors import BadInput
+from mec.errors import MALFORMED, BadInput
 from mec.evaluation.metrics import VOC_CLASSES
+from mec.runtime.files import read_json, read_text
 
 EMPTY_SIDE = 1e-5  # px: an object thinner than this is dropped
 
@@ -96,7 +96,7 @@ def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
         if not listing.exists():
             known = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
             raise BadInput(f"{listing}: no such split. There: {', '.join(known) or 'none'}.")
-        for name in listing.read_text().split():
+        for name in read_text(listing).split():
             file = folder / "Annotations" / f"{name}.xml"
             try:
                 top = ElementTree.parse(file).getroot()
@@ -174,8 +174,7 @@ def read_coco(root: Path, split: str) -> Annotations:
 
 def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
-        with open(file, "rb") as stream:
-            content = json.load(stream)
+        content = read_json(file, dict)
         categories = sorted(content["categories"], key=lambda c: c["id"])
         images = sorted(content["images"], key=lambda image: image["id"])
         by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
@@ -195,11 +194,11 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
                 # Crowds come as run lengths; a polygon has three points at least.
                 kept = [p for p in shape if len(p) >= 6 and len(p) % 2 == 0] if isinstance(shape, list) else []
                 shapes.append([np.asarray(p, dtype=np.float32) for p in kept])
-        return {
-            "classes": np.array([c["name"] for c in categories]),
-            "category_ids": np.array([c["id"] for c in categories]),
+        arrays = {
+            "classes": np.array([str(c["name"]) for c in categories]),
+            "category_ids": np.array([c["id"] for c in categories], dtype=np.int64),
             "ids": np.array([image["id"] for image in images]),
-            "names": np.array([image["file_name"] for image in images]),
+            "names": np.array([str(image["file_name"]) for image in images]),
             "sizes": np.array([(image["width"], image["height"]) for image in images]),
             "starts": np.cumsum([0, *counts]),
             "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
@@ -207,7 +206,14 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
             "ignored": np.array(crowds, dtype=bool),
             **flat_polygons(shapes),
         }
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        if mixed := [name for name, array in arrays.items() if array.dtype == object]:
+            raise ValueError(f"{mixed[0]} of several kinds")
+        if not np.isfinite(arrays["boxes"]).all():
+            raise ValueError("a box that is not finite")
+        return arrays
+    except BadInput:
+        raise
+    except MALFORMED as error:
         raise BadInput(f"{file}: not COCO's instances format ({type(error).__name__}: {error}).") from error
 
 

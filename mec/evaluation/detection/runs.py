@@ -180,7 +180,7 @@ def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ra
     """An empty folder with settings.json, or the one to resume; refused where it holds another run."""
     stored = out / SETTINGS
     if resume and stored.exists():
-        check_same(read_json(stored), settings, out)
+        check_same(read_json(stored, dict), settings, out)
     elif ranks.rank == 0:
         check_free(out)
         out.mkdir(parents=True, exist_ok=True)

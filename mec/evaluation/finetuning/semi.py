@@ -14,6 +14,7 @@ from mec.evaluation.classifier import Training, suited
 from mec.evaluation.finetuning.finetune import tuned_results
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
+from mec.runtime.files import read_text
 from mec.views.views import uniforms
 
 # fmt: off
@@ -110,7 +111,7 @@ def rows_listed(split: Split, path: Path) -> np.ndarray:
     Raises BadInput: the images have no file names, or the list names others, or none."""
     if split.images.pixels is not None:
         raise BadInput(f"{path}: these images are not single files with names; give a share, for example --labels 1%.")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     tails: dict[str, int] = {}
     seen: Counter[str] = Counter()
     for row in range(len(split)):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mec.errors import BadInput
 from mec.evaluation.tracking.objects import Mask
+from mec.runtime.files import read_text, write_text
 
 PERSON, IGNORED = 2, 10  # classes of MOTS
 
@@ -109,7 +110,7 @@ def list_clips(root: Path, split: str, seqmap: str) -> list[Path]:
         near = sorted(p.name for p in root.glob("images/*")) or sorted(p.name for p in root.glob("*"))
         raise FileNotFoundError(f"{images}: no such folder. Beside it: {', '.join(near[:8]) or 'nothing'}.")
     if listing.is_file():
-        names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
         if names and not (images / names[0]).is_dir():
             del names[0]  # a heading; some lists have none
         if absent := [name for name in names if not (images / name).is_dir()]:
@@ -223,7 +224,7 @@ def read_masks(path: Path, frames: int | None = None, unique: bool = False, fram
 
 def write_masks(path: Path, rows: Iterable[MaskRow]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{r.frame} {r.id} {r.kind} {r.size[0]} {r.size[1]} {r.counts}\n" for r in rows))
+    write_text(path, "".join(f"{r.frame} {r.id} {r.kind} {r.size[0]} {r.size[1]} {r.counts}\n" for r in rows))
 
 
 def encoded_mask(mask: Mask) -> str:
@@ -276,11 +277,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*"))[:8]
         raise FileNotFoundError(f"{path}: no such file. Beside it: {', '.join(near) or 'nothing'}.")
-    try:
-        text = path.read_text()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: no text file ({error.reason} at byte {error.start}).") from error
-    return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return [(i, line.strip()) for i, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
 
 
 def frame_of(path: Path, frames: int) -> int:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mec.errors import BadInput
+from mec.errors import MALFORMED, BadInput
 from mec.evaluation.tracking.objects import JOINTS
+from mec.runtime.files import read_json, write_text
 
 # Keypoints of 2018, in their order (nose, head bottom, head top, ears, then pairs left before right) -> joint ids.
 FROM_2018 = (13, 12, 14, None, None, 9, 8, 10, 7, 11, 6, 3, 2, 4, 1, 5, 0)
@@ -49,16 +50,13 @@ def read_annotations(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.json"))[:8]
         raise FileNotFoundError(f"{path}: no such file. Beside it: {', '.join(near) or 'nothing'}.")
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: no JSON ({error}).") from error
+    content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("annolist"), list):
         return content
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         try:
             return from_2018(content)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except MALFORMED as error:
             what = f"{type(error).__name__}: {error}"
             raise BadInput(f"{path}: not in the layout of PoseTrack 2018 ({what}).") from error
     raise BadInput(f"{path}: neither 'annolist' (PoseTrack 2017) nor 'images' and 'annotations' (2018) is in it.")
@@ -114,7 +112,7 @@ def poses_of(content: Mapping[str, Any], path: Path) -> list[PoseFrame]:
                 np.array([[_one(point["x"]), _one(point["y"])] for point in region["point"]], dtype=float)
                 for region in entry.get("ignore_regions") or []
             ]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except MALFORMED as error:
             text = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise BadInput(f"{path}, frame {number} of {len(content['annolist'])}: {text}.") from error
         frames.append(PoseFrame(name, poses, ignored))
@@ -154,4 +152,4 @@ def with_tracks(content: Mapping[str, Any], ids: Sequence[Sequence[int]]) -> dic
 
 def write_annotations(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    write_text(path, json.dumps(content))

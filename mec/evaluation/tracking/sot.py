@@ -8,7 +8,6 @@ Source: UniTrack's single-object tracking, with the heads of SiamFC and CFNet.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mec.errors import BadInput, nearest
+from mec.errors import MALFORMED, BadInput, nearest
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_boxes, write_video
-from mec.runtime.files import missing
+from mec.runtime.files import missing, read_json
 
 SIDE = 520  # px of a crop
 CELLS = SIDE // CELL  # 65
@@ -64,17 +63,14 @@ def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
         raise FileNotFoundError(
             f"{path}: no such file. sot needs OTB-2015's layout: OTB2015.json, and SEQUENCE/img/0001.jpg and so on."
         )
-    try:
-        listed = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: not a JSON object of sequences ({error}).") from error
+    listed = read_json(path, dict)
     videos = []
     for name in chosen_names(listed, names, path):
         at = f"{path}: {name}"
         try:
             frames = tuple(root / str(frame) for frame in listed[name]["img_names"])
             boxes, first = (np.array(listed[name][key], dtype=np.float64) for key in ("gt_rect", "init_rect"))
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise BadInput(f"{at} needs img_names, gt_rect and init_rect, lists of numbers ({error!r}).") from error
         if not frames or boxes.shape != (len(frames), 4):
             raise BadInput(f"{at} has {len(frames)} frames and boxes {[*boxes.shape]}: four numbers a frame.")

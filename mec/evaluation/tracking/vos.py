@@ -26,7 +26,7 @@ from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances, feature_maps
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_masks, write_video
-from mec.runtime.files import missing
+from mec.runtime.files import missing, read_text
 
 MEMORY = 5  # frames before the present one
 RADIUS = 12  # cells: nothing so far off or farther is looked at in those frames
@@ -57,7 +57,7 @@ def read_davis(root: Path, names: tuple[str, ...] = ()) -> list[MaskVideo]:
         layout = "ImageSets/2017/val.txt, JPEGImages/480p/NAME/*.jpg, Annotations/480p/NAME/*.png"
         raise FileNotFoundError(f"{path}: no such file. vos needs DAVIS-2017's layout: {layout}.")
     videos = []
-    for name in chosen_names(path.read_text().split(), names, path):
+    for name in chosen_names(read_text(path).split(), names, path):
         folder, masked = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
         frames = tuple(sorted(folder.glob("*.jpg")))
         if len(frames) < 3:

@@ -18,7 +18,7 @@ from mec.data.images import Files, Images, InMemory
 from mec.data.named import TORCHVISION, terms_of, torchvision_split
 from mec.errors import Absent, BadInput, absent, nearest
 from mec.evaluation.metrics import VOC_CLASSES
-from mec.runtime.files import first_line
+from mec.runtime.files import first_line, read_text
 from mec.runtime.flags import names
 
 
@@ -88,12 +88,12 @@ CALTECH_TRAIN = 30  # images a class
 def sun397(root: Path, choices: Choices) -> Parts:
     """Partition 1 of the official ten: 50 training and 50 test images a class, not all 108,754 images."""
     folder = root / "SUN397"
-    classes = tuple(folder.joinpath("ClassName.txt").read_text().split())
+    classes = tuple(read_text(folder / "ClassName.txt").split())
     number = {name: i for i, name in enumerate(classes)}
     splits = []
     for part in ("Training_01.txt", "Testing_01.txt"):
         beside, packed = folder / part, folder / "Partitions" / part
-        names = sorted((beside if beside.exists() else packed).read_text().split())  # /a/abbey/sun_aakbd.jpg
+        names = sorted(read_text(beside if beside.exists() else packed).split())  # /a/abbey/sun_aakbd.jpg
         labels = np.array([number[os.path.dirname(name)] for name in names])
         splits.append((Split(Files(tuple(f"{folder}{name}" for name in names)), labels), classes))
     return transfer_parts("sun397", root, splits, choices)
@@ -103,7 +103,7 @@ def voc2007(root: Path, choices: Choices) -> Parts:
     """Many labels an image, from the lists of ImageSets/Main; official train, val and test."""
     folder, splits = root / "VOCdevkit" / "VOC2007", []
     for part in ("train", "val", "test"):
-        names = (folder / "ImageSets" / "Main" / f"{part}.txt").read_text().split()
+        names = read_text(folder / "ImageSets" / "Main" / f"{part}.txt").split()
         labels = voc_labels(folder, part, names)
         if choices.difficult_as_absent:
             labels[labels == 0] = -1
@@ -119,7 +119,7 @@ def voc_labels(folder: Path, part: str, names: Sequence[str]) -> np.ndarray:
         return np.stack([voc_labels_of_xml(folder / "Annotations" / f"{name}.xml") for name in names])
     labels = np.empty((len(names), len(lists)), dtype=np.int64)
     for c, path in enumerate(lists):
-        said = dict(line.split() for line in path.read_text().splitlines() if line.strip())
+        said = dict(line.split() for line in read_text(path).splitlines() if line.strip())
         if missing := [name for name in names if name not in said]:
             raise BadInput(f"{path}: {len(missing)} images of {part}.txt are not in it, among them {missing[0]}.")
         labels[:, c] = [int(said[name]) for name in names]

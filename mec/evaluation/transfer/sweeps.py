@@ -30,7 +30,7 @@ from mec.evaluation.subject import Subject
 from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require_sets
 from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.checkpoints import Checkpoints
-from mec.runtime.files import write_text
+from mec.runtime.files import first_line, write_text
 from mec.runtime.locks import only_one
 from mec.runtime.records import Ledger
 from mec.version import __version__
@@ -101,7 +101,7 @@ def transfer(
     require_sets(names, root, download=download)
     folder = subject.folder / "transfer"
     for name in names:
-        parts = limited_parts(TRANSFER_SETS[name].open(root, choices), limit, choices.seed)
+        parts = limited_parts(opened(name, root, choices), limit, choices.seed)
         mode = "linear" if finetuning is None else "finetune"
         settings: dict[str, Any] = {
             "mode": mode, "set": name, "preset": transfer_preset(finetuning, standardise, choices), **asdict(choices),
@@ -125,6 +125,17 @@ def transfer(
             "transfer", parts.metric, found.pop("value"), data=name, seed=choices.seed, settings=settings | found,
             data_fingerprint=parts.fingerprint,
         )  # fmt: skip
+
+
+def opened(name: str, root: Path, choices: Choices) -> Parts:
+    """A data set. Raises BadInput: its files cannot be understood."""
+    try:
+        return TRANSFER_SETS[name].open(root, choices)
+    except BadInput:
+        raise
+    except Exception as error:  # of lists, XML, archives and torchvision's readers
+        words = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise BadInput(f"{name}: its files below {root} cannot be read ({words}). Is the copy whole?") from error
 
 
 def transfer_preset(finetuning: Finetuning | None, standardise: bool, choices: Choices) -> str:

@@ -294,5 +294,5 @@ def test_poses_that_cannot_be_understood_are_named(tmp_path, content, words):
 
 def test_no_json_is_said(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(BadInput, match="no JSON"):
+    with pytest.raises(BadInput, match="not valid JSON"):
         posefiles.read_annotations(tmp_path / "a.json")

@@ -297,7 +297,7 @@ def test_what_does_not_fit_is_told(tmp_path):
     with pytest.raises(BadInput, match=r"sequence Square: 1 of 3 files are missing, the first is .*0002\.png"):
         read_otb(root)
     (root / "OTB2015.json").write_text("[1]")
-    with pytest.raises(BadInput, match="not a JSON object of sequences"):
+    with pytest.raises(BadInput, match="holds a list where an object of named values is wanted"):
         read_otb(root)
 
 
