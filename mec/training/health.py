@@ -301,7 +301,8 @@ JUDGED = (  # figures that a verdict takes together
 
 def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a line; without its rank, by which it is judged, where others are missing that go with it."""
-    found = {k: v for k, v in record.items() if isinstance(v, float) or (type(v) is int and abs(v) < 2**53)}
+    numbers = {k: v for k, v in record.items() if isinstance(v, float) or (type(v) is int and abs(v) < 2**53)}
+    found: dict[str, Any] = {**numbers, **({"diverged": str(record["diverged"])} if "diverged" in record else {})}
     if not all(name in found for name in JUDGED) or found["effective_rank_limit"] <= 0:
         found.pop("effective_rank", None)
     return found
