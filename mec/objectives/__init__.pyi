@@ -20,4 +20,11 @@ from .methods import Method as Method
 from .methods import differs_from_paper as differs_from_paper
 from .methods import method_named as method_named
 from .methods import methods_in_words as methods_in_words
+from .relatives import CorInfoMax as CorInfoMax
+from .relatives import emp_ssl as emp_ssl
+from .relatives import frossl as frossl
+from .relatives import matrix_ssl as matrix_ssl
+from .relatives import mmcr as mmcr
+from .relatives import simdino as simdino
+from .relatives import w_mse as w_mse
 from .table import OBJECTIVES as OBJECTIVES

@@ -91,6 +91,23 @@ def log_det_cross(
         return value
 
 
+def sum_of_powers(rows: Tensor, lam: float, exponent: float, ranks: Ranks = ALONE) -> Tensor:
+    """Σ ((1 + λσ²)^a - 1) / a over the singular values σ of the rows [m, d] of all ranks, a > 0 the exponent.
+
+    By the eigenvalues of the smaller side, whose gradient needs no gaps between them. Dearer than a logarithm, which
+    takes a factorisation only: about ten times at m = d = 512 on a CPU.
+    """
+    with full_precision(rows):
+        m, d = ranks.shares(len(rows)).total, rows.shape[1]
+        if m <= d:
+            rows = ranks.gather(rows)
+            gram = rows @ rows.T
+        else:
+            gram = ranks.sum(rows.T @ rows)
+        spectrum = torch.linalg.eigvalsh(gram).clamp(min=0)
+        return torch.expm1(exponent * torch.log1p(lam * spectrum)).sum() / exponent
+
+
 class _LogDetSymmetric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, lam: float) -> Tensor:

@@ -9,10 +9,17 @@ from torch import Tensor
 
 from mec.errors import BadInput
 from mec.objectives.checks import check_distortion, check_order, check_pair, check_stack
-from mec.objectives.coding import Distortion, distortion_for, full_precision, log_det_cross, log_det_symmetric
-from mec.objectives.matched import Normalise, normalised, unit_rows
+from mec.objectives.coding import (
+    Distortion,
+    distortion_for,
+    full_precision,
+    log_det_cross,
+    log_det_symmetric,
+    sum_of_powers,
+)
+from mec.objectives.matched import Normalise, centred_columns, mean_of_rows, normalised, unit_rows
 from mec.runtime.distributed import ALONE, Ranks
-from mec.runtime.ranges import FROM_1, Count
+from mec.runtime.ranges import AT_LEAST_0, FROM_1, SHARE, Count, NotNegative, Share
 
 
 def maximum_entropy_coding(
@@ -65,6 +72,9 @@ def joint_coding(
     views: Tensor,
     *,
     distortion: Distortion = 0.06,
+    exponent: Share = 0.0,
+    agreement: NotNegative = 0.0,
+    centred: bool = False,
     weights: Tensor | None = None,
     normalise: Normalise = "l2",
     ranks: Ranks = ALONE,
@@ -73,18 +83,24 @@ def joint_coding(
 
     The average Ȳ of unit embeddings is long where views agree and the log-determinant is large where images differ,
     so one bounded quantity asks for both. Its first order is the agreement of the views (two views: -(1 + cos) / 2).
+    `exponent` and `agreement` open a family that has the form's relatives at its corners (docs/relations.md).
 
     Args:
         views: [V, m, d], V views of the same m images. Rows are normalised here; their average is not.
         distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
+        exponent: a, from 0 to 1: ((1 + λσ²)^a - 1) / a takes the place of log(1 + λσ²), σ the singular values of Ȳ.
+            0 is the logarithm, 1 the mean square length of Ȳ's rows; at ½, as ε_d² goes to 0, the sum of σ (MMCR).
+        agreement: w >= 0, a weight for agreement of its own: w times the mean length of Ȳ's rows, which is the mean
+            cosine of a view with the average of its image's views, is added to what is maximised.
+        centred: whether the mean row is taken from Ȳ before the spectrum is looked at.
         weights: [V], 0 or above, adding up to 1; None for equal ones.
         normalise: as in `maximum_entropy_coding`.
 
     Returns:
-        [], dimensionless: -log det(I + λ ȲȲᵀ) / (λ m); between -r ε_d² log(1 + 1 / (r ε_d²)) and 0, r = min(m, d).
+        [], dimensionless: -Σ log(1 + λσ²) / (λ m) - w · mean ‖ȳ‖; from `lower_bound` to 0.
 
     Raises:
-        BadInput: not [V, m, d], distortion <= 0, or weights that do not fit.
+        BadInput: not [V, m, d], a setting out of its range, or weights that do not fit.
 
     Source:
         Eqn 1 of Liu et al., NeurIPS 2022, of the view average: this project's form, docs/objective.md.
@@ -95,6 +111,8 @@ def joint_coding(
     """
     check_stack(views)
     check_distortion(distortion)
+    SHARE.check(exponent=exponent)
+    AT_LEAST_0.check(agreement=agreement)
     if weights is not None and not shares_of(weights, len(views)):
         raise BadInput(f"weights are {weights.tolist()} for {len(views)} views: a share for each, adding up to 1.")
     shares = ranks.shares(views.shape[1])
@@ -102,23 +120,36 @@ def joint_coding(
     with full_precision(views):
         units = unit_rows(views) if normalise == "l2" else torch.stack([normalised(x, normalise, ranks) for x in views])
         average = units.mean(0) if weights is None else torch.einsum("v,vmd->md", weights.to(units), units)
-        return -distortion * log_det_symmetric(average, 1 / (shares.total * distortion), shares)
+        rows, lam = centred_columns(average, ranks)[0] if centred else average, 1 / (shares.total * distortion)
+        spread = sum_of_powers(rows, lam, exponent, ranks) if exponent else log_det_symmetric(rows, lam, shares)
+        loss = -distortion * spread
+        return loss - agreement * mean_of_rows(torch.linalg.vector_norm(average, dim=1), ranks) if agreement else loss
 
 
 def shares_of(weights: Tensor, views: int) -> bool:
     return weights.shape == (views,) and bool((weights >= 0).all()) and abs(weights.sum().item() - 1) <= 1e-4
 
 
-def lower_bound(m: int, d: int, distortion: Distortion) -> float:
+def lower_bound(
+    m: int,
+    d: int,
+    distortion: Distortion,
+    *,
+    exponent: Share = 0.0,
+    agreement: NotNegative = 0.0,
+    centred: bool = False,
+) -> float:
     """What no exact form of the loss can go below: that of views that agree and spread evenly.
 
     Args:
         m: images.
         d: embedding size.
         distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
+        exponent, agreement, centred: as in `joint_coding`.
 
     Returns:
-        -r ε_d² log(1 + 1 / (r ε_d²)), r = min(m, d); dimensionless, from -1 to 0.
+        -r ε_d² log(1 + 1 / (r ε_d²)) - w, r = min(m, d), or min(m - 1, d) where rows are centred; or with the power in
+        place of the logarithm. Dimensionless; w the weight of agreement.
 
     Raises:
         BadInput: m, d or distortion that is not above 0.
@@ -131,5 +162,8 @@ def lower_bound(m: int, d: int, distortion: Distortion) -> float:
     """
     FROM_1.check(m=m, d=d)
     check_distortion(distortion)
-    scale = min(m, d) * distortion_for(distortion, m, d)
-    return -scale * math.log1p(1 / scale)
+    SHARE.check(exponent=exponent)
+    AT_LEAST_0.check(agreement=agreement)
+    scale = max(1, min(m - centred, d)) * distortion_for(distortion, m, d)
+    each = math.expm1(exponent * math.log1p(1 / scale)) / exponent if exponent else math.log1p(1 / scale)
+    return -scale * each - agreement

@@ -84,6 +84,29 @@ METHODS: dict[str, Method] = {
         {"weight": 20.0, "scale": 0.05}, target="momentum", network=LINEAR, paper={"weight": 100.0},
         differs="the penalty's weight is 20; the paper's, for embeddings of 2048: --set settings.weight=100",
     ),
+    "mmcr": Method("mmcr", "nuclear norm of the views' average", {"scale": 0.01}, network=LINEAR),
+    "emp-ssl": Method(
+        "emp_ssl", "coding rate of each view, cosine with the views' average", {"scale": 0.005}, network=LINEAR,
+    ),
+    "simdino": Method(
+        "simdino", "cosine with a momentum teacher, coding rate of both; the teacher is kept",
+        target="momentum", network=LINEAR, keeps="target",
+    ),
+    "corinfomax": Method(
+        "corinfomax", "log-determinant of running covariances, squared distance of views",
+        {"scale": 0.1}, network=LINEAR,
+    ),
+    "matrix-ssl": Method(
+        "matrix_ssl", "matrix cross-entropies of covariances, order 4; predictor, momentum target",
+        predictor="narrow", target="momentum",
+    ),
+    "frossl": Method(
+        "frossl", "Frobenius norm of covariances, distance to the views' average", {"scale": 0.1}, network=LINEAR,
+    ),
+    "w-mse": Method(
+        "w_mse", "distance of whitened views; embeddings of 32 numbers, fewer than images a batch",
+        {"scale": 0.5}, network={**LINEAR, "projector": (1024, 32)},
+    ),
     "supervised": Method(
         "cross_entropy", "cross-entropy with labels", network={"projector_output": "linear-bias"}, labels=True,
     ),

@@ -25,8 +25,10 @@ from mec.objectives.coding import Distortion
 from mec.objectives.matched import Normalise, pairs, pairs_without_target
 from mec.objectives.mec import joint_coding, maximum_entropy_coding
 from mec.objectives.memory import DINO, QueuedInfoNCE, SwAV, UniGrad
+from mec.objectives.relatives import CorInfoMax, emp_ssl, frossl, matrix_ssl, mmcr, simdino, w_mse
 from mec.recipes.recipe import Setting
 from mec.runtime.distributed import ALONE, Ranks
+from mec.runtime.ranges import NotNegative, Share
 
 
 def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -54,6 +56,19 @@ def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return objective
 
 
+def over_views(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Lift a formula on all views to the loop's call; views of a target network are further views."""
+
+    @functools.wraps(formula)
+    def objective(
+        online: Tensor, target: Tensor | None, *, labels: Tensor | None = None, ranks: Ranks = ALONE, **settings: Any
+    ) -> Tensor:
+        check_stacks(online, target)
+        return formula(online if target is None else torch.cat([online, target]), ranks=ranks, **settings)
+
+    return objective
+
+
 def joint_objective(
     online: Tensor,
     target: Tensor | None,
@@ -61,17 +76,24 @@ def joint_objective(
     labels: Tensor | None = None,
     ranks: Ranks = ALONE,
     distortion: Distortion = 0.06,
+    exponent: Share = 0.0,
+    agreement: NotNegative = 0.0,
+    centred: bool = False,
     normalise: Normalise = "l2",
 ) -> Tensor:
     """`joint_coding` of all views at once; with a target, of each p_v with the z_t of another view, averaged."""
     check_stacks(online, target)
-    if target is None:
-        return joint_coding(online, distortion=distortion, normalise=normalise, ranks=ranks)
+    stacks = [online] if target is None else [
+        torch.stack([online[v], target[t]]) for v, t in pairs(len(online), len(target))
+    ]  # fmt: skip
     losses = [
-        joint_coding(torch.stack([online[v], target[t]]), distortion=distortion, normalise=normalise, ranks=ranks)
-        for v, t in pairs(len(online), len(target))
-    ]
-    return torch.stack(losses).mean()
+        joint_coding(
+            views, distortion=distortion, exponent=exponent, agreement=agreement, centred=centred, normalise=normalise,
+            ranks=ranks,
+        )
+        for views in stacks
+    ]  # fmt: skip
+    return losses[0] if target is None else torch.stack(losses).mean()
 
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
@@ -87,6 +109,13 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "dino": DINO,
     "unigrad": UniGrad,
     "cross_entropy": cross_entropy,
+    "mmcr": over_views(mmcr),
+    "emp_ssl": over_views(emp_ssl),
+    "simdino": simdino,
+    "corinfomax": CorInfoMax,
+    "matrix_ssl": over_pairs(matrix_ssl),
+    "frossl": over_views(frossl),
+    "w_mse": over_views(w_mse),
 }
 
 

@@ -282,7 +282,8 @@ def exact_loss_bound(objective: Any, settings: Mapping[str, Any], m: int, d: int
         return None
     if settings.get("order") == 1:  # minus the mean cosine of the views
         return -1.0
-    return lower_bound(m, d, distortion_for(settings["distortion"], m, d))
+    family = {name: settings[name] for name in ("exponent", "agreement", "centred") if name in settings}
+    return lower_bound(m, d, distortion_for(settings["distortion"], m, d), **family)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tenso
     with torch.random.fork_rng(devices=[]):
         trial, call = build(method.objective, 4, settings)
         memory = isinstance(trial, nn.Module)
-        rows = torch.randn(2, recipe.batch_size, 4) if memory else torch.eye(4).repeat(2, 1, 1)
+        rows = torch.randn(2, recipe.batch_size, 4) if memory else torch.eye(4).repeat(2, 2, 1)
         labels = torch.zeros(rows.shape[1], dtype=torch.long) if method.labels else None
         for epoch in (0.0, math.inf):  # as settings are at first and at last
             now = {name: schedules.setting(value, epoch) for name, value in call.items()}

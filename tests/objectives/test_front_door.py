@@ -38,6 +38,13 @@ CALLS = {
     ),
     "DINO": lambda *at, **s: mec.objectives.DINO(D)(*(at or STACKS), **s),
     "UniGrad": lambda *at, **s: mec.objectives.UniGrad(D)(*(at or STACKS), **s),
+    "CorInfoMax": lambda *at, **s: mec.objectives.CorInfoMax(D)(*(at or STACKS), **s),
+    "simdino": lambda *at, **s: mec.objectives.simdino(*(at or STACKS), **s),
+    "matrix_ssl": lambda *at, **s: mec.objectives.matrix_ssl(*(at or PAIR), **s),
+    "mmcr": lambda *at, **s: mec.objectives.mmcr(*(at or STACKS[:1]), **s),
+    "emp_ssl": lambda *at, **s: mec.objectives.emp_ssl(*(at or STACKS[:1]), **s),
+    "frossl": lambda *at, **s: mec.objectives.frossl(*(at or STACKS[:1]), **s),
+    "w_mse": lambda *at, **s: mec.objectives.w_mse(*(at or STACKS[:1]), **s),
 }
 POSITIVE, WEIGHT, SHARE, COUNT = (0.0, -0.1), (-0.1,), (-0.1, 1.1), (0, -3, 2.5)
 OUT_OF_RANGE = {
@@ -46,9 +53,9 @@ OUT_OF_RANGE = {
     "barlow_twins": {"off_diagonal": WEIGHT},
     "vicreg": {"invariance": WEIGHT, "variance": WEIGHT, "covariance": WEIGHT},
     "maximum_entropy_coding": {"distortion": POSITIVE, "order": COUNT},
-    "joint_coding": {"distortion": POSITIVE},
+    "joint_coding": {"distortion": POSITIVE, "exponent": SHARE, "agreement": WEIGHT},
     "coding_length": {"distortion": POSITIVE, "order": COUNT},
-    "lower_bound": {"m": COUNT, "d": COUNT, "distortion": POSITIVE},
+    "lower_bound": {"m": COUNT, "d": COUNT, "distortion": POSITIVE, "exponent": SHARE, "agreement": WEIGHT},
     "cross_entropy": {"label_smoothing": SHARE},
     "QueuedInfoNCE": {"temperature": POSITIVE, "queue": COUNT},
     "SwAV": {
@@ -57,6 +64,13 @@ OUT_OF_RANGE = {
     },
     "DINO": {"temperature": POSITIVE, "target_temperature": POSITIVE, "centre_momentum": SHARE},
     "UniGrad": {"weight": WEIGHT, "correlation_momentum": SHARE},
+    "CorInfoMax": {"invariance": WEIGHT, "kept": SHARE, "floor": POSITIVE},
+    "simdino": {"distance": POSITIVE, "agreement": WEIGHT},
+    "matrix_ssl": {"order": COUNT, "own": WEIGHT},
+    "mmcr": {"local": WEIGHT},
+    "emp_ssl": {"distance": POSITIVE, "agreement": WEIGHT},
+    "frossl": {"invariance": WEIGHT},
+    "w_mse": {"shrink": SHARE},
 }  # fmt: skip
 CASES = [(name, setting) for name, settings in OUT_OF_RANGE.items() for setting in settings]
 
@@ -84,7 +98,7 @@ def test_a_setting_that_is_not_finite_or_out_of_range_is_refused_by_name(name, s
         assert str(caught.value).startswith(f"{setting} is {value!r}: it takes a ")
 
 
-TWO_SETS = ["negative_cosine", "nt_xent", "info_nce", "barlow_twins", "vicreg", "maximum_entropy_coding"]
+TWO_SETS = ["negative_cosine", "nt_xent", "info_nce", "barlow_twins", "vicreg", "maximum_entropy_coding", "matrix_ssl"]
 
 
 @pytest.mark.parametrize("name", TWO_SETS)
@@ -95,17 +109,17 @@ def test_formulas_on_two_sets_refuse_rows_that_do_not_match(name):
             CALLS[name](online, target)
 
 
-@pytest.mark.parametrize("name", ["QueuedInfoNCE", "DINO", "UniGrad", "SwAV"])
+@pytest.mark.parametrize("name", ["QueuedInfoNCE", "DINO", "UniGrad", "SwAV", "CorInfoMax"])
 def test_objectives_with_memory_refuse_stacks_that_do_not_match(name):
     a = STACKS[0]
     for online, target in ((a, a[:, 1:]), (a[0], a), (a[:, :, 1:], a[:, :, 1:]), (a[:1], a), ([1.0], a)):
-        if name != "SwAV" or online is not a:  # it has no use for a target
+        if name not in ("SwAV", "CorInfoMax") or online is not a:  # they have no use for a target
             with pytest.raises(BadInput, match=r"^online is "):
                 CALLS[name](online, target)
     for size in (0, -1, 2.0, math.nan):
         with pytest.raises(BadInput, match=r"^embedding is .*: it takes a whole number, at least 1\.$"):
             getattr(mec.objectives, name)(size)
-    if name != "SwAV":
+    if name not in ("SwAV", "CorInfoMax"):
         with pytest.raises(BadInput, match="needs a target network"):
             CALLS[name](a, None)
 

@@ -37,7 +37,9 @@ for name, method in METHODS.items():
     if case not in CASES.values():
         CASES[f"{method.objective} of {name}"] = case
 CASES |= {name: (name, {}) for name in OBJECTIVES if name not in {objective for objective, _ in CASES.values()}}
-WITH_TARGET_ONLY = ("queued_info_nce", "dino", "unigrad")
+FAMILY = {"distortion": 0.02, "exponent": 0.5, "agreement": 1.0, "centred": True}
+CASES["joint_coding with all of its family"] = ("joint_coding", FAMILY)
+WITH_TARGET_ONLY = ("queued_info_nce", "dino", "unigrad", "simdino")
 STEPS = 3  # of an objective with memory: the second and third meet what the first left
 NORMS = {
     "rows": lambda: nn.BatchNorm1d(5),

@@ -1,0 +1,130 @@
+"""Which settings give the best encoder after so many steps? Trials by successive halving; every one is kept.
+
+    python benchmarks/search.py CIFAR10 --group optimizer --steps 400 [--rounds 3] [--seed 0] [--out runs/search]
+
+CIFAR10 is a folder with train/CLASS/ and test/CLASS/. 10,000 of its training images without labels; what `auto` chooses
+on a CPU, but for the changes that a trial names; one thread. After a round the better half of the trials goes on to the
+next, with four times the steps, by k-NN among training images: a fifth of them asked, the others the bank. Test figures
+are told beside it and choose nothing. Several of these commands may run side by side, each takes trials that no other
+has; all may be stopped, and go on when called again. FOLDER/trials.jsonl has a line a trial.
+"""
+
+import argparse
+import fcntl
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import mec
+from mec.data.dataset import Data
+from mec.errors import Diverged
+from mec.evaluation.results import RESULTS
+from mec.reports.trials import accuracy_among_training_images
+from mec.runtime.machine import machine
+from mec.runtime.memory import keep_freed
+from mec.runtime.records import read_records
+from mec.training import health
+
+GROWTH = 4  # steps of a round, times those of the one before
+
+
+def grid(*choices: Sequence[str]) -> list[str]:
+    """Every combination, one of each; a choice is some changes as `--set` takes them, with spaces between, or ""."""
+    found = [""]
+    for choice in choices:
+        found = [f"{before} {one}".strip() for before in found for one in choice]
+    return found
+
+
+def rates(*values: float) -> list[str]:
+    """Base rates: as used at batch 128, half as much."""
+    return [f"optimizer.base_lr={value:g}" for value in values]
+
+
+MUON = ["optimizer.name=muon"]
+GROUPS: dict[str, list[str]] = {"optimizer": [*grid(rates(1, 3)), *grid(MUON, rates(0.01, 0.04))]}
+
+
+def name_of(trial: str, steps: int, seed: int) -> str:
+    return f"{trial.replace(' ', ',') or 'auto'},steps={steps},seed={seed}"
+
+
+def finished(trial: str, steps: int, seed: int, data: Data, out: Path) -> dict | None:
+    """A line of trials.jsonl: read, or trained for; None where another process is at it."""
+    folder = out / name_of(trial, steps, seed)
+    done = folder / "trial.json"
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / f"{folder.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        if done.exists():
+            return json.loads(done.read_text())
+        line = {"changes": trial, "steps": steps, "seed": seed, "chosen by": -math.inf}
+        start = time.process_time()
+        try:
+            mec.pretrain(
+                data, out=folder, steps=steps, seed=seed, device="cpu", quiet=True, resume=folder.exists(),
+                set=trial.split(), workers=0,
+            )  # fmt: skip
+        except Diverged as error:
+            line["diverged"] = str(error).splitlines()[0]
+        else:
+            line["cpu minutes"] = round((time.process_time() - start) / 60, 2)
+            line["chosen by"] = round(accuracy_among_training_images(folder, data, "cpu"), 2)
+            for result in read_records(folder / RESULTS):
+                ours = result["encoder"] not in ("untrained", "pixels") and result["metric"] == "top-1"
+                if ours and result["protocol"] in ("knn", "linear-fast"):
+                    line[result["protocol"]] = round(result["value"], 2)
+            last = [x for x in health.read_metrics(folder) if "effective_rank" in x][-1]
+            line |= {key: round(last[key], 3) for key in ("agreement", "effective_rank") if key in last}
+        done.write_text(json.dumps(line))
+        with open(out / "trials.jsonl", "a") as lines:
+            lines.write(json.dumps(line) + "\n")
+        return line
+
+
+def table(lines: Sequence[dict]) -> str:
+    keys = ("steps", "seed", "chosen by", "knn", "linear-fast", "agreement", "effective_rank", "cpu minutes")
+    rows = [" | ".join(["changes", *keys])]
+    rows += [" | ".join([line["changes"] or "auto", *(str(line.get(key, "-")) for key in keys)]) for line in lines]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--group", choices=[*GROUPS], required=True)
+    parser.add_argument("--steps", type=int, default=1000, help="of the first round")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=10_000, help="training images")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed()
+    data = mec.open_data(asked.data, limit=asked.limit)
+    print(machine("cpu"), flush=True)
+    trials = GROUPS[asked.group]
+    for turn in range(asked.rounds):
+        steps, lines = asked.steps * GROWTH**turn, []
+        for trial in trials:
+            line = finished(trial, steps, asked.seed, data, asked.out)
+            if line is not None:
+                lines.append(line)
+                print(json.dumps(line), flush=True)
+        while len(lines) < len(trials):  # the others of this round are under way elsewhere
+            time.sleep(20)
+            lines = [x for x in (finished(t, steps, asked.seed, data, asked.out) for t in trials) if x is not None]
+        lines.sort(key=lambda line: -line["chosen by"])
+        print(table(lines), flush=True)
+        trials = [line["changes"] for line in lines[: math.ceil(len(lines) / 2)]]
+
+
+if __name__ == "__main__":
+    main()
