@@ -22,11 +22,9 @@ import torch
 import mec
 from mec.data.dataset import Data
 from mec.errors import Diverged
-from mec.evaluation.results import RESULTS
 from mec.reports.trials import accuracy_among_training_images
 from mec.runtime.machine import machine
 from mec.runtime.memory import keep_freed
-from mec.runtime.records import read_records
 from mec.training import health
 
 GROWTH = 4  # steps of a round, times those of the one before
@@ -53,8 +51,9 @@ def name_of(trial: str, steps: int, seed: int) -> str:
     return f"{trial.replace(' ', ',') or 'auto'},steps={steps},seed={seed}"
 
 
-def finished(trial: str, steps: int, seed: int, data: Data, out: Path) -> dict | None:
+def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> dict | None:
     """A line of trials.jsonl: read, or trained for; None where another process is at it."""
+    out, seed = asked.out, asked.seed
     folder = out / name_of(trial, steps, seed)
     done = folder / "trial.json"
     out.mkdir(parents=True, exist_ok=True)
@@ -70,17 +69,16 @@ def finished(trial: str, steps: int, seed: int, data: Data, out: Path) -> dict |
         try:
             mec.pretrain(
                 data, out=folder, steps=steps, seed=seed, device="cpu", quiet=True, resume=folder.exists(),
-                set=trial.split(), workers=0,
+                set=trial.split(), workers=0, evaluate=False,
             )  # fmt: skip
         except Diverged as error:
             line["diverged"] = str(error).splitlines()[0]
         else:
             line["cpu minutes"] = round((time.process_time() - start) / 60, 2)
             line["chosen by"] = round(accuracy_among_training_images(folder, data, "cpu"), 2)
-            for result in read_records(folder / RESULTS):
-                ours = result["encoder"] not in ("untrained", "pixels") and result["metric"] == "top-1"
-                if ours and result["protocol"] in ("knn", "linear-fast"):
-                    line[result["protocol"]] = round(result["value"], 2)
+            for protocol in ("knn", "linear") if asked.linear else ("knn",):
+                found = mec.evaluate(folder, protocol, data, device="cpu")
+                line[protocol] = next(round(result.value, 2) for result in found if result.metric == "top-1")
             last = [x for x in health.read_metrics(folder) if "effective_rank" in x][-1]
             line |= {key: round(last[key], 3) for key in ("agreement", "effective_rank") if key in last}
         done.write_text(json.dumps(line))
@@ -90,7 +88,7 @@ def finished(trial: str, steps: int, seed: int, data: Data, out: Path) -> dict |
 
 
 def table(lines: Sequence[dict]) -> str:
-    keys = ("steps", "seed", "chosen by", "knn", "linear-fast", "agreement", "effective_rank", "cpu minutes")
+    keys = ("steps", "seed", "chosen by", "knn", "linear", "agreement", "effective_rank", "cpu minutes")
     rows = [" | ".join(["changes", *keys])]
     rows += [" | ".join([line["changes"] or "auto", *(str(line.get(key, "-")) for key in keys)]) for line in lines]
     return "\n".join(rows)
@@ -104,6 +102,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=10_000, help="training images")
+    parser.add_argument("--linear", action="store_true", help="also the linear probe on test images: minutes a trial")
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -114,13 +113,13 @@ def main() -> None:
     for turn in range(asked.rounds):
         steps, lines = asked.steps * GROWTH**turn, []
         for trial in trials:
-            line = finished(trial, steps, asked.seed, data, asked.out)
+            line = finished(trial, steps, data, asked)
             if line is not None:
                 lines.append(line)
                 print(json.dumps(line), flush=True)
         while len(lines) < len(trials):  # the others of this round are under way elsewhere
             time.sleep(20)
-            lines = [x for x in (finished(t, steps, asked.seed, data, asked.out) for t in trials) if x is not None]
+            lines = [x for x in (finished(t, steps, data, asked) for t in trials) if x is not None]
         lines.sort(key=lambda line: -line["chosen by"])
         print(table(lines), flush=True)
         trials = [line["changes"] for line in lines[: math.ceil(len(lines) / 2)]]

@@ -114,6 +114,8 @@ class Optimizer(Checked):
     trust: Positive = 0.001  # LARS
     trust_clip: bool = False  # LARS: the layer-wise rate is never above the global one
     clip: NotNegative = 0.0  # largest gradient norm of a single tensor; 0: any
+    average: Annotated[float, Range(float, 0, 1, below=True)] = 0.0  # above 0: the stored encoder is a running average
+    # of the trained one, of which this share is kept at each step
     freeze_prototypes_epochs: NotNegative = 0.0  # prototypes (SwAV, DINO) do not move so long
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mec.data.batches import Batch, IterableBatches, ViewBatches
 from mec.errors import Diverged, TrainingStopped
@@ -61,7 +62,8 @@ class Trainer:
         self.fabric, self.ranks, self.recipe, self.batches, self.seed = fabric, ranks, recipe, batches, seed
         self.network, self.objective, self.settings = network, objective, settings
         kept = network.target_encoder if method_named(recipe.method).keeps == "target" else None
-        self.encoder = network.encoder if kept is None else kept  # what is stored and measured
+        self.trained = self.encoder = network.encoder if kept is None else kept  # what is stored and measured
+        self.average: AveragedModel | None = None
         # Only where the device has units for it: elsewhere it is hundreds of times slower.
         automatic = recipe.precision == "auto" and has_bf16_units(fabric.device.type)
         self.bf16 = automatic or recipe.precision == "bf16"
@@ -70,6 +72,10 @@ class Trainer:
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         if isinstance(objective, nn.Module):
             objective.to(fabric.device)
+        if recipe.optimizer.average:
+            each = get_ema_multi_avg_fn(recipe.optimizer.average)
+            self.average = AveragedModel(self.encoder, multi_avg_fn=each, use_buffers=True)
+            self.encoder = self.average.module
         self.graphs = graphs and fabric.device.type == "cuda" and ranks.size == 1
         self.graph: Callable[[list[Tensor]], tuple[Tensor, Tensor | None]] | None = None
 
@@ -100,6 +106,8 @@ class Trainer:
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 self.network.update_target(now["target_momentum"])
+                if self.average is not None:
+                    self.average.update_parameters(self.trained)
 
                 done = step + 1
                 epoch_ended = done % self.batches.steps_per_epoch == 0
@@ -268,6 +276,7 @@ class Trainer:
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         own = {"objective": self.objective} if isinstance(self.objective, nn.Module) else {}
+        own |= {} if self.average is None else {"average": self.average}
         return {"network": self.network, "optimizer": self.optimizer, **own}
 
 

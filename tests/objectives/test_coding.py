@@ -264,3 +264,14 @@ def test_errors_repeat_what_came_and_say_what_fits(shape, distortion, order, tex
     with pytest.raises(BadInput) as caught:
         coding_length(torch.ones(shape), distortion, order)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(("m", "d"), [(130, 200), (200, 130), (130, 130)])
+@pytest.mark.parametrize("distortion", [0.02, 2e-4])
+def test_where_a_side_is_inverted_the_gradient_in_float32_is_that_of_float64(m, d, distortion):
+    gradients = []
+    for kind in (torch.float64, torch.float32):
+        rows = units(m, d).to(kind).requires_grad_()
+        coding_length(rows, distortion).backward()
+        gradients.append(rows.grad.double())
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()

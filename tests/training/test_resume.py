@@ -291,3 +291,18 @@ def test_kill_9_at_ten_random_moments_and_resume_each_time_end_bit_identical(tmp
     assert identical(weights(tmp_path / "run"), weights(whole)), f"killed after {moments} s"
     steps = [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps == sorted(set(steps))
+
+
+def test_the_stored_encoder_may_be_a_running_average_of_the_trained_one_and_resumes(tmp_path, monkeypatch):
+    averaged = {"set": [*TINY, "optimizer.average=0.7"], "save_minutes": 0}
+    whole = tiny_run(tmp_path / "whole", epochs=None, steps=2, **averaged)
+    before, after = (torch.load(kept, weights_only=True)["network"] for kept in checkpoints(whole)[-2:])
+    stored = weights(whole)
+    for name, found in stored.items():
+        if found.dtype.is_floating_point:
+            expected = 0.7 * before[f"encoder.{name}"] + 0.3 * after[f"encoder.{name}"]
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    longer = tiny_run(tmp_path / "longer", **averaged)
+    crashed_run(monkeypatch, 5, tmp_path / "run", **averaged)
+    tiny_run(tmp_path / "run", resume=True, **averaged)
+    assert identical(weights(tmp_path / "run"), weights(longer))
