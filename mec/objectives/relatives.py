@@ -44,7 +44,7 @@ def mmcr(views: Tensor, *, local: NotNegative = 0.0, ranks: Ranks = ALONE) -> Te
     with full_precision(views):
         units = unit_rows(views)
         average = ranks.gather(units.mean(0))
-        loss = -torch.linalg.svdvals(average).sum()
+        loss: Tensor = -torch.linalg.svdvals(average).sum()
         if local:
             loss = loss + local * mean_of_rows(torch.linalg.svdvals(units.transpose(0, 1)).sum(1), ranks)
         return loss
@@ -173,7 +173,8 @@ def matrix_ssl(
 def trace_of_log(c: Tensor, order: int | None) -> Tensor:
     """Tr log(I + c), or of the first terms of its series."""
     if order is None:
-        return torch.linalg.slogdet(one_more(c)).logabsdet
+        found: Tensor = torch.linalg.slogdet(one_more(c)).logabsdet
+        return found
     return log_of(c, order).diagonal().sum()
 
 
@@ -181,7 +182,8 @@ def log_of(c: Tensor, order: int | None) -> Tensor:
     """log(I + c): the first terms of its series, or, of a symmetric c, all of it."""
     if order is None:
         values, vectors = torch.linalg.eigh(c)
-        return (vectors * values.log1p()) @ vectors.T
+        found: Tensor = (vectors * values.log1p()) @ vectors.T
+        return found
     power, total = c, c
     for k in range(2, order + 1):
         power = power @ c
@@ -218,7 +220,7 @@ def frossl(views: Tensor, *, invariance: NotNegative = 1.0, ranks: Ranks = ALONE
         count, (m, d) = len(x), (ranks.shares(x.shape[1]).total, x.shape[2])
         covariances = ranks.sum(x.transpose(1, 2) @ x)
         traces = covariances.diagonal(dim1=1, dim2=2).sum(1).detach()
-        spread = 2 * (torch.linalg.matrix_norm(covariances) / traces).log().sum()
+        spread: Tensor = 2 * (torch.linalg.matrix_norm(covariances) / traces).log().sum()
         apart = ranks.sum((x - x.mean(0)).square().sum()) / (m * d)
         return spread + invariance * count * d * apart
 
