@@ -284,9 +284,10 @@ RECIPES = {
 
 # --- this project's own, docs/results.md and docs/log.md ------------------------------------------------------------
 
+JOINT = {"exponent": 0, "agreement": 0, "centred": False, "normalise": "l2", "scale": 1}
 OURS = {
     "digits": (
-        "mec-joint", {"distortion": 0.25, "exponent": 0, "agreement": 0, "centred": False, "normalise": "l2", "scale": 1},
+        "mec-joint", JOINT | {"distortion": 0.25},
         (times(2, PLAIN | {
             "size": 16, "scale": (1, 1), "ratio": (1, 1), "flip": 0, "rotate": 18, "shear": 12, "shift": 0.1,
             "zoom": 0.2, "jitter": 1, "brightness": 0.5, "contrast": 0.5, "saturation": 0, "hue": 0, "blur": 0.3,
@@ -296,7 +297,7 @@ OURS = {
         {"1 label a class (%)": 88.9, "5 labels a class (%)": 96.5, "k-NN (%)": 98.6},
     ),
     "auto": (
-        "mec-joint", {"distortion": 0.02, "exponent": 0, "agreement": 0, "centred": False, "normalise": "l2", "scale": 1}, (times(2, PAPER32),),
+        "mec-joint", JOINT | {"distortion": 0.02}, (times(2, PAPER32),),
         NETWORK | {"backbone": "resnet18", "projector": (2048, 512)}, at(SGD, 0.5, 1e-4, warmup_epochs=1), 256, 100, {},
     ),
 }  # fmt: skip

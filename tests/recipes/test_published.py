@@ -18,7 +18,8 @@ from mec.recipes.recipe import Recipe
 from mec.recipes.table import RECIPES
 from mec.training.plan import build_objective
 
-BASELINES = [name for name in METHODS if not name.startswith("mec")]
+RELATIVES = ("mmcr", "emp-ssl", "simdino", "corinfomax", "matrix-ssl", "frossl", "w-mse")  # without recipes so far
+BASELINES = [name for name in METHODS if not name.startswith("mec") and name not in RELATIVES]
 PRINTED = {**transcribed.RECIPES, **transcribed.OURS}
 
 
