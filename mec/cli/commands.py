@@ -16,6 +16,7 @@ from mec.exports import export
 from mec.exports.options import Embedding
 from mec.reports.options import Comparison
 from mec.runtime.flags import DataSet, flags_of
+from mec.runtime.paths import check_data, check_run
 from mec.training.options import Options
 
 
@@ -46,6 +47,7 @@ sees the statistics of 64 images.
     """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, or what `mec pack` wrote."""
 
     def run(self) -> None:
+        check_data(self.data, None if self.download else self.data_root)
         from mec.runtime.memory import keep_freed
         from mec.training.pretrain import pretrain
 
@@ -96,6 +98,9 @@ train/CLASS/ and val/CLASS/ or test/CLASS/.
         return cls(run, word, parse(kind, rest, prog=f"mec evaluate RUN {word}", text=inspect.getdoc(kind) or ""))
 
     def run(self) -> None:
+        check_run(self.run_folder)
+        root = None if getattr(self.chosen, "download", False) else getattr(self.chosen, "data_root", None)
+        check_data(getattr(self.chosen, "data", None), root)
         from mec.evaluation.evaluate import results_of
 
         for result in results_of(self.run_folder, self.chosen, say=print):
@@ -153,6 +158,8 @@ What its lines say:
     """A run folder."""
 
     def run(self) -> None:
+        if not self.run_folder.exists():
+            raise FileNotFoundError(f"{self.run_folder}: no such run folder.")
         from mec.training.health import health, read_metrics, sparkline
 
         verdict, lines = health(self.run_folder), read_metrics(self.run_folder)
@@ -177,6 +184,8 @@ class Embed(Embedding):
     """Images, nested in any way."""
 
     def run(self) -> None:
+        check_run(self.run_folder)
+        check_data(self.folder, names=False)
         from mec.exports.embed import embed
 
         embed(self.run_folder, self.folder, **flags_of(self, Embedding))
@@ -199,6 +208,7 @@ Prints the lines of Python that load the file; for detectron2 it writes the conf
     """The names and layout to write."""
 
     def run(self) -> None:
+        check_run(self.run_folder)
         export.export(self.run_folder, self.to, **flags_of(self, export.Export))
 
 
@@ -220,6 +230,7 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
 
     def run(self) -> None:
+        check_data(self.data, self.data_root)
         from mec.reports.comparison import compare
         from mec.runtime.memory import keep_freed
 
@@ -247,6 +258,7 @@ packed; those that cannot be read are listed in quarantine.jsonl."""
     """Folder for the shards: new, or empty."""
 
     def run(self) -> None:
+        check_data(self.folder, names=False)
         from mec.data.pack import pack
 
         pack(self.folder, self.out, **flags_of(self, Packing))

@@ -137,7 +137,7 @@ def features(
         x [n, e] float32, y [n], names, and the images that were skipped, with reasons: they could not be read.
 
     Raises:
-        BadInput: no image, or too many that cannot be read.
+        BadInput: no image, or too many that cannot be read; or features that are not finite.
         FileNotFoundError: no such run or folder.
     """
     subject = resolve(run, device=device, workers=workers)
@@ -145,6 +145,7 @@ def features(
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )
+    found.check_finite()
     lost = {image.path for image in found.skipped}
     names = [name for name in map(split.images.name, range(len(split))) if name not in lost]
     names = names if root is None else [os.path.relpath(name, root) for name in names]

@@ -18,10 +18,12 @@ from mec.networks.backbones import build_encoder, evaluating
 from mec.recipes.fields import from_file
 from mec.recipes.recipe import Interpolation
 from mec.runtime.files import atomic
+from mec.runtime.paths import ENCODER as ENCODER
+from mec.runtime.paths import encoder_file as encoder_file
 from mec.runtime.ranges import Finite, Positive, Whole
 from mec.version import __version__
 
-ENCODER = "encoder.safetensors"
+NOT_FINITE = "{} of this encoder are NaN or infinite: it diverged. Take an earlier checkpoint, or train again."
 LONGEST = 8  # times the shorter side: of what lies further out a central crop sees nothing
 PROBE_TOLERANCE = 0.02  # of the largest feature; TF32 on a GPU differs from a CPU by up to a few thousandths
 
@@ -48,30 +50,24 @@ class EncoderInfo:
 
 def probe(encoder: nn.Module, image_size: int) -> tuple[float, ...]:
     """The first features of a fixed image, rounded: the same wherever the same encoder is built."""
+    return tuple(round(v, 6) for v in of_fixed_image(encoder, image_size)[:8].tolist())
+
+
+@torch.no_grad()
+def of_fixed_image(encoder: nn.Module, image_size: int) -> Tensor:
+    """Its features of an image of three ramps, on the CPU."""
     side = torch.linspace(-1, 1, image_size)
     image = torch.stack([side[None].expand(image_size, -1), side[:, None].expand(-1, image_size), side[:, None] * side])
     device = next(encoder.parameters()).device
-    with torch.no_grad(), evaluating(encoder):
-        features = encoder(image[None].to(device)).float().flatten()[:8].cpu()
-    return tuple(round(v, 6) for v in features.tolist())
+    with evaluating(encoder):
+        features: Tensor = encoder(image[None].to(device)).float().flatten().cpu()
+    return features
 
 
 def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
     with atomic(path) as part:
         safetensors.torch.save_file(tensors, part, metadata={"mec": json.dumps(asdict(info))})
-
-
-def encoder_file(run: str | Path) -> Path:
-    """The encoder's file of a run folder, or the file itself.
-    Raises FileNotFoundError: there is none; names what lies near."""
-    path = Path(run)
-    file = path / ENCODER if path.is_dir() else path
-    if not file.exists():
-        near = [found.parent.name for folder in (path.parent, path) for found in sorted(folder.glob(f"*/{ENCODER}"))]
-        what = f"no {ENCODER} in it. Runs with one near it" if path.is_dir() else "no such run or file. Runs near it"
-        raise FileNotFoundError(f"{path}: {what}: {', '.join(near) or 'none'}.")
-    return file
 
 
 def read_info(run: str | Path) -> EncoderInfo:
@@ -116,9 +112,13 @@ def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.M
     module.load_state_dict(weights)
     module.eval()
     if info.probe:
-        found = probe(module, info.image_size)
+        features = of_fixed_image(module, info.image_size)
+        if not features.isfinite().all():
+            raise BadInput(f"{path}: {NOT_FINITE.format('features')}")
+        found = tuple(features[: len(info.probe)].tolist())
         scale = max(1e-3, *(abs(v) for v in info.probe))
-        if any(abs(a - b) > PROBE_TOLERANCE * scale for a, b in zip(found, info.probe)):
+        # "Not all within": so that NaN, on either side, is not within.
+        if not all(abs(a - b) <= PROBE_TOLERANCE * scale for a, b in zip(found, info.probe)):
             raise BadInput(
                 f"{path}: {info.backbone} built here gives other features than when it was saved (a fixed image: "
                 f"{found[:3]} against {info.probe[:3]}): another version of the backbone's code. Saved by mec "
@@ -136,6 +136,9 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
         none = "has none"
         examples = "; ".join(f"{n}: file {found.get(n, none)}, module {wanted.get(n, none)}" for n in wrong[:3])
         raise BadInput(f"{path}: not the weights of this backbone; {len(wrong)} tensors differ ({examples}).")
+    bad = [name for name, tensor in weights.items() if tensor.isnan().any()]
+    if bad:
+        raise BadInput(f"{path}: {NOT_FINITE.format(f'tensors ({len(bad)}, the first is {bad[0]})')}")
 
 
 class CropLongSide(nn.Module):

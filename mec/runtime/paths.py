@@ -1,0 +1,64 @@
+"""Runs, data and folders that a user names: told when they are not there, before anything heavy is loaded. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mec.errors import BadInput
+
+ENCODER = "encoder.safetensors"
+FILES = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin")
+
+
+def encoder_file(run: str | Path) -> Path:
+    """The encoder's file of a run folder, or the file itself.
+    Raises FileNotFoundError: there is none; names what lies near."""
+    path = Path(run)
+    file = path / ENCODER if path.is_dir() else path
+    if not file.exists():
+        near = [found.parent.name for folder in (path.parent, path) for found in sorted(folder.glob(f"*/{ENCODER}"))]
+        what = f"no {ENCODER} in it. Runs with one near it" if path.is_dir() else "no such run or file. Runs near it"
+        raise FileNotFoundError(f"{path}: {what}: {', '.join(near) or 'none'}.")
+    return file
+
+
+def is_path(word: str) -> bool:
+    """Whether a word can only be a path: it has a separator, or ends as files of weights do.
+
+    >>> is_path("runs/photos"), is_path("model.pth.tar"), is_path("resnet18"), is_path("digits")
+    (True, True, False, False)
+    """
+    return os.sep in word or "/" in word or word.startswith(".") or word.endswith(FILES)
+
+
+def check_run(run: Any) -> None:
+    """Raise FileNotFoundError where a run, or a file of weights, is named and not there; other names pass."""
+    word = str(run)
+    if os.path.exists(word):
+        if os.path.isdir(word):
+            encoder_file(word)
+        return
+    before, colon, after = word.partition(":")
+    if colon and len(before) > 1 and not is_path(before):  # random:NAME, NAME:FILE
+        if before != "random" and is_path(after) and not os.path.exists(after):
+            raise FileNotFoundError(f"{after}: no such file of weights for {before}.")
+    elif is_path(word):
+        encoder_file(word)
+
+
+def check_data(data: Any, root: Any = None, *, names: bool = True) -> None:
+    """Raise BadInput where data, or the folder of `--data-root`, are named by a path that is not there.
+    names: a word without separators may be the name of a data set."""
+    if isinstance(data, (str, Path)) and (is_path(str(data)) or not names) and not os.path.exists(data):
+        word = str(data)
+        if re.search(r"[*?\[{]|^https?://", word) is None:
+            parent = Path(word).absolute().parent
+            beside = sorted(p.name for p in parent.iterdir() if p.is_dir())[:5] if parent.is_dir() else []
+            near = f" Beside it: {', '.join(beside)}." if beside else ""
+            raise BadInput(f"{word}: no such folder, nor a data set of that name.{near}")
+    # Of other sets that have a root, their own message says more: how they are fetched.
+    if root is not None and str(data) in ("None", "imagenet") and not os.path.exists(root):
+        raise BadInput(f"--data-root is {root}: no such folder.")
