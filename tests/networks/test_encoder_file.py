@@ -1,5 +1,7 @@
 """An encoder that gives NaN is refused wherever it is used, whatever it is that went bad."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,8 +34,6 @@ def spoiled(run, folder, kind: str):
             norms[-1].weight[-1] = 3e38
             norms[-1].bias[-1] = 3e38
     folder.mkdir()
-    from dataclasses import replace
-
     save_encoder(folder / "encoder.safetensors", encoder, replace(info, probe=probe(encoder, info.image_size)))
     return folder
 
@@ -57,8 +57,6 @@ def test_an_encoder_that_gives_nan_is_refused_by_everything_that_uses_it(trained
 def test_a_probe_of_nan_never_fits(trained, tmp_path, monkeypatch, where):
     """NaN is within no tolerance, be it in the file or in what this code makes of the weights."""
     encoder, _ = load_encoder(trained)
-    from dataclasses import replace
-
     info = read_info(trained)
     (tmp_path / "run").mkdir()
     told = (*info.probe[:3], float("nan"), *info.probe[4:]) if where == "stored" else info.probe

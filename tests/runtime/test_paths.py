@@ -25,7 +25,7 @@ assert 'torch' not in sys.modules
             ["pretrain", "{}/photoz", "--out", "run"],
             "photoz: no such folder, nor a data set of that name. Beside it: data",
         ),
-        (["pretrain", "cifar10", "--data-root", "{}/nowhere"], "--data-root is {}/nowhere: no such folder."),
+        (["pretrain", "imagenet", "--data-root", "{}/nowhere"], "--data-root is {}/nowhere: no such folder."),
         (["embed", "{}/run", "{}/photos", "--out", "x.npz"], "{}/run: no such run or file."),
         (["embed", "random:resnet18", "{}/photoz", "--out", "x.npz"], "photoz: no such folder"),
         (["embed", "random:resnet18", "photoz", "--out", "x.npz"], "photoz: no such folder"),
@@ -35,7 +35,7 @@ assert 'torch' not in sys.modules
         (["evaluate", "pixels", "sot", "--data-root", "{}/otb"], "--data-root is {}/otb: no such folder."),
         (["export", "{}/run", "--to", "timm"], "{}/run: no such run or file."),
         (["health", "{}/run"], "{}/run: no such run folder."),
-        (["compare", "{}/photoz"], "photoz: no such folder"),
+        (["compare", "{}/photoz", "--methods", "byol", "--epochs", "1"], "photoz: no such folder"),
         (["pack", "{}/photoz", "out"], "photoz: no such folder"),
     ],
 )
