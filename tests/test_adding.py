@@ -26,8 +26,8 @@ def shown() -> dict[str, str]:
 
 @pytest.fixture
 def house(tmp_path):
-    """A copy of the package; a command runs in it."""
-    shutil.copytree(ROOT / "mec", tmp_path / "mec", ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of the package, with what numba has compiled; a command runs in it."""
+    shutil.copytree(ROOT / "mec", tmp_path / "mec", ignore=shutil.ignore_patterns("*.pyc"))
 
     def run(*words: str) -> str:
         result = subprocess.run(
