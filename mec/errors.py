@@ -5,6 +5,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
+def plain(words: str) -> str:
+    """Words that a terminal shows as they are: control characters, as a file's name may hold them, are spelt out.
+
+    >>> print(plain("a\\x1b[2Jb.png"))
+    a\\x1b[2Jb.png
+    """
+    if words.isprintable():
+        return words
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in words)
+
+
 class BadInput(ValueError):
     """Something the caller gave does not fit. The message repeats it, says what fits and what to do."""
 

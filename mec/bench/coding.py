@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from mec.runtime.device import chosen_device
 from mec.runtime.files import write_figure
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
+from mec.runtime.progress import Console
 
 RELEASED = "released loop"
 DISTORTION = 0.06  # the paper's

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Column, Table
 
 from mec.bench.options import Loading
@@ -27,6 +26,7 @@ from mec.recipes.table import recipe_named
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.flags import takes
 from mec.runtime.machine import cores, machine, this_machine
+from mec.runtime.progress import Console
 from mec.training.auto import auto
 from mec.views.views import Draw, augment, crop_batch, numbered
 

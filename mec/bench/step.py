@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Column, Table
 
 from mec.bench.options import Step
@@ -26,6 +25,7 @@ from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE
 from mec.runtime.flags import names, takes
 from mec.runtime.machine import machine
+from mec.runtime.progress import Console
 from mec.training.optimizers import build_optimizer
 from mec.training.plan import build_objective, with_method
 from mec.training.trainer import Trainer, parameters_of

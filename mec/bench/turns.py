@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from mec.runtime.device import wait_for
 from mec.runtime.files import write_json
+from mec.runtime.progress import Console
 
 Key = TypeVar("Key")
 

@@ -102,9 +102,10 @@ train/CLASS/ and val/CLASS/ or test/CLASS/.
         root = None if getattr(self.chosen, "download", False) else getattr(self.chosen, "data_root", None)
         check_data(getattr(self.chosen, "data", None), root)
         from mec.evaluation.evaluate import results_of
+        from mec.runtime.progress import say
 
-        for result in results_of(self.run_folder, self.chosen, say=print):
-            print(result.line())
+        for result in results_of(self.run_folder, self.chosen, say=say):
+            say(result.line())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import operator
 import os
 import sys
@@ -15,7 +16,8 @@ from typing import Annotated, Any
 from tyro.conf import subcommand
 
 from mec.cli.parsing import parse, refused
-from mec.errors import BadInput, TrainingStopped
+from mec.errors import BadInput, TrainingStopped, plain
+from mec.runtime.flags import home
 from mec.version import __version__
 
 COMMANDS = {  # a command's module, and the line that `mec --help` has of it: the first of its help
@@ -75,7 +77,10 @@ def parsed(arguments: list[str]):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 bad use."""
-    command = parsed(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that takes ASCII alone, or a name that is no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    command = parsed([home(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     try:
         command.run()
         sys.stdout.flush()
@@ -95,5 +100,5 @@ def main(arguments: list[str] | None = None) -> int:
 def _told(error: BaseException, code: int) -> int:
     if os.environ.get("MEC_TRACEBACK"):
         traceback.print_exc()
-    print(f"mec: {error}", file=sys.stderr)
+    print(plain(f"mec: {error}"), file=sys.stderr)
     return code

@@ -85,6 +85,7 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
 
     def run(self) -> None:
         from mec.reports import tables
+        from mec.runtime.files import write_text
 
         text = tables.FORMATS[self.format](tables.TABLES[self.number](tables.read(self.runs)))
         if self.out is None:
@@ -92,7 +93,7 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
             return
         out = Path(self.out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
+        write_text(out, text)
         print(f"Written: {out}")
 
 

@@ -13,6 +13,7 @@ from mec.data.dataset import Data, Split
 from mec.data.images import Files, Images, InMemory, median_size, sample_sizes
 from mec.errors import BadInput
 from mec.runtime.files import first_line
+from mec.runtime.progress import say
 
 
 def digits() -> Data:
@@ -65,7 +66,7 @@ def from_torchvision(name: str, root: str | Path | None, download: bool) -> Data
     if root is None:
         raise BadInput(f"{name} needs --data-root DIR: where its files are, or where --download puts them.")
     if download:
-        print(terms_of(name, entry.terms))
+        say(terms_of(name, entry.terms))
     advice = "" if download else " Add --download to fetch it from its own home."
     (train, classes), (test, _) = (
         torchvision_split(entry.kind, root, advice, download=download, **part) for part in (entry.train, entry.test)

@@ -13,6 +13,7 @@ from mec.data.folders import from_folder
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Shards, is_packed, open_packed
 from mec.errors import BadInput
+from mec.runtime.flags import home
 
 
 def open_data(
@@ -37,6 +38,7 @@ def open_data(
         raise BadInput(f"--limit is {limit}: it is a number of images, at least 1.")
     if seed < 0:
         raise BadInput(f"--seed is {seed}: a whole number, 0 or above.")
+    name, root = home(name), home(root)
     if name == "digits":
         data = digits()
     elif name in TORCHVISION and not Path(name).is_dir():

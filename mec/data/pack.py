@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from mec.data.decoding import Picture, Skipped, quiet, reason
 from mec.data.folders import folder_parts
@@ -22,6 +21,7 @@ from mec.errors import BadInput
 from mec.runtime.files import whole_folder
 from mec.runtime.flags import takes
 from mec.runtime.machine import cores
+from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 from mec.version import __version__
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +26,7 @@ from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.files import content_hash
-from mec.runtime.progress import TrainingProgress
+from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.ranges import Count, NotNegative, Positive, Share
 from mec.version import __version__
 

@@ -24,7 +24,7 @@ from mec.evaluation.protocol import OnFeatures, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
 from mec.evaluation.subject import resolve
-from mec.runtime.flags import refuse_unknown
+from mec.runtime.flags import home, refuse_unknown
 
 Encoder = str | Path | tuple[nn.Module, Callable[[Any], Tensor]]
 
@@ -76,7 +76,7 @@ def chosen(word: str, data: Any, flags: dict[str, Any]) -> Protocol:
     lacking = [name for name, required in known.items() if required and name not in flags]
     if lacking:
         raise TypeError(f"{call} needs {' and '.join(lacking)}.")
-    return kind(**flags)
+    return kind(**{name: home(value) for name, value in flags.items()})
 
 
 def results_of(run: Any, protocol: Protocol, say: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
@@ -141,7 +141,7 @@ def features(
         FileNotFoundError: no such run or folder.
     """
     subject = resolve(run, device=device, workers=workers)
-    split, skipped, root = _images(images)
+    split, skipped, root = _images(home(images))
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )

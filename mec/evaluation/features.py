@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from mec.data.dataset import Data, Split, limited
@@ -18,6 +17,7 @@ from mec.data.images import MOST_UNREADABLE, Images, too_many
 from mec.errors import BadInput
 from mec.evaluation.cache import cached, feature_key
 from mec.networks.backbones import evaluating
+from mec.runtime.progress import Console
 
 ROWS_AT_ONCE = 65_536
 

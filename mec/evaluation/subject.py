@@ -18,7 +18,6 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -39,6 +38,8 @@ from mec.networks.encoder_file import (
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Interpolation
 from mec.runtime.device import chosen_device
 from mec.runtime.files import file_hash, first_line
+from mec.runtime.flags import home
+from mec.runtime.progress import Console
 
 PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px
 FEATURES = "features"  # folder beside results.jsonl
@@ -115,7 +116,7 @@ def resolve(
         FileNotFoundError: no such run, file or local weights.
         BadInput: no such backbone, or a file that does not fit it or is not read here.
     """
-    chosen, own = chosen_device(device), None
+    chosen, own, run = chosen_device(device), None, home(run)
     if isinstance(run, tuple):
         encoder, own = copy.deepcopy(run[0]).eval(), run[1] if isinstance(run[1], v2.Compose) else OneByOne(run[1])
         name, folder, info, checkpoint = type(encoder).__name__, Path(), _info_of(encoder, own), state_hash(encoder)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from mec.errors import BadInput
 from mec.evaluation.evaluate import features
@@ -14,6 +13,7 @@ from mec.exports.options import Embedding
 from mec.runtime.files import atomic
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_one
+from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mec.errors import BadInput, nearest
 from mec.exports.options import Taken
 from mec.runtime.flags import File, takes
+from mec.runtime.progress import say
 
 
 def timm(taken: Taken, out: Path) -> list[str]:
@@ -78,5 +79,5 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     encoder, _ = load_encoder(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    print("\n".join(write(Taken(file, info, encoder, weights), out)))
+    say("\n".join(write(Taken(file, info, encoder, weights), out)))
     return out

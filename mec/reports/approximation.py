@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from mec.runtime.device import chosen_device
 from mec.runtime.files import write_figure
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
+from mec.runtime.progress import Console
 from mec.training.run import read_settings
 
 DISTORTION = 0.06  # the paper's, appendix C

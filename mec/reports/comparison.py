@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mec.bench.step import time_steps
 from mec.data.dataset import Data
 from mec.data.opening import open_data
@@ -26,6 +24,7 @@ from mec.runtime.distributed import ALONE, current
 from mec.runtime.files import read_json, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import is_empty, only_run
+from mec.runtime.progress import Console
 from mec.training.options import Options
 from mec.training.plan import planned
 from mec.training.pretrain import make_trainer

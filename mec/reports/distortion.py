@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from mec.data.dataset import Data, Split
@@ -29,6 +28,7 @@ from mec.reports.options import DistortionFigure
 from mec.runtime.checkpoints import in_run
 from mec.runtime.files import read_json, write_figure, write_json
 from mec.runtime.flags import Device, reals, takes
+from mec.runtime.progress import Console
 from mec.training import health
 from mec.training.pretrain import pretrain
 from mec.training.run import read_settings

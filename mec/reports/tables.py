@@ -78,7 +78,8 @@ class Block:
         for row, mark in zip(self.rows, marks(self)):
             numbers = [escape(MISSING if value is None else f"{value:.1f}") for value in row.figures]
             figures = [marked.get(place, "{}").format(number) for place, number in zip(mark, numbers)]
-            found.append([escape(row.name) + " (ours)" * row.ours, *map(escape, row.words), *figures])
+            named = escape(plain(row.name)) + " (ours)" * row.ours
+            found.append([named, *(escape(plain(word)) for word in row.words), *figures])
         return found
 
 
@@ -111,9 +112,10 @@ def read(runs: Sequence[Path]) -> list[Measured]:
     Args:
         runs: run folders, or results.jsonl files of any name.
 
+    Lines that are no results are passed over, and a warning names them.
+
     Raises:
         FileNotFoundError: a run has no results.jsonl.
-        BadInput: a line of one is no result.
     """
     found: list[Measured] = []
     for run in runs:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from mec.data.dataset import Data, stratified
 from mec.errors import Diverged
@@ -23,6 +22,7 @@ from mec.reports.options import Comparison
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import read_json, write_json
 from mec.runtime.memory import reset_peak_memory
+from mec.runtime.progress import Console
 from mec.runtime.records import read_records
 from mec.training import health
 from mec.training.pretrain import pretrain

@@ -61,6 +61,18 @@ else:  # several after each --set, which may be repeated
     KeyValues = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, PAIRS]
 
 
+def home(value: Any) -> Any:
+    """A path that begins with ~ from the home folder on, as a shell has it; also after --flag=. Others as they are.
+
+    >>> home("~user"), home("a/~"), home(Path("~/b")) == Path.home() / "b", home("--out=~/b")[:7]
+    ('~user', 'a/~', True, '--out=/')
+    """
+    if not isinstance(value, (str, Path)):
+        return value
+    flag, sign, path = str(value).rpartition("=") if str(value).startswith("--") else ("", "", str(value))
+    return type(value)(f"{flag}{sign}{Path.home()}{path[1:]}") if path == "~" or path.startswith("~/") else value
+
+
 def check(options: Any) -> None:
     """Hold the fields of a dataclass to their types: numbers to their `Range`, words to their choices.
 
@@ -118,11 +130,12 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
         def called(*given: Any, **flags: Any) -> Any:
             named = {name: flags.pop(name) for name in first[len(given) :] if name in flags}
             refuse_unknown(function.__name__, flags, field_names(options))
-            asked = made(**flags)
+            asked = made(**{name: home(value) for name, value in flags.items()})
             check(asked)
             if hasattr(asked, "check"):
                 asked.check()
-            return function(*given, **named, options=asked)
+            named = {name: home(value) for name, value in named.items()}
+            return function(*map(home, given), **named, options=asked)
 
         entries = "\n".join(described(options))
         called.__doc__ = (inspect.getdoc(function) or "").replace("{options}", entries)

@@ -5,10 +5,27 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rich.console import Console
+from rich import console as rich_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mec.errors import plain
+
 LINE_EVERY = 15.0  # seconds, where the output is not a terminal
+
+
+class Console(rich_console.Console):
+    """rich's, which passes on no control character of a name that it is given to print."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options)
+
+    def status(self, status: Any, **options: Any) -> Any:
+        return super().status(plain(status) if isinstance(status, str) else status, **options)
+
+
+def say(words: str) -> None:
+    """Print a line, in which control characters are spelt out."""
+    print(plain(words))
 
 
 class TrainingProgress:

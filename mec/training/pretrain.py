@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from mec.data.batches import IterableBatches, ViewBatches
@@ -28,6 +27,7 @@ from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_run
+from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options

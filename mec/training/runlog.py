@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from mec.data.dataset import Data
@@ -25,7 +24,7 @@ from mec.evaluation.probing.knn import knn
 from mec.networks import encoder_file
 from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.memory import peak_memory
-from mec.runtime.progress import TrainingProgress
+from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
 
 SKIPPED = "skipped.jsonl"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,7 +27,7 @@ from mec.runtime import files
 from mec.runtime.checkpoints import checkpoints, in_run
 from mec.runtime.distributed import Ranks, average_gradients
 from mec.runtime.machine import has_bf16_units
-from mec.runtime.progress import TrainingProgress
+from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.signals import signals
 from mec.training import health
 from mec.training.advice import after_divergence

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.evaluation.detection.annotations import Annotations, largest_objects, read_coco, read_voc, without_polygons
@@ -24,6 +23,7 @@ from mec.runtime.distributed import Ranks, current
 from mec.runtime.files import SETTINGS, check_free, check_same, missing, read_json, write_json
 from mec.runtime.locks import only_run
 from mec.runtime.machine import has_bf16_units
+from mec.runtime.progress import Console
 
 
 def detect(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from mec.errors import Diverged, TrainingStopped
@@ -29,7 +28,7 @@ from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import Ranks, synchronise_batch_norm
 from mec.runtime.files import write_json
 from mec.runtime.memory import peak_memory, reset_peak_memory
-from mec.runtime.progress import TrainingProgress
+from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
 from mec.runtime.signals import signals
 

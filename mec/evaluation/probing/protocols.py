@@ -50,7 +50,7 @@ class Knn(OnFeatures):
 
         ks = integers(self.k, "--k")
         if above := [k for k in ks if k > len(train.x)]:
-            from rich.console import Console
+            from mec.runtime.progress import Console
 
             words = f"k {', '.join(map(str, above))}: left out, there are {len(train.x):,} training images."
             Console(stderr=True, highlight=False).print(words, style="yellow")

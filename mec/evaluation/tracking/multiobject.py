@@ -27,6 +27,7 @@ from mec.evaluation.tracking.association import Settings
 from mec.evaluation.tracking.trackscores import SWITCHES, Scores
 from mec.evaluation.tracking.video import write_video
 from mec.runtime.files import write_json
+from mec.runtime.progress import say
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,12 @@ def _results(
     times = {name: {**asdict(clock), "frames_per_second": clock.rate} for name, clock in clocks.items()}
     write_json(folder / "scores.json", {"scores": scores, "seconds": times})
     if clocks:
-        print(
+        say(
             f"{bench.task} stage {settings['stage']}: {total.frames} frames, {total.rate:.2f} a second (reading and "
             f"features {total.features:.0f} s, association {total.association:.1f} s){subject.where(folder)}"
         )
     if not scores:
-        print(f"{bench.task}: no ground truth for this split: nothing was scored{subject.where(folder)}")
+        say(f"{bench.task}: no ground truth for this split: nothing was scored{subject.where(folder)}")
         return []
     settings = {**settings, "detections": bench.detections, "sequences": len(bench.names)}
     units = {SWITCHES: ""}

@@ -13,6 +13,7 @@ from tyro.conf import arg
 from mec.errors import BadInput
 from mec.evaluation.protocol import Protocol
 from mec.runtime.flags import Folder, Name, OptionalNames, Place, field_names, names
+from mec.runtime.progress import say
 from mec.runtime.ranges import FROM_1
 
 if TYPE_CHECKING:
@@ -161,9 +162,9 @@ class Videos(Protocol):
     def measure(self, subject: Subject) -> Iterable[Result]:
         places = benchmarks_in(Path(self.data_root))
         absent = [word for word in BENCHMARKS if word not in places]
-        print(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
+        say(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
         if absent:
-            print(f"No data for {', '.join(absent)}: left out.")
+            say(f"No data for {', '.join(absent)}: left out.")
         yield from chain.from_iterable(self.checked(subject, places))
 
     def checked(self, subject: Subject, places: dict[str, Path]) -> list[Iterable[Result]]:
@@ -180,7 +181,7 @@ class Videos(Protocol):
         if not runs:
             raise BadInput("\n".join(complaints))
         for words in complaints:
-            print(words)
+            say(words)
         return runs
 
 

@@ -25,6 +25,7 @@ from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_boxes, write_video
 from mec.runtime.files import missing, read_json
+from mec.runtime.progress import say
 
 SIDE = 520  # px of a crop
 CELLS = SIDE // CELL  # 65
@@ -298,7 +299,7 @@ def measure_sot(
                     if video is not None:
                         write_video(folder / f"{each.name}.{video}", drawn_boxes(each, boxes))
                 frames = sum(len(each.frames) for each in videos)
-                print(speed(f"sot stage {appearance.stage}, {head}", frames, seconds) + subject.where(folder))
+                say(speed(f"sot stage {appearance.stage}, {head}", frames, seconds) + subject.where(folder))
                 yield from labelled(sot_scores(found, videos, settings), **where)
 
     return results()

@@ -27,6 +27,7 @@ from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances, feature_maps
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_masks, write_video
 from mec.runtime.files import missing, read_text
+from mec.runtime.progress import say
 
 MEMORY = 5  # frames before the present one
 RADIUS = 12  # cells: nothing so far off or farther is looked at in those frames
@@ -245,7 +246,7 @@ def measure_vos(
                     drawn = (with_masks(frame, ids) for frame, ids in zip(frames_of(each.frames), found))
                     write_video(folder / f"{each.name}.{video}", drawn)
             frames = sum(len(each.frames) for each in videos)
-            print(speed(f"vos stage {appearance.stage}", frames, seconds) + subject.where(folder))
+            say(speed(f"vos stage {appearance.stage}", frames, seconds) + subject.where(folder))
             yield from labelled(vos_scores(scores, {"stage": appearance.stage}), **where)
 
     return results()

@@ -20,6 +20,7 @@ from mec.errors import Absent, BadInput, absent, nearest
 from mec.evaluation.metrics import VOC_CLASSES
 from mec.runtime.files import first_line, read_text
 from mec.runtime.flags import names
+from mec.runtime.progress import say
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,7 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
     for name in names:
         entry, reason = TRANSFER_SETS[name], ""
         if download and lacking(name, root) and entry.fetch is not None:
-            print(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else OTHER_TERMS[name]))
+            say(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else OTHER_TERMS[name]))
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 entry.fetch(root)

@@ -32,6 +32,7 @@ from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.files import first_line, write_text
 from mec.runtime.locks import only_one
+from mec.runtime.progress import say as say_plainly
 from mec.runtime.records import Ledger
 from mec.version import __version__
 
@@ -79,7 +80,7 @@ def transfer(
     standardise: bool = False,
     limit: int | None = None,
     download: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say_plainly,
 ) -> Iterator[Result]:
     """One result per data set, each as soon as it is there. Interrupted, it resumes when it is run again.
 
@@ -209,7 +210,7 @@ def linear_transfer(
 
 def logistic_transfer(
     fit: Labelled, held_out: Labelled, test: Labelled, parts: Parts, ledger: Ledger,
-    *, standardise: bool = False, device: str = "cpu", say: Callable[[str], None] = print,
+    *, standardise: bool = False, device: str = "cpu", say: Callable[[str], None] = say_plainly,
 ) -> dict[str, Any]:  # fmt: skip
     """The 45 penalties on `fit`, the best on `held_out` fitted on both, its figure on `test`."""
     (x, y), (x_held, y_held), (x_test, y_test) = fit, held_out, test
