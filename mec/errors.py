@@ -1,8 +1,10 @@
-"""What a user can do wrong, told apart from what the program did wrong."""
+"""What a user can do wrong, told apart from what the program did wrong; and names, as they are meant and shown."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 def plain(words: str) -> str:
@@ -14,6 +16,18 @@ def plain(words: str) -> str:
     if words.isprintable():
         return words
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in words)
+
+
+def home(value: Any) -> Any:
+    """A path that begins with ~ from the home folder on, as a shell has it; also after --flag=. Others as they are.
+
+    >>> home("~user"), home("a/~"), home(Path("~/b")) == Path.home() / "b", home("--out=~/b")[:7]
+    ('~user', 'a/~', True, '--out=/')
+    """
+    if not isinstance(value, (str, Path)):
+        return value
+    flag, sign, path = str(value).rpartition("=") if str(value).startswith("--") else ("", "", str(value))
+    return type(value)(f"{flag}{sign}{Path.home()}{path[1:]}") if path == "~" or path.startswith("~/") else value
 
 
 class BadInput(ValueError):

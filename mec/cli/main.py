@@ -16,8 +16,7 @@ from typing import Annotated, Any
 from tyro.conf import subcommand
 
 from mec.cli.parsing import parse, refused
-from mec.errors import BadInput, TrainingStopped, plain
-from mec.runtime.flags import home
+from mec.errors import BadInput, TrainingStopped, home, plain
 from mec.version import __version__
 
 COMMANDS = {  # a command's module, and the line that `mec --help` has of it: the first of its help

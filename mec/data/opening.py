@@ -12,8 +12,7 @@ from mec.data.dataset import Data, Split, fingerprint, in_memory_if_small, limit
 from mec.data.folders import from_folder
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Shards, is_packed, open_packed
-from mec.errors import BadInput
-from mec.runtime.flags import home
+from mec.errors import BadInput, home
 
 
 def open_data(

@@ -18,13 +18,13 @@ from mec.data.decoding import Skipped, nothing_in
 from mec.data.folders import readable
 from mec.data.images import Files, Opened
 from mec.data.listing import list_images
-from mec.errors import BadInput, nearest
+from mec.errors import BadInput, home, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
 from mec.evaluation.subject import resolve
-from mec.runtime.flags import home, refuse_unknown
+from mec.runtime.flags import refuse_unknown
 
 Encoder = str | Path | tuple[nn.Module, Callable[[Any], Tensor]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mec.evaluation.features import Features
-from mec.runtime.files import write_figure
+from mec.runtime.files import as_drawn, write_figure
 
 
 def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> None:
@@ -48,7 +48,9 @@ def draw_classes(figure: Any, classes: Sequence[str]) -> None:
         Line2D([], [], linestyle="", marker="o", markersize=5, color=shades(i / max(9, len(classes) - 1)))
         for i in range(len(classes))
     ]
-    figure.legend(handles, classes, loc="outside lower center", ncols=min(10, len(classes)), frameon=False)
+    figure.legend(
+        handles, [*map(as_drawn, classes)], loc="outside lower center", ncols=min(10, len(classes)), frameon=False
+    )
 
 
 def colours(classes: Sequence[str]) -> str:

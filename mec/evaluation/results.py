@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mec.runtime.files import write_figure, write_json
+from mec.runtime.files import as_drawn, write_figure, write_json
 from mec.runtime.records import append_records
 from mec.version import __version__
 
@@ -145,12 +145,12 @@ def confusion_figure(confusion: Confusion, title: str) -> Any:
     totals = confusion.counts.sum(1, keepdims=True)
     shares = 100 * confusion.counts / np.maximum(totals, 1)
     shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in confusion.classes]
+    names = [as_drawn(name if len(name) <= 24 else name[:23] + "…") for name in confusion.classes]
     font = 8 if size <= 40 else 4
     axis.set_xticks(range(size), names, rotation=90, fontsize=font)
     axis.set_yticks(range(size), [f"{name} ({n})" for name, n in zip(names, totals[:, 0])], fontsize=font)
     axis.set(xlabel="taken for", ylabel="class (images)")
-    axis.set_title(title, fontsize=9, wrap=True)
+    axis.set_title(as_drawn(title), fontsize=9, wrap=True)
     if size <= 20:
         for (row, column), count in np.ndenumerate(confusion.counts):
             if count:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mec.data.dataset import Data, Split
-from mec.errors import BadInput
+from mec.errors import BadInput, home
 from mec.evaluation.cache import state_hash
 from mec.evaluation.features import Features, extract, tell_skipped
 from mec.networks.backbones import SMALL, SMALL_STEM_BELOW, build_encoder, feature_size
@@ -38,7 +38,6 @@ from mec.networks.encoder_file import (
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Interpolation
 from mec.runtime.device import chosen_device
 from mec.runtime.files import file_hash, first_line
-from mec.runtime.flags import home
 from mec.runtime.progress import Console
 
 PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from mec.errors import plain
 from mec.evaluation.results import RESULTS
 from mec.runtime.files import read_json
 from mec.runtime.records import read_records

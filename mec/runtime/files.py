@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from mec.errors import MALFORMED, BadInput
+from mec.errors import MALFORMED, BadInput, plain
 from mec.runtime.locks import is_empty, only_one
 
 
@@ -174,6 +174,11 @@ def only_writer(file: IO[Any]) -> Iterator[None]:
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
     yield
+
+
+def as_drawn(name: str) -> str:
+    """A name for a figure, which takes $ for formulas and no name that is no UTF-8."""
+    return plain(name).replace("$", r"\$")
 
 
 def write_figure(figure: Any, path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpe
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mec.errors import BadInput, nearest
+from mec.errors import BadInput, home, nearest
 from mec.runtime.ranges import Range
 
 P = ParamSpec("P")
@@ -59,18 +59,6 @@ if TYPE_CHECKING:
 else:  # several after each --set, which may be repeated
     PAIRS = arg(metavar="KEY=VALUE ...", help_behavior_hint="")
     KeyValues = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, PAIRS]
-
-
-def home(value: Any) -> Any:
-    """A path that begins with ~ from the home folder on, as a shell has it; also after --flag=. Others as they are.
-
-    >>> home("~user"), home("a/~"), home(Path("~/b")) == Path.home() / "b", home("--out=~/b")[:7]
-    ('~user', 'a/~', True, '--out=/')
-    """
-    if not isinstance(value, (str, Path)):
-        return value
-    flag, sign, path = str(value).rpartition("=") if str(value).startswith("--") else ("", "", str(value))
-    return type(value)(f"{flag}{sign}{Path.home()}{path[1:]}") if path == "~" or path.startswith("~/") else value
 
 
 def check(options: Any) -> None:

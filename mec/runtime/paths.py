@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mec.errors import BadInput
+from mec.errors import BadInput, home
 
 ENCODER = "encoder.safetensors"
 FILES = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin")
@@ -16,7 +16,7 @@ FILES = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin")
 def encoder_file(run: str | Path) -> Path:
     """The encoder's file of a run folder, or the file itself.
     Raises FileNotFoundError: there is none; names what lies near."""
-    path = Path(run)
+    path = Path(home(run))
     file = path / ENCODER if path.is_dir() else path
     if not file.exists():
         near = [found.parent.name for folder in (path.parent, path) for found in sorted(folder.glob(f"*/{ENCODER}"))]
