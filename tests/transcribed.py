@@ -208,6 +208,36 @@ RECIPES = {
         "unigrad", UNIGRAD_SETTINGS, (times(2, WEAK32),),
         UNIGRAD | EMA_99 | {"backbone": "resnet18", "zero_init": False}, at(SOLO_SGD, 0.5, 1e-5), *SOLO, {},
     ),
+    "cifar10-frossl": (  # OFSkean/FroSSL scripts/pretrain/cifar/frossl.yaml
+        "frossl", {"invariance": 1, "scale": 1}, (times(2, WEAK32),),
+        SMALL_NETWORK | {"projector": (2048, 2048, 1024), "projector_output": "linear-bias"},
+        at(SOLO_LARS, 0.3, 1e-4), 256, 1000, {},
+    ),
+    "cifar10-corinfomax": (  # serdarozsoy/corinfomax-ssl README: rate 0.5 as used, batch 512, 2048-2048-64
+        "corinfomax", {"invariance": 250, "kept": 0.01, "floor": 1e-8, "scale": 1}, (times(2, WEAK32),),
+        NETWORK | {"backbone": "resnet18", "projector": (2048, 2048, 64), "projector_output": "linear"},
+        at(SGD, 0.5 / 2, 1e-4, warmup_epochs=10), 512, 1000, {LINEAR: 93.18},
+    ),
+    "cifar10-emp-ssl": (  # tsb0601/EMP-SSL: rate 0.3 as used, batch 100, eta 0.005, clipped, no warm-up
+        "emp-ssl", {"distance": 0.2, "agreement": 200, "scale": 1},
+        (times(20, COLOURED | {
+            "size": 32, "scale": (0.25, 0.25), "ratio": (1, 1), "saturation": 0.4, "hue": 0.2, "blur": 0.1,
+            "solarize": 0.1, "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+        }),),
+        SMALL_NETWORK | {"projector": (4096, 4096, 1024), "projector_output": "linear-bias"},
+        at(LARS, 0.3 * 256 / 100, 1e-4, warmup_epochs=0, trust=0.005, trust_clip=True), 100, 30, {},
+    ),
+    # From memory of their code, as their sources say: rates 1e-3 and 3e-3 as used, at batches of 32 and 1024.
+    "cifar10-mmcr": (
+        "mmcr", {"local": 0, "scale": 1}, (times(40, SMALL32 | {"saturation": 0.4}),),
+        NETWORK | {"backbone": "resnet18", "projector": (512, 128), "projector_output": "linear"},
+        at(SGD | {"name": "adamw"}, 1e-3 * 256 / 32, 1e-6), 32, 500, {},
+    ),
+    "cifar10-w-mse": (
+        "w-mse", {"shrink": 0, "scale": 1}, (times(2, PAPER32 | {"interpolation": "bicubic", "grey": 0.1}),),
+        NETWORK | {"backbone": "resnet18", "projector": (1024, 64), "projector_output": "linear-bias"},
+        at(SGD | {"name": "adamw"}, 3e-3 / 4, 1e-6), 1024, 1000, {},
+    ),
     # From memory of common practice, as its source says.
     "cifar10-supervised": (
         "supervised", {"label_smoothing": 0, "scale": 1}, (SMALL32 | {"scale": (0.5, 1.0), "jitter": 0, "grey": 0},),

@@ -129,6 +129,45 @@ CIFAR_RECIPES = {
         settings={"weight": 100.0, "correlation_momentum": 0.99, "scale": 1.0}, views=CIFAR_WEAK,
         network=replace(RESNET18, projector_output="linear-bias", target="momentum"), optimizer=solo_sgd(0.5, 1e-5),
     ),
+    "cifar10-frossl": solo(
+        "frossl", None, source="FroSSL scripts/pretrain/cifar/frossl.yaml (a fork of solo-learn; no figure there)",
+        settings={"invariance": 1.0, "scale": 1.0}, views=CIFAR_WEAK,
+        network=replace(RESNET18, projector=(2048, 2048, 1024), projector_output="linear-bias"),
+        optimizer=solo_lars(0.3, 1e-4),
+    ),
+    "cifar10-corinfomax": Recipe(
+        "CorInfoMax README, CIFAR-10; views and the warm-up's length are not stated there, our choice", "corinfomax",
+        settings={"invariance": 250.0, "kept": 0.01, "floor": 1e-8, "scale": 1.0}, views=CIFAR_WEAK,
+        network=Network("resnet18", projector=(2048, 2048, 64), projector_output="linear"),
+        optimizer=Optimizer(base_lr=0.25, weight_decay=1e-4, warmup_epochs=10),  # 0.5 at its batch
+        batch_size=512, epochs=1000, expects={"linear top-1 (%)": 93.18},
+    ),
+    "cifar10-emp-ssl": Recipe(
+        "EMP-SSL main.py, dataset/aug.py and model/model.py, with the 20 patches of its paper; it measures features of "
+        "4096 numbers behind the encoder, averaged over 128 patches: its 93.1 is no figure to expect here", "emp-ssl",
+        settings={"distance": 0.2, "agreement": 200.0, "scale": 1.0},
+        views=(View(
+            size=32, scale=(0.25, 0.25), ratio=(1.0, 1.0), saturation=0.4, hue=0.2, blur=0.1, solarize=0.1,
+            interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), copies=20,
+        ),),
+        network=Network("resnet18", zero_init=False, projector=(4096, 4096, 1024), projector_output="linear-bias"),
+        optimizer=Optimizer("lars", base_lr=0.768, weight_decay=1e-4, decay_1d=False, trust=0.005, trust_clip=True),
+        batch_size=100, epochs=30,  # 0.3 at its batch
+    ),
+    "cifar10-mmcr": Recipe(
+        "MMCR (NeurIPS 2023), from memory of its code: 40 views, Adam; AdamW here", "mmcr",
+        settings={"local": 0.0, "scale": 1.0}, views=(replace(CIFAR, saturation=0.4, copies=40),),
+        network=Network("resnet18", projector=(512, 128), projector_output="linear"),
+        optimizer=Optimizer("adamw", base_lr=8e-3, weight_decay=1e-6), batch_size=32, epochs=500,  # 1e-3 at its batch
+    ),
+    "cifar10-w-mse": Recipe(
+        "W-MSE README, CIFAR-10 with two views; views, batch and AdamW for Adam from memory; parts of 128 images are "
+        "whitened there, the whole batch here", "w-mse",
+        settings={"shrink": 0.0, "scale": 1.0},
+        views=(replace(CIFAR, scale=(0.2, 1.0), saturation=0.4, grey=0.1, copies=2),),
+        network=Network("resnet18", projector=(1024, 64), projector_output="linear-bias"),
+        optimizer=Optimizer("adamw", base_lr=7.5e-4, weight_decay=1e-6), batch_size=1024, epochs=1000,  # 3e-3 at it
+    ),
     "cifar10-supervised": Recipe(
         "common practice for ResNet-18 on CIFAR-10, from memory; crops in place of shifts by 4 px, our choice",
         "supervised", views=(replace(CIFAR, scale=(0.5, 1.0), jitter=0.0, grey=0.0),),

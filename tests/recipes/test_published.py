@@ -18,7 +18,7 @@ from mec.recipes.recipe import Recipe
 from mec.recipes.table import RECIPES
 from mec.training.plan import build_objective
 
-RELATIVES = ("mmcr", "emp-ssl", "simdino", "corinfomax", "matrix-ssl", "frossl", "w-mse")  # without recipes so far
+RELATIVES = ("mmcr", "emp-ssl", "simdino", "corinfomax", "matrix-ssl", "frossl", "w-mse")  # recipes as far as stated
 BASELINES = [name for name in METHODS if not name.startswith("mec") and name not in RELATIVES]
 PRINTED = {**transcribed.RECIPES, **transcribed.OURS}
 
