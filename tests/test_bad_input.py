@@ -177,7 +177,7 @@ def test_a_word_about_the_skipped_images_is_on_screen(tmp_path, capsys):
     (tmp_path / "photos" / "zero.png").write_bytes(b"")
     words = ["--recipe", "digits", "--batch-size", "8", "--epochs", "1", "--set", *TINY]
     assert main(["pretrain", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), *words]) == 0
-    assert "1 images cannot be read and are left out" in capsys.readouterr().out
+    assert "Left out: 1 image that cannot be read" in capsys.readouterr().out
 
 
 def test_too_many_unreadable_images_stop_before_anything_is_written(tmp_path, capsys):

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
-from mec.data.decoding import Skipped, quiet, reason
-from mec.data.images import MOST_UNREADABLE, Images, InMemory, median_size, sample_sizes, too_many
+from mec.data.contents import contents_hash
+from mec.data.decoding import Skipped, printable, quiet, reason
+from mec.data.images import MOST_UNREADABLE, Files, Images, InMemory, common_scale, median_size, sample_sizes, too_many
+from mec.data.values import Scale
 from mec.errors import BadInput
 from mec.runtime.machine import cores
 from mec.views.views import uniforms
 
 KEEP_BELOW = 64  # px; images of one size up to this live in memory
+TRAIN, VALIDATION, TEST = "train", "validation", "test"  # what parts are for
+ROLES = {"train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST} | dict.fromkeys(
+    ("val", "valid", "validation"), VALIDATION
+)  # by the names of folders, in any case
 KEEP_BYTES = 2**30  # of pixels, a process: decoding more than 350,000 images of 32 px would hold up every start
 
 
@@ -50,7 +59,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on, and, where labels exist, what to measure on."""
+    """What to train on, and, where labels exist, what to measure on and what to choose by."""
 
     name: str
     train: Split
@@ -60,11 +69,70 @@ class Data:
     fingerprint: str = ""
     typical_size: tuple[int, int] = (0, 0)  # height, width: medians
     suits: Literal["photographs", "digits"] = "photographs"  # the kind of views that make sense
+    split: str = TEST  # what the part is called that is measured on
+    validation: Split | None = None  # another held-out part: settings are chosen by it, where they are chosen
+    scale: Scale | None = None  # of the deep values of these images
+    left_out: Mapping[str, int] = field(default_factory=dict)  # a reason in words -> how many files
+    told: tuple[str, ...] = ()  # what a user has to know about these images
 
     @property
     def can_be_measured(self) -> bool:
         """Whether there are labelled images to learn from and others to test on."""
         return self.test is not None and self.test.labels is not None and self.train.labels is not None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a result on these images says of them."""
+        return {"data": self.name, "split": self.split, "data_fingerprint": self.fingerprint}
+
+    def words(self) -> list[str]:
+        """What was left out, in one line, and what else there is to know, a line each."""
+        counts = dict(self.left_out)
+        if self.skipped:
+            counts["images that cannot be read"] = len(self.skipped)
+        left_out = ", ".join(counted(n, printable(reason)) for reason, n in counts.items())
+        return [f"Left out: {left_out}"] * bool(counts) + [printable(words) for words in self.told]
+
+
+def counted(number: int, things: str) -> str:
+    """A number of things in words: 1 file linked twice, 1,200 files linked twice."""
+    words = re.sub(r"\b(file|folder|image)s\b", r"\1", things).replace(" are no ", " is no ") if number == 1 else things
+    return f"{number:,} {words}"
+
+
+def with_held_out(data: Data, held_out: Mapping[str, Split], split: str = "") -> Data:
+    """The data, measured on the held-out part of a name: by default test images, where there are none validation's.
+    Raises BadInput: no part of that name."""
+    roles = {name: ROLES.get(name.lower(), TEST) for name in held_out}
+    asked = split.lower()
+    wanted = [name for name in roles if name.lower() == asked]
+    wanted += [name for name, role in roles.items() if ROLES.get(asked) == role]
+    if split and not wanted:
+        raise BadInput(f"{data.name} has no part {split!r} to measure on. There: {', '.join(held_out) or 'none'}.")
+    if not held_out:
+        return data
+    chosen = wanted[0] if split else min(held_out, key=lambda name: roles[name] != TEST)
+    other = next((part for name, part in held_out.items() if name != chosen and roles[name] == VALIDATION), None)
+    return replace(data, test=held_out[chosen], split=chosen, validation=other)
+
+
+def with_scale(data: Data, scale: Scale | None = None) -> Data:
+    """The data with a scale for deep values: the one given, or that of a sample of the training images."""
+    own = common_scale(data.train.images)
+    if own is None and scale is None:
+        return data
+    found = scale or own
+    told = f"16-bit, float or signed images: {found}, alike for all of them"
+    told += ", as the encoder was trained" if scale else " (from a sample); an encoder trained on them keeps that"
+    train = replace(data.train, images=data.train.images.scaled(found))
+    test, choosing = (part and replace(part, images=part.images.scaled(found)) for part in (data.test, data.validation))
+    told_too = (*data.told, *[told] * (own is not None))
+    return replace(data, train=train, test=test, validation=choosing, scale=found, told=told_too)
+
+
+def ready(data: Data, held_out: Mapping[str, Split], split: str, scale: Scale | None) -> Data:
+    """The data with held-out parts, a scale, and small images in memory. Raises BadInput as `with_held_out`."""
+    return in_memory_if_small(with_scale(with_held_out(data, held_out, split), scale))
 
 
 def limited(split: Split, limit: int | None, seed: int) -> Split:
@@ -90,13 +158,14 @@ def stratified(labels: np.ndarray | None, n: int, count: int, seed: int) -> np.n
 def in_memory_if_small(data: Data) -> Data:
     """The data with its typical size filled in; images of one small size are decoded now and stay in memory."""
     sizes = sample_sizes(data.train.images)
-    both = {*sizes, *(sample_sizes(data.test.images) if data.test else ())}
+    held_out = [part for part in (data.test, data.validation) if part is not None and len(part)]
+    of_one_size = {*sizes}.union(*(sample_sizes(part.images) for part in held_out)) == {sizes[0]}
     skipped = list(data.skipped)
-    needed = (len(data.train) + len(data.test or ())) * 3 * math.prod(sizes[0])
-    if len(both) == 1 and max(*both) <= KEEP_BELOW and needed <= KEEP_BYTES:
+    needed = (len(data.train) + sum(map(len, held_out))) * 3 * math.prod(sizes[0])
+    if of_one_size and max(sizes[0]) <= KEEP_BELOW and needed <= KEEP_BYTES:
         train = decode_all(data.train, sizes[0], skipped)
-        test = data.test and decode_all(data.test, sizes[0], skipped)
-        data = replace(data, train=train, test=test, skipped=tuple(skipped))
+        test, validation = (part and decode_all(part, sizes[0], skipped) for part in (data.test, data.validation))
+        data = replace(data, train=train, test=test, validation=validation, skipped=tuple(skipped))
     return replace(data, typical_size=median_size(sizes))
 
 
@@ -126,7 +195,7 @@ def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
 
 
 def fingerprint(data: Data) -> str:
-    """A hash that changes when the images in memory, their number or labels do."""
+    """A hash that changes when images in memory, their number or labels do; then one of files' contents."""
     state = hashlib.sha256(data.name.encode())
     for split in (data.train, data.test):
         if split is None:
@@ -136,4 +205,7 @@ def fingerprint(data: Data) -> str:
             state.update(split.images.pixels.numpy().tobytes())
         if split.labels is not None:
             state.update(split.labels.tobytes())
-    return state.hexdigest()[:16]
+    files = [part.images for part in (data.train, data.test) if part is not None and isinstance(part.images, Files)]
+    paths = [path for images in files for path in images.paths]
+    contents = [contents_hash(paths, [os.path.getsize(p) if os.path.exists(p) else 0 for p in paths])] if paths else []
+    return "-".join([state.hexdigest()[:16], *contents])

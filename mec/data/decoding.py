@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import io
+import logging
 import os
 import re
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from mec.data.values import Scale, check_channels, tiff_channels, to_rgb
+
+# Of Pillow's decoders those that are tried, whatever a file is called: others start programs (EPS) or are rarely tried.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
+HEIF = frozenset({".heic", ".heif", ".hif"})  # read where the extra is installed
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()  # noqa: SIM905
-)
+) | (HEIF if importlib.util.find_spec("pillow_heif") else frozenset())
+HEIF_EXTRA = "pip install 'mec-ssl[heif]'"
 MOST_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
 ORIENTATION = 0x0112  # EXIF's number for it
-JPEG = b"\xff\xd8"  # its first bytes
+JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # their first bytes
+NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG beside its pixels
+ANY_SCALE = Scale(0, 1)  # where it is only asked whether an image can be read
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,24 +45,100 @@ class Skipped:
     reason: str
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Any image Pillow opens, upright, as 8-bit RGB; of an animation the first frame.
+def read_file(path: str | Path, start: int = 0, length: int = -1) -> bytes:
+    """A file's bytes. Raises OSError: not there, or no regular file: a pipe would be waited for without end."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        file.seek(start)
+        return file.read(length)
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that can be read here."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_image(file: str | Path | bytes) -> Image.Image:
+    """As it is stored, not decoded yet, by one of `FORMATS`: the only place where images are opened.
+    Raises OSError, ValueError, SyntaxError: not an image of these, with the reason."""
+    data = file if isinstance(file, bytes) else read_file(file)
+    if not data:
+        raise ValueError("empty file (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats())
+    except Image.UnidentifiedImageError as error:
+        reason = tiff_channels(data) or f"cannot identify image file: none of {', '.join(formats())}"
+        raise ValueError(reason) from error
+    check_channels(image)
+    return image
+
+
+def without_notes(data: bytes) -> bytes:
+    """A PNG without texts and profiles; other data as they are."""
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kept += [] if data[at + 4 : at + 8] in NOTES else [data[at:end]]
+        at = end
+    return b"".join(kept)
+
+
+def forgiving(use: Callable[[bytes], T], data: bytes) -> T:
+    """What `use` makes of an image's bytes; where Pillow finds notes in it too long, of the image without them."""
+    try:
+        return use(data)
+    except ValueError:
+        less = without_notes(data)
+        if len(less) == len(data):
+            raise
+        return use(less)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """As EXIF counts, 1 to 8; 1 where it cannot be read."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception as error:
+        if image.format == "PNG" and isinstance(error, ValueError):
+            raise  # `forgiving` reads it without its notes
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def read_image(file: str | Path | bytes) -> Image.Image:
+    """Any image of `FORMATS`, upright, as 8-bit RGB; of an animation the first frame.
     Raises OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours."""
     with quiet():
-        return decode(path)
+        return decode(file if isinstance(file, bytes) else read_file(file))
 
 
-def decode(file: str | Path | BinaryIO, reduce: int = 1) -> Image.Image:
+def decode(data: bytes, reduce: int = 1, scale: Scale | None = None) -> Image.Image:
     """`read_image` for threads: the caller holds `quiet`, since Python's warning filters are shared by all threads.
 
     A JPEG is decoded at 1 / reduce of its size (1, 2, 4, 8), several times as fast; other formats at full size.
     """
-    with Image.open(file) as image:
-        check_size(image.height, image.width)
-        if reduce > 1:
-            image.draft(None, (-(-image.width // reduce), -(-image.height // reduce)))
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
+
+    def decoded(data: bytes) -> Image.Image:
+        with open_image(data) as stored:
+            image: Image.Image = stored
+            check_size(image.height, image.width)
+            if reduce > 1:
+                image.draft(None, (-(-image.width // reduce), -(-image.height // reduce)))
+            image.load()
+            with contextlib.suppress(Exception):  # damaged notes are no reason to leave out an image
+                image = ImageOps.exif_transpose(image)
+            return to_rgb(image, scale)
+
+    return forgiving(decoded, data)
 
 
 def check_size(height: int, width: int) -> None:
@@ -69,30 +158,33 @@ class Picture:
     width: int
     orientation: int = 1  # as EXIF counts, 1 to 8
     fast: bool = False  # a JPEG that libjpeg-turbo decodes straight into an array
+    scale: Scale | None = None  # of deep values
 
     @classmethod
-    def of(cls, data: bytes) -> Picture:
+    def of(cls, data: bytes, scale: Scale | None = None) -> Picture:
         """From the bytes of a file."""
-        if not data:
-            raise ValueError("empty file (0 bytes)")
+        return forgiving(lambda data: cls._of(data, scale), data)
+
+    @classmethod
+    def _of(cls, data: bytes, scale: Scale | None) -> Picture:
         orientation = 1
         if data[:2] != JPEG or b"Exif\0\0" in data or b"tiff:Orientation" in data:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_image(data) as image:
                 height, width = image.height, image.width
-                orientation = image.getexif().get(ORIENTATION, 1)
+                orientation = orientation_of(image)
         fast = False
         if data[:2] == JPEG:
             with contextlib.suppress(ValueError):  # damaged: Pillow has the last word
                 height, width, space, _ = simplejpeg.decode_jpeg_header(data)
                 fast = space in ("YCbCr", "Gray", "RGB")
             if not fast:
-                with Image.open(io.BytesIO(data)) as image:
+                with open_image(data) as image:
                     height, width = image.height, image.width
         check_size(height, width)
         turned = orientation in (5, 6, 7, 8)
         if turned and data[:2] != JPEG:  # some of Pillow's readers have turned the size already, by version
-            height, width = decode(io.BytesIO(data)).size
-        return cls(data, width if turned else height, height if turned else width, orientation, fast)
+            height, width = decode(data).size
+        return cls(data, width if turned else height, height if turned else width, orientation, fast, scale)
 
     def pixels(self, reduce: int = 1) -> np.ndarray:
         """uint8 [h, w, 3]; a JPEG at 1 / reduce of its size (1, 2, 4, 8), rounded up, other images at full size."""
@@ -103,11 +195,11 @@ class Picture:
             with contextlib.suppress(ValueError):  # damaged: Pillow has the last word
                 found = simplejpeg.decode_jpeg(self.data, "RGB", min_height=least, min_width=least)
                 return upright(found, self.orientation)
-        return np.asarray(decode(io.BytesIO(self.data), reduce))
+        return np.asarray(decode(self.data, reduce, self.scale))
 
     def image(self) -> Image.Image:
         """At full size, decoded by Pillow: what evaluation reads. `pixels` may differ from it by one level of 255."""
-        return Image.fromarray(self.data) if isinstance(self.data, np.ndarray) else decode(io.BytesIO(self.data))
+        return Image.fromarray(self.data) if isinstance(self.data, np.ndarray) else decode(self.data, 1, self.scale)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -123,34 +215,21 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings (palettes, EXIF, large images): `decode` itself refuses what cannot be used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB: grey is repeated, CMYK converted, transparency dropped, 16-bit and float values scaled."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("pixel values are not finite")
-        peak = values.max(initial=0)
-        scale = 1 if image.mode == "F" and peak <= 1 else 255 if peak <= 255 else 65535 if peak <= 65535 else peak
-        image = Image.fromarray(np.clip(values / scale * 255, 0, 255).round().astype(np.uint8))
-    elif image.mode in ("P", "PA", "LA"):
-        image = image.convert("RGBA")  # keeps the colours of palettes with transparency
-    return image.convert("RGB")
+    """Silence Pillow's warnings and log (palettes, EXIF, bands): `decode` itself refuses what cannot be used."""
+    log, silent = logging.getLogger("PIL"), logging.NullHandler()
+    log.addHandler(silent)  # without any handler Python prints a line for each file
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.removeHandler(silent)
 
 
 def why_unreadable(path: str) -> str | None:
     """The reason in a few words, or None if the image can be read in full. The caller holds `quiet`."""
     try:
-        if os.path.getsize(path) == 0:
-            return "empty file (0 bytes)"
-        decode(path)
+        decode(read_file(path), scale=ANY_SCALE)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         return reason(error, path)
     return None
@@ -159,7 +238,12 @@ def why_unreadable(path: str) -> str | None:
 def reason(error: Exception, path: str = "") -> str:
     """An error's message about an image in a few words, the same for a path as for bytes in memory."""
     words = re.sub(r"<_io\.BytesIO object at \w+>", "'file'", str(error))
-    return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:200]
+    return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:300]
+
+
+def printable(name: str) -> str:
+    """A name that is not UTF-8, with its odd bytes as \\xe9 and the like; others as they are."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def nothing_in(root: Path) -> str:
@@ -167,4 +251,4 @@ def nothing_in(root: Path) -> str:
     names = {name for _, _, files in os.walk(root) for name in files if name[0] != "."}
     others = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
-    return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."
+    return f"{root}: no image found. {printable(inside)} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."

@@ -2,90 +2,189 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from mec.data.dataset import Data, Split, in_memory_if_small, stratified
-from mec.data.decoding import Skipped, nothing_in, quiet, why_unreadable
+from mec.data.contents import contents_hash, sampled
+from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION, Data, Split, ready, stratified
+from mec.data.decoding import SUFFIXES, Skipped, nothing_in, printable, quiet, why_unreadable
 from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.listing import CACHE_FROM, cached_listing, load_cache, pack_names, save_cache, unpack_names
 from mec.data.named import TORCHVISION
+from mec.data.values import Scale
 from mec.errors import BadInput, nearest
 from mec.runtime.machine import cores
 
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
-TEST_NAMES = ("val", "valid", "validation", "test")
+BEFORE = ("val", "valid", "validation", "test")  # the first of these went into fingerprints before 0.2
 
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the test images of a folder, by name relative to `root`."""
+    """The training or the held-out images of a folder, by name relative to `root`."""
 
-    name: str  # "train" or "test"
+    name: str  # as the folder is called
     root: Path
     names: list[str]
     sizes: np.ndarray  # [n] bytes
-    labels: np.ndarray | None
+    labels: np.ndarray | None = None
     closed: tuple[Skipped, ...] = ()  # folders in it that this user may not list
 
     def take(self, indices: np.ndarray) -> Part:
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, names=[self.names[i] for i in indices], sizes=self.sizes[indices], labels=labels)
 
+    @property
+    def paths(self) -> list[str]:
+        return [os.path.join(self.root, name) for name in self.names]
 
-def folder_parts(folder: Path) -> tuple[list[Part], tuple[str, ...]]:
-    """The parts and classes of a folder, from its layout: always training images; test images where there are any.
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder holds: its parts, the training part first; classes; what is left out by reason; what to say."""
+
+    parts: list[Part]
+    classes: tuple[str, ...]
+    left_out: Mapping[str, int]
+    told: list[str]
+
+
+def folder_layout(folder: Path) -> Layout:
+    """Parts and classes of a folder: training images, and held-out ones where there are parts and nothing else.
     Raises BadInput: no such folder, or no image in it."""
     if not folder.exists():
         known = ["digits", "imagenet", *TORCHVISION]
         raise BadInput(f"{folder}: no such folder, nor a data set of that name. {nearest(str(folder), known)}")
     if not folder.is_dir():
-        raise BadInput(f"{folder} is a file: give the folder that holds the images.")
-    train_root = folder / "train" if (folder / "train").is_dir() else folder
-    test_root = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
-    found = cached_listing(train_root)
-    if not found.names:
-        raise BadInput(nothing_in(train_root))
-    train = Part("train", train_root, found.names, found.sizes, None, found.closed)
-    if train_root == folder or test_root is None:
-        return [train], ()
-    held_out = cached_listing(test_root)
-    classes = tuple(sorted({c for name in found.names if (c := class_of(name)) is not None}))
-    number = {name: i for i, name in enumerate(classes)}
-    labels, test_labels = (
-        np.array([number.get(class_of(name) or "", -1) for name in each.names], np.int64) for each in (found, held_out)
-    )
-    test = Part("test", test_root, held_out.names, held_out.sizes, test_labels, held_out.closed)
-    if len(classes) < 2 or (test_labels < 0).all():  # one folder in train/ names no classes
-        return [train, replace(test, labels=None)], ()
-    return [replace(train, labels=labels), test], classes
+        packed = re.search(r"\.(tgz|tar\.\w+|zip)$", folder.name)
+        what = "a packed file: unpack it first, or give a plain .tar" if packed else "a file"
+        raise BadInput(f"{folder} is {what}: give the folder that holds the images.")
+    names, left_out, told = split_folders(folder)
+    parts = []
+    for name in names or ["."]:
+        found = cached_listing(folder / name)
+        parts.append(Part(name if names else TRAIN, folder / name, found.names, found.sizes, None, found.closed))
+        for reason, count in found.left_out.items():
+            left_out[reason] = left_out.get(reason, 0) + count
+    if not parts[0].names:
+        raise BadInput(nothing_in(parts[0].root))
+    labelled, classes, more = with_labels(parts)
+    return Layout(labelled, classes, left_out, told + more)
 
 
-def from_folder(folder: Path, limit: int | None, seed: int) -> Data:
-    """A folder's images: parts by its layout, without the unreadable ones, small images of one size in memory."""
-    parts, classes = folder_parts(folder)
-    chosen = parts[0]
+def split_folders(folder: Path) -> tuple[list[str], dict[str, int], list[str]]:
+    """The sub-folders that are parts, the training part first, or none; what lies beside them; what to say."""
+    roles: dict[str | None, list[str]] = {}
+    for name in subfolders(folder):
+        roles.setdefault(ROLES.get(name.lower()), []).append(name)
+    train, held_out = roles.get(TRAIN, [])[:1], [*roles.get(VALIDATION, []), *roles.get(TEST, [])]
+    if not train:
+        return [], {}, []
+    beside = [name for name in (*roles.get(None, []), *roles[TRAIN][1:]) if has_image(folder / name)]
+    classes = {name: {*subfolders(folder / name)} for name in (*train, *held_out)}
+    if beside and not any(classes[train[0]] & classes[name] for name in held_out):
+        others = ", ".join(f"{name}/" for name in [*beside, *held_out][:4])
+        words = f"{train[0]}/ lies beside {others}: it is taken as one folder among them, all are trained on. "
+        return [], {}, [words + f"To train on it alone give {folder / train[0]}."]
+    left_out = {f"images in {name}/, which is no part": len(cached_listing(folder / name).names) for name in beside}
+    with os.scandir(folder) as entries:
+        loose = sum(os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file() for entry in entries)
+    if loose:
+        left_out[f"images beside {train[0]}/, in no part"] = loose
+    return [*train, *held_out], left_out, []
+
+
+def has_image(folder: Path) -> bool:
+    """Whether there is an image in it, in any depth."""
+    return any(os.path.splitext(name)[1].lower() in SUFFIXES for _, _, files in os.walk(folder) for name in files)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of a folder's visible sub-folders, sorted; none where it may not be listed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return []
+
+
+def with_labels(parts: list[Part]) -> tuple[list[Part], tuple[str, ...], list[str]]:
+    """Parts with labels, the classes (those of the training part first), and what does not fit between them.
+
+    A held-out image of a class that training lacks keeps a label of its own: no measurement can get it right.
+    """
+    counts = [Counter(class_of(name) for name in part.names) for part in parts]
+    own = sorted(c for c in counts[0] if c is not None)
+    foreign = sorted({c for found in counts[1:] for c in found if c is not None and c not in counts[0]})
+    told = []
+    if len(own) < 2 or not any(c in found for found in counts[1:] for c in own):  # one folder names no classes
+        for part, found in zip(parts[1:], counts[1:]):
+            if len(own) > 1 and part.names:
+                inside = ", ".join(sorted(printable(c) for c in found if c is not None)[:4]) or "no folders"
+                told.append(f"{part.name}/ has no class of {parts[0].name}/ ({inside}): nothing can be measured on it.")
+        return parts, (), told
+    for name in foreign:
+        images = ", ".join(f"{found[name]:,} in {part.name}/" for part, found in zip(parts, counts) if found[name])
+        told.append(f"class {printable(name)} ({images}) is not in {parts[0].name}/: its images count as wrong.")
+    for part, found in zip(parts[1:], counts[1:]):
+        lacking = [c for c in own if c not in found]
+        if lacking and part.names:
+            some = ", ".join(f"{printable(c)} ({counts[0][c]:,})" for c in lacking[:5])
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            told.append(f"{part.name}/ has no image of {some}{more}: these classes are trained on, not measured.")
+        if found[None]:
+            told.append(f"{found[None]:,} images in {part.name}/ lie in no class: they are not measured on.")
+    number = {name: i for i, name in enumerate([*own, *foreign])}
+    labels = [np.array([number.get(class_of(name) or "", -1) for name in part.names], np.int64) for part in parts]
+    return [replace(part, labels=y) for part, y in zip(parts, labels)], tuple(map(printable, number)), told
+
+
+def from_folder(folder: Path, limit: int | None, seed: int, scale: Scale | None = None, split: str = "") -> Data:
+    """A folder's images: parts by its layout, without the unreadable ones, small images of one size in memory.
+
+    `scale` is of deep values, by default one that fits the training images; `split` the part to measure on.
+    """
+    layout = folder_layout(folder)
+    chosen, *others = layout.parts
     if limit is not None and limit < len(chosen.names):
         chosen = chosen.take(stratified(chosen.labels, len(chosen.names), limit, seed))
+    train, skipped = readable_part(chosen)
+    held_out: dict[str, Split] = {}
+    for part in others if layout.classes else ():
+        assert part.labels is not None
+        if (part.labels >= 0).any():
+            held_out[part.name], more = readable_part(part.take(np.flatnonzero(part.labels >= 0)))
+            skipped += more
+    skipped += [closed for part in layout.parts for closed in part.closed]
+    data = Data(
+        folder.resolve().name,
+        train,
+        classes=layout.classes,
+        skipped=tuple(skipped),
+        left_out=layout.left_out,
+        told=(*layout.told, *sampled(np.concatenate([part.sizes for part in (chosen, *others)]))),
+        fingerprint=folder_fingerprint(folder, [chosen, *others]),
+    )
+    return ready(data, held_out, split, scale)
+
+
+def folder_fingerprint(folder: Path, parts: Sequence[Part]) -> str:
+    """Names and sizes, as before 0.2, then a hash of the contents."""
+    before = next((part for name in BEFORE for part in parts[1:] if part.name == name), None)
     prints = []
-    for part in (chosen, *parts[1:]):
+    for part in (parts[0], *([before] if before else [])):
         below = os.path.relpath(part.root, folder)  # once: it takes as long as a million names
         prints += [f"{below}/{name} {size}" for name, size in zip(part.names, part.sizes)]
-    train, skipped = readable_part(chosen)
-    test = None
-    if classes:
-        assert parts[1].labels is not None
-        test, more = readable_part(parts[1].take(np.flatnonzero(parts[1].labels >= 0)))
-        skipped += more
-    skipped += [closed for part in parts for closed in part.closed]
-    fingerprint = hashlib.sha256("\n".join(prints).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return in_memory_if_small(Data(folder.resolve().name, train, test, classes, tuple(skipped), fingerprint))
+    state = hashlib.sha256("\n".join(prints).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    paths = [path for part in parts for path in part.paths]
+    return f"{state}-{contents_hash(paths, np.concatenate([part.sizes for part in parts]))}"
 
 
 def class_of(name: str) -> str | None:
@@ -96,7 +195,7 @@ def class_of(name: str) -> str | None:
 
 def readable_part(part: Part) -> tuple[Split, list[Skipped]]:
     """`readable` for a part of a folder; the unreadable images are cached where there are many images."""
-    paths = [os.path.join(part.root, name) for name in part.names]
+    paths = part.paths
     state = hashlib.sha256("\n".join(part.names).encode("utf-8", "surrogateescape"))
     state.update(part.sizes.tobytes())
     stamp = np.frombuffer(state.digest(), np.uint8)

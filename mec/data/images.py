@@ -7,17 +7,19 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mec.data.decoding import Picture, Skipped, quiet, to_rgb
+from mec.data.contents import contents_hash
+from mec.data.decoding import Picture, Skipped, open_image, quiet, read_file
+from mec.data.values import MORE_CHANNELS, Scale, is_deep, sampled_values, scale_of, to_rgb
 from mec.errors import BadInput
 
+LOOKED_AT, DEEP = 256, 64  # images of a set that are looked at for deep values, and of those deep ones that are read
 MOST_UNREADABLE = 0.2  # of a set's images; above it training does not start, or stops
 
 
@@ -25,6 +27,7 @@ class Images(ABC):
     """What every set of images answers, so that no caller asks for its kind."""
 
     pixels: Tensor | None  # uint8 [n, 3, h, w] of a set in memory; None: each image is decoded when it is read
+    scale: Scale | None  # of deep values (16-bit, float, signed), the same for the whole set; None: each by its own
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -37,6 +40,14 @@ class Images(ABC):
     def open(self, index: int) -> Picture:
         """The image, not decoded yet; the caller holds `quiet`.
         Raises OSError, ValueError, SyntaxError: it cannot be read; the message says why."""
+
+    def stored(self, index: int) -> Image.Image:
+        """The image as it is stored, with all its bits, not decoded yet. Raises as `open`."""
+        raise ValueError("its pixels are in memory, as 8 bits")
+
+    def scaled(self, scale: Scale | None) -> Images:
+        """The images with a scale for deep values, unless they are in memory."""
+        return self if self.pixels is not None else replace(self, scale=scale)  # type: ignore[type-var]
 
     @abstractmethod
     def take(self, indices: np.ndarray) -> Images:
@@ -62,6 +73,7 @@ class InMemory(Images):
     """Images of one size, as pixels."""
 
     pixels: Tensor  # uint8 [n, 3, h, w]
+    scale = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -84,6 +96,7 @@ class Files(Images):
     """Images by path."""
 
     paths: tuple[str, ...]
+    scale: Scale | None = None
     pixels = None
 
     def __len__(self) -> int:
@@ -93,20 +106,26 @@ class Files(Images):
         return self.paths[index]
 
     def open(self, index: int) -> Picture:
-        return Picture.of(Path(self.paths[index]).read_bytes())
+        return Picture.of(read_file(self.paths[index]), self.scale)
+
+    def stored(self, index: int) -> Image.Image:
+        return open_image(self.paths[index])
 
     def take(self, indices: np.ndarray) -> Files:
-        return Files(tuple(self.paths[i] for i in indices))
+        return replace(self, paths=tuple(self.paths[i] for i in indices))
 
     def content_hash(self) -> str | None:
-        """Of each file's path, size and time of change."""
-        state = hashlib.sha256()
+        """Of each file's path, size and time of change, and of the contents as far as `contents_hash` looks."""
+        state = hashlib.sha256(f"{self.scale}\n".encode())
+        sizes = []
         for path in self.paths:
             try:
                 info = os.stat(path)
             except OSError:
                 return None
-            state.update(f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+            sizes.append(info.st_size)
+            state.update(f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        state.update(contents_hash(self.paths, sizes).encode())
         return state.hexdigest()
 
 
@@ -115,29 +134,52 @@ class Opened(Images):
     """Images that the caller has opened, of any size."""
 
     images: tuple[Image.Image, ...]
+    scale: Scale | None = None
     pixels = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def open(self, index: int) -> Picture:
-        image = to_rgb(self.images[index])
+        image = to_rgb(self.images[index], self.scale)
         return Picture(np.asarray(image), image.height, image.width)
 
+    def stored(self, index: int) -> Image.Image:
+        return self.images[index]
+
     def take(self, indices: np.ndarray) -> Opened:
-        return Opened(tuple(self.images[i] for i in indices))
+        return replace(self, images=tuple(self.images[i] for i in indices))
 
     def content_hash(self) -> None:
         """They may change."""
 
 
-def too_many(skipped: Sequence[Skipped], looked_at: int, root: Path | str) -> str:
+def too_many(skipped: Sequence[Skipped], looked_at: int, root: object) -> str:
     """The message about a set of which more than `MOST_UNREADABLE` cannot be read."""
-    first = "; ".join(f"{os.path.basename(s.path)}: {s.reason}" for s in skipped[:3])
+    different = list({s.reason: s for s in reversed(skipped)}.values())[::-1]  # a reason once
+    first = "; ".join(f"{os.path.basename(s.path)}: {s.reason}" for s in different[:3])
+    guess = " Mend or remove them; a wrong suffix or an interrupted copy is the usual cause."
     return (
-        f"{root}: {len(skipped)} of {looked_at} images cannot be read, more than {MOST_UNREADABLE:.0%} ({first}). "
-        "Mend or remove them; a wrong suffix or an interrupted copy is the usual cause."
+        f"{root}: {len(skipped)} of {looked_at} images cannot be read, more than {MOST_UNREADABLE:.0%} ({first})."
+        + guess * (MORE_CHANNELS not in first)
     )
+
+
+def common_scale(images: Images) -> Scale | None:
+    """The scale that fits the deep values of a sample of images, drawn with a fixed seed; None where none is deep."""
+    if images.pixels is not None:
+        return None
+    samples: list[np.ndarray] = []
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(images))
+    with quiet():
+        for i in order[:LOOKED_AT].tolist():
+            with contextlib.suppress(Exception):  # Pillow's decoders raise almost anything on broken files
+                image = images.stored(i)
+                if is_deep(image):
+                    samples.append(sampled_values(image))
+            if len(samples) == DEEP:
+                break
+    return scale_of(samples)
 
 
 def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:

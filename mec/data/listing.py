@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import time
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from mec.data.decoding import SUFFIXES, Skipped
+from mec.data.decoding import HEIF, HEIF_EXTRA, SUFFIXES, Skipped
 from mec.errors import BadInput
 
 CACHE_FROM = 10_000  # images
@@ -25,7 +28,7 @@ SETTLED = 2 * 10**9  # ns since the last change of a folder before its listing i
 
 @dataclass(frozen=True)
 class Listing:
-    """Images below a folder, sorted; hidden files and folders are left out."""
+    """Images below a folder, sorted, each once by its identity on disk; what is left out is counted by reason."""
 
     root: str
     names: list[str]  # relative to root
@@ -33,6 +36,7 @@ class Listing:
     folders: list[str]  # relative to root
     times: np.ndarray  # [folders] ns, of their last change
     closed: tuple[Skipped, ...] = ()  # folders that this user may not list
+    left_out: Mapping[str, int] = field(default_factory=dict)  # a reason in words -> how many files
 
 
 def cached_listing(root: Path) -> Listing:
@@ -41,51 +45,78 @@ def cached_listing(root: Path) -> Listing:
     if cached is not None:
         with contextlib.suppress(KeyError):
             names, folders = unpack_names(cached["names"]), unpack_names(cached["folders"])
-            found = Listing(str(root), names, cached["sizes"], folders, cached["times"])
+            left_out = dict(zip(unpack_names(cached["reasons"]), cached["counts"].tolist(), strict=True))
+            found = Listing(str(root), names, cached["sizes"], folders, cached["times"], (), left_out)
             if is_current(found):
                 return found
     found = list_images(root)
     settled = len(found.times) and time.time_ns() - found.times.max() > SETTLED
     if len(found.names) >= CACHE_FROM and settled and not found.closed:
         packed = {"names": pack_names(found.names), "folders": pack_names(found.folders)}
+        packed |= {"reasons": pack_names([*found.left_out]), "counts": np.array([*found.left_out.values()], np.int64)}
         save_cache(root, "listing", **packed, sizes=found.sizes, times=found.times)
     return found
 
 
 def list_images(root: Path) -> Listing:
-    """The images of a folder as it is now. Raises BadInput: the folder itself may not be listed."""
-    names, folders = [], []
+    """The images of a folder as it is now; links are followed after what lies there itself, and to nothing twice.
+    Raises BadInput: the folder itself may not be listed."""
+    names: dict[str, int] = {}  # and sizes
+    folders: dict[str, int] = {}  # and times of change
     closed: list[Skipped] = []
+    left_out: Counter[str] = Counter()
+    seen: set[tuple[int, int]] = set()
+    waiting, links = deque(["."]), deque[str]()  # relative to root
 
-    def note(error: OSError) -> None:
-        if error.filename == str(root):
-            raise BadInput(f"{root}: cannot be listed ({error.strerror}).") from error
-        closed.append(Skipped(str(error.filename), f"folder cannot be listed: {error.strerror}"))
+    def is_new(info: os.stat_result, once_more: str) -> bool:
+        """Whether a file or folder was not met before; there are file systems without identities."""
+        known = info.st_ino != 0 and (info.st_dev, info.st_ino) in seen
+        seen.add((info.st_dev, info.st_ino))
+        left_out[once_more] += known
+        return not known
 
-    for folder, subfolders, files in os.walk(str(root), followlinks=True, onerror=note):
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not is_cycle(folder, n))
-        below = os.path.relpath(folder, root)
-        folders.append(below)
-        prefix = "" if below == "." else below + os.sep
-        shown = (name for name in files if not name.startswith("."))
-        names += [prefix + name for name in shown if os.path.splitext(name)[1].lower() in SUFFIXES]
-    names.sort()
-    times = [os.stat(os.path.join(root, folder)).st_mtime_ns for folder in folders]
-    sizes = [file_size(os.path.join(root, name)) for name in names]
-    return Listing(str(root), names, np.array(sizes, np.int64), folders, np.array(times, np.int64), tuple(closed))
+    while waiting or links:
+        below = (waiting or links).popleft()
+        path, prefix = os.path.join(root, below), "" if below == "." else below + os.sep
+        try:
+            info = os.stat(path)
+        except OSError:  # a broken link: the reason is told when the image is opened
+            names[below] = -1
+            continue
+        if not stat.S_ISDIR(info.st_mode):  # waiting and links hold images and folders
+            if not stat.S_ISREG(info.st_mode):
+                left_out["no regular files (pipes, devices)"] += 1
+            elif is_new(info, "files linked twice"):
+                names[below] = info.st_size
+        elif is_new(info, "folders linked twice"):
+            try:
+                with os.scandir(path) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                if below == ".":
+                    raise BadInput(f"{root}: cannot be listed ({error.strerror}).") from error
+                closed.append(Skipped(path, f"folder cannot be listed: {error.strerror}"))
+                continue
+            folders[below] = info.st_mtime_ns
+            for entry in entries:
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith("."):
+                    left_out["hidden files or folders"] += 1
+                elif suffix in SUFFIXES or entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append(prefix + entry.name)
+                else:
+                    left_out[suffix_words(suffix)] += 1
+    told = {reason: count for reason, count in sorted(left_out.items()) if count}
+    sizes, times = (np.array([*values], np.int64) for values in (map(names.get, sorted(names)), folders.values()))
+    return Listing(str(root), sorted(names), sizes, [*folders], times, tuple(closed), told)
 
 
-def is_cycle(folder: str, name: str) -> bool:
-    """Whether a link in a folder points to a folder around it, so that the walk would never end."""
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
-
-
-def file_size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # a broken link: the reason is told when the image is opened
-        return -1
+def suffix_words(suffix: str) -> str:
+    """Why files of a suffix are left out, with how to read them where there is a way."""
+    words = f"files with the suffix {suffix.lower()}" if suffix else "files without a suffix"
+    if suffix.lower() in HEIF:
+        return f"{words} are no images that can be read here ({HEIF_EXTRA} reads them)"
+    return f"{words} (give the tars themselves as the data)" if suffix.lower() == ".tar" else words
 
 
 def is_current(found: Listing) -> bool:

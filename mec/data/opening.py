@@ -8,19 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from mec.data.dataset import Data, Split, fingerprint, in_memory_if_small, limited, stratified
+from mec.data.dataset import ROLES, TRAIN, Data, Split, fingerprint, limited, ready, stratified
 from mec.data.folders import from_folder
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Shards, is_packed, open_packed
+from mec.data.values import Scale
 from mec.errors import BadInput, home
 
 
 def open_data(
-    name: str, *, root: str | Path | None = None, download: bool = False, limit: int | None = None, seed: int = 0
+    name: str,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    scale: Scale | None = None,
 ) -> Data:
     """A data set by name, a folder of images nested in any way, or shards.
 
-    Of a folder with train/<class>/... and val|test/<class>/... only train is trained on; labels serve evaluation.
+    Of a folder with train/<class>/... and val|test/<class>/... (or Training, Validation, Testing) only train is trained
+    on; labels serve evaluation, on the test part where there is one.
 
     Args:
         name: "digits", a torchvision data set in `TORCHVISION`, a folder, or the shards that `mec pack` wrote (their
@@ -29,6 +38,8 @@ def open_data(
         download: fetch from the data set's own home, where torchvision still can.
         limit: use this many training images, stratified where there are labels.
         seed: of the draw that `limit` makes.
+        split: the held-out part to measure on, by its folder's name. Default: test, else validation.
+        scale: of 16-bit, float and signed values, as an encoder was trained on. Default: one that fits this set.
 
     Raises:
         BadInput: no such data set or folder, nothing in it, or too many images unreadable.
@@ -45,29 +56,43 @@ def open_data(
     elif name == "imagenet" and not Path(name).is_dir():
         if root is None:
             raise BadInput("imagenet needs --data-root DIR, with DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG.")
-        data = replace(from_folder(Path(root), limit, seed), name="imagenet")
+        data = replace(from_folder(Path(root), limit, seed, scale, split or ""), name="imagenet")
     elif is_packed(name):
-        data = from_packed(name, root, limit, seed)
+        data = from_packed(name, root, limit, seed, scale, split or "")
     else:
-        data = from_folder(Path(name), limit, seed)
+        data = from_folder(Path(name), limit, seed, scale, split or "")
+    if split and data.split.lower() != split.lower() and ROLES.get(data.split.lower()) != ROLES.get(split.lower()):
+        raise BadInput(f"{name} has no part {split!r} to measure on. There: {data.split}.")
     data = replace(data, train=limited(data.train, limit, seed))
     return data if data.fingerprint else replace(data, fingerprint=fingerprint(data))
 
 
-def from_packed(name: str, root: str | Path | None, limit: int | None, seed: int) -> Data:
+def from_packed(
+    name: str, root: str | Path | None, limit: int | None, seed: int, scale: Scale | None = None, split: str = ""
+) -> Data:
     """Shards: a folder that `mec pack` wrote, tars by a pattern, or a URL of either."""
     packed = open_packed(name, root)
-    parts = []
-    for rows in (np.flatnonzero(~packed.test), np.flatnonzero(packed.test)):
+
+    def part(name: str) -> Split:
+        rows = np.flatnonzero(packed.part == name)
         labels = packed.table.label[rows]
-        parts.append((Shards(packed.table, rows), labels if (labels >= 0).any() else None))
-    (train, train_labels), test = parts[0], Split(*parts[1])
+        return Split(Shards(packed.table, rows), labels if (labels >= 0).any() else None)
+
+    train = part(TRAIN)
     if not len(train):
         raise BadInput(f"{name}: holds no images to train on.")
     if limit is not None and limit < len(train):
-        chosen = stratified(train_labels, len(train), limit, seed)
-        train, train_labels = train.take(chosen), None if train_labels is None else train_labels[chosen]
-    state = hashlib.sha256("\n".join(packed.checksums).encode() + train.rows.tobytes())
-    held_out = test.labelled() if test.labels is not None else None
-    found = Data(packed.name, Split(train, train_labels), held_out, packed.classes, fingerprint=state.hexdigest()[:16])
-    return in_memory_if_small(found)
+        train = train.take(stratified(train.labels, len(train), limit, seed))
+    assert isinstance(train.images, Shards)
+    state = hashlib.sha256("\n".join(packed.checksums).encode() + train.images.rows.tobytes())
+    held_out = {other: part(other) for other in dict.fromkeys(packed.part.tolist()) if other != TRAIN}
+    found = Data(
+        packed.name,
+        train,
+        classes=packed.classes,
+        left_out=packed.left_out,
+        told=packed.told,
+        fingerprint="-".join([state.hexdigest()[:16], *filter(None, [packed.contents])]),
+    )
+    labelled = {name: part.labelled() for name, part in held_out.items() if part.labels is not None}
+    return ready(found, labelled, split, scale)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mec.data.decoding import Picture, Skipped, quiet, reason
-from mec.data.folders import folder_parts
-from mec.data.images import MOST_UNREADABLE, too_many
+from mec.data.dataset import TRAIN, Data, Split
+from mec.data.decoding import Picture, Skipped, quiet, read_file, reason
+from mec.data.folders import folder_layout
+from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.options import Packing
 from mec.data.shards import QUARANTINE, ShardWriter, write_index
 from mec.errors import BadInput
@@ -43,12 +44,13 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     folder, out, resize, quality = Path(images), Path(out), options.resize, options.quality
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
-    parts, classes = folder_parts(folder)
+    layout = folder_layout(folder)
+    parts, classes = layout.parts, layout.classes
     console = Console(quiet=options.quiet, markup=False)
     with whole_folder(out) as work:
         writers, skipped = [], []
         for part in parts:
-            writer = ShardWriter(work, part.name, int(options.shard_size * 1e6))
+            writer = ShardWriter(work, TRAIN if part is parts[0] else part.name.lower(), int(options.shard_size * 1e6))
             order = np.random.Generator(np.random.Philox(key=0)).permutation(len(part.names))
             paths = [os.path.join(part.root, part.names[i]) for i in order]
             with quiet(), console.status(f"{part.name}: {len(paths):,} images"):
@@ -67,6 +69,8 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         write_index(work, writers, classes, about)
         closed = [unlisted for part in parts for unlisted in part.closed]
         write_records(work / QUARANTINE, map(asdict, [*skipped, *closed]))
+    for words in Data(folder.name, Split(Files(())), left_out=layout.left_out, told=tuple(layout.told)).words():
+        console.print(words)
     shards = [shard for writer in writers for shard in writer.shards]
     size = sum(shard["bytes"] for shard in shards) / 1e6
     console.print(f"{out}: {total - len(skipped):,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)
@@ -80,7 +84,7 @@ def prepare(paths: list[str], resize: int | None, quality: int) -> Iterator[tupl
 
     def one(path: str) -> tuple[bytes, str] | Skipped:
         try:
-            return encode(Path(path).read_bytes(), os.path.splitext(path)[1].lower(), resize, quality)
+            return encode(read_file(path), os.path.splitext(path)[1].lower(), resize, quality)
         except Exception as error:  # Pillow's decoders raise almost anything on broken files
             return Skipped(path, reason(error, path))
 

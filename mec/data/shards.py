@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from mec.data.decoding import SUFFIXES, Picture
+from mec.data.contents import contents_hash, sampled
+from mec.data.dataset import ROLES, TEST, TRAIN
+from mec.data.decoding import SUFFIXES, Picture, open_image
 from mec.data.fetching import fetch
 from mec.data.images import Images
-from mec.data.listing import cache_file, pack_names, unpack_names
+from mec.data.listing import cache_file, pack_names, suffix_words, unpack_names
+from mec.data.values import Scale
 from mec.errors import MALFORMED, BadInput
 from mec.runtime.files import read_json, sha256, write_json
 
 INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
-FORMAT = "mec-pack-1"
+FORMAT, FORMAT_OF_PARTS = "mec-pack-1", "mec-pack-2"  # the second: held-out parts have names of their own
 COLUMNS = ("shard", "offset", "length", "crc", "label")
 NO_CRC = -1
 MOST_TARS = 100_000  # that a pattern may stand for
@@ -49,6 +55,7 @@ class Shards(Images):
 
     table: Table
     rows: np.ndarray  # [n] of the table
+    scale: Scale | None = None
     pixels = None
 
     def __len__(self) -> int:
@@ -72,16 +79,23 @@ class Shards(Images):
         return data
 
     def open(self, index: int) -> Picture:
-        return Picture.of(self.bytes(index))
+        return Picture.of(self.bytes(index), self.scale)
+
+    def stored(self, index: int) -> Image.Image:
+        return open_image(self.bytes(index))
 
     def take(self, indices: np.ndarray) -> Shards:
         return replace(self, rows=self.rows[indices])
 
     def content_hash(self) -> str | None:
-        """Of the tars' paths and sizes, and the images' checksums."""
+        """Of the tars' paths and sizes, and the images' checksums; without these the tars' contents."""
         with contextlib.suppress(OSError):
-            tars = "".join(f"{tar}\0{os.path.getsize(tar)}\n" for tar in self.table.tars)
-            return hashlib.sha256(tars.encode() + self.table.crc.tobytes() + self.rows.tobytes()).hexdigest()
+            sizes = [os.path.getsize(tar) for tar in self.table.tars]
+            tars = "".join(f"{tar}\0{size}\n" for tar, size in zip(self.table.tars, sizes)) + str(self.scale)
+            if (self.table.crc == NO_CRC).any():
+                tars += contents_hash(self.table.tars, sizes)
+            about = tars.encode("utf-8", "surrogateescape")
+            return hashlib.sha256(about + self.table.crc.tobytes() + self.rows.tobytes()).hexdigest()
         return None
 
 
@@ -92,13 +106,16 @@ class Packed:
     name: str
     classes: tuple[str, ...]
     table: Table
-    test: np.ndarray  # [n] bool: the image belongs to the test part
+    part: np.ndarray  # [n] of texts: the part that the image belongs to, "train" or what a held-out one is called
     checksums: tuple[str, ...]  # of the tars; without an index their names and sizes
+    contents: str = ""  # a hash of what the tars hold, where there are no checksums
+    left_out: Mapping[str, int] = field(default_factory=dict)  # a reason in words -> how many
+    told: tuple[str, ...] = ()
 
 
 def is_packed(name: str) -> bool:
     """Whether packed images are named: a folder with an index, a tar, a pattern of tars, or a URL of these."""
-    return is_url(name) or name.endswith(".tar") or (Path(name) / INDEX).is_file()
+    return is_url(name) or (name.endswith(".tar") and not os.path.isdir(name)) or (Path(name) / INDEX).is_file()
 
 
 def is_url(name: str) -> bool:
@@ -115,7 +132,7 @@ def open_packed(name: str, root: str | Path | None = None) -> Packed:
             return replace(read_index(Path(name)), name=name_from_url(given))
     if not name.endswith(".tar"):
         return read_index(Path(name))
-    tars = expand_braces(name)
+    tars = [tar for pattern in expand_braces(name) for tar in sorted(glob.glob(pattern)) or [pattern]]
     for tar in tars:
         if not os.path.isfile(tar):
             raise BadInput(f"{tar}: no such file. {name} stands for {len(tars)} tars, from {tars[0]} to {tars[-1]}.")
@@ -142,17 +159,17 @@ def read_index(folder: Path) -> Packed:
     """A folder that `mec pack` wrote. Raises BadInput where it is damaged or of another format."""
     try:
         index = read_json(folder / INDEX, dict)
-        if index["format"] != FORMAT:
-            raise BadInput(f"{folder / INDEX}: format {index['format']!r}; this version reads {FORMAT!r}.")
+        if index["format"] not in (FORMAT, FORMAT_OF_PARTS):
+            raise BadInput(f"{folder / INDEX}: format {index['format']!r}; this version reads {FORMAT_OF_PARTS!r}.")
         shards = index["shards"]
         with open(folder / TABLE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in COLUMNS}
             names = tuple(unpack_names(arrays["names"]))
         tars = tuple(str(folder / shard["name"]) for shard in shards)
-        test = np.array([shard["part"] == "test" for shard in shards])[columns["shard"]]
+        part = np.array([str(shard["part"]) for shard in shards])[columns["shard"]]
         table, checksums = Table(tars, **columns, names=names), tuple(shard["sha256"] for shard in shards)
         check_table(table, shards, index["classes"])
-        packed = Packed(folder.resolve().name, tuple(index["classes"]), table, test, checksums)
+        packed = Packed(folder.resolve().name, tuple(index["classes"]), table, part, checksums)
     except BadInput:
         raise
     except Exception as error:  # JSON, zip and key errors of many kinds
@@ -184,39 +201,94 @@ def check_table(table: Table, shards: Sequence[Any], classes: Sequence[Any]) -> 
         raise ValueError("a label of no class")
 
 
+class Header(tarfile.TarInfo):
+    """A tar's header; the file that it is read from counts the blocks where there should be one and is none."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> Any:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
+            if tarfile_.offset != tarfile_.broken[1]:  # not the block after another broken one
+                tarfile_.broken[0] += 1
+            tarfile_.broken[1] = tarfile_.offset + tarfile.BLOCKSIZE
+            raise
+
+
+class WholeTar(tarfile.TarFile):
+    """A tar that is read to its end: over zeros (two tars put together) and over headers that are damaged."""
+
+    def __init__(self, path: str):
+        self.broken = [0, -1]  # stretches that belong to no member; where the last one ended
+        super().__init__(path, "r", tarinfo=Header, ignore_zeros=True)
+
+
 def scan_tars(tars: Sequence[str]) -> Packed:
     """Tars of the webdataset layout without an index: only their headers are read. Raises BadInput as `open_packed`."""
     rows: list[tuple[int, int, int, int, int]] = []
     names: list[str] = []
-    state = []
+    state, parts = [], []
+    left_out: Counter[str] = Counter()
+    told = []
     for number, tar in enumerate(tars):
         labels: dict[str, int] = {}
         images: list[tuple[str, tarfile.TarInfo]] = []  # by key, which an image shares with its label
         try:
-            with tarfile.open(tar, "r:") as file:
+            with WholeTar(tar) as file:
                 for member in file:
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, suffix = base.partition(".")
-                    if not member.isfile() or base.startswith("."):
+                    stem, suffix = os.path.splitext(member.name)
+                    base = os.path.basename(member.name)
+                    if member.isdir():
                         continue
-                    if f".{suffix.lower()}" in SUFFIXES:
-                        images.append((f"{folder}/{stem}", member))
-                    elif suffix == "cls":
+                    if not member.isfile() or base.startswith("."):
+                        left_out["hidden files" if member.isfile() else "files that are links or no regular files"] += 1
+                    elif suffix.lower() in SUFFIXES:
+                        images.append((stem, member))
+                    elif suffix == ".cls":
                         content = file.extractfile(member)
                         words = content.read(20) if content else b""
                         if words.strip().isdigit():
-                            labels[f"{folder}/{stem}"] = int(words)
-        except tarfile.TarError as error:
-            raise BadInput(f"{tar}: not a readable tar file ({error}).") from error
-        rows += [(number, image.offset_data, image.size, NO_CRC, labels.get(key, -1)) for key, image in images]
-        names += [image.name for _, image in images]
+                            labels[stem] = int(words)
+                    else:
+                        left_out[suffix_words(suffix)] += 1
+                broken = file.broken[0]
+            with open(tar, "rb") as raw:
+                raw.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+                ended = not any(raw.read())
+        except (tarfile.TarError, OSError) as error:
+            raise BadInput(f"{tar}: not a readable tar file ({error}). Is the copy whole?") from error
+        if broken and not images:
+            raise BadInput(f"{tar}: not a readable tar file (no valid header).")
+        if broken:
+            left_out[f"files or more at damaged headers of {tar} (copy it again to have all)"] += broken
+        if not ended:
+            told.append(f"{tar} has no end mark, as a copy that was cut off: {len(images):,} images are in it.")
+        keys = {key for key, _ in images}
+        for key, image in images:
+            folder, _, base = key.rpartition("/")
+            first = (folder + "/" if folder else "") + base.partition(".")[0]
+            if first != key and first in keys and key not in labels:
+                left_out["files that belong to another image (as a.seg.png to a.jpg)"] += 1
+                continue
+            rows.append((number, image.offset_data, image.size, NO_CRC, labels.get(key, labels.get(first, -1))))
+            names.append(image.name)
+            parts.append(part_of(tar))
         state.append(f"{os.path.basename(tar)} {os.path.getsize(tar)}")
     if not rows:
         raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(SUFFIXES))}.")
     columns = np.array(rows, np.int64).T
     table = Table(tuple(tars), **dict(zip(COLUMNS, columns)), names=tuple(names))
     name = os.path.basename(os.path.dirname(os.path.abspath(tars[0])))
-    return Packed(name, (), table, np.zeros(len(rows), bool), tuple(state))
+    part = np.array(parts if TRAIN in parts else [TRAIN] * len(parts))
+    sizes = [os.path.getsize(tar) for tar in tars]
+    told += sampled(sizes)
+    return Packed(name, (), table, part, tuple(state), contents_hash(tars, sizes), dict(left_out), tuple(told))
+
+
+def part_of(tar: str) -> str:
+    """The part that a tar without an index holds, by the first word of its name: val for set/val-000001.tar."""
+    word = re.split(r"[^a-z]", os.path.basename(tar).lower())[0]
+    return word if ROLES.get(word, TRAIN) != TRAIN else TRAIN
 
 
 def name_from_url(url: str) -> str:
@@ -304,5 +376,6 @@ def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[
     packed_names = pack_names([name for writer in writers for name in writer.names])
     with open(folder / TABLE, "wb") as file:
         np.savez(file, names=packed_names, **dict(zip(COLUMNS, table.T)))
-    index = {"format": FORMAT, "classes": list(classes), **about, "shards": shards}
+    new = {shard["part"] for shard in shards} - {TRAIN, TEST}
+    index = {"format": FORMAT_OF_PARTS if new else FORMAT, "classes": list(classes), **about, "shards": shards}
     write_json(folder / INDEX, index)

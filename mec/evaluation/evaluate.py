@@ -10,14 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from mec.data.dataset import Data, Split
-from mec.data.decoding import Skipped, nothing_in
+from mec.data.dataset import Data, Split, with_scale
+from mec.data.decoding import nothing_in, printable
 from mec.data.folders import readable
 from mec.data.images import Files, Opened
 from mec.data.listing import list_images
+from mec.data.shards import Shards, is_packed, open_packed
 from mec.errors import BadInput, home, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
@@ -126,9 +128,9 @@ def features(
 
     Args:
         run: as for `evaluate`.
-        images: a folder, all of whose images are read, nested in any way, in the order of their names; a file; a list
-            of paths, or of PIL images; or a part of a data set: `mec.open_data("digits").train`. Only a part has
-            labels y [n]; else they are -1.
+        images: a folder, all of whose images are read, nested in any way, in the order of their names; tars, as for
+            `pretrain`; a file; a list of paths, or of PIL images; or a part of a data set:
+            `mec.open_data("digits").train`. Only a part has labels y [n]; else they are -1.
         device: "auto", "cpu" or "cuda".
         workers: processes that decode images.
         batch_size: images that go through the encoder together.
@@ -141,37 +143,45 @@ def features(
         FileNotFoundError: no such run or folder.
     """
     subject = resolve(run, device=device, workers=workers)
-    split, skipped, root = _images(home(images))
+    data, name = _images(home(images))
+    data = with_scale(data, subject.info.scale)
+    split = data.train
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )
     found.check_finite()
     lost = {image.path for image in found.skipped}
-    names = [name for name in map(split.images.name, range(len(split))) if name not in lost]
-    names = names if root is None else [os.path.relpath(name, root) for name in names]
-    return replace(found, names=tuple(names), skipped=(*skipped, *found.skipped))
+    names = [printable(name(i)) for i in range(len(split)) if split.images.name(i) not in lost]
+    data = replace(data, skipped=(*data.skipped, *found.skipped))
+    return replace(found, names=tuple(names), skipped=data.skipped, told=tuple(data.words()))
 
 
-def _images(images: Any) -> tuple[Split, list[Skipped], Path | None]:
-    """What is to be read, what was found to be unreadable, and the folder that names are relative to."""
+def _images(images: Any) -> tuple[Data, Callable[[int], str]]:
+    """What is to be read, as the training part of a data set, and what each of its images is called."""
     if isinstance(images, Data):
         raise BadInput(f"{images.name} has parts: give one of them, for example data.train.")
     if isinstance(images, Split):
-        return images, [], None
+        return Data("", images), images.images.name
+    if isinstance(images, (str, Path)) and is_packed(str(images)):
+        packed = open_packed(str(images))
+        split = Split(Shards(packed.table, np.arange(len(packed.table.names))))
+        found = Data(packed.name, split, left_out=packed.left_out, told=packed.told)
+        return found, packed.table.names.__getitem__
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         folder = Path(images)
         listed = list_images(folder)
         if not listed.names:
             raise BadInput(nothing_in(folder))
         split, skipped = readable([os.path.join(folder, n) for n in listed.names], None, folder, all_of_them=True)
-        return split, [*skipped, *listed.closed], folder
+        found = Data(folder.name, split, skipped=(*skipped, *listed.closed), left_out=listed.left_out)
+        return found, lambda i: os.path.relpath(split.images.name(i), folder)
     if isinstance(images, (str, Path)) and not Path(images).is_file():
         raise FileNotFoundError(
             f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
         )
     several: list[Any] = [images] if isinstance(images, (str, Path)) else list(images)
-    if several and all(isinstance(image, Image.Image) for image in several):
-        return Split(Opened(tuple(several))), [], None
-    if several and all(isinstance(image, (str, Path)) for image in several):
-        return Split(Files(tuple(map(str, several)))), [], None
-    raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
+    of_paths = all(isinstance(image, (str, Path)) for image in several)
+    if not several or not (of_paths or all(isinstance(image, Image.Image) for image in several)):
+        raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
+    split = Split(Files(tuple(map(str, several))) if of_paths else Opened(tuple(several)))
+    return Data("", split), split.images.name

@@ -30,6 +30,7 @@ class Features:
     y: Tensor
     skipped: tuple[Skipped, ...] = ()  # images that could not be read: they have no row
     names: tuple[str, ...] = ()  # of the images, one a row, where `mec.features` made these
+    told: tuple[str, ...] = ()  # what was left out by reason, and how deep values were scaled, where it made these
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:

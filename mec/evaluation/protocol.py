@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
-from mec.runtime.flags import Device, Folder, Number, Real, check
+from mec.runtime.flags import Device, Folder, Name, Number, Real, check
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
@@ -80,23 +80,34 @@ class OnLabels(OnImages):
     """Where a torchvision data set's files are; imagenet reads DIR/train and DIR/val."""
     download: bool = False
     """Fetch a torchvision data set from its own home."""
+    split: Name = None
+    """The held-out part to measure on, by its folder's name: test, val, ... Default: test; where there is none,
+    validation. Where there are both, settings are chosen by the other part."""
     limit: Annotated[Number, FROM_1] = None
     """Use at most this many training and this many test images, for a quick look; results note it."""
 
-    def open(self) -> Data:
+    def open(self, subject: Subject | None = None) -> Data:
         """The data set, which has labels on both sides; its training images are limited, its test images too.
+
+        Deep values are scaled as the subject was trained; what there is to know about the data is printed.
 
         Raises:
             BadInput: it is not there, or has no labels.
         """
-        from mec.data.dataset import Data, limited
+        from rich.console import Console
+
+        from mec.data.dataset import Data, limited, with_scale
         from mec.data.opening import open_data
 
-        data = self.data
+        data, scale = self.data, subject.info.scale if subject else None
         if isinstance(data, Data):
+            data = with_scale(data, scale) if scale else data
             data = replace(data, train=limited(data.train, self.limit, seed=0))
         else:
-            data = open_data(str(data), root=self.data_root, download=self.download, limit=self.limit)
+            about: dict[str, Any] = {"root": self.data_root, "download": self.download, "limit": self.limit}
+            data = open_data(str(data), **about, split=self.split, scale=scale)
+            for words in data.words():
+                Console(stderr=True, markup=False, highlight=False).print(words, style="yellow", soft_wrap=True)
         if not data.can_be_measured:
             raise BadInput(
                 f"{data.name} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
@@ -112,7 +123,7 @@ class OnLabels(OnImages):
         if self.limit is not None:
             settings["limit"] = self.limit
         return [
-            replace(result, data=data.name, data_fingerprint=data.fingerprint, settings={**result.settings, **settings})
+            replace(result, **data.about, settings={**result.settings, **settings})
             for result in named(found, data.classes)
         ]
 
@@ -122,7 +133,7 @@ class OnFeatures(OnLabels):
     """What protocols take that need no more than the features of training and test images."""
 
     def measure(self, subject: Subject) -> list[Result]:
-        data = self.open()
+        data = self.open(subject)
         return self.results(data, self.score(*subject.both(data), device=subject.device))
 
     @abstractmethod

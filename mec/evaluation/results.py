@@ -66,7 +66,7 @@ class Result:
     spread: float | None = None
     n: int = 1
     data: str = ""
-    split: str = "test"
+    split: str = "test"  # the part that was measured on, as its folder is called
     encoder: str = ""  # a method, "untrained", "pixels", or a name
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Result:
 
     def line(self) -> str:
         """In words, with the settings that distinguish it from other results of its protocol."""
-        words = [] if self.images is None else [f"{self.images:,} images"]
+        words = [] if self.images is None else [f"{self.images:,} images of {self.split}"]
         words += [] if self.largest_class is None else [f"largest class {self.largest_class:.1f} %"]
         words += [f"{key.replace('_', ' ')} {self.settings[key]}" for key in TELLING if key in self.settings]
         known = "" if self.interval is None else " (95 %: {:.1f} to {:.1f})".format(*self.interval)

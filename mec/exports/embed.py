@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mec.data.shards import is_packed
 from mec.errors import BadInput
 from mec.evaluation.evaluate import features
 from mec.exports.options import Embedding
@@ -21,11 +22,12 @@ from mec.runtime.records import write_records
 def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray:
     """Write `paths` [n] (relative to the folder) and `features` [n, e] float32 to an .npz; returns the features.
 
-    Images that cannot be read are left out and listed, with reasons, in OUT.skipped.jsonl.
+    What is left out is told by reason, and kept in the .npz as `told`; images that cannot be read are listed, with
+    reasons, in OUT.skipped.jsonl.
 
     Args:
         run: a run folder, a file of weights or a name, as `mec evaluate` takes it.
-        images: a folder of images, nested in any way.
+        images: a folder of images, nested in any way, or tars of them, as `mec pretrain` takes them.
     {options}
 
     Raises:
@@ -33,20 +35,23 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
         FileNotFoundError: no such run or folder.
     """
     console = Console(markup=False, highlight=False)
-    folder, out = Path(images), Path(options.out)
+    out = Path(options.out)
     if out.suffix != ".npz":
         raise BadInput(f"--out is {out}: its name ends with .npz.")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder.")
+    if not is_packed(str(images)) and not Path(images).is_dir():
+        raise FileNotFoundError(f"{images}: no such folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with only_one(out):  # before hours of work: it also tells a place that cannot be written
-        with console.status(f"features of {folder}"):
-            found = features(run, folder, device=options.device, workers=options.workers)
+        with console.status(f"features of {images}"):
+            found = features(run, images, device=options.device, workers=options.workers)
         with atomic(out) as part, open(part, "wb") as file:
-            np.savez(file, paths=np.array(found.names), features=found.x.numpy())
+            np.savez(file, paths=np.array(found.names), features=found.x.numpy(), told=np.array(found.told, str))
     console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each")
+    console.print(*found.told, sep="\n", end="\n" * bool(found.told), soft_wrap=True)
+    listing = out.with_suffix(".skipped.jsonl")
     if found.skipped:
-        listing = out.with_suffix(".skipped.jsonl")
         write_records(listing, map(asdict, found.skipped))
-        console.print(f"{len(found.skipped)} images cannot be read and are left out: {listing}")
+        console.print(f"which cannot be read, and why: {listing}", soft_wrap=True)
+    else:
+        listing.unlink(missing_ok=True)  # of an earlier time
     return found.x.numpy()

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mec.data.values import Scale
 from mec.errors import MALFORMED, BadInput
 from mec.networks.backbones import build_encoder, evaluating
 from mec.recipes.fields import from_file
@@ -44,8 +45,14 @@ class EncoderInfo:
     data: str = ""
     data_fingerprint: str = ""
     steps: int = 0
+    value_range: tuple[Finite, ...] = ()  # lowest and highest of deep values (16-bit, float, signed), where it saw any
     probe: tuple[float, ...] = ()  # features of a fixed input: tells whether this code builds the same encoder
     version: str = __version__
+
+    @property
+    def scale(self) -> Scale | None:
+        """How deep values become 8 bits: as in training."""
+        return Scale(*self.value_range) if len(self.value_range) == 2 else None
 
 
 def probe(encoder: nn.Module, image_size: int) -> tuple[float, ...]:
@@ -173,5 +180,6 @@ def image_transform(info: EncoderInfo, resize: float = 256 / 224, crop: bool = F
     else:
         resized = [CropLongSide(), v2.Resize(round(side * resize), mode, antialias=True), v2.CenterCrop(side)]
     as_numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(info.mean), list(info.std))]
-    transform: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), v2.RGB(), *resized, *as_numbers])
+    deep = [info.scale.to_eight_bits] if info.scale else []
+    transform: Callable[[Any], Tensor] = v2.Compose([*deep, v2.ToImage(), v2.RGB(), *resized, *as_numbers])
     return transform

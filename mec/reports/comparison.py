@@ -85,7 +85,10 @@ def prepared(data: str | Path | Data, options: Comparison) -> Setup:
         name = images.name if isinstance(data, Data) else data
         raise BadInput(f"{name} has no labels to compare by: it needs train/CLASS/ and val/CLASS/ or test/CLASS/.")
     out = Path("runs") / f"compare-{images.name}" if options.out is None else Path(options.out)
-    return Setup(options, images, out, device, Console(quiet=options.quiet, markup=False, highlight=False))
+    console = Console(quiet=options.quiet, markup=False, highlight=False)
+    for words in images.words():
+        console.print(words, style="yellow", soft_wrap=True)
+    return Setup(options, images, out, device, console)
 
 
 def start_comparison(setup: Setup) -> None:

@@ -43,7 +43,7 @@ def summary(trials: Sequence[Trial], method: str) -> dict[str, tuple[float, floa
 def tell(trials: Sequence[Trial], setup: Setup) -> bool:
     """results.jsonl and the picture, from the runs that are finished; whether there was anything to draw."""
     results, asked = [], setup.options
-    about: dict[str, Any] = {"data": setup.images.name, "data_fingerprint": setup.images.fingerprint}
+    about: dict[str, Any] = setup.images.about
     for method in setup.options.method_names:
         rate = next((t.lr for t in trials if t.method == method), None)
         budget = {"epochs": asked.epochs, "minutes": asked.time_budget}

@@ -74,6 +74,8 @@ class Options:
     """Where a torchvision data set's or imagenet's files are, or where to fetch shards to."""
     download: bool = False
     """Fetch a torchvision data set from its own home."""
+    split: Name = None
+    """The held-out part to measure on, by its folder's name. Default: test; where there is none, validation."""
     workers: Annotated[Number, FROM_0] = None
     """Processes that decode images. Default: one a core, at most 8."""
     save_minutes: Annotated[float, Range(float, 0)] = 5.0
@@ -84,7 +86,8 @@ class Options:
     """Print nothing."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        "encoder", "out", "steps", "device", "resume", "download", "workers", "save_minutes", "evaluate", "quiet",
+        "encoder", "out", "steps", "device", "resume", "download", "split", "workers", "save_minutes", "evaluate",
+        "quiet",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

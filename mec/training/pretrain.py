@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from mec.data.batches import IterableBatches, ViewBatches
 from mec.data.dataset import Data
+from mec.data.decoding import Skipped, quiet, why_unreadable
 from mec.data.opening import open_data
 from mec.data.shards import is_url
 from mec.errors import BadInput, Diverged, TrainingStopped
@@ -34,7 +35,7 @@ from mec.training.options import Options
 from mec.training.plan import build_objective, planned
 from mec.training.report import HEALTH, diverged, finish_run
 from mec.training.run import Run, RunSettings, check_images, resumable, resume_command
-from mec.training.runlog import SKIPPED, Watch
+from mec.training.runlog import SKIPPED, Watch, listed
 from mec.training.timing import steps_within
 from mec.training.trainer import Trainer, parameters_of
 from mec.version import __version__
@@ -65,6 +66,8 @@ def pretrain(data: Source, options: Options) -> Path:
         name, out = options.named(data), options.folder(data)
         until_end.enter_context(only_run(out, ranks))
         stored = resumed(out, options, ranks)
+        if options.resume and stored is None:
+            console.print(f"{out}: no run to resume there; a new one starts")
         options = options.resuming(stored.asked if stored else {})
         images = opened(data, options, ranks)
         if stored is None:
@@ -78,7 +81,7 @@ def pretrain(data: Source, options: Options) -> Path:
         if stored is None:
             settings = facts(name, data, images, options, trainer, why)
         else:
-            settings = prolonged(out, stored, recipe, options, trainer)
+            settings = replace(prolonged(out, stored, recipe, options, trainer), **about(images))
         run = Run(out, settings, replace(info, steps=settings.steps))
         start = 0 if stored is None else trainer.restore(out, console)
         if start >= run.steps and (out / HEALTH).exists():
@@ -136,9 +139,8 @@ def as_data(data: Any, options: Options) -> Data | None:
     if isinstance(data, Data):
         return data
     if isinstance(data, (str, Path)):
-        return open_data(
-            str(data), root=options.data_root, download=options.download, limit=options.limit, seed=options.seed or 0
-        )
+        about: dict[str, Any] = {"root": options.data_root, "download": options.download, "limit": options.limit}
+        return open_data(str(data), **about, seed=options.seed or 0, split=options.split)
     if not hasattr(data, "__len__") or not hasattr(data, "__iter__"):
         raise BadInput(
             f"data is a {type(data).__name__}: give a folder, a data set's name, or something with a length that "
@@ -205,6 +207,7 @@ def build_network(
         recipe=recipe_name,
         data=images.name if images else "views",
         data_fingerprint=images.fingerprint if images else "",
+        value_range=(images.scale.low, images.scale.high) if images and images.scale else (),
         steps=0,
     )
     heads = recipe.network
@@ -228,6 +231,7 @@ def facts(name: str, data: Any, images: Data | None, options: Options, trainer: 
         data=images.name if images else "views",
         data_fingerprint=images.fingerprint if images else "",
         images=len(images.train) if images else 0,
+        **about(images),
         seed=trainer.seed,
         steps=steps,
         steps_per_epoch=trainer.batches.steps_per_epoch,
@@ -235,6 +239,25 @@ def facts(name: str, data: Any, images: Data | None, options: Options, trainer: 
         asked={**where, **options.asked, "seed": trainer.seed},
         version=__version__,
     )
+
+
+def about(images: Data | None) -> dict[str, Any]:
+    """What settings.json says of the images as they are now: what was left out, what was told, what is measured on."""
+    if images is None:
+        return {}
+    split = images.split if images.can_be_measured else ""
+    return {"left_out": dict(images.left_out), "told": list(images.told), "split": split}
+
+
+def renew_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
+    """skipped.jsonl as things are now: what cannot be read, and of a list from before what was met while training."""
+    met = [before for before in listed(path) if before.path not in {s.path for s in skipped}]
+    with quiet():
+        found = [*skipped, *(s for s in met if not os.path.exists(s.path) or why_unreadable(s.path))]
+    if found:
+        write_records(path, map(asdict, found))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def prolonged(out: Path, stored: RunSettings, recipe: Recipe, options: Options, trainer: Trainer) -> RunSettings:
@@ -256,10 +279,13 @@ def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, 
             labels = f"with the labels of {len(images.classes)} classes"
         elif images.can_be_measured:
             labels = f"labels of {len(images.classes)} classes only for measuring"
+            labels += f", on {len(images.test or ()):,} of {images.split}/"
+            labels += f" ({len(images.validation):,} others for validation)" if images.validation else ""
         console.print(f"{images.name}: {len(images.train):,} training images, {labels}")
+        for words in images.words():
+            console.print(words, style="yellow", soft_wrap=True)
         if images.skipped:
-            left_out = f"{len(images.skipped)} images cannot be read and are left out"
-            console.print(f"{left_out}: {run.folder / SKIPPED}")
+            console.print(f"which cannot be read, and why: {run.folder / SKIPPED}")
     for reason in settings.why:
         console.print(f"  {reason}", style="dim")
     if differing := differs_from_paper(recipe.method, recipe.settings):
@@ -285,8 +311,8 @@ def start_folder(run: Run, images: Data | None, ranks: Ranks) -> None:
                 part.unlink()
             (out / HEALTH).unlink(missing_ok=True)  # it says that a run is finished: this one goes on
             write_json(out / SETTINGS, asdict(run.settings))
-            if images is not None and images.skipped and not (out / SKIPPED).exists():
-                write_records(out / SKIPPED, map(asdict, images.skipped))
+            if images is not None:
+                renew_skipped(out / SKIPPED, images.skipped)
         except OSError as error:
             raise TrainingStopped(f"{out}: cannot be written ({error}). Make room, or choose another --out.") from error
     ranks.wait()

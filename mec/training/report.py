@@ -119,7 +119,7 @@ def closing_results(run: Run, rows: Mapping[str, tuple[Features, Features]], ima
         if 1 < classes <= FEW_CLASSES:
             found = [*fewshot(train, test, labels_per_class=few), *found, *linear(train, test)]
         checkpoint = file_hash(run.folder / ENCODER) if name == run.recipe.method else ""
-        about: dict[str, Any] = {"data": images.name, "data_fingerprint": images.fingerprint}
+        about: dict[str, Any] = {**images.about}
         found = named(found, images.classes)
         if name != run.recipe.method or classes > FEW_CLASSES:  # figures by class are kept of what was trained
             about["confusion"] = None
@@ -148,7 +148,7 @@ def closing_table(results: Sequence[Result], images: Data) -> Table:
         top1 = sorted([*top1, *also], key=lambda r: r.metric, reverse=True)
     columns = list(dict.fromkeys(column_of(r) for r in top1))
     right = [Column(name, justify="right") for name in columns]
-    table = Table("features", *right, title=f"{images.name}: accuracy on held-out images, %")
+    table = Table("features", *right, title=f"{images.name}: accuracy on held-out images ({images.split}), %")
     for encoder in dict.fromkeys(r.encoder for r in top1):
         row = {column_of(r): r for r in top1 if r.encoder == encoder}
         cells = [f"{r.value:.1f}" + (f" ± {r.spread:.1f}" if r.spread else "") for r in (row[c] for c in columns)]

@@ -31,6 +31,9 @@ class RunSettings:
     steps_per_epoch: int
     why: Sequence[str] = ()  # what `auto` chose, and for what reason
     asked: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)  # of the data's files, by reason
+    told: Sequence[str] = ()  # what there is to know about the data
+    split: str = ""  # what the part is called that is measured on
     version: str = ""
 
 
@@ -74,8 +77,12 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
     """The images are those that the run was started on."""
+    if images is None:
+        return
+    old = "-" not in stored.data_fingerprint  # of a run of 0.1: over names and sizes, or pixels in memory
+    same = stored.data_fingerprint == (images.fingerprint.partition("-")[0] if old else images.fingerprint)
     # Of another number: one cannot be read now, or can be again.
-    if images is not None and (images.fingerprint, len(images.train)) != (stored.data_fingerprint, stored.images):
+    if not same or len(images.train) != stored.images:
         raise BadInput(
             f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "

@@ -65,8 +65,8 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch):
     assert heard == {
         "data": "photos/", "recipe": "auto", "method": "mec", "out": Path("here"), "epochs": 3, "time_budget": 1.5,
         "limit": 100, "batch_size": 32, "backbone": "resnet18", "seed": 7, "device": "cpu", "resume": True,
-        "set": (), "data_root": Path("there"), "download": True, "workers": 2, "steps": None, "save_minutes": 5.0,
-        "evaluate": True, "quiet": False, "encoder": None,
+        "set": (), "data_root": Path("there"), "download": True, "split": None, "workers": 2, "steps": None,
+        "save_minutes": 5.0, "evaluate": True, "quiet": False, "encoder": None,
     }  # fmt: skip
     plain = given(monkeypatch, "pretrain", "digits")
     assert {**plain, "data": "digits"} == {"data": "digits", **vars(Options())}
@@ -470,7 +470,7 @@ def test_embed_writes_paths_and_features_and_lists_what_it_could_not_read(run, t
     out = tmp_path / "out" / "features.npz"
     assert main(["embed", str(run), str(folder), "--out", str(out)]) == 0
     found = np.load(out)
-    assert set(found.files) == {"paths", "features"}
+    assert set(found.files) == {"paths", "features", "told"}
     assert found["features"].shape == (12, 256)
     assert found["features"].dtype == np.float32
     paths = found["paths"].tolist()

@@ -140,14 +140,6 @@ def test_labels_belong_to_their_images(tmp_path):
         assert split.labels.tolist() == (2 - brightest).tolist()
 
 
-def test_test_images_of_a_class_that_training_lacks_are_left_out(tmp_path):
-    labelled_folder(tmp_path)
-    write_images(tmp_path / "val" / "unheard-of", 5)
-    data = open_data(str(tmp_path))
-    assert len(data.test) == 18
-    assert data.classes == ("a", "b", "c")
-
-
 def test_training_images_without_a_class_are_trained_on_and_not_measured(tmp_path):
     labelled_folder(tmp_path)
     write_images(tmp_path / "train", 7, seed=90)

@@ -68,12 +68,12 @@ def test_an_image_that_was_mended_is_trained_on_again(folder):
 
 
 @pytest.mark.parametrize("target", [".", "..", "../b"])
-def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path, target):
+def test_links_that_lead_to_what_is_listed_anyway_are_not_followed(tmp_path, target):
     write_images(tmp_path / "set" / "a", 3)
     write_images(tmp_path / "set" / "b", 2)
     (tmp_path / "set" / "a" / "link").symlink_to(target)
     names = listing.list_images(tmp_path / "set").names
-    assert len(names) == (5 if target.strip(".") == "" else 7)
+    assert names == ["a/0000.png", "a/0001.png", "a/0002.png", "b/0000.png", "b/0001.png"]
 
 
 def test_a_folder_that_may_not_be_listed_is_named_and_the_rest_is_read(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_webdataset_reads_what_was_packed(tmp_path):
     labelled_folder(tmp_path / "set", width=70, height=66)
     out = packed(tmp_path / "set", tmp_path / "out", shard_size=0.1)
     found = open_data(str(out))
-    for part, split in (("train", found.train), ("test", found.test)):
+    for part, split in (("train", found.train), ("val", found.test)):
         theirs = []
         for tar in sorted(out.glob(f"{part}-*.tar")):
             with open(tar, "rb") as file:

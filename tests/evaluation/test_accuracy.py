@@ -64,7 +64,7 @@ def test_one_who_always_says_the_largest_class_is_found_out():
     labels = np.array([0] * 90 + [1] * 10)
     top_1, balanced = accuracies("knn", np.zeros(100, int), labels, settings={})
     assert (top_1.value, top_1.largest_class, balanced.value) == (90, 90, 50)
-    assert top_1.line() == "knn top-1: 90.0 % (95 %: 82.6 to 94.5), 100 images, largest class 90.0 %"
+    assert top_1.line() == "knn top-1: 90.0 % (95 %: 82.6 to 94.5), 100 images of test, largest class 90.0 %"
 
 
 def of_classes(count: int, rows: int = 4) -> Features:

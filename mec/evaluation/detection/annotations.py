@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mec.data.decoding import read_image
+from mec.data.decoding import open_image, read_image
 from mec.data.listing import load_cache, save_cache
 from mec.errors import MALFORMED, BadInput
 from mec.evaluation.metrics import VOC_CLASSES
@@ -75,7 +75,7 @@ def read_image_at(annotations: Annotations, index: int) -> Image.Image:
     if image.size != tuple(annotations.sizes[index]):
         wide, high = annotations.sizes[index]
         if image.size == (high, wide):  # turned upright, against its annotation
-            with Image.open(path) as stored:
+            with open_image(path) as stored:
                 return stored.convert("RGB")
         raise BadInput(f"{path}: is {image.width} x {image.height} px, its annotation says {wide} x {high}.")
     return image

@@ -36,7 +36,7 @@ class Finetune(Trained):
         published = FINETUNES[self.preset]
         recipe = self.changed(published)
         recipe = with_decay(recipe, recipe.base_lr, self.weight_decay)
-        data = self.open()
+        data = self.open(subject)
         found = finetune(subject, data, recipe, seed=self.seed)
         return self.results(data, found, preset=preset_name(self.preset, published, recipe))
 
@@ -61,7 +61,7 @@ class Semi(Trained):
         from mec.evaluation.classifier import preset_name
         from mec.evaluation.finetuning.semi import labelled_part, semi, semi_recipe, share_asked
 
-        data = replace(self, limit=None).open()  # the labels are drawn from all images
+        data = replace(self, limit=None).open(subject)  # the labels are drawn from all images
         assert data.test is not None
         data = replace(data, test=limited(data.test, self.limit, self.seed))
         everything = data.train.labelled()

@@ -9,6 +9,7 @@ import torch
 
 from mec.data.dataset import Data
 from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
+from mec.evaluation.features import Features
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
 from mec.evaluation.subject import Subject
@@ -52,8 +53,8 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     """Top-1 and top-5 (%) of the last epoch, and of the epoch with the best top-1 on the test images.
 
     The backbone is left as it is, bit for bit. Test images are not augmented, so their features come once; the best
-    epoch is chosen on the very images that it is reported on, as the released script does. Interrupted, it resumes from
-    its last checkpoint (one every ten minutes) when it is called again.
+    epoch is chosen on validation images where there are some, else on the very images that it is reported on, as the
+    released script does. Interrupted, it resumes from its last checkpoint (one every ten minutes) if called again.
 
     Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite.
     """
@@ -69,21 +70,29 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
             "few images.",
             highlight=False,
         )
-    test = subject.features(data.test.labelled(), image_transform(replace(subject.info, interpolation="bilinear")))
+    transform = image_transform(replace(subject.info, interpolation="bilinear"))
+    test = subject.features(data.test.labelled(), transform)
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
+    chosen_on = None
+    if data.validation is not None:
+        chosen_on = subject.features(data.validation.labelled(), transform)
     state = unfinished(subject, "linear", data, train, recipe, seed)
-    accuracies: list[tuple[float, float]] = state.found
+    accuracies: list[tuple[float, ...]] = state.found  # top-1, top-5, and top-1 on validation images
 
     @torch.no_grad()
     def measure(epoch: int) -> None:
-        scores = torch.cat([head(part.to(subject.device)).cpu() for part in test.x.split(4096)]).numpy()
-        accuracies.append((top_k(scores, test.y.numpy(), 1), top_k(scores, test.y.numpy(), 5)))
+        def top(features: Features, *ks: int) -> list[float]:
+            scores = torch.cat([head(part.to(subject.device)).cpu() for part in features.x.split(4096)]).numpy()
+            return [top_k(scores, features.y.numpy(), k) for k in ks]
+
+        accuracies.append((*top(test, 1, 5), *(top(chosen_on, 1) if chosen_on else [])))
 
     train_classifier(subject, head, train, recipe, seed=seed, after_epoch=measure, console=console, state=state)
-    best = max(range(len(accuracies)), key=lambda i: (accuracies[i][0], -i))  # the first of equals
+    best = max(range(len(accuracies)), key=lambda i: (accuracies[i][2 if chosen_on else 0], -i))  # the first of equals
     results = []
     for which, index in (("last", len(accuracies) - 1), ("best", best)):
         settings = {**recipe_settings(recipe), "epoch": which, "epochs_done": index + 1, "train": len(train)}
+        settings |= {"epoch_chosen_on": "validation"} if chosen_on else {}
         results += [
             Result("linear", metric, value, seed=seed, settings=settings)
             for metric, value in zip(("top-1", "top-5"), accuracies[index])

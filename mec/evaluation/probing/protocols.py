@@ -85,7 +85,7 @@ class LinearProbe(Trained, OnFeatures):
         from mec.evaluation.classifier import preset_name
         from mec.evaluation.probing.probe import PROBES, train_probe
 
-        data, published = self.open(), PROBES[self.preset]
+        data, published = self.open(subject), PROBES[self.preset]
         recipe = self.changed(published)
         found = train_probe(subject, data, recipe, seed=self.seed)
         return self.results(data, found, preset=preset_name(self.preset, published, recipe))

@@ -21,6 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
+from mec.data.decoding import open_image
 from mec.errors import BadInput
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
@@ -79,7 +80,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
         BadInput: unreadable, of another size, or of colours instead of ids.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         raise BadInput(f"{path}: cannot be read ({error}).") from error
@@ -254,7 +255,7 @@ def measure_vos(
 
 def write_masks(folder: Path, video: MaskVideo, found: Iterable[np.ndarray]) -> None:
     """Result files FOLDER/NAME/FRAME.png: palette PNGs of object ids, in the truth's colours or else greys."""
-    with Image.open(video.masks[0]) as truth:
+    with open_image(video.masks[0]) as truth:
         palette = truth.getpalette() or np.arange(256).repeat(3).tolist()
     (folder / video.name).mkdir(parents=True, exist_ok=True)
     for frame, ids in zip(video.frames, found):

@@ -1,0 +1,111 @@
+"""Values of pixels: deep images (16-bit, float, signed) to 8 bits by one scale for a whole set; channels that fit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+PERCENTILES = (0.5, 99.5)  # of the values of a sample: they become 0 and 255
+PIXELS = 16_384  # of an image that are looked at for them
+NO_DATA = (-9999.0, -99999.0, -32768.0, float(np.float32(-3.4028235e38)))  # what maps and radar say where nothing is
+GDAL_NO_DATA, CHANNELS, BITS, EXTRA = 42113, 277, 258, 338  # tags of TIFF
+TIFF = (b"II*\0", b"MM\0*")
+MORE_CHANNELS = (
+    "read are grey of any depth, and RGB of 8 or 16 bits. More channels can be trained on from Python: an encoder of "
+    "your own and an iterable of views, as in examples/any_modality.py"
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values from low to high become 0 to 255; those outside are cut, those that are not finite become 0."""
+
+    low: float
+    high: float
+
+    def to_bytes(self, values: np.ndarray) -> np.ndarray:
+        """[h, w] of any numbers -> uint8 [h, w]. Raises ValueError where none of them is finite."""
+        if not np.isfinite(values).any():
+            raise ValueError("pixel values are not finite")
+        shifted = (values.astype(np.float32) - np.float32(self.low)) * np.float32(255 / (self.high - self.low))
+        return np.nan_to_num(shifted, nan=0, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
+
+    def to_eight_bits(self, image: Any) -> Any:
+        """A PIL image of deep values as 8-bit RGB, all else as it is: a step of an encoder's transform."""
+        return to_rgb(image, self) if isinstance(image, Image.Image) and is_deep(image) else image
+
+    def __str__(self) -> str:
+        return f"values {self.low:.5g} to {self.high:.5g} become 0 to 255"
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether its values are more than 8 bits: 16-bit, 32-bit or float, always of one channel."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def sampled_values(image: Image.Image) -> np.ndarray:
+    """Up to `PIXELS` of a deep image's values, spread evenly, without those that say that there is nothing."""
+    values = np.asarray(image, dtype=np.float64).ravel()
+    values = values[:: -(-len(values) // PIXELS)]
+    empty = [*NO_DATA]
+    with contextlib.suppress(AttributeError, KeyError, ValueError):  # not a TIFF, or without the tag
+        empty.append(float(str(image.tag_v2[GDAL_NO_DATA]).strip("\0 ")))  # type: ignore[attr-defined]
+    return values[np.isfinite(values) & ~np.isin(values, empty)]
+
+
+def scale_of(samples: list[np.ndarray]) -> Scale | None:
+    """The scale that fits the values of sampled images; None where there are none."""
+    values = np.concatenate(samples) if samples else np.empty(0)
+    if not len(values):
+        return None
+    low, high = np.percentile(values, PERCENTILES).tolist()
+    return Scale(low, high if high > low else low + 1)
+
+
+def to_rgb(image: Image.Image, scale: Scale | None = None) -> Image.Image:
+    """8-bit RGB: grey is repeated, CMYK converted, transparency dropped, deep values scaled.
+
+    Without a scale by the range that the image's own highest value suggests: 1, 255, 65535 or that value.
+    """
+    if image.mode == "RGB":
+        return image
+    if is_deep(image) and scale is not None:
+        image = Image.fromarray(scale.to_bytes(np.asarray(image)))
+    elif is_deep(image):
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("pixel values are not finite")
+        peak = values.max(initial=0)
+        divisor = 1 if image.mode == "F" and peak <= 1 else 255 if peak <= 255 else 65535 if peak <= 65535 else peak
+        image = Image.fromarray(np.clip(values / divisor * 255, 0, 255).round().astype(np.uint8))
+    elif image.mode in ("P", "PA", "LA"):
+        image = image.convert("RGBA")  # keeps the colours of palettes with transparency
+    return image.convert("RGB")
+
+
+def check_channels(image: Image.Image) -> None:
+    """Raise ValueError where Pillow would drop channels: of a TIFF of red, green, blue and more, say infrared."""
+    tags = getattr(image, "tag_v2", {})
+    channels = tags.get(CHANNELS, 1)
+    if channels > 3 and not (channels == 4 and (image.mode == "CMYK" or set(tags.get(EXTRA, ())) & {1, 2})):
+        raise ValueError(f"{channels} channels: {MORE_CHANNELS}")
+
+
+def tiff_channels(data: bytes) -> str | None:
+    """Of a TIFF that Pillow does not read: what it holds, in words; None where that cannot be seen."""
+    if data[:4] not in TIFF:
+        return None
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    try:
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        channels, bits = int(tags.get(CHANNELS, 1)), max(tags.get(BITS, (1,)))
+    except Exception:  # damaged: Pillow's readers raise almost anything
+        return None
+    return f"{channels} channels of {bits} bits: {MORE_CHANNELS}" if channels > 1 else None

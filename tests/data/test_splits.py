@@ -1,0 +1,145 @@
+"""Parts of a folder by their names: what is trained on, what is measured on, what is chosen by; and what is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import labelled_folder, lines, noise_image, small_subject, tiny_run, write_images
+from PIL import Image
+
+from mec.data.opening import open_data
+from mec.data.pack import pack
+from mec.errors import BadInput
+from mec.evaluation.evaluate import evaluate
+from mec.evaluation.probing.protocols import Knn, LinearProbe
+
+SMALL_RUN = {"limit": None, "batch_size": 8, "recipe": "digits", "epochs": 1, "workers": 0}
+
+
+@pytest.mark.parametrize("odd", ["train", "Train", "training", "test"])
+def test_a_class_that_is_called_as_a_part_is_a_class(tmp_path, odd):
+    for i, name in enumerate(("aeroplane", "car", odd)):
+        write_images(tmp_path / name, 4, seed=i)
+    found = open_data(str(tmp_path))
+    assert len(found.train) == 12
+    assert not found.can_be_measured
+    told = [f"{odd}/ lies beside aeroplane/, car/"] if odd.lower() != "test" else []
+    assert [words[: len(sure)] for words, sure in zip(found.words(), told, strict=True)] == told
+
+
+def test_folders_beside_the_parts_are_left_out_and_counted(tmp_path):
+    labelled_folder(tmp_path)
+    write_images(tmp_path / "unlabelled", 5, seed=90)
+    write_images(tmp_path, 2, seed=91)
+    (tmp_path / "annotations").mkdir()
+    found = open_data(str(tmp_path))
+    assert (len(found.train), len(found.test)) == (36, 18)
+    (line,) = found.words()
+    assert line == "Left out: 5 images in unlabelled/, which is no part, 2 images beside train/, in no part"
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("Training", "Testing"), ("train", "Validation"), ("TRAIN", "valid")]
+)
+def test_parts_are_known_by_other_names_too(tmp_path, train, test):
+    labelled_folder(tmp_path, test_name=test)
+    (tmp_path / "train").rename(tmp_path / train)
+    found = open_data(str(tmp_path))
+    assert (len(found.train), len(found.test), found.split) == (36, 18, test)
+    assert found.train.labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
+    assert open_data(str(tmp_path), split=test.lower()).split == test
+    assert open_data(str(tmp_path), split="val" if test[0] in "vV" else "test").split == test
+
+
+@pytest.fixture
+def three_parts(tmp_path):
+    labelled_folder(tmp_path / "set", test_name="validation", test=5)
+    labelled_folder(tmp_path / "set", test_name="test", test=3)
+    return tmp_path / "set"
+
+
+def test_with_both_the_test_images_are_reported_on_and_the_others_chosen_by(three_parts, tmp_path):
+    for data in (three_parts, pack(three_parts, tmp_path / "packed", quiet=True)):
+        found = open_data(str(data))
+        assert (found.split, len(found.test), len(found.validation)) == ("test", 9, 15)
+        other = open_data(str(data), split="validation")
+        assert (other.split, len(other.test), other.validation) == ("validation", 15, None)
+        assert open_data(str(data), split="Val").split == "validation"  # by what it is for
+        with pytest.raises(BadInput, match=r"no part 'dev' to measure on\. There: validation, test"):
+            open_data(str(data), split="dev")
+
+
+def test_a_part_that_a_named_set_lacks_is_refused():
+    with pytest.raises(BadInput, match="digits has no part 'val'"):
+        open_data("digits", split="val")
+
+
+def test_results_name_the_folder_that_was_measured_on(three_parts, tmp_path):
+    subject = small_subject(tmp_path)
+    knn = Knn(data=str(three_parts), split="validation", k=[1])
+    assert {result.split for result in knn.measure(subject)} == {"validation"}
+    assert ", 15 images of validation" in knn.measure(subject)[0].line()
+    assert {result.split for result in Knn(data=str(three_parts), k=[1]).measure(subject)} == {"test"}
+
+
+def test_a_run_stores_and_shows_what_its_table_was_measured_on(tmp_path, capsys):
+    labelled_folder(tmp_path / "set", test_name="val")
+    run = tiny_run(tmp_path / "run", str(tmp_path / "set"), **SMALL_RUN, evaluate=True, quiet=False)
+    assert {line["split"] for line in lines(run / "results.jsonl")} == {"val"}
+    shown = capsys.readouterr().out
+    assert "on 18 of val/" in " ".join(shown.split())
+    assert "held-out images (val), %" in shown
+
+
+def test_the_best_epoch_is_chosen_on_validation_images(three_parts, tmp_path, monkeypatch):
+    from mec.evaluation.probing import probe
+
+    figures = iter([10.0, 50.0, 30.0, 60.0, 60.0, 20.0])  # an epoch: top-1, top-5 on test, top-1 on validation
+    monkeypatch.setattr(probe, "top_k", lambda *_: next(figures))
+    run = LinearProbe(data=str(three_parts), preset="paper", epochs=2, batch_size=8)
+    best = [r for r in run.measure(small_subject(tmp_path)) if r.settings["epoch"] == "best" and r.metric == "top-1"]
+    assert [(r.value, r.settings["epochs_done"], r.split) for r in best] == [(10.0, 1, "test")]
+
+
+# --- classes in one part only ----------------------------------------------------------------------------------------
+
+
+def test_test_images_of_a_class_that_training_lacks_count_as_wrong_and_are_told(tmp_path):
+    labelled_folder(tmp_path, classes="bcd")
+    write_images(tmp_path / "val" / "a", 5)  # sorted before the others: their numbers stay
+    found = open_data(str(tmp_path))
+    assert found.classes == ("b", "c", "d", "a")
+    assert np.bincount(found.test.labels).tolist() == [6, 6, 6, 5]
+    assert found.words() == ["class a (5 in val/) is not in train/: its images count as wrong."]
+
+
+def test_all_protocols_on_features_count_foreign_images_as_wrong(tmp_path):
+    """Two classes that are told apart by their colour, and as many images of a third: half is right."""
+    for part, each in (("train", {"a": 12, "b": 12}), ("val", {"a": 4, "b": 4, "c": 8})):
+        for (name, count), colour in zip(each.items(), ("red", "blue", "red")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.blend(noise_image(i), Image.new("RGB", (8, 8), colour), 0.8)
+                image.save(tmp_path / part / name / f"{i}.png")
+    for protocol in ("knn", "fewshot", "linear"):
+        found = evaluate("pixels", protocol, str(tmp_path), out=tmp_path / "out")
+        assert next(result.value for result in found if result.metric == "top-1") == pytest.approx(50), protocol
+
+
+def test_a_class_without_held_out_images_is_told(tmp_path):
+    labelled_folder(tmp_path)
+    write_images(tmp_path / "train" / "rare", 4)
+    (line,) = open_data(str(tmp_path)).words()
+    assert line == "val/ has no image of rare (4): these classes are trained on, not measured."
+
+
+def test_held_out_images_without_a_class_or_with_other_classes_are_told(tmp_path):
+    labelled_folder(tmp_path / "set")
+    write_images(tmp_path / "set" / "val", 2, seed=80)
+    assert open_data(str(tmp_path / "set")).words() == ["2 images in val/ lie in no class: they are not measured on."]
+    for name in "ab":
+        write_images(tmp_path / "other" / "train" / name, 3)
+    write_images(tmp_path / "other" / "val" / "x", 3)
+    found = open_data(str(tmp_path / "other"))
+    assert not found.can_be_measured
+    assert found.words() == ["val/ has no class of train/ (x): nothing can be measured on it."]

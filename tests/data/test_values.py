@@ -1,0 +1,133 @@
+"""Deep images (16-bit, float, signed): one scale for a whole set, told, kept with the encoder, used ever after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import small_subject, tiny_run
+from PIL import Image, TiffImagePlugin
+
+from mec.data.images import common_scale
+from mec.data.opening import open_data
+from mec.data.pack import pack
+from mec.data.values import GDAL_NO_DATA, Scale
+from mec.evaluation import evaluate
+from mec.networks.encoder_file import load_encoder, read_info
+
+SMALL_RUN = {"limit": None, "batch_size": 8, "recipe": "digits", "epochs": 1, "workers": 0}
+
+
+def ramp(low: float, high: float, side: int = 70) -> np.ndarray:
+    return np.linspace(low, high, side * side).reshape(side, side)
+
+
+def write(folder: Path, arrays: list[np.ndarray], suffix: str, **options) -> Path:
+    folder.mkdir(parents=True)
+    for i, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{i:02}{suffix}", **options)
+    return folder
+
+
+def test_values_become_bytes_by_one_rule():
+    values = np.array([[-30.0, -5.0, -17.5], [np.nan, np.inf, -np.inf]])
+    assert Scale(-30, -5).to_bytes(values).tolist() == [[0, 255, 128], [0, 255, 0]]
+
+
+def test_dark_and_bright_images_of_a_set_keep_their_brightness(tmp_path):
+    arrays = [ramp(0, 4000 if i % 2 else 200).astype(np.uint16) for i in range(20)]
+    images = open_data(str(write(tmp_path / "set", arrays, ".png"))).train.images
+    bright, dark = (np.asarray(images.read(i)).astype(int) for i in (1, 0))
+    assert bright.max() == 255
+    assert abs(dark.max() - 255 * 200 / 4000) <= 3
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tiff"])
+def test_values_below_zero_are_seen(tmp_path, suffix):
+    arrays = [ramp(-30, -5).astype(np.float32) for _ in range(6)]
+    found = open_data(str(write(tmp_path / "set", arrays, suffix)))
+    picture = np.asarray(found.train.images.read(0))
+    assert (picture.min(), picture.max()) == (0, 255)
+    assert picture.std() > 60
+    (words,) = found.words()
+    assert "16-bit, float or signed images: values -29.8" in words
+    assert "become 0 to 255, alike for all of them" in words
+
+
+def test_a_few_wild_values_and_those_that_say_nothing_do_not_move_the_scale(tmp_path):
+    array = ramp(10, 20).astype(np.float32)
+    array[0, :3] = [np.nan, np.inf, 1e9]
+    array[20:50] = -9999
+    tag = TiffImagePlugin.ImageFileDirectory_v2()
+    tag[GDAL_NO_DATA] = "777"
+    other = ramp(10, 20).astype(np.float32)
+    other[:30] = 777
+    folder = write(tmp_path / "set", [array], ".tif")
+    Image.fromarray(other).save(folder / "tagged.tif", tiffinfo=tag)
+    found = open_data(str(folder))
+    assert not found.skipped
+    assert 9.9 < found.scale.low < 11
+    assert 19 < found.scale.high < 20.1
+
+
+def test_images_of_eight_bits_have_no_scale_and_stay_as_they_are(tmp_path):
+    arrays = [ramp(0, 90).astype(np.uint8) for _ in range(5)]
+    found = open_data(str(write(tmp_path / "set", arrays, ".png")))
+    assert found.scale is None
+    assert found.words() == []
+    assert np.asarray(found.train.images.read(0)).max() == 90
+
+
+def test_packed_and_held_out_images_have_the_scale_of_the_training_images(tmp_path):
+    for part, top in (("train", 1000), ("val", 3000)):
+        for name in "ab":
+            write(tmp_path / "set" / part / name, [ramp(0, top).astype(np.uint16) for _ in range(4)], ".png")
+    folder, packed = (
+        open_data(str(tmp_path / "set")),
+        open_data(str(pack(tmp_path / "set", tmp_path / "out", quiet=True))),
+    )
+    assert folder.scale.high == pytest.approx(995, abs=1)
+    assert packed.scale == folder.scale == folder.test.images.scale == packed.test.images.scale
+    assert (np.asarray(folder.test.images.read(0)) == 255).mean() > 0.6  # brighter than any training image
+
+
+def test_small_deep_images_in_memory_are_scaled_too(tmp_path):
+    arrays = [ramp(0, 4000 if i % 2 else 200, side=12).astype(np.uint16) for i in range(8)]
+    pixels = open_data(str(write(tmp_path / "set", arrays, ".png"))).train.images.pixels
+    assert pixels[1].max() == 255
+    assert pixels[0].max() < 20
+
+
+def test_the_scale_is_kept_with_the_encoder_and_used_by_every_later_command(tmp_path):
+    folder = write(tmp_path / "set", [ramp(-30, -5 - i % 3).astype(np.float32) for i in range(16)], ".tif")
+    run = tiny_run(tmp_path / "run", str(folder), **SMALL_RUN)
+    info = read_info(run)
+    assert info.scale == open_data(str(folder)).scale
+    other = write(tmp_path / "other", [ramp(-30, -5).astype(np.float32) * share for share in (1, 0.5)], ".tif")
+    encoder, transform = load_encoder(run)
+    found = evaluate.features(run, other, device="cpu")
+    for i, row in enumerate(found.x):
+        with Image.open(other / f"{i:02}.tif") as image:
+            judge = Image.fromarray(info.scale.to_bytes(np.asarray(image))).convert("RGB")
+            inputs = transform(image), transform(judge)
+        assert (inputs[0] == inputs[1]).all()
+        assert np.allclose(encoder(inputs[0][None]).detach()[0], row, atol=1e-4)
+    assert not np.allclose(found.x[0], found.x[1])
+    assert "as the encoder was trained" in found.told[0]
+    assert common_scale(open_data(str(other)).train.images) != info.scale  # it would have been another one
+
+
+def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
+    from dataclasses import replace
+
+    from mec.evaluation.probing.protocols import Knn
+
+    for part in ("train", "val"):
+        for name in "ab":
+            write(tmp_path / "set" / part / name, [ramp(0, 1000).astype(np.uint16) for _ in range(3)], ".png")
+    subject = small_subject(tmp_path)
+    subject.info = replace(subject.info, value_range=(0.0, 500.0))
+    data = Knn(data=str(tmp_path / "set")).open(subject)
+    assert data.train.images.scale == data.test.images.scale == Scale(0, 500)
+    assert "values 0 to 500 become 0 to 255" in capsys.readouterr().err.replace("\n", " ")
