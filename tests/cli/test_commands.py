@@ -58,7 +58,9 @@ def given(monkeypatch, *words: str) -> dict:
     return heard
 
 
-def test_every_flag_reaches_the_function_by_its_name(monkeypatch):
+def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     words = "photos/ --recipe auto --method mec --out here --epochs 3 --time-budget 1.5 --limit 100 --batch-size 32"
     words += " --backbone resnet18 --seed 7 --device cpu --resume --data-root there --download --workers 2"
     heard = given(monkeypatch, "pretrain", *words.split())

@@ -93,9 +93,7 @@ def test_images_and_labels_are_those_that_torchvision_gives(tmp_path, monkeypatc
 def test_the_fingerprints_of_earlier_results_still_hold(tmp_path, monkeypatch, name, expected):
     """Made with commit 387d210."""
     SETS[name](tmp_path, monkeypatch)
-    assert (
-        open_data(name, root=tmp_path).fingerprint.partition("-")[0] == expected
-    )  # of files a hash of contents follows
+    assert open_data(name, root=tmp_path).fingerprint.partition("-")[0] == expected  # contents follow
 
 
 def test_images_without_a_label_are_known_as_such(tmp_path, monkeypatch):
