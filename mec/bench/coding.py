@@ -149,7 +149,7 @@ def bench_coding(options: Coding) -> list[Timing]:
     tables = [timing_table([t for t in timings if (t.m, t.d) == kind], *kind) for kind in kinds]
     report(console, machine(device), tables, {"timings": [asdict(t) for t in timings]}, out / "coding.json")
     timing_plot([t for t in timings if t.backward], out / "coding.png")
-    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}")
+    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}", soft_wrap=True)
     return timings
 
 

@@ -80,7 +80,7 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
     found = {"data": data.name, "recipe": recipe, "stages": [asdict(s) for s in stages]}
     where = {**machine(device), "cores": cores()}
     report(console, where, [table, verdict(alone, together)], found, out / "data.json")
-    console.print(f"Written: {out / 'data.json'}")
+    console.print(f"Written: {out / 'data.json'}", soft_wrap=True)
     return stages
 
 

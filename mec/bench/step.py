@@ -108,5 +108,5 @@ def bench_step(options: Step) -> list[StepTiming]:
         table.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
     found = {"data": data, **asked, "timings": [asdict(t) for t in timings]}
     report(console, machine(fabric.device.type), [table], found, out / "step.json")
-    console.print(f"Written: {out / 'step.json'}")
+    console.print(f"Written: {out / 'step.json'}", soft_wrap=True)
     return timings

@@ -170,7 +170,7 @@ def train_classifier(
     unreadable: dict[str, Skipped] = {}
     start = state.restore(parts)
     if start:
-        console.print(f"resumed after step {start:,} of {steps:,}, from {state.path}", highlight=False)
+        console.print(f"resumed after step {start:,} of {steps:,}, from {state.path}", highlight=False, soft_wrap=True)
     bar = TrainingProgress(console, steps, start)
     with state.only_here(), _trained_parts(encoder, head, recipe, each), bar:
         for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):

@@ -151,6 +151,7 @@ def tell_skipped(parts: Sequence[Features], console: Console) -> None:
             + (", ..." if len(found) > 3 else ""),
             style="yellow",
             highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mec.evaluation.features import Features
 from mec.runtime.files import as_drawn, write_figure
+
+MOST_NAMED = 60  # classes in a legend
+LONGEST_NAME = 32  # letters of a class's name there
 
 
 def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> None:
@@ -25,32 +30,48 @@ def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path
     write_figure(figure, path)
 
 
-def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:
-    """t-SNE of the unit rows of a set of features on an axis, coloured by class."""
+def map_points(part: Features) -> np.ndarray:
+    """t-SNE [n, 2] of the unit rows of features."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30, (len(part.x) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(part.unit().numpy())
+    found: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(part.unit().numpy())
+    return found
+
+
+def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:
+    """t-SNE of the unit rows of a set of features on an axis, coloured by class."""
+    points = map_points(part)
     # The limits of the colours are fixed, so that a class keeps its colour where others are missing.
     axis.scatter(*points.T, c=part.y.numpy(), cmap=colours(classes), vmin=0, vmax=max(9, len(classes) - 1), s=7)
     axis.set(title=title, xticks=[], yticks=[])
 
 
 def draw_classes(figure: Any, classes: Sequence[str]) -> None:
-    """The legend of the classes' colours below a figure, if there are few."""
-    if len(classes) > 20:
+    """The legend of the classes' colours below a figure: as many columns as fit, the figure as much higher.
+
+    Of more than `MOST_NAMED` classes only their number is told.
+    """
+    if not classes:
+        return
+    if len(classes) > MOST_NAMED:
+        figure.supxlabel(f"{len(classes):,} classes, by colour", fontsize=9)
         return
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
     shades = colormaps[colours(classes)]
+    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in map(as_drawn, classes)]
     handles = [
         Line2D([], [], linestyle="", marker="o", markersize=5, color=shades(i / max(9, len(classes) - 1)))
         for i in range(len(classes))
     ]
-    figure.legend(
-        handles, [*map(as_drawn, classes)], loc="outside lower center", ncols=min(10, len(classes)), frameon=False
-    )
+    width, height = figure.get_size_inches()
+    font = 9 if len(classes) <= 20 else 7
+    column = (0.8 * max(map(len, names)) + 4) * font / 72  # inches: names, marker and what lies between columns
+    columns = max(1, min(10, len(classes), int(width / column)))
+    figure.set_size_inches(width, height + 1.7 * font / 72 * -(-len(classes) // columns))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=font)
 
 
 def colours(classes: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
             found = features(run, images, device=options.device, workers=options.workers)
         with atomic(out) as part, open(part, "wb") as file:
             np.savez(file, paths=np.array(found.names), features=found.x.numpy(), told=np.array(found.told, str))
-    console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each")
+    console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each", soft_wrap=True)
     console.print(*found.told, sep="\n", end="\n" * bool(found.told), soft_wrap=True)
     listing = out.with_suffix(".skipped.jsonl")
     if found.skipped:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -17,7 +18,7 @@ from mec.errors import BadInput
 from mec.exports.options import Taken
 from mec.networks.backbones import POOLED, SMALL, timm_arguments, use_small_stem
 from mec.networks.encoder_file import EncoderInfo
-from mec.runtime.files import atomic
+from mec.runtime.files import atomic, write_json
 
 TOLERANCE = 1e-4  # of the largest feature
 TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -43,7 +44,54 @@ def write_compared(
     except BaseException:
         out.unlink()  # no file stays that gives other features
         raise
-    return [f"{out}: features equal to those of {taken.file}. It loads with:\n", *(f"    {line}" for line in lines)]
+    lines += transform_lines(info)
+    said = [f"{out}: features equal to those of {taken.file}. It loads with:\n", *(f"    {line}" for line in lines)]
+    if lines_and_model is timm_lines:
+        config = out.with_suffix(".json")
+        write_json(config, timm_config(info))
+        said += [
+            f"\n{config}: how images are made, in timm's words: timm.data.create_transform(**timm.data."
+            "resolve_data_config(json.load(open(FILE))['pretrained_cfg']))"
+        ]
+    return said
+
+
+def resized_to(info: EncoderInfo) -> int | None:
+    """The shorter side, px, before the central crop; None where an image is resized whole. As `image_transform`."""
+    return None if info.image_size < 64 else round(info.image_size * 256 / 224)
+
+
+def transform_lines(info: EncoderInfo) -> list[str]:
+    """What makes the encoder's input of a picture, by torchvision's transforms alone."""
+    side, shorter = info.image_size, resized_to(info)
+    size = f"({side}, {side})" if shorter is None else f"{shorter}"
+    mode = f"v2.InterpolationMode.{info.interpolation.upper()}"
+    cropped = [] if shorter is None else [f"v2.CenterCrop({side}),"]
+    return [
+        "from PIL import Image, ImageOps",
+        "from torchvision.transforms import v2",
+        "transform = v2.Compose([",
+        *(
+            f"    {step}"
+            for step in ("v2.ToImage(), v2.RGB(),", f"v2.Resize({size}, {mode}, antialias=True),", *cropped)
+        ),
+        f"    v2.ToDtype(torch.float32, scale=True), v2.Normalize({list(info.mean)}, {list(info.std)}),",
+        "])",
+        "# features = model.eval()(transform(ImageOps.exif_transpose(Image.open(PATH)))[None])",
+    ]
+
+
+def timm_config(info: EncoderInfo) -> dict[str, Any]:
+    """What timm's data configuration has to know: its default would crop and normalise otherwise."""
+    arguments = timm_arguments(info.backbone)
+    side, shorter = info.image_size, resized_to(info)
+    # timm resizes to floor(side / crop_pct): half a pixel more, so that rounding never takes one away.
+    crop = {"crop_pct": 1.0, "crop_mode": "squash"} if shorter is None else {
+        "crop_pct": side / (shorter + 0.5), "crop_mode": "center"
+    }  # fmt: skip
+    shown = {"interpolation": info.interpolation, "mean": info.mean, "std": info.std}
+    about = {"input_size": (3, side, side), **crop, **shown}
+    return {"architecture": arguments["model"], "num_features": info.feature_size, "pretrained_cfg": about}
 
 
 def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
@@ -60,7 +108,7 @@ def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
     if not info.small_stem or not convolutional:
         line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path={str(out)!r})'
         other = timm.create_model(model, num_classes=0, **arguments, checkpoint_path=str(out))
-        return ["import timm", line], other
+        return ["import timm, torch", line], other
     other = timm.create_model(model, num_classes=0, **arguments)
     use_small_stem(other, pooled=info.backbone in POOLED)
     other.load_state_dict(safetensors.torch.load_file(out))

@@ -95,7 +95,7 @@ def approximation_study(options: ApproximationFigure) -> list[Approximation]:
     console.width = max(console.width, 110)  # of the tables
     report(console, machine(device), [*tables, DIFFERS], written, out / "coding.json")
     approximation_figure(found, distortion, out / "coding.png")
-    console.print(f"Written: {out / 'coding.png'}, {out / 'coding.json'}")
+    console.print(f"Written: {out / 'coding.png'}, {out / 'coding.json'}", soft_wrap=True)
     return found
 
 

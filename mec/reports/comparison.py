@@ -71,7 +71,7 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
                 drawn = tell(stored_of(wanted, setup.out), setup)
         setup.console.width = max(setup.console.width, 110)  # of the table
         setup.console.print(table(stored_of(wanted, setup.out), rates, setup))
-        setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn)
+        setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn, soft_wrap=True)
     return setup.out
 
 

@@ -160,7 +160,7 @@ def distortion_study(options: DistortionFigure) -> Path:
             maps[f"ε_d² {distortion:g}{accuracy}"] = features
     write_json(out / "distortion.json", [asdict(c) for c in curves])
     distortion_figure(curves, dict(reversed(maps.items())), images.classes, out / "distortion.png")
-    console.print(f"Written: {out / 'distortion.png'}, {out / 'distortion.json'}")
+    console.print(f"Written: {out / 'distortion.png'}, {out / 'distortion.json'}", soft_wrap=True)
     return out / "distortion.png"
 
 

@@ -85,7 +85,7 @@ def pretrain(data: Source, options: Options) -> Path:
         run = Run(out, settings, replace(info, steps=settings.steps))
         start = 0 if stored is None else trainer.restore(out, console)
         if start >= run.steps and (out / HEALTH).exists():
-            console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.")
+            console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", soft_wrap=True)
             return out
         describe(console, run, images, trainer, start)
         measured = images if options.evaluate else None
@@ -285,7 +285,7 @@ def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, 
         for words in images.words():
             console.print(words, style="yellow", soft_wrap=True)
         if images.skipped:
-            console.print(f"which cannot be read, and why: {run.folder / SKIPPED}")
+            console.print(f"which cannot be read, and why: {run.folder / SKIPPED}", soft_wrap=True)
     for reason in settings.why:
         console.print(f"  {reason}", style="dim")
     if differing := differs_from_paper(recipe.method, recipe.settings):

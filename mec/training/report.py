@@ -13,7 +13,7 @@ import torch
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from mec.data.dataset import Data
+from mec.data.dataset import Data, Split, limited
 from mec.errors import Diverged
 from mec.evaluation.features import Features, extract, is_grey, measured_parts, pixels, tell_skipped
 from mec.evaluation.map import embedding_map
@@ -26,6 +26,7 @@ from mec.networks.encoder_file import ENCODER, image_transform
 from mec.runtime.files import file_hash, write_json
 from mec.runtime.records import append_records
 from mec.training.health import METRICS, health
+from mec.training.picture import readable_thumbnails, unlabelled_picture, views_of
 from mec.training.run import Run
 from mec.training.runlog import Watch
 
@@ -34,6 +35,7 @@ MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
 UNEVEN = 1.5  # times the share of a class in even data: the largest class's from which balanced accuracy is shown
 FEW_CLASSES = 100  # most classes for which logistic regressions are fitted there
 MAPPED = 3  # least images of a map
+PICTURED = 400  # most images of a map without labels
 
 
 def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch) -> None:
@@ -47,13 +49,16 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
             draw_map(out, rows, images)
         record(out, results)
         console.print(closing_table(results, images))
+    elif images is not None and len(images.train) >= MAPPED:
+        with console.status("drawing"):
+            draw_unlabelled(run, encoder, untrained, watch)
     verdict = health(out)
     write_json(out / HEALTH, verdict.record())
-    console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red")
+    console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", soft_wrap=True)
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
-    console.print(f"Encoder: {out / ENCODER}{picture}")
+    console.print(f"Encoder: {out / ENCODER}{picture}", soft_wrap=True)
     if images is not None:
-        console.print(next_steps(run, images))
+        console.print(next_steps(run, images), soft_wrap=True, end="\n" if run.encoder.backbone != "custom" else "")
 
 
 def diverged(run: Run, error: Diverged) -> None:
@@ -64,16 +69,19 @@ def diverged(run: Run, error: Diverged) -> None:
 
 
 def next_steps(run: Run, images: Data) -> str:
-    """Two commands that a user may want now."""
-    folder, asked = shlex.quote(str(run.folder)), run.settings.asked
+    """Commands that a user may want now, each of which runs as it is; none for a module of the caller's own."""
+    if run.encoder.backbone == "custom":
+        return ""
+    folder, asked = str(run.folder), run.settings.asked
     root = ["--data-root", asked["data_root"]] if asked.get("data_root") else []
-    data = [asked.get("data") or images.name, *root]
-    measure = f"mec evaluate {folder} knn {shlex.join(data)}"
-    export = f"mec export {folder} --to timm   (weights for other tools)"
-    return (
-        f"Next:  mec embed {folder} FOLDER --out features.npz   (features of your images)\n"
-        f"       {measure if images.can_be_measured else export}"
-    )
+    data = asked.get("data")
+    commands = []
+    if data and Path(data).is_dir():
+        commands.append(["mec", "embed", folder, data, "--out", "features.npz"])
+    if images.can_be_measured and data:
+        commands.append(["mec", "evaluate", folder, "knn", data, *root])
+    commands.append(["mec", "export", folder, "--to", "timm"])
+    return "Next:  " + "\n       ".join(map(shlex.join, commands[:2]))
 
 
 class Standing(nn.Module):
@@ -137,6 +145,19 @@ def draw_map(out: Path, rows: Mapping[str, tuple[Features, Features]], images: D
             shown[title] = Features(test.x[::step], test.y[::step])
     if shown:
         embedding_map(shown, images.classes, out / "embedding.png")
+
+
+def draw_unlabelled(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch) -> None:
+    """embedding.png of a run without labels: training images before and after, their spectrum, their views."""
+    assert watch.images is not None
+    split, small = readable_thumbnails(limited(Split(watch.images.train.images), PICTURED, seed=0))
+    if len(split) < MAPPED:
+        return
+    before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
+    found = partial(extract, transform=image_transform(run.encoder), device=watch.device, workers=watch.workers)
+    rows = {"before training": found(before, split), f"after training ({run.recipe.method})": found(encoder, split)}
+    if all(bool(part.x.isfinite().all()) and len(part.x) == len(small) for part in rows.values()):
+        unlabelled_picture(rows, small, views_of(split, run.recipe, run.settings.seed), run.folder / "embedding.png")
 
 
 def closing_table(results: Sequence[Result], images: Data) -> Table:

@@ -270,7 +270,7 @@ class Trainer:
 
     def restore(self, out: Path, console: Console) -> int:
         """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
-        return in_run(out).restore(self.parts(), console.print)
+        return in_run(out).restore(self.parts(), lambda words: console.print(words, soft_wrap=True))
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""

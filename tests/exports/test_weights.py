@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 import torchvision
 import yaml
 from helpers import tiny_run
+from PIL import Image, ImageOps
 from torch import nn
 
 import mec
@@ -21,7 +24,7 @@ from mec.errors import BadInput
 from mec.exports import weights
 from mec.exports.export import export
 from mec.networks.backbones import build_encoder
-from mec.networks.encoder_file import EncoderInfo, probe, save_encoder
+from mec.networks.encoder_file import EncoderInfo, probe, read_info, save_encoder
 
 
 def run_with(folder: Path, backbone: str, size: int, small_stem: bool | None = None) -> tuple[Path, nn.Module]:
@@ -231,3 +234,63 @@ def test_a_resnet18_is_refused_whose_last_stage_detectron2_s_heads_would_not_tak
     run, _ = run_with(tmp_path / "run", "resnet18", 64)
     with pytest.raises(BadInput, match=r"no resnet18 \(it has resnet50"):
         export(run, "detectron2")
+
+
+@pytest.fixture
+def pictures(tmp_path, photographs) -> list[Path]:
+    """Real photographs as files: one upright, one that its EXIF turns, one of other proportions, one grey."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    first, second = photographs
+    first.save(folder / "a.png")
+    exif = first.getexif()
+    exif[0x0112] = 6
+    second.save(folder / "b.jpg", quality=95, exif=exif)
+    first.crop((0, 0, 640, 150)).save(folder / "c.png")
+    second.convert("L").save(folder / "d.png")
+    return sorted(folder.iterdir())
+
+
+EVERY_WAY = [
+    ("timm", "resnet10-tiny", 64, "bicubic"),
+    ("timm", "resnet10-fast", 32, "bilinear"),
+    ("torchvision", "resnet18", 64, "bilinear"),
+]
+
+
+@pytest.mark.parametrize(("tool", "backbone", "size", "interpolation"), EVERY_WAY)
+def test_pictures_give_the_same_features_by_embed_by_the_file_and_by_the_printed_lines(
+    tool, backbone, size, interpolation, tmp_path, pictures, capsys
+):
+    run, encoder = run_with(tmp_path / "run", backbone, size)
+    info = replace(read_info(run), interpolation=interpolation, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    save_encoder(run / "encoder.safetensors", encoder, info)
+    expected = torch.from_numpy(mec.embed(run, pictures[0].parent, out=tmp_path / "x.npz"))
+    out = export(run, tool)
+    text = capsys.readouterr().out
+    names: dict = {}
+    exec(printed_lines(text[text.index(str(out)) :]), names)
+    upright = [ImageOps.exif_transpose(Image.open(path)) for path in pictures]
+    loaded, transform = mec.load_encoder(run)
+
+    def differs(model, of) -> float:
+        with torch.no_grad():
+            found = torch.cat([model.eval()(of(image)[None]) for image in upright])
+        return float((found - expected).abs().max() / expected.abs().max())
+
+    assert differs(loaded, transform) < 1e-4
+    assert differs(names["model"], names["transform"]) < 1e-4
+    assert differs(*mec.load_encoder(out)) < 1e-4 if tool == "timm" else True
+    if tool == "timm":
+        overlay = json.loads(out.with_suffix(".json").read_text())["pretrained_cfg"]
+        model = timm.create_model("resnet18", pretrained_cfg_overlay=overlay)  # of any model: what counts is the data
+        config = timm.data.resolve_model_data_config(model)
+        assert [*config["input_size"]] == [3, size, size]
+        as_printed = timm.data.resolve_data_config(overlay)
+        assert json.dumps(config, sort_keys=True) == json.dumps(as_printed, sort_keys=True)
+        theirs = timm.data.create_transform(**config)
+        for image in upright:  # Pillow's resizing against torch's: a level of 255 here and there
+            rgb = image.convert("RGB")
+            assert (theirs(rgb) - transform(rgb)).abs().max() < 2.5 / 255 / 0.2
+            assert nn.functional.cosine_similarity(theirs(rgb).flatten(), transform(rgb).flatten(), 0) > 0.9999
+        assert differs(names["model"], lambda image: theirs(image.convert("RGB"))) < 0.02

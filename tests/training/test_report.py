@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import identical, lines, tiny_run, weights
+from helpers import identical, labelled_folder, lines, tiny_run, weights, write_images
 
 import mec
 from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.evaluation.features import extract
+from mec.evaluation.subject import pixels_info
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, image_transform, read_info
 from mec.recipes.table import RECIPES
@@ -31,16 +32,36 @@ def test_digits_are_known_by_what_they_are_and_not_by_a_folder_s_name():
     assert Options().named(replace(digits, suits="photographs")) == "auto"
 
 
-def test_the_command_that_it_ends_with_is_one_that_runs(tmp_path, capsys):
-    """Also with spaces in a folder's name, and for data that need --data-root."""
-    out = tmp_path / "my run"
-    run = Run(out, read_settings(tiny_run(out)), read_info(out))
-    words = next_steps(run, open_data("digits")).splitlines()[1]
-    assert main(shlex.split(words)[1:]) == 0
-    assert "knn top-1" in capsys.readouterr().out
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_commands_that_it_ends_with_run_as_they_are(tmp_path, monkeypatch, capsys, columns, labels, quick_report):
+    """At any width, with spaces in a folder's name, and as a pipe gets them: no path is wrapped."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "a folder of images with a name that is longer than sixty columns are"
+    if labels:
+        labelled_folder(data, train=8, test=4, classes="ab")
+    else:
+        write_images(data, 16)
+    monkeypatch.setattr("mec.training.report.pixels_info", lambda: pixels_info(8))  # quick
+    tiny_run(tmp_path / "my run", data, limit=None, batch_size=8, steps=2, evaluate=True, quiet=False)
+    said = capsys.readouterr().out
+    assert str(tmp_path / "my run" / "encoder.safetensors") in said
+    commands = said.partition("Next:")[2].strip().splitlines()
+    assert [shlex.split(line)[1] for line in commands] == ["embed", "evaluate" if labels else "export"]
+    for line in commands:
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert (tmp_path / "features.npz").exists()
+
+
+def test_commands_for_data_with_a_name_have_their_root(finished):
+    run = Run(finished, read_settings(finished), read_info(finished))
     asked = replace(run.settings, asked={"data": "cifar10", "data_root": "/my data"})
-    words = next_steps(replace(run, settings=asked), open_data("digits")).splitlines()[1]
-    assert shlex.split(words)[3:] == ["knn", "cifar10", "--data-root", "/my data"]
+    words = next_steps(replace(run, settings=asked), open_data("digits")).splitlines()
+    assert shlex.split(words[0])[4:] == ["knn", "cifar10", "--data-root", "/my data"]
+    assert shlex.split(words[1])[1:] == ["export", str(finished), "--to", "timm"]
+    own = replace(run, encoder=replace(run.encoder, backbone="custom"))
+    assert next_steps(own, open_data("digits")) == ""  # no command can load it
 
 
 def test_supervised_does_not_say_that_labels_only_measure(tmp_path, capsys, quick_report):

@@ -111,7 +111,7 @@ def run(task: Task, out: Path, rate: float, seed: int) -> dict[str, Any]:
     folder = out / f"lr-{rate:g}-seed-{seed}"
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
-    task.console.print(f"{folder}", highlight=False)
+    task.console.print(f"{folder}", highlight=False, soft_wrap=True)
     return DetectorRun(task, rate, seed, folder).to_the_end()
 
 
