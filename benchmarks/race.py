@@ -64,7 +64,7 @@ def main() -> None:
     clock = out / "race.json"
     spent = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
     start = time.monotonic()
-    data = mec.open_data(asked.data, limit=asked.limit, data_root=asked.data_root)
+    data = mec.open_data(asked.data, limit=asked.limit, root=asked.data_root)
     if asked.minutes:
         alarm = threading.Timer(60 * asked.minutes, os.kill, (os.getpid(), signal.SIGTERM))
         alarm.daemon = True

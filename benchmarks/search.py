@@ -31,7 +31,8 @@ GROWTH = 4  # steps of a round, times those of the one before
 
 
 def grid(*choices: Sequence[str]) -> list[str]:
-    """Every combination, one of each; a choice is some changes as `--set` takes them, with spaces between, or ""."""
+    """Every combination, one of each; a choice is some changes as `--set` takes them, with spaces between, or "".
+    `method=NAME` among them is the method."""
     found = [""]
     for choice in choices:
         found = [f"{before} {one}".strip() for before in found for one in choice]
@@ -43,12 +44,56 @@ def rates(*values: float) -> list[str]:
     return [f"optimizer.base_lr={value:g}" for value in values]
 
 
-MUON = ["optimizer.name=muon"]
-GROUPS: dict[str, list[str]] = {"optimizer": [*grid(rates(1, 3)), *grid(MUON, rates(0.01, 0.04))]}
+RATES = rates(1, 3)
+DISTORTIONS = [  # with the scale that keeps the slope where views agree and spread evenly
+    "settings.distortion=0.02",
+    "settings.distortion=0.006 settings.scale=1.5",
+    "settings.distortion=0.002 settings.scale=3.5",
+    "settings.distortion=0.0002 settings.scale=35",
+]
+HALF = "batch_size=64"  # of images: four views of them are as many passes as two of 128
+GROUPS: dict[str, list[str]] = {
+    "rate": rates(0.3, 1, 3, 6, 10),
+    "optimizer": [*grid(RATES), *grid(["optimizer.name=muon"], rates(0.01, 0.04))],
+    "objective": grid(DISTORTIONS, ["", *(f"settings.agreement={w}" for w in (0.5, 1, 4))], RATES),
+    "views": grid(
+        [
+            "",
+            f"views.copies=4 {HALF}",
+            f"views.copies=4 views.scale=[0.25,0.25] {HALF}",
+            "views.copies=8 batch_size=32",
+        ],
+        RATES,
+    ),
+    "long": grid([f"optimizer.weight_decay={x:g}" for x in (1e-4, 5e-4)], ["views.grey=0.2", "views.grey=0.1"], RATES),
+    "batch": grid(["batch_size=64", "batch_size=128", "batch_size=256"], RATES),
+    "head": grid(
+        [f"network.projector=[{widths}]" for widths in ("2048,64", "2048,128", "2048,512", "2048,2048")],
+        ["network.projector_output=bn", "network.projector_output=linear"],
+        RATES,
+    ),
+    "centred": grid(["settings.centred=false", "settings.centred=true"], RATES),
+    "exponent": grid(["", *(f"settings.exponent={a}" for a in (0.25, 0.5))], DISTORTIONS[::3], RATES),
+    "average": ["", "optimizer.average=0.99", "optimizer.average=0.998"],
+    # As many trials of each rival: three rates, and two or three values of what its authors tune.
+    "simclr": grid(["method=simclr"], [f"settings.temperature={t}" for t in (0.1, 0.2, 0.5)], rates(0.3, 1, 3)),
+    "vicreg": grid(["method=vicreg"], [f"settings.covariance={c}" for c in (0.5, 1, 4)], rates(0.3, 1, 3)),
+    "mmcr": grid(["method=mmcr"], ["", f"views.copies=4 {HALF}", "views.copies=8 batch_size=32"], rates(0.3, 1, 3)),
+    "emp-ssl": grid(["method=emp-ssl"], [f"settings.agreement={w}" for w in (20, 60, 200)], rates(0.3, 1, 3)),
+    "frossl": grid(["method=frossl"], [f"settings.invariance={w}" for w in (0.5, 1.4, 4)], rates(0.3, 1, 3)),
+    "corinfomax": grid(["method=corinfomax"], [f"settings.invariance={w}" for w in (100, 250, 1000)], rates(0.3, 1, 3)),
+}
 
 
 def name_of(trial: str, steps: int, seed: int) -> str:
     return f"{trial.replace(' ', ',') or 'auto'},steps={steps},seed={seed}"
+
+
+def parts_of(trial: str) -> tuple[str | None, list[str]]:
+    """Its method, if it names one, and its other changes."""
+    parts = trial.split()
+    method = next((part.removeprefix("method=") for part in parts if part.startswith("method=")), None)
+    return method, [part for part in parts if not part.startswith("method=")]
 
 
 def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> dict | None:
@@ -67,9 +112,10 @@ def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> d
         line = {"changes": trial, "steps": steps, "seed": seed, "chosen by": -math.inf}
         start = time.process_time()
         try:
+            method, changes = parts_of(trial)
             mec.pretrain(
-                data, out=folder, steps=steps, seed=seed, device="cpu", quiet=True, resume=folder.exists(),
-                set=trial.split(), workers=0, evaluate=False,
+                data, method=method, out=folder, steps=steps, seed=seed, device="cpu", quiet=True,
+                resume=folder.exists(), set=changes, workers=0, evaluate=False,
             )  # fmt: skip
         except Diverged as error:
             line["diverged"] = str(error).splitlines()[0]

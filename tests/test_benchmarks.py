@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +13,20 @@ import numpy as np
 import pytest
 import reference
 import torch
+from helpers import environment
 from PIL import Image
 
 from mec.data.opening import open_data
 from mec.objectives.methods import METHODS
+from mec.recipes.recipe import changed
+from mec.recipes.table import AUTO
+from mec.training.plan import with_method
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import chebyshev
 import pictures
+import race
+import search
 import small
 import stability
 import step
@@ -134,3 +142,32 @@ def test_each_side_of_the_step_benchmark_takes_a_step(side, monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
     side(4)()
     assert moved == [True]
+
+
+def test_every_trial_of_the_search_is_a_recipe_and_each_rival_has_as_many_as_the_others():
+    for group, trials in search.GROUPS.items():
+        assert len(set(trials)) == len(trials), group
+        for trial in trials:
+            method, changes = search.parts_of(trial)
+            changed(with_method(AUTO, method or AUTO.method), changes)
+    rivals = {len(search.GROUPS[name]) for name in ("simclr", "vicreg", "mmcr", "emp-ssl", "frossl", "corinfomax")}
+    assert rivals == {9}
+    assert search.grid(["a=1", ""], ["b=2", "b=3"]) == ["a=1 b=2", "a=1 b=3", "b=2", "b=3"]
+
+
+@pytest.mark.slow
+def test_the_race_runs_in_pieces_on_a_cpu(tmp_path):
+    small = ["network.backbone=resnet10-fast", "batch_size=64", "network.projector=[32,16]"]
+    command = [
+        sys.executable, str(Path(race.__file__)), "digits", "--epochs", "2", "--limit", "128", "--device", "cpu",
+        "--out", str(tmp_path / "race"),
+    ]  # fmt: skip
+    stopped = subprocess.run(
+        [*command, "--minutes", "0.0001", "--set", *small], capture_output=True, text=True, env=environment()
+    )
+    assert stopped.returncode in (0, -signal.SIGTERM), stopped.stderr  # training had not begun
+    whole = subprocess.run([*command, "--set", *small], capture_output=True, text=True, env=environment())
+    assert whole.returncode == 0, whole.stderr
+    assert "4 of 4 steps" in whole.stdout
+    assert "k-NN, k 10: " in whole.stdout
+    assert "linear probe: " in whole.stdout

@@ -37,7 +37,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
 
 # Of an objective: "guaranteed" is a distortion, the next three say how embeddings are normalised.
-Setting = int | Finite | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
+Setting = bool | int | Finite | Literal["guaranteed", "l2", "bn", "both"] | Linear | None
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tenso
             raise BadInput(f"method {recipe.method} has no setting {name!r}. It takes: {takes}.")
         for each in (value.start, value.end) if isinstance(value, Linear) else (value,):
             fitted(each, known[name], f"settings.{name}")
-    if not isinstance(scale, (int, float)) or not scale > 0:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale > 0:
         raise BadInput(f"settings.scale is {scale!r}: a number above 0, by which the loss is multiplied.")
     # A small trial: a value that does not fit is told now, not after the images were read.
     with torch.random.fork_rng(devices=[]):

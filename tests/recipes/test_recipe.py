@@ -10,7 +10,8 @@ from mec.objectives.methods import METHODS
 from mec.objectives.table import OBJECTIVES, setting_names
 from mec.recipes.fields import from_dict
 from mec.recipes.recipe import Linear, Optimizer, Recipe, View, changed
-from mec.recipes.table import RECIPES, recipe_named
+from mec.recipes.table import AUTO, RECIPES, recipe_named
+from mec.training.plan import build_objective
 
 RELEASED = RECIPES["imagenet-100ep-released"]
 
@@ -175,11 +176,20 @@ def test_a_change_that_does_not_fit_says_what_came_and_what_fits(text, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("text", ["settings.distortion=abc", "settings.distortion=[1]", "settings.order=true"])
+@pytest.mark.parametrize("text", ["settings.distortion=abc", "settings.distortion=[1]", "settings.order={}"])
 def test_a_setting_of_another_type_is_refused_by_name(text):
     key = text.partition("=")[0]
-    with pytest.raises(BadInput, match=rf"^{key} is .*: it takes a whole number \| a finite number \| .*Linear"):
+    with pytest.raises(BadInput, match=rf"^{key} is .*: it takes true or false \| a whole number \| .*Linear"):
         changed(RELEASED, [text])
+
+
+@pytest.mark.parametrize("name", ["distortion", "scale", "exponent"])
+def test_a_truth_value_is_no_number(name):
+    with pytest.raises(BadInput, match=rf"^settings\.{name} is True: "):
+        build_objective(replace(AUTO, settings={name: True}), 8)
+    build_objective(replace(AUTO, settings={"centred": True}), 8)
+    with pytest.raises(BadInput, match=r"^settings\.centred is 1: it takes true or false\.$"):
+        build_objective(replace(AUTO, settings={"centred": 1}), 8)
 
 
 def test_a_stored_recipe_with_an_unknown_key_is_refused_with_the_nearest():
