@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mec.data.contents import contents_hash
-from mec.data.decoding import Skipped, printable, quiet, reason
+from mec.data.decoding import Skipped, quiet, reason
 from mec.data.images import MOST_UNREADABLE, Files, Images, InMemory, common_scale, median_size, sample_sizes, too_many
 from mec.data.values import Scale
 from mec.errors import BadInput
@@ -90,8 +90,8 @@ class Data:
         counts = dict(self.left_out)
         if self.skipped:
             counts["images that cannot be read"] = len(self.skipped)
-        left_out = ", ".join(counted(n, printable(reason)) for reason, n in counts.items())
-        return [f"Left out: {left_out}"] * bool(counts) + [printable(words) for words in self.told]
+        left_out = ", ".join(counted(n, reason) for reason, n in counts.items())
+        return [f"Left out: {left_out}"] * bool(counts) + [*self.told]
 
 
 def counted(number: int, things: str) -> str:

@@ -241,14 +241,9 @@ def reason(error: Exception, path: str = "") -> str:
     return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:300]
 
 
-def printable(name: str) -> str:
-    """A name that is not UTF-8, with its odd bytes as \\xe9 and the like; others as they are."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def nothing_in(root: Path) -> str:
     """The message about a folder without an image."""
     names = {name for _, _, files in os.walk(root) for name in files if name[0] != "."}
     others = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
-    return f"{root}: no image found. {printable(inside)} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."
+    return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."

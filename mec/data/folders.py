@@ -16,12 +16,12 @@ import numpy as np
 
 from mec.data.contents import contents_hash, sampled
 from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION, Data, Split, ready, stratified
-from mec.data.decoding import SUFFIXES, Skipped, nothing_in, printable, quiet, why_unreadable
+from mec.data.decoding import SUFFIXES, Skipped, nothing_in, quiet, why_unreadable
 from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.listing import CACHE_FROM, cached_listing, load_cache, pack_names, save_cache, unpack_names
 from mec.data.named import TORCHVISION
 from mec.data.values import Scale
-from mec.errors import BadInput, nearest
+from mec.errors import BadInput, nearest, plain
 from mec.runtime.machine import cores
 
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
@@ -127,23 +127,23 @@ def with_labels(parts: list[Part]) -> tuple[list[Part], tuple[str, ...], list[st
     if len(own) < 2 or not any(c in found for found in counts[1:] for c in own):  # one folder names no classes
         for part, found in zip(parts[1:], counts[1:]):
             if len(own) > 1 and part.names:
-                inside = ", ".join(sorted(printable(c) for c in found if c is not None)[:4]) or "no folders"
+                inside = ", ".join(sorted(c for c in found if c is not None)[:4]) or "no folders"
                 told.append(f"{part.name}/ has no class of {parts[0].name}/ ({inside}): nothing can be measured on it.")
         return parts, (), told
     for name in foreign:
         images = ", ".join(f"{found[name]:,} in {part.name}/" for part, found in zip(parts, counts) if found[name])
-        told.append(f"class {printable(name)} ({images}) is not in {parts[0].name}/: its images count as wrong.")
+        told.append(f"class {name} ({images}) is not in {parts[0].name}/: its images count as wrong.")
     for part, found in zip(parts[1:], counts[1:]):
         lacking = [c for c in own if c not in found]
         if lacking and part.names:
-            some = ", ".join(f"{printable(c)} ({counts[0][c]:,})" for c in lacking[:5])
+            some = ", ".join(f"{c} ({counts[0][c]:,})" for c in lacking[:5])
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             told.append(f"{part.name}/ has no image of {some}{more}: these classes are trained on, not measured.")
         if found[None]:
             told.append(f"{found[None]:,} images in {part.name}/ lie in no class: they are not measured on.")
     number = {name: i for i, name in enumerate([*own, *foreign])}
     labels = [np.array([number.get(class_of(name) or "", -1) for name in part.names], np.int64) for part in parts]
-    return [replace(part, labels=y) for part, y in zip(parts, labels)], tuple(map(printable, number)), told
+    return [replace(part, labels=y) for part, y in zip(parts, labels)], tuple(map(plain, number)), told
 
 
 def from_folder(folder: Path, limit: int | None, seed: int, scale: Scale | None = None, split: str = "") -> Data:
@@ -164,7 +164,7 @@ def from_folder(folder: Path, limit: int | None, seed: int, scale: Scale | None 
             skipped += more
     skipped += [closed for part in layout.parts for closed in part.closed]
     data = Data(
-        folder.resolve().name,
+        plain(folder.resolve().name),
         train,
         classes=layout.classes,
         skipped=tuple(skipped),

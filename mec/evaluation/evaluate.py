@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mec.data.dataset import Data, Split, with_scale
-from mec.data.decoding import nothing_in, printable
+from mec.data.decoding import nothing_in
 from mec.data.folders import readable
 from mec.data.images import Files, Opened
 from mec.data.listing import list_images
@@ -151,7 +151,7 @@ def features(
     )
     found.check_finite()
     lost = {image.path for image in found.skipped}
-    names = [printable(name(i)) for i in range(len(split)) if split.images.name(i) not in lost]
+    names = [name(i) for i in range(len(split)) if split.images.name(i) not in lost]
     data = replace(data, skipped=(*data.skipped, *found.skipped))
     return replace(found, names=tuple(names), skipped=data.skipped, told=tuple(data.words()))
 

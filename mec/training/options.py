@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 from tyro.conf import Suppress, arg
 
-from mec.errors import BadInput
+from mec.errors import BadInput, plain
 from mec.objectives.methods import METHODS
 from mec.recipes.recipe import Recipe
 from mec.runtime.flags import Device, Folder, KeyValues, Minutes, Name, Number, flat
@@ -140,4 +140,4 @@ class Options:
         if isinstance(data, (str, Path)):
             path = Path(data).resolve()
             name = path.parent.name if path.suffix == ".tar" else path.name
-        return Path("runs") / "-".join(filter(None, [name, self.named(data), self.method]))
+        return Path("runs") / "-".join(filter(None, [plain(name), self.named(data), self.method]))

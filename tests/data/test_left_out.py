@@ -222,16 +222,21 @@ def test_embedding_tells_and_keeps_what_was_left_out_and_an_old_list_goes(tmp_pa
     assert not (tmp_path / "features.skipped.jsonl").exists()
 
 
-def test_names_that_are_not_utf8_are_packed_trained_on_and_embedded(tmp_path, subject, capsys):
+def test_names_that_are_not_utf8_are_packed_trained_on_and_embedded(tmp_path, subject, capsys, monkeypatch):
     for part in ("train", "val"):
         for name in (b"chat\xe9", b"b"):
             write_images(tmp_path / "set" / part / os.fsdecode(name), 6, width=70, height=66)
     found = open_data(str(pack(tmp_path / "set", tmp_path / "packed", quiet=True)))
-    assert found.classes == open_data(str(tmp_path / "set")).classes == ("b", "chat\\xe9")
-    run = tiny_run(tmp_path / "run", str(tmp_path / "set"), evaluate=True, **SMALL_RUN)
+    assert found.classes == open_data(str(tmp_path / "set")).classes == ("b", "chat\\udce9")
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    (tmp_path / "set").rename(odd)
+    monkeypatch.chdir(tmp_path)
+    run = tiny_run(None, str(odd), evaluate=True, **SMALL_RUN)
+    assert run.name == "caf\\udce9-digits"
     assert (run / "results.jsonl").exists()
-    embed("any", tmp_path / "set", out=tmp_path / "features.npz")
-    assert "train/chat\\xe9/0000.png" in np.load(tmp_path / "features.npz")["paths"].tolist()
+    embed("any", odd, out=tmp_path / "features.npz")
+    paths = np.load(tmp_path / "features.npz")["paths"].tolist()
+    assert b"train/chat\xe9/0000.png" in map(os.fsencode, paths)  # as the file is found again
     capsys.readouterr().out.encode()
 
 

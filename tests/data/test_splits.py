@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from helpers import labelled_folder, lines, noise_image, small_subject, tiny_run, write_images
 from PIL import Image
 
@@ -11,6 +12,8 @@ from mec.data.opening import open_data
 from mec.data.pack import pack
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
+from mec.evaluation.features import Features
+from mec.evaluation.probing.linear import linear
 from mec.evaluation.probing.protocols import Knn, LinearProbe
 
 SMALL_RUN = {"limit": None, "batch_size": 8, "recipe": "digits", "epochs": 1, "workers": 0}
@@ -99,6 +102,28 @@ def test_the_best_epoch_is_chosen_on_validation_images(three_parts, tmp_path, mo
     run = LinearProbe(data=str(three_parts), preset="paper", epochs=2, batch_size=8)
     best = [r for r in run.measure(small_subject(tmp_path)) if r.settings["epoch"] == "best" and r.metric == "top-1"]
     assert [(r.value, r.settings["epochs_done"], r.split) for r in best] == [(10.0, 1, "test")]
+
+
+def test_the_penalty_of_the_fast_probe_is_chosen_on_validation_images():
+    """Training rows say one thing of a weak direction, validation rows another: the penalty follows the latter."""
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    x = np.stack([y + random.normal(0, 2, 60), *random.normal(0, 1, (40, 60))], 1).astype(np.float32)
+    train = Features(torch.from_numpy(x), torch.from_numpy(y))
+    chosen = {
+        name: linear(train, train, validation=Features(train.x[rows], train.y[rows] if sign else 1 - train.y[rows]))
+        for name, rows, sign in (("same", slice(None), True), ("turned", slice(None), False))
+    }
+    assert chosen["same"][0].settings["C"] == 1.0  # the least penalty fits the training rows best
+    assert chosen["turned"][0].settings["C"] == 0.001
+    assert chosen["same"][0].settings["C_chosen_on"] == "validation"
+    assert "C_chosen_on" not in linear(train, train)[0].settings
+
+
+def test_the_fast_probe_gets_the_validation_part(three_parts, tmp_path):
+    assert (
+        LinearProbe(data=str(three_parts)).measure(small_subject(tmp_path))[0].settings["C_chosen_on"] == "validation"
+    )
 
 
 # --- classes in one part only ----------------------------------------------------------------------------------------

@@ -80,12 +80,16 @@ class LinearProbe(Trained, OnFeatures):
                 raise BadInput(f"{as_flag(name)} belongs to the presets that train; fast has none. Add --preset paper.")
 
     def measure(self, subject: Subject) -> list[Result]:
+        data = self.open(subject)
         if self.preset == "fast":
-            return OnFeatures.measure(self, subject)
+            from mec.evaluation.probing.linear import linear
+
+            chosen_on = None if data.validation is None else subject.features(data.validation.labelled())
+            return self.results(data, linear(*subject.both(data), seed=self.seed, validation=chosen_on))
         from mec.evaluation.classifier import preset_name
         from mec.evaluation.probing.probe import PROBES, train_probe
 
-        data, published = self.open(subject), PROBES[self.preset]
+        published = PROBES[self.preset]
         recipe = self.changed(published)
         found = train_probe(subject, data, recipe, seed=self.seed)
         return self.results(data, found, preset=preset_name(self.preset, published, recipe))
