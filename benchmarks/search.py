@@ -1,6 +1,6 @@
 """Which settings give the best encoder after so many steps? Trials by successive halving; every one is kept.
 
-    python benchmarks/search.py CIFAR10 --group optimizer --steps 400 [--rounds 3] [--seed 0] [--out runs/search]
+    python benchmarks/search.py CIFAR10 --group rate --steps 400 [--rounds 3] [--seed 0] [--out runs/search]
 
 CIFAR10 is a folder with train/CLASS/ and test/CLASS/. 10,000 of its training images without labels; what `auto` chooses
 on a CPU, but for the changes that a trial names; one thread. After a round the better half of the trials goes on to the
@@ -54,7 +54,6 @@ DISTORTIONS = [  # with the scale that keeps the slope where views agree and spr
 HALF = "batch_size=64"  # of images: four views of them are as many passes as two of 128
 GROUPS: dict[str, list[str]] = {
     "rate": rates(0.3, 1, 3, 6, 10),
-    "optimizer": [*grid(RATES), *grid(["optimizer.name=muon"], rates(0.01, 0.04))],
     "objective": grid(DISTORTIONS, ["", *(f"settings.agreement={w}" for w in (0.5, 1, 4))], RATES),
     "views": grid(
         [

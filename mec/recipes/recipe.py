@@ -101,7 +101,7 @@ class Optimizer(Checked):
     """lr = base_lr x batch / 256, linear warm-up, cosine to end_lr x batch / 256; per step."""
 
     key = "optimizer"
-    name: Literal["sgd", "lars", "adamw", "muon"] = "sgd"
+    name: Literal["sgd", "lars", "adamw"] = "sgd"
     base_lr: Positive = 0.5
     end_lr: NotNegative = 0.0
     warmup_epochs: NotNegative = 0.0  # never more than a tenth of the run

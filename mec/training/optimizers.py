@@ -39,10 +39,6 @@ def build_optimizer(
         return Lars(
             groups, lr=recipe.base_lr, momentum=recipe.momentum, trust_coeff=recipe.trust, trust_clip=recipe.trust_clip
         )
-    if recipe.name == "muon":
-        from timm.optim.muon import Muon
-
-        return Muon(groups, lr=recipe.base_lr, momentum=recipe.momentum, nesterov=True)
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.base_lr, betas=(recipe.momentum, 0.999))
     return torch.optim.SGD(groups, lr=recipe.base_lr, momentum=recipe.momentum)

@@ -146,7 +146,7 @@ def test_changes_are_made_in_their_order():
         ("epochs=2.5", "epochs is 2.5: it takes a whole number, at least 1."),
         ("epochs=true", "epochs is True: it takes a whole number, at least 1."),
         ("optimizer.base_lr=fast", "optimizer.base_lr is 'fast': it takes a number above 0."),
-        ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes 'sgd' | 'lars' | 'adamw' | 'muon'."),
+        ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes 'sgd' | 'lars' | 'adamw'."),
         ("network.projector=64", "network.projector is 64: it takes [a whole number, at least 1, ...]."),
         ("network.projector=[64, 1.5]", "network.projector is 1.5: it takes a whole number, at least 1."),
         ("views.scale=0.2", "views.scale is 0.2: it takes [a number above 0, a number above 0]."),
