@@ -41,7 +41,7 @@ def test_a_cpu_without_bf16_gets_small_batches_at_the_same_rate_and_a_cheap_back
     machines = (CPU, replace(CPU, bf16=True), GPU)
     slow, fast, gpu = (auto(images(10_000, 32, 32), machine)[0] for machine in machines)
     assert [r.batch_size for r in (slow, fast, gpu)] == [128, 256, 256]
-    assert [r.optimizer.base_lr * r.batch_size / 256 for r in (slow, fast, gpu)] == [0.5, 0.5, 0.5]
+    assert [r.optimizer.base_lr * r.batch_size / 256 for r in (slow, fast, gpu)] == [1.5, 0.5, 0.5]
     assert [r.network.backbone for r in (slow, fast, gpu)] == ["resnet10-fast", "resnet10-tiny", "resnet18"]
 
 
