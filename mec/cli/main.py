@@ -90,10 +90,28 @@ def main(arguments: list[str] | None = None) -> int:
         return _told(error, 2)
     except TOLD as error:
         return _told(error, 1)
+    except (RuntimeError, MemoryError) as error:
+        words = first_words(error)
+        if not words:
+            raise
+        return _told(TrainingStopped(words), 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
     return 0
+
+
+def first_words(error: BaseException) -> str:
+    """What of the machine's doing an error tells, in words; "" for what is the program's own fault."""
+    line = next(iter(str(error).splitlines()), "")[:200]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in line:
+        return f"memory has run out ({line}). A smaller --batch-size or --set micro_batch_size=N takes less."
+    if type(error).__name__.startswith("Dist") or "gloo" in line or "Connection closed by peer" in line:
+        return (
+            f"another process of this run ended or did not answer in time ({line}). What is saved stays; all go on "
+            "with the same command and --resume."
+        )
+    return ""
 
 
 def _told(error: BaseException, code: int) -> int:

@@ -14,10 +14,10 @@ from torch import Tensor
 from mec.data.dataset import Split
 from mec.data.decoding import Picture, Skipped, quiet, reason
 from mec.data.images import Images
+from mec.data.loading import prepared
 from mec.errors import BadInput, TrainingStopped
 from mec.recipes.recipe import View
 from mec.runtime.machine import cores
-from mec.runtime.signals import leave_signals_to_the_run
 from mec.views.augment_gpu import to_device
 from mec.views.views import Draw, augment, crop_batch, crop_boxes, crop_picture, least_decoding, numbered, scaled_box
 
@@ -100,15 +100,14 @@ class ViewBatches:
 
     def _decoded(self, steps: range, rows: slice) -> Iterator[Batch]:
         keys = ((epoch, indices[rows]) for epoch, indices in map(self.indices, steps))
-        loader = torch.utils.data.DataLoader(
+        loader = prepared(
             Crops(self.split.images, self.views, self.seed),
+            self.workers,
             batch_size=None,  # an item is a batch
             sampler=keys,
-            num_workers=self.workers,
             # A worker keeps its next batch ready, or two: 600 MiB each where 4096 images are one.
             prefetch_factor=None if not self.workers else 1 if self.batch_size > 1024 else 2,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_signals_to_the_run,
         )
         for (epoch, indices), crops, shown, skipped in loader:
             if not crops:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mec.data.dataset import Data, Split, limited
 from mec.data.decoding import Skipped, reason
 from mec.data.images import MOST_UNREADABLE, Images, too_many
+from mec.data.loading import prepared
 from mec.errors import BadInput
 from mec.evaluation.cache import cached, feature_key
 from mec.networks.backbones import evaluating
@@ -183,9 +184,7 @@ def _batches(
         return
     if workers < 0:
         raise BadInput(f"--workers is {workers}: 0 (no processes beside this one) or more.")
-    yield from torch.utils.data.DataLoader(
-        _Transformed(images, transform), batch_size=batch_size, num_workers=workers, collate_fn=_collate
-    )
+    yield from prepared(_Transformed(images, transform), workers, _collate, batch_size=batch_size)
 
 
 class _Transformed(torch.utils.data.Dataset):

@@ -72,7 +72,10 @@ def of_fixed_image(encoder: nn.Module, image_size: int) -> Tensor:
 
 
 def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
-    tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    stored = encoder.state_dict().items()
+    several = len({t.data_ptr() for _, t in stored}) < len(stored)  # a layer that is used twice has two names
+    tensors = {name: t.detach().cpu().contiguous() for name, t in stored}
+    tensors = {name: t.clone() for name, t in tensors.items()} if several else tensors
     with atomic(path) as part:
         safetensors.torch.save_file(tensors, part, metadata={"mec": json.dumps(asdict(info))})
 

@@ -90,7 +90,12 @@ class Trainer:
             before = time.monotonic()
             source = self.batches.batches(start, run.steps, self.ranks.share)
             for step in range(start, run.steps):
-                batch = next(source)
+                try:
+                    batch = next(source)
+                except TrainingStopped:  # of the data: what was trained so far is kept
+                    if first and step > start and self.is_sound():
+                        self.save(run, step)
+                    raise
                 waited += time.monotonic() - before if loading else 0.0
                 log.skip(batch.skipped, run.settings.images)
 
@@ -124,7 +129,7 @@ class Trainer:
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
                 if save_now or stopping or done == run.steps:
                     # A gradient that is not finite may have come with a finite loss: never save what it left.
-                    sound = bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
+                    sound = self.is_sound()
                     if not sound or (not due and device != "cpu"):
                         self.check(run, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
                     if first:
@@ -136,6 +141,10 @@ class Trainer:
                         f"{resume_command(run.settings.asked.get('data'), out)}"
                     )
                 before = time.monotonic()
+
+    def is_sound(self) -> bool:
+        """Whether all weights are finite."""
+        return bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
 
     def should_save(self, seconds: float, save_minutes: float, epoch_ended: bool, due: bool) -> bool:
         """Every few minutes, and at ends of epochs unless they come thick and fast; the same answer on all ranks."""

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mec.data.loading import prepared
 from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations, read_image_at, trainable, with_objects
-from mec.runtime.signals import leave_signals_to_the_run
 
 Example = tuple[Tensor, dict[str, Any], int]  # an image uint8 [3, h, w], its target, the seed of what is sampled of it
 
@@ -96,12 +96,9 @@ def example(
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), target
 
 
-def loader(dataset: torch.utils.data.Dataset, rows: Iterable[Any], workers: int) -> torch.utils.data.DataLoader:
+def loader(dataset: torch.utils.data.Dataset, rows: Iterable[Any], workers: int) -> Iterator[Any]:
     """The dataset's items at these rows, in order and as they are, prepared by so many processes."""
-    return torch.utils.data.DataLoader(
-        dataset, batch_size=None, sampler=rows, num_workers=workers,
-        collate_fn=as_they_are, worker_init_fn=leave_signals_to_the_run,
-    )  # fmt: skip
+    return prepared(dataset, workers, as_they_are, batch_size=None, sampler=rows)
 
 
 def as_they_are(batch: Any) -> Any:
@@ -119,7 +116,7 @@ def training_loader(
     wide = dataset.annotations.sizes[usable, 0] > dataset.annotations.sizes[usable, 1]
     order = itertools.islice(grouped_batches(wide, batch_size, dataset.seed), start, stop)
     asked = ((iteration, share.start, usable[chosen[share]]) for iteration, chosen in enumerate(order, start))
-    return iter(loader(dataset, asked, workers))
+    return loader(dataset, asked, workers)
 
 
 class TestImages(torch.utils.data.Dataset):
