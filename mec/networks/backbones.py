@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mec.errors import BadInput, nearest
+from mec.runtime.files import first_line
 
 # With one block a stage, blocks whose last batch norm starts at zero leave little to start from: ten points of k-NN in
 # a short run (docs/log.md). Deeper networks start as the recipe says.
@@ -53,6 +54,10 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
             encoder = timm.create_model(model, pretrained=False, num_classes=0, **arguments, **extra)
         except TypeError:
             continue
+        except (AssertionError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+            raise BadInput(
+                f"backbone {name!r} takes no images of {image_size} px: {first_line(error)[:200]}."
+            ) from error
         if small and not extra:
             use_small_stem(encoder, pooled=name in POOLED)
         if not zero_init:
@@ -100,8 +105,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def feature_size(encoder: nn.Module, example: torch.Tensor) -> int:
     """e, from one forward pass of an example batch in evaluation mode (the mode is put back)."""
-    with evaluating(encoder):
-        features = encoder(example)
+    try:
+        with evaluating(encoder):
+            features = encoder(example)
+    except BadInput:
+        raise
+    except Exception as error:  # of shapes, channels, precision: whatever the module does not take
+        words = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise BadInput(f"the encoder does not take {[*example.shape]}, {example.dtype}: {words}.") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         shape = [*features.shape] if isinstance(features, torch.Tensor) else type(features).__name__
         raise BadInput(f"the encoder turned {[*example.shape]} into {shape}: it has to give features [m, e].")

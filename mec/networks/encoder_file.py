@@ -72,6 +72,7 @@ def of_fixed_image(encoder: nn.Module, image_size: int) -> Tensor:
 
 
 def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
+    encoder = getattr(encoder, "_orig_mod", encoder)  # what torch.compile wraps
     stored = encoder.state_dict().items()
     several = len({t.data_ptr() for _, t in stored}) < len(stored)  # a layer that is used twice has two names
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored}
@@ -118,8 +119,9 @@ def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.M
             raise BadInput(f"{path}: holds a module of your own; pass it: mec.load_encoder({str(run)!r}, module=...).")
         module = build_encoder(info.backbone, info.image_size, info.small_stem)
     weights = safetensors.torch.load_file(path)
-    check_weights(path, module, weights)
-    module.load_state_dict(weights)
+    bare = getattr(module, "_orig_mod", module)
+    check_weights(path, bare, weights)
+    bare.load_state_dict(weights)
     module.eval()
     if info.probe:
         features = of_fixed_image(module, info.image_size)

@@ -159,6 +159,9 @@ def make_trainer(
     batches = make_batches(data, images, recipe, options, fabric.device, ranks)
     torch.manual_seed(seed)
     network, info = build_network(recipe, options.encoder, batches, images, name)
+    norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
+    if recipe.micro_batch_size == 1 and norms:
+        raise BadInput("micro_batch_size is 1: batch norm, which this network has, needs two images. Take 2 or more.")
     objective, settings = build_objective(recipe, network.embedding)
     if ranks.size > 1:
         synchronise_batch_norm(network)
@@ -192,6 +195,8 @@ def build_network(
     own, small = encoder is not None, recipe.network.small_stem
     if encoder is None:
         encoder = build_encoder(recipe.network.backbone, size, small, zero_init=recipe.network.zero_init)
+    if next(encoder.parameters(), None) is None:
+        raise BadInput(f"the encoder, {type(encoder).__name__}, has no parameters: there is nothing to train.")
     encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still
     example = torch.zeros(2, 3, size, size) if isinstance(batches, ViewBatches) else batches.first()
     features = feature_size(encoder, example.to(next(encoder.parameters()).device))

@@ -4,11 +4,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers import tiny_run
 from torch import nn
 from torch.testing import assert_close
 
 from mec.errors import BadInput
 from mec.networks.backbones import SMALL, build_encoder, evaluating, feature_size
+from mec.networks.encoder_file import load_encoder
 
 
 def images(size, count=2):
@@ -156,3 +158,31 @@ def test_parts_that_were_frozen_in_evaluation_mode_stay_there():
     with evaluating(encoder):
         assert not encoder[1].training
     assert [part.training for part in encoder] == [False, True]
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_tiny_patch16_224", 100), ("maxvit_nano_rw_256", 100)])
+def test_a_size_that_a_backbone_does_not_take_is_a_sentence(name, size):
+    with pytest.raises(BadInput, match=rf"takes no images of {size} px|does not take \[2, 3, {size}, {size}\]"):
+        feature_size(build_encoder(name, size), torch.zeros(2, 3, size, size))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), r"does not take \[2, 3, 8, 8\]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 4, dtype=torch.float64)), "does not take"),
+        (nn.Flatten(), "has no parameters"),
+    ],
+)
+def test_a_module_that_takes_no_such_images_is_told_before_a_step(module, words, tmp_path):
+    with pytest.raises(BadInput, match=words):
+        tiny_run(tmp_path / "run", encoder=module)
+
+
+def test_a_layer_that_is_used_twice_is_saved_and_loaded(tmp_path):
+    layer = nn.Linear(192, 192)
+    twice = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
+    run = tiny_run(tmp_path / "run", encoder=twice, epochs=1)
+    other = nn.Linear(192, 192)
+    load_encoder(run, nn.Sequential(nn.Flatten(), other, nn.ReLU(), other))
+    assert torch.equal(other.weight, layer.weight)
