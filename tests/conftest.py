@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test runs beside others; read when torch and numba are loaded
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the processes that tests start: the package is compiled once
 
 import pytest
 import torch
