@@ -85,6 +85,10 @@ class Data:
         """What a result on these images says of them."""
         return {"data": self.name, "split": self.split, "data_fingerprint": self.fingerprint}
 
+    def fits(self, stored: str) -> bool:
+        """Whether a fingerprint is of these images; those of 0.1 are of names and sizes, or pixels in memory, alone."""
+        return stored == (self.fingerprint if "-" in stored else self.fingerprint.partition("-")[0])
+
     def words(self) -> list[str]:
         """What was left out, in one line, and what else there is to know, a line each."""
         counts = dict(self.left_out)

@@ -99,6 +99,8 @@ def start_comparison(setup: Setup) -> None:
     now = json.loads(json.dumps(asked))  # as it is read
     if path.exists():
         before = read_json(path, dict)
+        if images.fits(str(before.get("data_fingerprint"))):  # an older one of the same images
+            now["data_fingerprint"] = before["data_fingerprint"]
         compared = [name for name in now if name not in ("methods", "seeds")]
         changed = [f"{k}: {before.get(k)!r} before, {now[k]!r} now" for k in compared if before.get(k) != now[k]]
         if changed:

@@ -62,7 +62,7 @@ def outcome_of(
     """
     if (out / "settings.json").exists():
         stored = read_settings(out)
-        if (stored.recipe, stored.seed, stored.data_fingerprint) != (recipe, seed, data.fingerprint):
+        if (stored.recipe, stored.seed) != (recipe, seed) or not data.fits(stored.data_fingerprint):
             raise BadInput(f"{out} holds a run with other settings, seed or data. Choose another --out.")
         if (out / OUTCOME).exists():
             return from_file(Outcome, read_json(out / OUTCOME), out / OUTCOME)

@@ -77,12 +77,8 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
     """The images are those that the run was started on."""
-    if images is None:
-        return
-    old = "-" not in stored.data_fingerprint  # of a run of 0.1: over names and sizes, or pixels in memory
-    same = stored.data_fingerprint == (images.fingerprint.partition("-")[0] if old else images.fingerprint)
     # Of another number: one cannot be read now, or can be again.
-    if not same or len(images.train) != stored.images:
+    if images is not None and not (images.fits(stored.data_fingerprint) and len(images.train) == stored.images):
         raise BadInput(
             f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
             f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "

@@ -69,7 +69,9 @@ def test_a_run_of_before_that_knows_names_and_sizes_alone_goes_on(tmp_path):
     run = tiny_run(tmp_path / "run", str(tmp_path / "set"), **SMALL_RUN)
     stored = read_settings(run)
     old = replace(stored, data_fingerprint=stored.data_fingerprint.partition("-")[0])
-    check_images(run, old, open_data(str(tmp_path / "set")))
+    found = open_data(str(tmp_path / "set"))
+    check_images(run, old, found)
+    assert [found.fits(each) for each in (found.fingerprint, found.fingerprint[:-1] + "x", "")] == [True, False, False]
     bitmaps(tmp_path / "set", 1, width=71)
     with pytest.raises(BadInput, match="was started on other images"):
         check_images(run, old, open_data(str(tmp_path / "set")))
