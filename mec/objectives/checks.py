@@ -14,12 +14,25 @@ from mec.runtime.ranges import ABOVE_0, FROM_1
 
 
 def shape_of(x: Any) -> str:
-    return str([*x.shape]) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+    if isinstance(x, Tensor):
+        return str([*x.shape])
+    how = (
+        " (torch.as_tensor(...) makes a tensor of it)"
+        if hasattr(x, "__array__") or isinstance(x, (list, tuple))
+        else ""
+    )
+    return f"a {type(x).__name__}{how}"
+
+
+def check_real(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise BadInput(f"{name} is of {x.dtype}: embeddings are real numbers; .float() makes them of whole ones.")
 
 
 def check_matrix(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor) or x.ndim != 2 or 0 in x.shape:
         raise BadInput(f"{name} is {shape_of(x)}: it is [m, d], one embedding a row, at least one of each.")
+    check_real(name, x)
 
 
 def check_pair(online: Tensor, target: Tensor) -> None:
@@ -28,11 +41,14 @@ def check_pair(online: Tensor, target: Tensor) -> None:
         raise BadInput(
             f"online is {shape_of(online)}, target {shape_of(target)}: both are [m, d], row i the same image."
         )
+    check_real("online", online)
+    check_real("target", target)
 
 
 def check_stack(views: Tensor, name: str = "views") -> None:
     if not isinstance(views, Tensor) or views.ndim != 3 or 0 in views.shape:
         raise BadInput(f"{name} is {shape_of(views)}: it is [V, m, d], V views of the same m images.")
+    check_real(name, views)
 
 
 def check_stacks(online: Tensor, target: Tensor | None, embedding: int | None = None) -> None:

@@ -21,7 +21,9 @@ BN_EPS = 1e-5  # of torch's batch norm; part of the value
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    return F.normalize(at_least_float32(x), dim=-1)
+    """Rows of length 1; a row of zeros has no direction: it stays, and asks for nothing (1 / eps would be its rate)."""
+    found: Tensor = F.normalize(at_least_float32(x), dim=-1)
+    return torch.where((x != 0).any(-1, keepdim=True), found, found.detach()) if x.requires_grad else found
 
 
 def normalised(x: Tensor, how: Normalise = "l2", ranks: Ranks = ALONE) -> Tensor:
