@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -32,7 +33,12 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException as error:
+        came = part.stat().st_size if part.exists() else 0
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            words = f"{error.strerror}: {path} takes more than {came:,} bytes, and {free:,} are free"
+            raise OSError(error.errno, words) from error
         # torch and safetensors report a full disk as an error of their own kind.
         if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
             raise OSError(f"{path}: {first_line(error)}") from error

@@ -23,6 +23,7 @@ from mec.networks.encoder_file import EncoderInfo
 from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.methods import differs_from_paper, method_named
 from mec.recipes.recipe import Recipe
+from mec.runtime.checkpoints import checkpoints
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
@@ -98,9 +99,10 @@ def pretrain(data: Source, options: Options) -> Path:
                 diverged(run, error)
             raise
         except OSError as error:
+            kept = "The checkpoint before this one is whole" if checkpoints(out) else "No checkpoint had been saved yet"
             raise TrainingStopped(
-                f"{out}: the system stopped the run ({error}), most often since a file cannot be written. The "
-                f"checkpoint before this one is whole; make room, then {resume_command(data, out)}"
+                f"{out}: the system stopped the run ({error}), most often since a file cannot be written. {kept}; make "
+                f"room, then {resume_command(data, out)}"
             ) from error
         if ranks.rank == 0:  # the others do not wait for the measuring: it may outlast a group's patience
             finish_run(run, trainer.encoder, untrained, watch)

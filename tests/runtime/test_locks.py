@@ -19,6 +19,7 @@ from mec.errors import BadInput
 from mec.exports.embed import embed
 from mec.reports.comparison import compare
 from mec.runtime.checkpoints import Checkpoints
+from mec.runtime.files import atomic
 from mec.runtime.locks import LOCK, is_empty, only_one
 
 fork = get_context("fork")
@@ -143,3 +144,11 @@ def test_embed_refuses_a_place_that_cannot_be_written_before_it_reads_an_image(t
     monkeypatch.setattr("mec.exports.embed.features", lambda *_, **__: pytest.fail("it has begun"))
     with pytest.raises(OSError, match="file"):
         embed("pixels", write_images(tmp_path / "images", 2)[0].parent, out=tmp_path / "file" / "out.npz")
+
+
+def test_a_full_disk_names_the_file_and_the_sizes(tmp_path):
+    with pytest.raises(OSError, match=r"No space left.*a\.npz takes more than 5,000 bytes, and [\d,]+ are free"):
+        with atomic(tmp_path / "a.npz") as part:
+            part.write_bytes(b"x" * 5000)
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not any(tmp_path.iterdir())
