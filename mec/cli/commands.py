@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -11,11 +12,12 @@ from tyro.conf import Positional, Suppress, arg
 
 from mec.cli.parsing import columns, parse, refused
 from mec.data.options import Packing
+from mec.errors import BadInput
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.exports import export
 from mec.exports.options import Embedding
 from mec.reports.options import Comparison
-from mec.runtime.flags import DataSet, flags_of
+from mec.runtime.flags import DataSet, Device, Folder, flags_of
 from mec.runtime.paths import check_data, check_run
 from mec.training.options import Options
 
@@ -69,6 +71,7 @@ class Evaluate:
 
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
+  RUN@untrained           the run's own encoder before its first step: what training added
   random:NAME             a timm backbone, randomly initialised: the baseline of no training
   pixels                  raw pixels as features: the raw-pixel baseline
   NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
@@ -114,10 +117,17 @@ class Recipes:
 
     more: ClassVar[str] = """\
   mec recipes                  all, a few lines each
-  mec recipes imagenet-100ep   one in full; its keys are those that --set takes"""
+  mec recipes imagenet-100ep   one in full; its keys are those that --set takes
+  mec recipes auto photos/     what `auto` would choose for these images on this machine, and why"""
 
     name: Annotated[Positional[str | None], arg(metavar="[NAME]", help_behavior_hint="")] = None
     """One recipe to show in full, as JSON whose keys --set takes."""
+    data: Annotated[Positional[str | None], arg(metavar="[DATA]", help_behavior_hint="")] = None
+    """With auto: the images that it is chosen for; the reasons go to the screen beside the JSON (stderr)."""
+    data_root: Folder = None
+    """Where a torchvision data set's or imagenet's files are."""
+    device: Device = "auto"
+    """Where it would train."""
 
     def run(self) -> None:
         import json
@@ -125,8 +135,14 @@ class Recipes:
 
         from mec.recipes.table import RECIPES, recipe_named
 
-        if self.name is not None:
+        if self.data is not None:
+            self.chosen()
+        elif self.name is not None:
+            if self.name == "auto":
+                words = "auto: the sizes below are used by no run; `mec recipes auto DATA` shows its choice."
+                print(words, file=sys.stderr)
             print(json.dumps(asdict(recipe_named(self.name)), indent=1, ensure_ascii=False))
+        if self.name is not None:
             return
         for name, recipe in RECIPES.items():
             network = recipe.network
@@ -135,6 +151,25 @@ class Recipes:
             if recipe.expects:
                 print("  expects " + ", ".join(f"{k} {v:g}" for k, v in recipe.expects.items()))
             print(f"  source: {recipe.source}")
+
+    def chosen(self) -> None:
+        """Print what `auto` chooses for the data, and its reasons."""
+        if self.name != "auto":
+            raise BadInput(f"{self.name} is the same for all data: leave {self.data} out. Only auto depends on it.")
+        check_data(self.data)
+        import json
+        from dataclasses import asdict
+
+        from mec.data.opening import open_data
+        from mec.runtime.device import chosen_device
+        from mec.training.options import Options
+        from mec.training.plan import planned
+
+        images = open_data(str(self.data), root=self.data_root)
+        recipe, why = planned("auto", images, Options(), chosen_device(self.device))
+        for reason in why:
+            print(f"  {reason}", file=sys.stderr)
+        print(json.dumps(asdict(recipe), indent=1, ensure_ascii=False))
 
 
 @dataclass(frozen=True)
@@ -180,7 +215,7 @@ class Embed(Embedding):
   mec embed runs/photos-auto photos/ --out features.npz"""
 
     run_folder: Annotated[Positional[str], arg(metavar="RUN")]
-    """A run folder, a file of weights or a name, as for `mec evaluate`."""
+    """A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."""
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Images, nested in any way."""
 

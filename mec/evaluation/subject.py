@@ -37,10 +37,11 @@ from mec.networks.encoder_file import (
 )
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Interpolation
 from mec.runtime.device import chosen_device
-from mec.runtime.files import file_hash, first_line
+from mec.runtime.files import SETTINGS, file_hash, first_line, read_json
 from mec.runtime.progress import Console
 
 PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px
+UNTRAINED = "@untrained"  # after a run: its encoder before the first step
 FEATURES = "features"  # folder beside results.jsonl
 
 # Prefixes under which published checkpoints keep the backbone, longest first. MEC's: module.encoder.
@@ -104,8 +105,9 @@ def resolve(
 
     Args:
         run: a run folder; an encoder.safetensors; a file of weights (`mec export`, the official MEC checkpoint, the
-            state dict of a torchvision ResNet); "random:NAME"; "pixels"; "NAME:FILE"; or a timm or torchvision name
-            whose weights lie in their local caches. Or an encoder in memory and its transform, which stay as they are.
+            state dict of a torchvision ResNet); "RUN@untrained"; "random:NAME"; "pixels"; "NAME:FILE"; or a timm or
+            torchvision name whose weights lie in their local caches. Or an encoder in memory and its transform, which
+            stay as they are.
         device: "auto", "cpu" or "cuda".
         out: folder for results; default: the run, or runs/NAME.
         image_size: px, where it is not that of training.
@@ -163,6 +165,8 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
     if run == PIXELS and not Path(run).exists():
         info = pixels_info(size or 32)
         return PIXELS, _folder_of(PIXELS), nn.Flatten(), info, ""
+    if run.endswith(UNTRAINED) and not Path(run).exists():
+        return _untrained(encoder_file(run.removesuffix(UNTRAINED)), size)
     before, colon, after = run.partition(":")
     if before == "random" and colon:
         with torch.random.fork_rng(devices=[]):
@@ -199,6 +203,21 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
     encoder, info = _built(before, size, method=before, small=False)
     _load(file, encoder, weights)
     return before, _folder_of(before if not colon else f"{before}-{file.stem}"), encoder, info, file_hash(file)
+
+
+def _untrained(file: Path, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
+    """`_found` of a run's encoder as it was before its first step: by the seed that its settings.json has."""
+    info = read_info(file)
+    if info.backbone == "custom":
+        raise BadInput(f"{file}: a module of your own; what it was before training is not known.")
+    place = file.parent / SETTINGS
+    settings = read_json(place) if place.exists() else {}
+    zero_init = settings.get("recipe", {}).get("network", {}).get("zero_init", False)
+    info = replace(info, image_size=size or info.image_size, method="untrained", steps=0, probe=())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.get("seed", 0))
+        encoder = build_encoder(info.backbone, info.image_size, info.small_stem, zero_init=zero_init)
+    return info.method, file.parent, encoder, info, state_hash(encoder)
 
 
 def pixels_info(side: int = 32) -> EncoderInfo:

@@ -37,6 +37,7 @@ def is_path(word: str) -> bool:
 def check_run(run: Any) -> None:
     """Raise FileNotFoundError where a run, or a file of weights, is named and not there; other names pass."""
     word = str(run)
+    word = word if os.path.exists(word) else word.removesuffix("@untrained")
     if os.path.exists(word):
         if os.path.isdir(word):
             encoder_file(word)

@@ -445,6 +445,20 @@ def test_a_recipe_in_full_is_json_whose_keys_set_takes(name, capsys):
     assert f"Did you mean '{name}'?" in capsys.readouterr().err
 
 
+def test_recipes_auto_shows_what_a_run_on_these_images_would_take(tmp_path, capsys):
+    data = tmp_path / "photos"
+    write_images(data, 40, width=20, height=30)
+    assert main(["recipes", "auto", str(data), "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    assert "image size 16 px" in shown.err
+    run = tiny_run(tmp_path / "run", data, limit=None, batch_size=None, set=(), steps=1)
+    assert json.loads(shown.out) == json.loads((run / "settings.json").read_text())["recipe"]
+    assert main(["recipes", "digits", str(data)]) == 2
+    assert f"leave {data} out" in capsys.readouterr().err
+    assert main(["recipes", "auto"]) == 0
+    assert "`mec recipes auto DATA` shows its choice" in capsys.readouterr().err
+
+
 def test_health_shows_figures_over_time_and_the_verdict_of_the_run(finished, capsys):
     assert main(["health", str(finished)]) == 0
     text = capsys.readouterr().out
