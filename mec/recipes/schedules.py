@@ -14,7 +14,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
 
 
-def learning_rate(optimizer: Optimizer, batch_size: int, step: int, steps: int, steps_per_epoch: int) -> float:
+def learning_rate(optimizer: Optimizer, batch_size: int, step: float, steps: int, steps_per_epoch: int) -> float:
     """The rate of a step (0 to steps - 1): linear warm-up from warmup_lr, then cosine.
 
     The warm-up never takes more than a tenth of the run, so that short runs train at all.

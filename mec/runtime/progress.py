@@ -60,6 +60,11 @@ class TrainingProgress:
             left = (time.monotonic() - self.began) / max(1, done - self.start) * (self.steps - done)
             self.console.print(f"step {done}/{self.steps}, {duration(left)} left, {figures}")
 
+    def shorten(self, steps: int) -> None:
+        """There are fewer steps than there were."""
+        self.steps = steps
+        self.bar.update(self.task, total=steps)
+
     def say(self, words: str) -> None:
         """A line that stays."""
         self.console.print(words, highlight=False)

@@ -54,7 +54,8 @@ class Options:
     steps: Annotated[Number, FROM_1] = None
     """Training steps, in place of epochs and of a time budget."""
     time_budget: Annotated[Minutes, ABOVE_0] = None
-    """Minutes to train; turned into a number of steps after a short timing, and stored."""
+    """Minutes to train; turned into a number of steps after a short timing, fewer where the machine becomes slower on
+    the way, and stored."""
     limit: Annotated[Number, FROM_1] = None
     """Use this many training images, stratified where there are labels."""
     batch_size: Annotated[Number, FROM_1, Changes("batch_size")] = None

@@ -31,6 +31,7 @@ from mec.runtime.flags import takes
 from mec.runtime.locks import only_run
 from mec.runtime.progress import Console
 from mec.runtime.records import write_records
+from mec.training.health import FEW_STEPS
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options
 from mec.training.plan import build_objective, planned
@@ -231,6 +232,9 @@ def facts(name: str, data: Any, images: Data | None, options: Options, trainer: 
     if options.time_budget is not None:
         steps, reason = steps_within(options.time_budget, trainer)
         why = [*why, reason]
+        if steps < FEW_STEPS:
+            words = "too few to train: give it more minutes, or less to do (--batch-size, --backbone, --set views.size)"
+            why.append(f"{steps} steps are {words}")
     where = {"data": str(data) if isinstance(data, (str, Path)) else None}
     return RunSettings(
         recipe_name=name,
@@ -245,6 +249,7 @@ def facts(name: str, data: Any, images: Data | None, options: Options, trainer: 
         why=why,
         asked={**where, **options.asked, "seed": trainer.seed},
         version=__version__,
+        minutes=options.time_budget,
     )
 
 
@@ -270,7 +275,8 @@ def renew_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
 def prolonged(out: Path, stored: RunSettings, recipe: Recipe, options: Options, trainer: Trainer) -> RunSettings:
     """The settings of a run that is resumed, made longer where more epochs are asked for."""
     if options.epochs is not None:
-        return replace(stored, recipe=recipe, steps=options.epochs * trainer.batches.steps_per_epoch)
+        longer = options.epochs * trainer.batches.steps_per_epoch
+        return replace(stored, recipe=recipe, steps=longer, minutes=None, corrections=())
     if options.steps not in (None, stored.steps):
         raise BadInput(f"{out} is a run of {stored.steps:,} steps, steps is {options.steps:,}: epochs makes it longer.")
     return stored

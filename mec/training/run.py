@@ -18,6 +18,15 @@ from mec.runtime.locks import is_empty
 
 
 @dataclass(frozen=True)
+class Correction:
+    """Of a time budget: after `step` steps, which took so many seconds, how many steps the run has."""
+
+    step: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """settings.json: everything that decides a run's result, and what was asked for in the user's words."""
 
@@ -35,6 +44,8 @@ class RunSettings:
     told: Sequence[str] = ()  # what there is to know about the data
     split: str = ""  # what the part is called that is measured on
     version: str = ""
+    minutes: float | None = None  # to train, where that decides the steps
+    corrections: Sequence[Correction] = ()  # of the steps planned, in their order
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,9 @@ class Run:
 
     @property
     def steps(self) -> int:
-        return self.settings.steps
+        """In all; after corrections of a time budget fewer than planned."""
+        corrections = self.settings.corrections
+        return corrections[-1].steps if corrections else self.settings.steps
 
 
 def read_settings(out: Path) -> RunSettings:

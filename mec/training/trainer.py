@@ -33,6 +33,7 @@ from mec.training import health
 from mec.training.advice import after_divergence
 from mec.training.graphs import captured
 from mec.training.optimizers import clip_each, set_rates
+from mec.training.pace import Pace
 from mec.training.run import Run, resume_command
 from mec.training.runlog import Log, Watch
 
@@ -83,13 +84,15 @@ class Trainer:
         out = run.folder
         first, device = self.ranks.rank == 0, self.fabric.device.type
         saved = time.monotonic()
-        step, waited = start, 0.0
+        waited = 0.0
         shown = TrainingProgress(watch.console, run.steps, start)
         loading = device == "cpu" or not self.batches.in_memory  # else the GPU makes views, when it comes to them
         with signals() as stop, Log(out, start, first, device) as log, shown as progress:
             before = time.monotonic()
-            source = self.batches.batches(start, run.steps, self.ranks.share)
-            for step in range(start, run.steps):
+            pace = Pace(run, start, self.ranks, shown.say)
+            step, steps = start, pace.steps(start)
+            source = self.batches.batches(start, steps, self.ranks.share)
+            while step < steps:
                 try:
                     batch = next(source)
                 except TrainingStopped:  # of the data: what was trained so far is kept
@@ -99,10 +102,10 @@ class Trainer:
                 waited += time.monotonic() - before if loading else 0.0
                 log.skip(batch.skipped, run.settings.images)
 
-                now = self.at(step, run.steps)
+                now = self.at(pace.position(step), pace.planned, step)
                 self.set_lr(now["lr"])
                 loss, online, target = self.loss_and_gradient(batch, step, now["settings"])
-                due = (step + 1) % LOG_EVERY[device] == 0 or step + 1 == run.steps or step == 0
+                due = (step + 1) % LOG_EVERY[device] == 0 or step + 1 == steps or step == 0
                 figures = self.figures(loss, online, target, now) if due else {}
                 if due or device == "cpu":
                     self.check(run, loss, figures, step, now)
@@ -114,6 +117,9 @@ class Trainer:
                     self.average.update_parameters(self.trained)
 
                 done = step + 1
+                planned, steps = steps, pace.after(done)
+                if steps != planned:
+                    progress.shorten(steps)
                 epoch_ended = done % self.batches.steps_per_epoch == 0
                 if due:
                     line = {"step": done, "epoch": done / self.batches.steps_per_epoch, **figures}
@@ -122,12 +128,12 @@ class Trainer:
                     progress.step(done, watch.with_accuracy(text))
                 else:
                     progress.step(done)
-                if watch.is_due(done, run.steps, self.batches.steps_per_epoch) and first:
+                if watch.is_due(done, pace.planned, self.batches.steps_per_epoch) and first:
                     accuracy = watch.measure(self.encoder, done, progress)
                     log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
-                if save_now or stopping or done == run.steps:
+                if save_now or stopping or done == steps:
                     # A gradient that is not finite may have come with a finite loss: never save what it left.
                     sound = self.is_sound()
                     if not sound or (not due and device != "cpu"):
@@ -135,12 +141,12 @@ class Trainer:
                     if first:
                         self.save(run, done)
                     saved = time.monotonic()
-                if stopping and done < run.steps:
+                if stopping and done < steps:
                     raise TrainingStopped(
-                        f"stopped by a signal after step {done} of {run.steps}; it is saved. Go on with: "
+                        f"stopped by a signal after step {done} of {steps}; it is saved. Go on with: "
                         f"{resume_command(run.settings.asked.get('data'), out)}"
                     )
-                before = time.monotonic()
+                before, step = time.monotonic(), done
 
     def is_sound(self) -> bool:
         """Whether all weights are finite."""
@@ -212,13 +218,14 @@ class Trainer:
         """Dropout and the like draw from a function of seed, step and rank, so that resuming repeats it."""
         torch.manual_seed(hash((self.seed, step, self.ranks.rank, part)) % 2**63)
 
-    def at(self, step: int, steps: int) -> dict[str, Any]:
-        """Every scheduled number of a step of so many, as a number."""
+    def at(self, position: float, steps: int, step: int | None = None) -> dict[str, Any]:
+        """Every scheduled number, as a number, at a position among so many steps; `step` is the one that is done."""
         each, network = self.batches.steps_per_epoch, self.recipe.network
+        epoch = (position if step is None else step) / each
         return {
-            "lr": schedules.learning_rate(self.recipe.optimizer, self.recipe.batch_size, step, steps, each),
-            "target_momentum": schedules.cosine(network.target_momentum, network.target_momentum_end, step / steps),
-            "settings": {k: schedules.setting(v, step / each) for k, v in self.settings.items()},
+            "lr": schedules.learning_rate(self.recipe.optimizer, self.recipe.batch_size, position, steps, each),
+            "target_momentum": schedules.cosine(network.target_momentum, network.target_momentum_end, position / steps),
+            "settings": {k: schedules.setting(v, epoch) for k, v in self.settings.items()},
         }
 
     def set_lr(self, lr: float) -> None:

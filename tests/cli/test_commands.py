@@ -451,7 +451,7 @@ def test_recipes_auto_shows_what_a_run_on_these_images_would_take(tmp_path, caps
     assert main(["recipes", "auto", str(data), "--device", "cpu"]) == 0
     shown = capsys.readouterr()
     assert "image size 16 px" in shown.err
-    run = tiny_run(tmp_path / "run", data, limit=None, batch_size=None, set=(), steps=1)
+    run = tiny_run(tmp_path / "run", data, limit=None, batch_size=None, epochs=None, set=(), steps=1)
     assert json.loads(shown.out) == json.loads((run / "settings.json").read_text())["recipe"]
     assert main(["recipes", "digits", str(data)]) == 2
     assert f"leave {data} out" in capsys.readouterr().err

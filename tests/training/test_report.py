@@ -105,10 +105,10 @@ def test_the_row_of_the_untrained_encoder_is_that_of_its_first_weights(tmp_path,
     assert rows["untrained", "linear-fast"] != rows["mec-joint", "linear-fast"]
 
 
-def test_the_rows_of_a_folder_are_those_that_evaluate_gives(tmp_path, quick_report, seed=3):
+def test_the_rows_of_a_folder_are_those_that_evaluate_gives(tmp_path, quick_report):
     """Raw pixels, the untrained encoder by RUN@untrained, and the trained one: like is compared with like."""
     data = labelled_folder(tmp_path / "data", train=12, test=8, classes="abc", width=40, height=90)
-    out = tiny_run(tmp_path / "run", data, limit=None, batch_size=12, seed=seed, steps=2, evaluate=True)
+    out = tiny_run(tmp_path / "run", data, limit=None, batch_size=12, seed=3, steps=2, evaluate=True)
     rows = {r["encoder"]: r["value"] for r in lines(out / "results.jsonl") if (r["protocol"], r["metric"]) == TOP_1}
     assert set(rows) == {"pixels", "untrained", "mec-joint"}
     for run, row in {"pixels": "pixels", f"{out}@untrained": "untrained", str(out): "mec-joint"}.items():
