@@ -146,9 +146,13 @@ def test_embed_refuses_a_place_that_cannot_be_written_before_it_reads_an_image(t
         embed("pixels", write_images(tmp_path / "images", 2)[0].parent, out=tmp_path / "file" / "out.npz")
 
 
+def fill(path: Path) -> None:
+    with atomic(path) as part:
+        part.write_bytes(b"x" * 5000)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_full_disk_names_the_file_and_the_sizes(tmp_path):
     with pytest.raises(OSError, match=r"No space left.*a\.npz takes more than 5,000 bytes, and [\d,]+ are free"):
-        with atomic(tmp_path / "a.npz") as part:
-            part.write_bytes(b"x" * 5000)
-            raise OSError(errno.ENOSPC, "No space left on device")
+        fill(tmp_path / "a.npz")
     assert not any(tmp_path.iterdir())
