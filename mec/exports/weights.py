@@ -66,6 +66,7 @@ def transform_lines(info: EncoderInfo) -> list[str]:
     side, shorter = info.image_size, resized_to(info)
     size = f"({side}, {side})" if shorter is None else f"{shorter}"
     mode = f"v2.InterpolationMode.{info.interpolation.upper()}"
+    deep = info.value_range
     cropped = [] if shorter is None else [f"v2.CenterCrop({side}),"]
     return [
         "from PIL import Image, ImageOps",
@@ -77,6 +78,7 @@ def transform_lines(info: EncoderInfo) -> list[str]:
         ),
         f"    v2.ToDtype(torch.float32, scale=True), v2.Normalize({list(info.mean)}, {list(info.std)}),",
         "])",
+        *([f"# 16-bit, float and signed pictures: {deep[0]:g} becomes 0 and {deep[1]:g} 255 first"] if deep else []),
         "# features = model.eval()(transform(ImageOps.exif_transpose(Image.open(PATH)))[None])",
     ]
 

@@ -258,6 +258,13 @@ EVERY_WAY = [
 ]
 
 
+def test_lines_of_an_encoder_of_deep_values_say_how_they_are_scaled(tmp_path, capsys):
+    run, encoder = run_with(tmp_path / "run", "resnet10-fast", 32)
+    save_encoder(run / "encoder.safetensors", encoder, replace(read_info(run), value_range=(-30.0, -5.0)))
+    export(run, "timm")
+    assert "-30 becomes 0 and -5 255 first" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("tool", "backbone", "size", "interpolation"), EVERY_WAY)
 def test_pictures_give_the_same_features_by_embed_by_the_file_and_by_the_printed_lines(
     tool, backbone, size, interpolation, tmp_path, pictures, capsys
