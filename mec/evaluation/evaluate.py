@@ -123,6 +123,7 @@ def features(
     device: str = "auto",
     workers: int = 0,
     batch_size: int = 256,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Features:
     """What an encoder makes of images: features x [n, e], and the name of the image of each row.
 
@@ -134,6 +135,7 @@ def features(
         device: "auto", "cpu" or "cuda".
         workers: processes that decode images.
         batch_size: images that go through the encoder together.
+        say: is told what was left out and how deep values are scaled, before the encoder runs.
 
     Returns:
         x [n, e] float32, y [n], names, and the images that were skipped, with reasons: they could not be read.
@@ -146,6 +148,8 @@ def features(
     data, name = _images(home(images))
     data = with_scale(data, subject.info.scale)
     split = data.train
+    for words in data.words():
+        say(words)
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
     )

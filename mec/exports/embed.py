@@ -41,13 +41,20 @@ def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray
     if not is_packed(str(images)) and not Path(images).is_dir():
         raise FileNotFoundError(f"{images}: no such folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
+    said: list[str] = []
+
+    def tell(words: str) -> None:
+        said.append(words)
+        console.print(words, soft_wrap=True)
+
     with only_one(out):  # before hours of work: it also tells a place that cannot be written
         with console.status(f"features of {images}"):
-            found = features(run, images, device=options.device, workers=options.workers)
+            found = features(run, images, device=options.device, workers=options.workers, say=tell)
         with atomic(out) as part, open(part, "wb") as file:
             np.savez(file, paths=np.array(found.names), features=found.x.numpy(), told=np.array(found.told, str))
     console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each", soft_wrap=True)
-    console.print(*found.told, sep="\n", end="\n" * bool(found.told), soft_wrap=True)
+    for words in {*found.told} - {*said}:  # more turned out to be unreadable
+        tell(words)
     listing = out.with_suffix(".skipped.jsonl")
     if found.skipped:
         write_records(listing, map(asdict, found.skipped))

@@ -19,6 +19,7 @@ from mec.data.opening import open_data
 from mec.data.pack import pack
 from mec.errors import BadInput
 from mec.evaluation import evaluate
+from mec.evaluation.features import extract
 from mec.exports.embed import embed
 from mec.runtime.files import read_json
 
@@ -212,15 +213,20 @@ def subject(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "resolve", lambda *_, **__: small_subject(tmp_path))
 
 
-def test_embedding_tells_and_keeps_what_was_left_out_and_an_old_list_goes(tmp_path, subject, capsys):
+def test_embedding_tells_and_keeps_what_was_left_out_and_an_old_list_goes(tmp_path, subject, capsys, monkeypatch):
     write_images(tmp_path / "set", 9)
     (tmp_path / "set" / "notes.txt").write_text("no image")
     rotten = tmp_path / "set" / "rot.png"
     rotten.write_bytes(b"rot")
     out = tmp_path / "features.npz"
+    extracted = []
+    monkeypatch.setattr(
+        evaluate, "extract", lambda *a, **k: extracted.append(capsys.readouterr().out) or extract(*a, **k)
+    )
     embed("any", tmp_path / "set", out=out)
     told = "Left out: 1 file with the suffix .txt, 1 image that cannot be read"
-    assert told in capsys.readouterr().out
+    assert told in extracted[0]  # before the encoder runs
+    assert told not in capsys.readouterr().out  # and not twice
     assert np.load(out)["told"].tolist() == [told]
     assert len(lines(tmp_path / "features.skipped.jsonl")) == 1
     rotten.unlink()
