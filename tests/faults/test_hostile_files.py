@@ -85,6 +85,23 @@ def test_a_file_that_is_torn_or_has_other_bytes_in_it(name, tmp_path, capsys):
                 for label, content in contents.items())  # fmt: skip
 
 
+INI = {"seqLength": b"2", "frameRate": b"30", "imWidth": b"8", "imHeight": b"8", "imExt": b".png", "imDir": b"img1"}
+ODD = (b"2000000000", b"-1", b"0", b"nan", b"inf", b"1e9", b"", b"x", b"../../..", b"9" * 50, b"%(x)s", b"[a]", b"/")
+
+
+def test_numbers_and_words_of_a_seqinfo_and_sizes_of_masks(tmp_path, capsys):
+    cases = {}
+    for key, value in INI.items():
+        line = f"{key}=".encode()
+        for odd in ODD:
+            content = READERS["seqinfo.ini"].valid.replace(line + value, line + odd)
+            cases["seqinfo.ini", f"{key} = {odd[:20]!r}"] = content
+    rows = (b"1 1 2 100000 100000 PPPPPPPb0", b"1 1 2 8 8 0", b"1 1 2 -8 8 PQ", b"1 1 2 99999999999 1 o" + b"o" * 50)
+    cases |= {("MOTS", str(row[:30])): row + b"\n" for row in rows}
+    assert_good(judged(f"hostile {name}", label, lambda n=name, c=content: given_to(n, c, tmp_path / "x")) and label
+                for (name, label), content in cases.items())  # fmt: skip
+
+
 def documents(valid: bytes) -> list[Any]:
     """What the file holds, where it is JSON or lines of JSON."""
     try:

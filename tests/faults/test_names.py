@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from campaign import LONG, judged, note
+from campaign import KINDS, LONG, judged, note
 from helpers import command, noise_image, write_images
 from readers import RESULT, as_lines
 
@@ -63,10 +63,11 @@ def test_a_name_of_files_and_classes(what, tmp_path, capsys, monkeypatch):
     problems = []
     for name, words in commands.items():
         codes: list[int] = []
-        problem = judged("names", f"{what}, {name}", lambda w=words, c=codes: c.append(main(w)))
+        problem = judged("names on the screen", f"{what}, {name}", lambda w=words, c=codes: c.append(main(w)))
         out, err = capsys.readouterr()
         problem = problem or shown(out + err) or (f"exit {codes} {err}" if codes != [0] else None)
-        note("names on the screen", f"{what}, {name}", problem)
+        if problem:
+            KINDS["names on the screen"].bad.setdefault(f"{what}, {name}", problem)
         problems += [problem] if problem else []
     for path in (tmp_path / "run").glob("*.json*"):
         path.read_text(encoding="utf-8")

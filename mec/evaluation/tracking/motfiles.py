@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mec.data.decoding import MOST_PIXELS
 from mec.errors import BadInput
 from mec.evaluation.tracking.objects import Mask
 from mec.runtime.files import read_text, write_text
 
+MOST_FRAMES = 1_000_000  # of a sequence: ten hours
 PERSON, IGNORED = 2, 10  # classes of MOTS
 
 
@@ -91,6 +93,11 @@ def read_clip(folder: Path) -> Clip:
         raise BadInput(
             f"{file}: {error}. It has a section [Sequence] with imDir, frameRate, seqLength, imWidth, imHeight, imExt."
         ) from error
+    if not 0 < length <= MOST_FRAMES or not 0 < size[0] * size[1] <= MOST_PIXELS or min(size) < 1 or not rate > 0:
+        raise BadInput(
+            f"{file}: seqLength {length}, imHeight {size[0]}, imWidth {size[1]}, frameRate {rate:g}: above 0, at most "
+            f"{MOST_FRAMES:,} frames of {MOST_PIXELS:,} px."
+        )
     wanted = [images / f"{i:06}{suffix}" for i in range(1, length + 1)]
     missing = [path.name for path in wanted if not path.is_file()]
     if len(missing) == length:
@@ -211,7 +218,7 @@ def read_masks(path: Path, frames: int | None = None, unique: bool = False, fram
             (counts,) = parts[5:]
         except ValueError:
             raise BadInput(f"{path}, line {number}: {line[:60]!r}: 'frame id class h w rle' is wanted.") from None
-        if h < 1 or w < 1 or runs_of(counts).sum() != h * w or (runs_of(counts) < 0).any():
+        if h < 1 or w < 1 or h * w > MOST_PIXELS or runs_of(counts).sum() != h * w or (runs_of(counts) < 0).any():
             raise BadInput(f"{path}, line {number}: its run lengths are not those of a mask of {h} x {w} px.")
         at = at if frame is None else frame
         _check_frame(path, number, at, frames)
