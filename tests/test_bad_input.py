@@ -332,7 +332,7 @@ def test_fewer_images_than_a_batch_names_both_numbers_and_the_batch_that_fits(tm
         ("optimzer.base_lr=0.1", "no 'optimzer.base_lr'. Did you mean 'optimizer'?"),
         ("optimizer.base_rl=0.1", "Did you mean 'optimizer.base_lr'?"),
         ("views.flp=0", "Did you mean 'views.flip'?"),
-        ("settings.distorsion=1", "no setting 'distorsion'. It takes: distortion"),
+        ("settings.distorsion=1", "no setting 'distorsion'. It takes: agreement, centred, distortion"),
         ("optimizer.base_lr", "write KEY=VALUE"),
         ("optimizer.base_lr=fast", "optimizer.base_lr is 'fast': it takes a number above 0"),
         ("optimizer.base_lr=-1", "optimizer.base_lr is -1: it takes a number above 0"),
