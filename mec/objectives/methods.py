@@ -104,8 +104,9 @@ METHODS: dict[str, Method] = {
         "frossl", "Frobenius norm of covariances, distance to the views' average", {"scale": 0.1}, network=LINEAR,
     ),
     "w-mse": Method(
-        "w_mse", "distance of whitened views; embeddings of 32 numbers, fewer than images a batch",
-        {"scale": 0.5}, network={**LINEAR, "projector": (1024, 32)},
+        "w_mse", "distance of whitened views", {"shrink": 0.1, "scale": 0.5}, network=LINEAR, paper={"shrink": 0.0},
+        differs="a tenth of the identity is mixed into covariances, so that embeddings may have more numbers than a "
+        "batch has images; the paper's: --set settings.shrink=0 network.projector=[1024,64]",
     ),
     "supervised": Method(
         "cross_entropy", "cross-entropy with labels", network={"projector_output": "linear-bias"}, labels=True,

@@ -254,4 +254,4 @@ def test_names_that_are_not_utf8_are_packed_trained_on_and_embedded(tmp_path, su
 
 def test_a_resume_that_finds_no_run_says_so(tmp_path, capsys):
     tiny_run(tmp_path / "run", resume=True, quiet=False, epochs=1)
-    assert f"{tmp_path / 'run'}: no run to resume there; a new one starts" in capsys.readouterr().out.replace("\n", "")
+    assert f"{tmp_path / 'run'}: no run to resume there; a new one starts" in " ".join(capsys.readouterr().out.split())

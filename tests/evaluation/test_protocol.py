@@ -31,7 +31,7 @@ NUMBERS = [(word, name, within) for word in PROTOCOLS for name, within in ranges
 
 def required(word: str) -> list[str]:
     """What the command line has to say beside the flag under test."""
-    given = {"data": ["digits"], "data_root": ["--data-root", "nowhere"], "labels": ["--labels", "1%"]}
+    given = {"data": ["digits"], "data_root": ["--data-root", "."], "labels": ["--labels", "1%"]}
     return [w for f in fields(PROTOCOLS[word]) if f.default is MISSING for w in given[f.name]]
 
 
@@ -85,7 +85,7 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_loaded(cap
             ["transfer", "dtd", "--data-root", "x", "--mode", "finetune", "--standardise"],
             "--standardise belongs to the",
         ),
-        (["voc", "--data-root", "x", "--sweep", "--lr", "0.1"], "leave out --lr 0.1"),
+        (["voc", "--data-root", ".", "--sweep", "--lr", "0.1"], "leave out --lr 0.1"),
     ):
         assert main(["evaluate", "no-such-run", *words]) == 2
         assert expected in capsys.readouterr().err

@@ -30,7 +30,7 @@ ROWS = {"even": {1: [12], 2: [6, 6], 4: [3] * 4}, "uneven": {1: [12], 2: [5, 7],
 
 # Every objective as the methods set it (each setting once), and as it comes where no method does; small memories, a
 # multiple of the batch of 12.
-MEMORIES = {"queued_info_nce": {"queue": 24}, "swav": {"queue": 24, "prototypes": 5}}
+MEMORIES = {"queued_info_nce": {"queue": 24}, "swav": {"queue": 24, "prototypes": 5}, "w_mse": {"shrink": 0.1}}
 CASES: dict[str, tuple[str, dict]] = {}
 for name, method in METHODS.items():
     case = (method.objective, {k: v for k, v in method.settings.items() if k != "scale"})
