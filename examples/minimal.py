@@ -21,9 +21,9 @@ def main(out: str = "runs/minimal", epochs: int | None = None) -> float:
 
     run = mec.pretrain("digits", out=out, epochs=epochs)
 
-    (result,) = mec.evaluate(run, "fewshot", "digits", labels_per_class=1)
-    print(result)
-    return result.value
+    results = mec.evaluate(run, "fewshot", "digits", labels_per_class=1)
+    print(*results, sep="\n")
+    return next(result.value for result in results if result.metric == "top-1")
 
 
 if __name__ == "__main__":

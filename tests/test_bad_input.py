@@ -683,7 +683,7 @@ def test_300_photographs_in_odd_formats_of_which_20_are_broken_train_and_list_th
         timeout=500,
     )
     assert result.returncode == 0, result.stderr
-    assert "20 images cannot be read" in result.stdout
+    assert "20 images that cannot be read" in result.stdout
     skipped = lines(tmp_path / "run" / "skipped.jsonl")
     assert len(skipped) == 20
     assert all(line["reason"] for line in skipped)
