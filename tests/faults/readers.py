@@ -50,7 +50,8 @@ RESULT = {
 def settings() -> bytes:
     from dataclasses import asdict
 
-    from mec.recipes.table import RECIPES
+    from mec.data.dataset import Data
+from mec.recipes.table import RECIPES
 
     return as_json({**SETTINGS, "recipe": asdict(RECIPES["digits"])})
 
@@ -382,7 +383,7 @@ def read_trial(folder: Path) -> Any:
 
 
 class _Images:
-    name, fingerprint = "digits", "ab"
+    name, fingerprint, fits = "digits", "ab", Data.fits
 
 
 def setup_of(folder: Path) -> Any:
