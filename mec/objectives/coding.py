@@ -18,7 +18,7 @@ from mec.runtime.distributed import ALONE, Ranks, Shares
 from mec.runtime.ranges import Positive
 
 Distortion = Positive | Literal["guaranteed"]  # ε_d², or a name for one: `distortion_for`
-INVERTED = range(128, 1025)  # sizes of a side whose inverse and one product are faster than solving, by 1.3 to 3 times
+INVERTED = range(128, 1025)  # sizes of a side whose inverse and one product beat solving (benchmarks/inverse.py)
 ABOVE_ONE = 1.01  # "just above 1", with room for the rounding of bf16 rows
 
 
@@ -96,7 +96,7 @@ def sum_of_powers(rows: Tensor, lam: float, exponent: float, ranks: Ranks = ALON
     """Σ ((1 + λσ²)^a - 1) / a over the singular values σ of the rows [m, d] of all ranks, a > 0 the exponent.
 
     By the eigenvalues of the smaller side, whose gradient needs no gaps between them. Dearer than a logarithm, which
-    takes a factorisation only: about ten times at m = d = 512 on a CPU.
+    takes a factorisation only: two to three times on a CPU for batches of 128 and more (benchmarks/inverse.py).
     """
     with full_precision(rows):
         m, d = ranks.shares(len(rows)).total, rows.shape[1]
