@@ -93,7 +93,7 @@ METHODS: dict[str, Method] = {
         target="momentum", network=LINEAR, keeps="target",
     ),
     "corinfomax": Method(
-        "corinfomax", "log-determinant of running covariances, squared distance of views",
+        "corinfomax", "log-determinant of running covariances, squared distance; of two views, more are not looked at",
         {"scale": 0.1}, network=LINEAR,
     ),
     "matrix-ssl": Method(
