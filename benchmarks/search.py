@@ -6,7 +6,8 @@ CIFAR10 is a folder with train/CLASS/ and test/CLASS/. 10,000 of its training im
 on a CPU, but for the changes that a trial names; one thread. After a round the better half of the trials goes on to the
 next, with four times the steps, by k-NN among training images: a fifth of them asked, the others the bank. Test figures
 are told beside it and choose nothing. Several of these commands may run side by side, each takes trials that no other
-has; all may be stopped, and go on when called again. FOLDER/trials.jsonl has a line a trial.
+has; all may be stopped, and go on when called again. FOLDER/trials.jsonl has a line a trial. The seconds of CPU that
+a step takes are told too: what is dearer has to be better than the same time spent on steps.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 import mec
 from mec.data.dataset import Data
 from mec.errors import Diverged
+from mec.networks.backbones import ONE_BLOCK, POOLED, SMALL
 from mec.reports.trials import accuracy_among_training_images
 from mec.runtime.machine import machine
 from mec.runtime.memory import keep_freed
@@ -30,9 +32,17 @@ from mec.training import health
 GROWTH = 4  # steps of a round, times those of the one before
 
 
+NETWORKS = {  # widths that the product does not have, by the names that trials give them
+    "fast-512": {**ONE_BLOCK, "channels": (32, 64, 128, 512)},
+    "fast-narrow": {**ONE_BLOCK, "channels": (24, 48, 96, 192)},
+    "fast-wide": {**ONE_BLOCK, "channels": (48, 96, 192, 384)},
+    "fast-late": {**ONE_BLOCK, "channels": (32, 64, 192, 512)},
+}
+
+
 def grid(*choices: Sequence[str]) -> list[str]:
     """Every combination, one of each; a choice is some changes as `--set` takes them, with spaces between, or "".
-    `method=NAME` among them is the method."""
+    `method=NAME` among them is the method, `test=PX` the size of the images that are measured."""
     found = [""]
     for choice in choices:
         found = [f"{before} {one}".strip() for before in found for one in choice]
@@ -66,6 +76,24 @@ GROUPS: dict[str, list[str]] = {
     ),
     "long": grid([f"optimizer.weight_decay={x:g}" for x in (1e-4, 5e-4)], ["views.grey=0.2", "views.grey=0.1"], RATES),
     "batch": grid(["batch_size=64", "batch_size=128", "batch_size=256"], RATES),
+    "short": [  # one change each
+        "",
+        "optimizer.average=0.99",
+        "views.size=24 test=32",
+        "views.size=24",
+        "views.scale=[0.2,1.0]",
+        "views.grey=0.1",
+        "views.jitter=0.5",
+        "batch_size=64",
+        "batch_size=256",
+        "optimizer.weight_decay=0.0005",
+        "network.backbone=fast-512",
+        "network.backbone=fast-wide",
+        "network.backbone=fast-late",
+        "settings.distortion=0.002 settings.scale=3.5 settings.agreement=1",
+        "network.projector=[1024,128]",
+        "optimizer.momentum=0.95",
+    ],
     "head": grid(
         [f"network.projector=[{widths}]" for widths in ("2048,64", "2048,128", "2048,512", "2048,2048")],
         ["network.projector_output=bn", "network.projector_output=linear"],
@@ -88,11 +116,11 @@ def name_of(trial: str, steps: int, seed: int) -> str:
     return f"{trial.replace(' ', ',') or 'auto'},steps={steps},seed={seed}"
 
 
-def parts_of(trial: str) -> tuple[str | None, list[str]]:
-    """Its method, if it names one, and its other changes."""
-    parts = trial.split()
-    method = next((part.removeprefix("method=") for part in parts if part.startswith("method=")), None)
-    return method, [part for part in parts if not part.startswith("method=")]
+def parts_of(trial: str) -> tuple[str | None, int | None, list[str]]:
+    """Its method and the size of its test images, if it names them, and its other changes."""
+    own = dict(part.split("=", 1) for part in trial.split() if part.startswith(("method=", "test=")))
+    rest = [part for part in trial.split() if not part.startswith(("method=", "test="))]
+    return own.get("method"), int(own["test"]) if "test" in own else None, rest
 
 
 def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> dict | None:
@@ -111,7 +139,7 @@ def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> d
         line = {"changes": trial, "steps": steps, "seed": seed, "chosen by": -math.inf}
         start = time.process_time()
         try:
-            method, changes = parts_of(trial)
+            method, size, changes = parts_of(trial)
             mec.pretrain(
                 data, method=method, out=folder, steps=steps, seed=seed, device="cpu", quiet=True,
                 resume=folder.exists(), set=changes, workers=0, evaluate=False,
@@ -119,10 +147,11 @@ def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> d
         except Diverged as error:
             line["diverged"] = str(error).splitlines()[0]
         else:
-            line["cpu minutes"] = round((time.process_time() - start) / 60, 2)
-            line["chosen by"] = round(accuracy_among_training_images(folder, data, "cpu"), 2)
+            spent = time.process_time() - start
+            line |= {"cpu minutes": round(spent / 60, 2), "step": round(spent / steps, 3)}
+            line["chosen by"] = round(accuracy_among_training_images(folder, data, "cpu", size), 2)
             for protocol in ("knn", "linear") if asked.linear else ("knn",):
-                found = mec.evaluate(folder, protocol, data, device="cpu")
+                found = mec.evaluate(folder, protocol, data, device="cpu", image_size=size)
                 line[protocol] = next(round(result.value, 2) for result in found if result.metric == "top-1")
             last = [x for x in health.read_metrics(folder) if "effective_rank" in x][-1]
             line |= {key: round(last[key], 3) for key in ("agreement", "effective_rank") if key in last}
@@ -133,7 +162,7 @@ def finished(trial: str, steps: int, data: Data, asked: argparse.Namespace) -> d
 
 
 def table(lines: Sequence[dict]) -> str:
-    keys = ("steps", "seed", "chosen by", "knn", "linear", "agreement", "effective_rank", "cpu minutes")
+    keys = ("steps", "seed", "chosen by", "knn", "linear", "agreement", "effective_rank", "cpu minutes", "step")
     rows = [" | ".join(["changes", *keys])]
     rows += [" | ".join([line["changes"] or "auto", *(str(line.get(key, "-")) for key in keys)]) for line in lines]
     return "\n".join(rows)
@@ -152,6 +181,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed()
+    SMALL.update(NETWORKS)
+    POOLED.update(NETWORKS)
     data = mec.open_data(asked.data, limit=asked.limit)
     print(machine("cpu"), flush=True)
     trials = GROUPS[asked.group]

@@ -109,6 +109,8 @@ def _of_features(train: Features, test: Features, protocol: Protocol) -> Iterato
     if not isinstance(protocol, OnFeatures):
         fit = [word for word, kind in PROTOCOLS.items() if issubclass(kind, OnFeatures)]
         raise BadInput(f"features can be measured by {', '.join(fit)}; the other protocols need an encoder.")
+    if protocol.crops > 1:
+        raise BadInput(f"crops is {protocol.crops}: features that were made have no crops. Give the encoder instead.")
     for result in protocol.score(train, test, device="cpu"):
         (result,) = labelled([result], encoder="features", data=str(protocol.data))
         if protocol.out is not None:

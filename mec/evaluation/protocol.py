@@ -132,9 +132,30 @@ class OnLabels(OnImages):
 class OnFeatures(OnLabels):
     """What protocols take that need no more than the features of training and test images."""
 
+    crops: Annotated[int, FROM_1] = 1
+    """Features are averaged over so many crops, at the same places in every image; results are called PROTOCOL-crops.
+    1: the whole image (the central part, at 64 px and above)."""
+    crop_area: Annotated[float, Range(float, 0, 1, above=True)] = 0.25
+    """Share of the image that each of several --crops covers."""
+
     def measure(self, subject: Subject) -> list[Result]:
         data = self.open(subject)
-        return self.results(data, self.score(*subject.both(data), device=subject.device))
+        return self.results(data, self.score(*self.in_crops(subject).both(data), device=subject.device))
+
+    def in_crops(self, subject: Subject) -> Subject:
+        """The subject, its features averaged where --crops asks for it."""
+        if self.crops == 1:
+            return subject
+        from mec.evaluation.crops import in_crops
+
+        return in_crops(subject, self.crops, self.crop_area)
+
+    def results(self, data: Data, found: Iterable[Result], **settings: Any) -> list[Result]:
+        found = super().results(data, found, **settings)
+        if self.crops == 1:
+            return found
+        crops = {"crops": self.crops, "crop_area": self.crop_area}
+        return [replace(r, protocol=f"{r.protocol}-crops", settings={**r.settings, **crops}) for r in found]
 
     @abstractmethod
     def score(self, train: Features, test: Features, *, device: str) -> list[Result]:

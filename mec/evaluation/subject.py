@@ -68,6 +68,7 @@ class Subject:
     workers: int = 0
     own_transform: Callable[[Any], Tensor] | None = None  # of an encoder in memory
     kept: bool = True  # whether the folder stays when results are there
+    rows: int = 256  # images that go through the encoder together where features are extracted
 
     @property
     def transform(self) -> Callable[[Any], Tensor]:
@@ -79,6 +80,7 @@ class Subject:
     ) -> Features:
         """Features of a split's images, in order: extracted once, then found in the folder's features/."""
         where: dict[str, Any] = {"device": self.device, "workers": self.workers, "cache": self.folder / FEATURES}
+        where["batch_size"] = self.rows
         found = extract(self.encoder, split, transform or self.transform, **where, whole=whole)
         tell_skipped([found], Console(stderr=True))
         return found

@@ -16,7 +16,7 @@ from mec.errors import Diverged
 from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.results import RESULTS
-from mec.networks.encoder_file import load_encoder
+from mec.networks.encoder_file import image_transform, load_encoder, read_info
 from mec.recipes.fields import from_file
 from mec.reports.options import Comparison
 from mec.runtime.distributed import ALONE
@@ -135,9 +135,11 @@ def measured(folder: Path, trial: Trial, setup: Setup, step: float | None) -> Tr
     return replace(trial, accuracy={r["protocol"]: r["value"] for r in mine if r["protocol"] in ("knn", "linear-fast")})
 
 
-def accuracy_among_training_images(folder: Path, images: Data, device: str) -> float:
+def accuracy_among_training_images(folder: Path, images: Data, device: str, image_size: int | None = None) -> float:
     """k-NN accuracy (%) of every fifth labelled training image among the others."""
     encoder, transform = load_encoder(folder)
+    if image_size is not None:
+        transform = image_transform(replace(read_info(folder), image_size=image_size))
     split = images.train.labelled()
     if len(split) > CHOOSING:
         split = split.take(stratified(split.labels, len(split), CHOOSING, seed=0))

@@ -78,12 +78,15 @@ class LinearProbe(Trained, OnFeatures):
         for name in ("base_lr", "batch_size", "micro_batch_size", "epochs", "crop", "head_norm"):
             if self.preset == "fast" and getattr(self, name) is not None:
                 raise BadInput(f"{as_flag(name)} belongs to the presets that train; fast has none. Add --preset paper.")
+        if self.preset != "fast" and self.crops > 1:
+            raise BadInput(f"--crops is {self.crops}: preset {self.preset} makes its own crops. Take --preset fast.")
 
     def measure(self, subject: Subject) -> list[Result]:
         data = self.open(subject)
         if self.preset == "fast":
             from mec.evaluation.probing.linear import linear
 
+            subject = self.in_crops(subject)
             chosen_on = None if data.validation is None else subject.features(data.validation.labelled())
             return self.results(data, linear(*subject.both(data), seed=self.seed, validation=chosen_on))
         from mec.evaluation.classifier import preset_name
