@@ -58,13 +58,13 @@ def average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
 def eleven_point_precision(recall: np.ndarray, precision: np.ndarray) -> float:
     """PASCAL VOC 2007's rule: the mean, over recalls 0, 0.1, ..., 1, of the best precision at that recall or a higher.
 
-    0 where no operating point reaches a recall. Tenths are divided, not added up: codes that step by 0.1 miss a recall
-    of exactly 3/10, 6/10 or 7/10.
+    0 where no operating point reaches a recall. Tenths are multiples of the float 0.1, as detectron2 and the codes of
+    the literature have them: three lie a hair above, so that a recall of exactly 3/10, 6/10 or 7/10 misses its tenth.
 
     >>> round(eleven_point_precision(np.array([0.3, 0.5]), np.array([1.0, 0.5])) * 11, 9)
-    5.0
+    4.5
     """
-    return float(np.mean([precision[recall >= tenth / 10].max(initial=0.0) for tenth in range(11)]))
+    return float(np.mean([precision[recall >= tenth * 0.1].max(initial=0.0) for tenth in range(11)]))
 
 
 def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:

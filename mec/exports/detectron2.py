@@ -5,6 +5,7 @@ detectron2 itself is no dependency: the file follows the names that its ResNets 
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ CONFIG = """\
 # SOLVER.BASE_LR is searched: 0.02, 0.03, 0.05, 0.1, 0.2.
 MODEL:
   META_ARCHITECTURE: GeneralizedRCNN
-  WEIGHTS: "{weights}"
+  WEIGHTS: {weights}
   PIXEL_MEAN: [{mean}]
   PIXEL_STD: [{std}]
   MASK_ON: {masks}
@@ -103,8 +104,8 @@ def config_text(info: EncoderInfo, weights: Path, kind: str) -> str:
     numbers = [", ".join(f"{255 * v:.6g}" for v in part) for part in (info.mean, info.std)]
     return CONFIG.format(
         title="Mask R-CNN, R50-C4, COCO 1x" if coco else "Faster R-CNN, R50-C4, VOC 07+12, 24k",
-        weights=weights.as_posix(), mean=numbers[0], std=numbers[1], masks=coco, depth=DEPTHS[info.backbone],
-        classes=80 if coco else 20,
+        weights=json.dumps(weights.resolve().as_posix()), mean=numbers[0], std=numbers[1], masks=coco,
+        depth=DEPTHS[info.backbone], classes=80 if coco else 20,
         train='("coco_2017_train",)' if coco else '("voc_2007_trainval", "voc_2012_trainval")',
         test='("coco_2017_val",)' if coco else '("voc_2007_test",)',
         sizes=", ".join(map(str, range(640 if coco else 480, 801, 32))),

@@ -55,7 +55,7 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     """Write a weight file for timm (safetensors), torchvision (.pth) or detectron2 (.pkl), and say how it is loaded.
 
     For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
-    features on random images; detectron2 is not at hand, its file follows its names.
+    features on random images; for detectron2 the file follows its names (compared with it once: docs/originals.md).
 
     Args:
         run: a run folder, or an encoder.safetensors.

@@ -69,10 +69,18 @@ def test_the_point_of_recall_zero_and_precision_one_is_not_counted():
     assert average_precision_11(np.array([0.9, 0.1]), np.array([-1, 1])) == pytest.approx(0.5)
 
 
-def test_a_recall_of_exactly_three_tenths_reaches_that_point():
-    labels = np.array([1] * 3 + [-1] * 7 + [1] * 7)  # recall 0.3 at precision 1, then at most 10/17
-    scores = -np.arange(17.0)
-    assert average_precision_11(scores, labels) == pytest.approx((4 + 7 * 10 / 17) / 11)
+@pytest.mark.parametrize(
+    ("found", "positives", "met"),
+    [
+        (3, 10, 3), (6, 10, 6), (7, 10, 7),  # a recall of 3, 6 and 7 tenths lies below the floats 3, 6 and 7 * 0.1
+        (6, 20, 3), (9, 15, 6), (12, 20, 6), (21, 30, 7), (70, 100, 7),  # whatever they are shares of
+        (1, 10, 2), (5, 10, 6), (8, 10, 9), (10, 10, 11), (31, 100, 4),  # the other tenths are met, and what is above
+    ],
+)  # fmt: skip
+def test_a_recall_of_exactly_3_6_or_7_tenths_misses_that_point_as_in_the_reference(found, positives, met):
+    labels = np.array([1] * found + [-1] * 5 + [1] * (positives - found))  # precision 1, then at most positives / all
+    rest = positives / (positives + 5) if found < positives else 0.0
+    assert average_precision_11(-np.arange(float(len(labels))), labels) == pytest.approx((met + (11 - met) * rest) / 11)
 
 
 def test_11_point_precision_is_that_of_scikit_learns_curve(random):
@@ -80,7 +88,7 @@ def test_11_point_precision_is_that_of_scikit_learns_curve(random):
         scores, labels = random.integers(0, 12, 60) / 12, random.choice([-1, 1], 60, p=[0.7, 0.3])
         precision, recall, _ = precision_recall_curve(labels > 0, scores)
         precision, recall = precision[:-1], recall[:-1]  # the added point
-        points = [precision[recall >= i / 10 - 1e-12].max(initial=0) for i in range(11)]
+        points = [precision[recall >= 0.1 * i].max(initial=0) for i in range(11)]
         assert average_precision_11(scores, labels) == pytest.approx(np.mean(points))
 
 

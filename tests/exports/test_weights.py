@@ -225,6 +225,14 @@ def test_the_settings_that_go_with_it_are_the_protocols(tmp_path):
     assert found["coco"]["INPUT"]["FORMAT"] == "RGB"
 
 
+def test_the_settings_find_the_weights_from_any_folder(tmp_path, monkeypatch):
+    run_with(tmp_path / 'a "run"', "resnet50", 64)
+    monkeypatch.chdir(tmp_path)
+    out = export('a "run"', "detectron2", out="here.pkl")
+    found = yaml.safe_load((tmp_path / "here-coco.yaml").read_text())
+    assert found["MODEL"]["WEIGHTS"] == str(tmp_path / out)
+
+
 def test_what_detectron2_has_no_network_for_is_refused(finished):
     with pytest.raises(BadInput, match=r"no resnet10-fast with the stem for small images .*resnet50"):
         export(finished, "detectron2")

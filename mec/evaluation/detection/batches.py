@@ -34,11 +34,15 @@ def grouped_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[np
 def resized(width: int, height: int, shorter: int, most: int) -> tuple[int, int]:
     """Width and height with the shorter side as asked, unless the longer would pass `most`.
 
-    >>> resized(500, 375, 480, 1333), resized(500, 100, 480, 1333)
-    ((640, 480), (1333, 267))
+    >>> resized(500, 375, 480, 1333), resized(500, 100, 480, 1333), resized(558, 333, 800, 1333)
+    ((640, 480), (1333, 267), (1333, 795))
     """
-    scale = min(shorter / min(width, height), most / max(width, height))
-    return int(width * scale + 0.5), int(height * scale + 0.5)
+    scale = shorter / min(width, height)
+    wide, high = (width * scale, float(shorter)) if height <= width else (float(shorter), height * scale)
+    if max(wide, high) > most:  # a second factor, as detectron2 has it: one factor rounds half pixels otherwise
+        scale = most / max(wide, high)
+        wide, high = wide * scale, high * scale
+    return int(wide + 0.5), int(high + 0.5)
 
 
 @dataclass(frozen=True)

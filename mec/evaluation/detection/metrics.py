@@ -32,7 +32,8 @@ class Detections:
 def voc_scores(
     annotations: Annotations, detections: Sequence[Detections], *, eleven_points: bool = True
 ) -> dict[str, float]:
-    """AP (mean over overlaps 0.50 to 0.95), AP50 and AP75, %; each the mean over classes that have objects.
+    """AP (mean over overlaps 0.50 to 0.95), AP50 and AP75, %; each the mean over classes that have objects (detectron2
+    counts the others as 0).
 
     A detection hits the object of its class that it overlaps most (widths inclusive), if by more than the threshold;
     further hits on an object are wrong. Difficult objects count for neither side. Detections become what VOC's result

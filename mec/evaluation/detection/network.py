@@ -1,7 +1,7 @@
 """A C4 Faster R-CNN, or Mask R-CNN, around an encoder: torchvision's parts, with detectron2's numbers.
 
-Equivalent to the R50-C4 networks of detectron2 with MoCo's extra batch norm after res5, as far as this can be said
-without detectron2 at hand. Inside, class 0 is the background and classes are 1 ... K; outside they are 0 ... K - 1.
+Equal to the R50-C4 networks of detectron2 with MoCo's extra batch norm after res5, to float noise (docs/originals.md).
+Inside, class 0 is the background and classes are 1 ... K; outside they are 0 ... K - 1.
 """
 
 from __future__ import annotations

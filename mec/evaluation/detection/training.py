@@ -7,7 +7,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mec.evaluation.detection.presets import Preset
 from mec.evaluation.detection.testing import detections_of
 from mec.evaluation.subject import Subject
 from mec.runtime.checkpoints import in_run
-from mec.runtime.distributed import Ranks, synchronise_batch_norm
+from mec.runtime.distributed import ALONE, Ranks, synchronise_batch_norm
 from mec.runtime.files import write_json
 from mec.runtime.memory import peak_memory, reset_peak_memory
 from mec.runtime.progress import Console, TrainingProgress
@@ -184,12 +184,13 @@ class DetectorRun:
         return f"loss {line['loss']:.3f}, {line['seconds']:.2f} s an iteration"
 
     def precise_statistics(self) -> None:
-        """Batch norms' statistics as averages over training batches with the final weights, heads included."""
+        """Batch norms' statistics pooled over training batches with the final weights, heads included."""
         last = self.preset.iterations
-        with torch.no_grad(), averaged_statistics(self.detector):
+        with torch.no_grad(), pooled_statistics(self.detector, self.ranks) as take:
             self.detector.train()
             for batch in self.batches(last, last + self.preset.precise):
                 self.losses(batch)
+                take()
 
 
 def detector_lr(preset: Preset, base: float, iteration: int) -> float:
@@ -202,17 +203,43 @@ def detector_lr(preset: Preset, base: float, iteration: int) -> float:
 
 
 @contextlib.contextmanager
-def averaged_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it batch norms average the statistics of the batches that they see, from the first; variances unbiased.
+def pooled_statistics(module: nn.Module, ranks: Ranks = ALONE) -> Iterator[Callable[[], None]]:
+    """Within it batch norms' statistics become those of all batches together, told by a call after each batch.
 
-    Counters and momenta are as before afterwards.
+    The mean and variance of all values pooled, what lies between batches included, as current fvcore (detectron2's
+    precise batch norm) has them; older versions average the batches' variances. Counters and momenta are as before
+    afterwards.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm, norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
+    counts = [0.0] * len(norms)  # values of a channel in this batch, on this rank
+    sums: list[list[Tensor]] = []  # of each norm: of values and of squares, [channels] in double precision
+    total = torch.zeros(len(norms), dtype=torch.float64)
+
+    def heard(number: int) -> Callable[[Any, Any], None]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            counts[number] = given[0].numel() / given[0].shape[1]
+
+        return hook
+
+    def take() -> None:
+        device = norms[0].get_buffer("running_mean").device
+        n = ranks.sum(torch.tensor(counts, dtype=torch.float64, device=device)).cpu()
+        total.add_(n)
+        for norm, own, count in zip(norms, sums, n.tolist()):
+            mean, variance = (norm.get_buffer(name).double() for name in ("running_mean", "running_var"))
+            own[0] += count * mean
+            own[1] += count * mean.square() + (count - 1) * variance  # the batch's own is unbiased
+
+    hooks = [norm.register_forward_pre_hook(heard(number)) for number, norm in enumerate(norms)]
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for an average of all
-    yield
-    for norm, momentum, counter in before:
+        norm.momentum = 1.0  # the buffers are the last batch's
+        sums.append([torch.zeros_like(norm.get_buffer("running_mean"), dtype=torch.float64) for _ in range(2)])
+    yield take
+    for (norm, momentum, counter), hook, own, count in zip(before, hooks, sums, total.tolist()):
+        hook.remove()
+        mean = own[0] / count
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_(own[1] / count - mean.square())
         norm.momentum = momentum
         norm.get_buffer("num_batches_tracked").copy_(counter)

@@ -103,19 +103,23 @@ class MotBenchmark(ClipBenchmark):
         """Boxes of the filter, not too small and not too wide."""
         clip, found, clock = self.clips[name], self.confident(name), Clock()
         tracker = Tracker(self.rules(buffer=int(clip.rate)))
-        placed: list[tuple[float, tuple[int, int]]] = []  # scale and corner in the letterbox, the same for all frames
+        placed: list[tuple[float, tuple[float, float]]] = []  # scale and corner in the letterbox, of all frames
+        moved = np.zeros(2)  # px
 
         def shrunk() -> Iterator[Tensor]:
             for frame in clip_frames(clip):
                 whole, scale, corner = objects.letterboxed(frame.permute(1, 2, 0).numpy())
                 placed[:] = [(scale, corner)]
+                if self.options.mode == "unitrack":
+                    placed[0], moved[:] = objects.unitracks_padding(clip.size, scale)
                 yield whole
 
         rows: list[tuple[float, ...]] = []
         for number, features in enumerate(clock.around(self.options.maps(appearance, shrunk())), start=1):
             now = found.where(found.frame == number)
             corners = np.concatenate([now.box[:, :2], now.box[:, :2] + now.box[:, 2:]], axis=1)
-            for seen in tracker.step(objects.box_objects(features, corners, now.score, *placed[0])):
+            those = objects.box_objects(features, corners, now.score, *placed[0])
+            for seen in tracker.step(replace(those, boxes=those.boxes + np.tile(moved, 2))):
                 x1, y1, x2, y2 = seen.box.tolist()
                 w, h = x2 - x1, y2 - y1
                 if w * h > SMALLEST and w <= WIDEST * h:

@@ -46,7 +46,18 @@ def letterboxed(frame: NDArray[np.uint8]) -> tuple[Tensor, float, tuple[int, int
     return torch.from_numpy(whole).permute(2, 0, 1), scale, (left, top)
 
 
-def box_objects(features: Tensor, boxes: Floats, scores: Floats, scale: float, corner: tuple[int, int]) -> Objects:
+def unitracks_padding(size: tuple[int, int], scale: float) -> tuple[tuple[float, tuple[float, float]], Floats]:
+    """The scale, where UniTrack believes that a frame of `size` (h, w) px begins in the letterbox, and the px by which
+    its boxes have moved once they are mapped back, both (x, y).
+
+    Its padding is rounded for the pixels alone; another one, of the side before rounding, is taken off.
+    """
+    sides = [(whole, scale * side) for whole, side in zip(LETTERBOX[::-1], size[::-1])]
+    x, y = ((whole - round(side)) / 2 for whole, side in sides)
+    return (scale, (x, y)), np.array([(side - round(side)) / 2 / scale for _, side in sides])
+
+
+def box_objects(features: Tensor, boxes: Floats, scores: Floats, scale: float, corner: tuple[float, float]) -> Objects:
     """Boxes (x1, y1, x2, y2) in pixels of the original frame, [n, 4]; 40 vectors each, by RoIAlign on the map."""
     from torchvision.ops import roi_align
 

@@ -187,17 +187,23 @@ class TargetBox:
     size: np.ndarray
     smallest: np.ndarray
     largest: np.ndarray
+    origin: float = 1.5  # px: a file's x and half the width, minus this, is the centre
 
     @classmethod
     def at(cls, box: np.ndarray, image: tuple[int, int], unitrack: bool = False) -> TargetBox:
-        """From a box as in OTB's files (the top left pixel is (1, 1)) in an image of (w, h) px."""
-        size = box[2:].copy()
+        """From a box as in OTB's files (the top left pixel is (1, 1)) in an image of (w, h) px.
+
+        `unitrack` reproduces two errors of the source: a centre half a pixel towards the top left, and limits of width
+        and height that are each other's.
+        """
+        size, origin = box[2:].copy(), 2.0 if unitrack else 1.5
         limit = np.array(image[::-1] if unitrack else image)  # the source compares (w, h) with (h, w)
-        return cls(box[:2] - 1 + (size - 1) / 2, size, np.maximum(0.2 * size, 4), np.minimum(limit, 5 * size))
+        sizes = size, np.maximum(0.2 * size, 4), np.minimum(limit, 5 * size)
+        return cls(box[:2] + size / 2 - origin, *sizes, origin)
 
     def box(self) -> np.ndarray:
         """As in OTB's files."""
-        return np.concatenate([self.centre - (self.size - 1) / 2 + 1, self.size])
+        return np.concatenate([self.centre - self.size / 2 + self.origin, self.size])
 
     def move(self, responses: np.ndarray, head: Head) -> None:
         """To the best place of the best scale; responses [3, r, r]."""

@@ -98,9 +98,14 @@ def first_mask(video: MaskVideo, size: tuple[int, int]) -> np.ndarray:
         BadInput: no object in it.
     """
     ids = read_mask(video.masks[0], size)
+    void = int((ids == VOID).sum())
     ids[ids == VOID] = 0
     if not ids.any():
-        raise BadInput(f"{video.masks[0]}: no object in the first frame, nothing to follow.")
+        white = (
+            f" Its {void:,} px of 255 are void, which is no object: a mask of 0 and 255 becomes one of object 1 by "
+            "numpy.minimum(mask, 1), saved as a PNG."
+        )
+        raise BadInput(f"{video.masks[0]}: no object in the first frame, nothing to follow.{white if void else ''}")
     return ids
 
 

@@ -131,6 +131,8 @@ def test_a_cut_off_cache_is_read_again(tmp_path):
         ((375, 500), 480, 1333, (480, 640)),
         ((1000, 200), 800, 1333, (1333, 267)),
         ((640, 427), 640, 1333, (959, 640)),  # 959.25
+        ((558, 333), 800, 1333, (1333, 795)),  # 795.5 of the sizes, but 795.4999 after two factors, as in detectron2
+        ((333, 558), 800, 1333, (795, 1333)),
     ],
 )
 def test_sizes_are_rounded_and_bounded(size, shorter, most, expected):

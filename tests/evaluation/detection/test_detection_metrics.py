@@ -87,9 +87,17 @@ def test_overlap_counts_the_last_pixel_and_has_to_be_more_than_the_threshold():
     assert voc_scores(truth, [found((1, 1, 100, 51, 0.9))])["AP50"] == pytest.approx(100)
 
 
-def test_recalls_at_exact_tenths_count():
+@pytest.mark.parametrize(("right", "expected"), [(3, 27.27), (6, 54.55), (7, 63.64), (4, 45.45), (10, 100)])
+def test_ten_objects_of_which_some_are_found_score_as_detectron2_scores_them(right, expected):
+    places = [(20 * i + 1, 1, 20 * i + 10, 10) for i in range(10)]
+    truth = one_class([places], [[False] * 10])
+    scores = voc_scores(truth, [found(*((*place, 0.9 - i / 100) for i, place in enumerate(places[:right])))])
+    assert scores["AP50"] == pytest.approx(expected, abs=0.005)
+
+
+def test_recalls_at_exact_tenths_count_only_where_their_float_reaches_the_tenth():
     # recall 0.3, whose float is smaller than 3 * 0.1
-    assert eleven_point_precision(np.array([0.1, 0.2, 0.3]), np.ones(3)) == pytest.approx(4 / 11)
+    assert eleven_point_precision(np.array([0.1, 0.2, 0.3]), np.ones(3)) == pytest.approx(3 / 11)
     assert area_precision(np.array([0.1, 0.2, 0.3]), np.ones(3)) == pytest.approx(0.3)
 
 
@@ -145,7 +153,7 @@ def plain_voc(truth: Annotations, detections: list[Detections], threshold: float
             if hits + misses:
                 curve.append((hits / positives, hits / (hits + misses)))
         if eleven:
-            precisions.append(sum(max([p for r, p in curve if r >= k / 10], default=0.0) for k in range(11)) / 11)
+            precisions.append(sum(max([p for r, p in curve if r >= k * 0.1], default=0.0) for k in range(11)) / 11)
         else:
             total, last = 0.0, 0.0
             for n, (r, _) in enumerate(curve):

@@ -27,7 +27,7 @@ from mec.evaluation.detection.network import (
     parameter_groups,
     place_of,
 )
-from mec.evaluation.detection.training import averaged_statistics
+from mec.evaluation.detection.training import pooled_statistics
 from mec.networks.backbones import build_encoder
 from mec.runtime.distributed import ALONE, Ranks, current, synchronise_batch_norm
 
@@ -386,23 +386,23 @@ def test_res5_and_every_norm_run_once_a_training_step_and_stand_still_in_a_test(
     assert all(torch.equal(t, state[n]) for n, t in made.state_dict().items())
 
 
-def test_precise_statistics_are_averages_over_batches_and_touch_nothing_else():
+def test_precise_statistics_are_those_of_all_batches_together_and_touch_nothing_else():
     made = detector()
     made.train()
     before = copy.deepcopy(made.state_dict())
     inputs: dict[str, list[torch.Tensor]] = {"backbone.body.bn1": [], "roi_heads.box_head.norm": []}
     for name, heard in inputs.items():
         made.get_submodule(name).register_forward_pre_hook(lambda _, x, heard=heard: heard.append(x[0].clone()))
-    with torch.no_grad(), averaged_statistics(made):
+    with torch.no_grad(), pooled_statistics(made) as take:
         for seed in range(3):
             made.draw((seed, 9))
             made(*batch(seed))
+            take()
     after = made.state_dict()
     for name, heard in inputs.items():
-        mean = torch.stack([x.mean((0, 2, 3)) for x in heard]).mean(0)
-        var = torch.stack([x.var((0, 2, 3), unbiased=True) for x in heard]).mean(0)
-        assert_close(after[f"{name}.running_mean"], mean)
-        assert_close(after[f"{name}.running_var"], var)
+        values = torch.cat([x.transpose(0, 1).flatten(1) for x in heard], 1)  # of each channel, all batches
+        assert_close(after[f"{name}.running_mean"], values.mean(1))
+        assert_close(after[f"{name}.running_var"], values.var(1, unbiased=False))
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     statistics = {n for n in after if n.endswith(("running_mean", "running_var"))}
     assert moved == statistics
@@ -495,3 +495,25 @@ def test_two_ranks_have_the_losses_and_gradient_of_one():
     for found, one in processes.run(on_a_rank, 2):
         assert found == pytest.approx(losses, rel=1e-9)
         assert_close(one, gradient, rtol=1e-7, atol=1e-9)
+
+
+def pooled_on_a_rank() -> tuple[torch.Tensor, torch.Tensor]:
+    """Statistics of a norm that sees two batches of different sizes, of which each rank has a part."""
+    group = current()
+    norm = nn.Sequential(nn.BatchNorm2d(3).double())
+    if group.size > 1:
+        synchronise_batch_norm(norm)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad(), pooled_statistics(norm, group) as take:
+        for rows in (4, 8):
+            norm(torch.randn(rows, 3, 2, 2, generator=generator, dtype=torch.float64)[group.share(rows)] * rows)
+            take()
+    return norm[0].running_mean, norm[0].running_var
+
+
+@pytest.mark.slow
+def test_two_ranks_pool_the_statistics_of_one():
+    mean, var = pooled_on_a_rank()
+    for found in processes.run(pooled_on_a_rank, 2):
+        assert_close(found[0], mean)
+        assert_close(found[1], var)

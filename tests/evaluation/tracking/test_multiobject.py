@@ -16,7 +16,7 @@ from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
-from mec.evaluation.tracking import motfiles, posefiles
+from mec.evaluation.tracking import mot, motfiles, posefiles
 from mec.evaluation.tracking.appearance import open_appearance
 from mec.evaluation.tracking.mot import FIRST_ID, MotBenchmark, MotsBenchmark, boxes_of_rows
 from mec.evaluation.tracking.motfiles import MaskRow
@@ -191,6 +191,25 @@ def test_a_pose_that_returns_has_its_id_at_once_or_as_in_the_source_a_frame_late
     ids = [named["annolist"][t]["annorect"][ORDERS[t % 3].index(0)]["track_id"][0] for t in (0, 5, 6)]
     own = ids[0]
     assert ids == [own, own if first_id == 1 else first_id, own]
+
+
+def test_unitracks_mode_moves_boxes_by_what_its_paddings_differ_and_takes_features_half_a_pixel_off(
+    made, tmp_path, monkeypatch
+):
+    corners, box_objects = [], mot.objects.box_objects
+    monkeypatch.setattr(mot.objects, "box_objects", lambda *given: corners.append(given[4]) or box_objects(*given))
+    found = []
+    for mode in ("clean", "unitrack"):
+        out = tmp_path / mode
+        options = TrackingOptions("train", mode=mode)
+        list(measure_tracks(MotBenchmark, resolve("pixels", out=out), made / "mot", options))
+        found.append(motfiles.read_boxes(out / f"mot/train-det/stage0-womotion-{mode}/MOT16-01.txt"))
+    clean, theirs = found
+    # 256 px at 3.8 are 972.8 px, pasted as 973 at 57, believed at 57.5, mapped back by 57.6.
+    assert {*corners[:FRAMES]} == {(57, 0)}
+    assert {*corners[FRAMES:]} == {(57.5, 0.0)}
+    assert (clean.id == theirs.id).all()
+    np.testing.assert_allclose(theirs.box - clean.box, np.tile([-0.1 / 3.8, 0, 0, 0], (len(clean), 1)), atol=1e-9)
 
 
 @pytest.mark.parametrize("task", ["mot", "mots", "posetrack"])

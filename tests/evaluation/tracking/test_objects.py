@@ -48,6 +48,25 @@ def test_a_box_gives_forty_vectors_from_where_it_is():
     assert (found.boxes == boxes).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "corner", "moved"),
+    [
+        # 480 x 640 at 608 / 480: 810.67 px wide, pasted as 811 at 138, believed at 138.5, mapped back by 138.67.
+        ((480, 640), (138.5, 0.0), (-1 / 6 / (608 / 480), 0.0)),
+        ((1080, 1920), (3.5, 0.0), (-1 / 18 / (608 / 1080), 0.0)),  # 1080.89 px as 1081
+        ((301, 77), (466.0, 0.0), ((77 * 608 / 301 - 156) / 2 / (608 / 301), 0.0)),  # 155.53 px as 156
+        ((600, 1800), (0.0, 122.5), (0.0, (600 * 1088 / 1800 - 363) / 2 / (1088 / 1800))),  # 362.67 px as 363
+        ((608, 1088), (0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_unitracks_padding_is_unrounded_for_boxes_and_another_on_the_way_back(size, corner, moved):
+    _, scale, pasted = objects.letterboxed(np.zeros((*size, 3), np.uint8))
+    (_, found), off = objects.unitracks_padding(size, scale)
+    assert found == corner
+    assert off == pytest.approx(moved)
+    assert pasted == (int(found[0]), int(found[1]))  # the pixels lie at the rounded one
+
+
 def test_a_box_off_the_image_has_zero_features():
     found = objects.box_objects(torch.ones(3, 76, 136), np.array([[-900.0, -900, -800, -700]]), np.ones(1), 1.0, (0, 0))
     assert not found.features[0].any()

@@ -119,6 +119,16 @@ def test_unitracks_mode_drags_by_one_cell_and_overstates_displacements():
     assert CrossCorrelation(unitrack=True).displacement((25, 28)) == pytest.approx((-1 / 52, 2 / 52))
 
 
+def test_unitracks_centre_lies_half_a_pixel_to_the_top_left_and_gives_the_same_box():
+    box, image = np.array([11, 21, 20, 11.0]), (100, 50)
+    clean, theirs = TargetBox.at(box, image), TargetBox.at(box, image, unitrack=True)
+    assert clean.centre.tolist() == [11 + 10 - 1.5, 21 + 5.5 - 1.5]
+    assert theirs.centre.tolist() == [11 + 10 - 2, 21 + 5.5 - 2]
+    assert clean.box().tolist() == theirs.box().tolist() == box.tolist()
+    theirs.centre += (3, -4)
+    assert theirs.box().tolist() == [14, 17, 20, 11]
+
+
 @pytest.mark.parametrize(("centre", "window"), [((30.3, 20.8), (40, 25)), ((-5, 70), (33, 60)), ((200, 200), (10, 10))])
 def test_a_crop_has_its_corners_at_the_windows_corners_and_zeros_outside(centre, window):
     image = torch.randn(3, 60, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -227,7 +227,10 @@ def test_what_does_not_fit_is_told(tmp_path):
     with pytest.raises(BadInput, match="mode RGB; a mask is a palette PNG"):
         first_mask(video, (56, 40))
     Image.new("L", (56, 40), 255).save(video.masks[0])
-    with pytest.raises(BadInput, match="no object in the first frame"):
+    with pytest.raises(BadInput, match=r"no object in the first frame.* 2,240 px of 255 are void.*numpy\.minimum"):
+        first_mask(video, (56, 40))
+    Image.new("L", (56, 40), 0).save(video.masks[0])
+    with pytest.raises(BadInput, match=r"nothing to follow\.$"):
         first_mask(video, (56, 40))
     video.masks[0].write_bytes(b"")
     with pytest.raises(BadInput, match="cannot be read"):
