@@ -20,9 +20,11 @@ from mec.data.decoding import SUFFIXES, Skipped, nothing_in, quiet, why_unreadab
 from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.listing import CACHE_FROM, cached_listing, load_cache, pack_names, save_cache, unpack_names
 from mec.data.named import TORCHVISION
+from mec.data.tables import Table, assigned, located, members, read_table
 from mec.data.values import Scale
 from mec.errors import BadInput, nearest, plain
 from mec.runtime.machine import cores
+from mec.runtime.paths import data_name, is_table
 
 CHECK_ALL_BELOW = 20_000  # images; larger folders are checked by a sample, and as they are read
 BEFORE = ("val", "valid", "validation", "test")  # the first of these went into fingerprints before 0.2
@@ -56,14 +58,25 @@ class Layout:
     classes: tuple[str, ...]
     left_out: Mapping[str, int]
     told: list[str]
+    stamp: str = ""  # of a table of labels
 
 
-def folder_layout(folder: Path) -> Layout:
+def folder_layout(folder: Path, labels: str | Path | None = None) -> Layout:
     """Parts and classes of a folder: training images, and held-out ones where there are parts and nothing else.
-    Raises BadInput: no such folder, or no image in it."""
+
+    Instead of a folder also a table of images. `labels`: a table of theirs, in place of folders of classes.
+    Raises BadInput: no such folder, no image in it, or a table that does not fit.
+    """
     if not folder.exists():
         known = ["digits", "imagenet", *TORCHVISION]
         raise BadInput(f"{folder}: no such folder, nor a data set of that name. {nearest(str(folder), known)}")
+    table = None if labels is None else read_table(labels, labels=True)
+    if is_table(folder):
+        own = read_table(folder)
+        root, names, told = located(own)
+        sizes = np.array([file_size(os.path.join(root, name)) for name in names], np.int64)
+        parts = [Part(TRAIN, root, names, sizes)]
+        return by_table(root, parts, {}, told, table or own, None if table else np.arange(len(names)))
     if not folder.is_dir():
         packed = re.search(r"\.(tgz|tar\.\w+|zip)$", folder.name)
         what = "a packed file: unpack it first, or give a plain .tar" if packed else "a file"
@@ -77,8 +90,37 @@ def folder_layout(folder: Path) -> Layout:
             left_out[reason] = left_out.get(reason, 0) + count
     if not parts[0].names:
         raise BadInput(nothing_in(parts[0].root))
+    if table is not None:
+        return by_table(folder, parts, left_out, told, table)
     labelled, classes, more = with_labels(parts)
     return Layout(labelled, classes, left_out, told + more)
+
+
+def file_size(path: str) -> int:
+    """In bytes; -1 where there is none: the reason is told when the image is opened."""
+    return os.path.getsize(path) if os.path.isfile(path) else -1
+
+
+def by_table(
+    root: Path,
+    parts: list[Part],
+    left_out: dict[str, int],
+    told: list[str],
+    table: Table,
+    rows: np.ndarray | None = None,
+) -> Layout:
+    """The layout of these parts with labels and parts as `assigned`. rows: of the images in the table, if known."""
+    names = [os.path.relpath(path, root) for part in parts for path in part.paths]
+    sizes, closed = np.concatenate([part.sizes for part in parts]), tuple(s for part in parts for s in part.closed)
+    own, words, more = assigned(table, names, root, [part.name for part in parts for _ in part.names], rows)
+    whole = Part(TRAIN, root, names, sizes)
+    made = [replace(whole.take(chosen), name=name) for name, chosen in members(own).items()]
+    if not made[0].names:
+        raise BadInput(f"{table.file}: none of its images is to train on: some have to be of the part train.")
+    made[0] = replace(made[0], closed=closed)
+    labelled, classes, also = with_labels(made, [[words[i] for i in chosen] for chosen in members(own).values()])
+    told = [*told, *more, *also]
+    return Layout(labelled, classes, left_out, told, table.stamp)
 
 
 def split_folders(folder: Path) -> tuple[list[str], dict[str, int], list[str]]:
@@ -115,12 +157,16 @@ def subfolders(folder: Path) -> list[str]:
     return []
 
 
-def with_labels(parts: list[Part]) -> tuple[list[Part], tuple[str, ...], list[str]]:
+def with_labels(
+    parts: list[Part], words: Sequence[Sequence[str | None]] | None = None
+) -> tuple[list[Part], tuple[str, ...], list[str]]:
     """Parts with labels, the classes (those of the training part first), and what does not fit between them.
 
     A held-out image of a class that training lacks keeps a label of its own: no measurement can get it right.
+    words: each part's labels, in place of the names of folders.
     """
-    counts = [Counter(class_of(name) for name in part.names) for part in parts]
+    words = words or [[class_of(name) for name in part.names] for part in parts]
+    counts = [Counter(of_part) for of_part in words]
     own = sorted(c for c in counts[0] if c is not None)
     foreign = sorted({c for found in counts[1:] for c in found if c is not None and c not in counts[0]})
     told = []
@@ -142,16 +188,24 @@ def with_labels(parts: list[Part]) -> tuple[list[Part], tuple[str, ...], list[st
         if found[None]:
             told.append(f"{found[None]:,} images in {part.name}/ lie in no class: they are not measured on.")
     number = {name: i for i, name in enumerate([*own, *foreign])}
-    labels = [np.array([number.get(class_of(name) or "", -1) for name in part.names], np.int64) for part in parts]
+    labels = [np.array([number.get(word or "", -1) for word in of_part], np.int64) for of_part in words]
     return [replace(part, labels=y) for part, y in zip(parts, labels)], tuple(map(plain, number)), told
 
 
-def from_folder(folder: Path, limit: int | None, seed: int, scale: Scale | None = None, split: str = "") -> Data:
-    """A folder's images: parts by its layout, without the unreadable ones, small images of one size in memory.
+def from_folder(
+    folder: Path,
+    limit: int | None,
+    seed: int,
+    scale: Scale | None = None,
+    split: str = "",
+    labels: str | Path | None = None,
+) -> Data:
+    """A folder's or a table's images: parts by its layout, without the unreadable ones, small ones of a size in memory.
 
-    `scale` is of deep values, by default one that fits the training images; `split` the part to measure on.
+    `scale` is of deep values, by default one that fits the training images; `split` the part to measure on; `labels` a
+    table of them.
     """
-    layout = folder_layout(folder)
+    layout = folder_layout(folder, labels)
     chosen, *others = layout.parts
     if limit is not None and limit < len(chosen.names):
         chosen = chosen.take(stratified(chosen.labels, len(chosen.names), limit, seed))
@@ -164,23 +218,25 @@ def from_folder(folder: Path, limit: int | None, seed: int, scale: Scale | None 
             skipped += more
     skipped += [closed for part in layout.parts for closed in part.closed]
     data = Data(
-        plain(folder.resolve().name),
+        plain(data_name(folder.resolve())),
         train,
         classes=layout.classes,
         skipped=tuple(skipped),
         left_out=layout.left_out,
         told=(*layout.told, *sampled(np.concatenate([part.sizes for part in (chosen, *others)]))),
-        fingerprint=folder_fingerprint(folder, [chosen, *others]),
+        fingerprint=folder_fingerprint(folder, [chosen, *others], layout.stamp),
     )
     return ready(data, held_out, split, scale)
 
 
-def folder_fingerprint(folder: Path, parts: Sequence[Part]) -> str:
-    """Names and sizes, as before 0.2, then a hash of the contents."""
+def folder_fingerprint(folder: Path, parts: Sequence[Part], stamp: str = "") -> str:
+    """Names and sizes, as before 0.2, and the stamp of a table of labels; then a hash of the contents."""
     before = next((part for name in BEFORE for part in parts[1:] if part.name == name), None)
-    prints = []
+    prints = [stamp] * bool(stamp)
     for part in (parts[0], *([before] if before else [])):
-        below = os.path.relpath(part.root, folder)  # once: it takes as long as a million names
+        below = os.path.relpath(
+            part.root, folder if folder.is_dir() else part.root
+        )  # once: it takes as long as a million names
         prints += [f"{below}/{name} {size}" for name, size in zip(part.names, part.sizes)]
     state = hashlib.sha256("\n".join(prints).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     paths = [path for part in parts for path in part.paths]

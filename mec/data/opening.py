@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from mec.data.dataset import ROLES, TRAIN, Data, Split, fingerprint, limited, ready, stratified
-from mec.data.folders import from_folder
+from mec.data.folders import Part, from_folder, with_labels
 from mec.data.named import TORCHVISION, digits, from_torchvision
-from mec.data.shards import Shards, is_packed, open_packed
+from mec.data.shards import Packed, Shards, is_packed, open_packed
+from mec.data.tables import Table, assigned, members, read_table
 from mec.data.values import Scale
 from mec.errors import BadInput, home
 
@@ -25,14 +26,16 @@ def open_data(
     seed: int = 0,
     split: str | None = None,
     scale: Scale | None = None,
+    labels: str | Path | None = None,
 ) -> Data:
-    """A data set by name, a folder of images nested in any way, or shards.
+    """A data set by name, a folder of images nested in any way, a list of images, or shards.
 
     Of a folder with train/<class>/... and val|test/<class>/... (or Training, Validation, Testing) only train is trained
     on; labels serve evaluation, on the test part where there is one.
 
     Args:
-        name: "digits", a torchvision data set in `TORCHVISION`, a folder, or the shards that `mec pack` wrote (their
+        name: "digits", a torchvision data set in `TORCHVISION`, a folder, a CSV with a column of paths (and of labels,
+            and of splits, where it has them), a text with a path a line, or the shards that `mec pack` wrote (their
             folder, a pattern of tars, or a URL).
         root: the folder of torchvision's files; "imagenet" reads ROOT/train and ROOT/val; a URL is fetched to ROOT.
         download: fetch from the data set's own home, where torchvision still can.
@@ -40,6 +43,7 @@ def open_data(
         seed: of the draw that `limit` makes.
         split: the held-out part to measure on, by its folder's name. Default: test, else validation.
         scale: of 16-bit, float and signed values, as an encoder was trained on. Default: one that fits this set.
+        labels: a CSV with the columns path and label (and split: train, val, test), in place of folders of classes.
 
     Raises:
         BadInput: no such data set or folder, nothing in it, or too many images unreadable.
@@ -49,6 +53,8 @@ def open_data(
     if seed < 0:
         raise BadInput(f"--seed is {seed}: a whole number, 0 or above.")
     name, root = home(name), home(root)
+    if labels is not None and (name == "digits" or (name in TORCHVISION and not Path(name).is_dir())):
+        raise BadInput(f"--labels is {labels}, but {name} has labels of its own.")
     if name == "digits":
         data = digits()
     elif name in TORCHVISION and not Path(name).is_dir():
@@ -56,11 +62,11 @@ def open_data(
     elif name == "imagenet" and not Path(name).is_dir():
         if root is None:
             raise BadInput("imagenet needs --data-root DIR, with DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG.")
-        data = replace(from_folder(Path(root), limit, seed, scale, split or ""), name="imagenet")
+        data = replace(from_folder(Path(root), limit, seed, scale, split or "", labels), name="imagenet")
     elif is_packed(name):
-        data = from_packed(name, root, limit, seed, scale, split or "")
+        data = from_packed(name, root, limit, seed, scale, split or "", labels)
     else:
-        data = from_folder(Path(name), limit, seed, scale, split or "")
+        data = from_folder(Path(name), limit, seed, scale, split or "", labels)
     if split and data.split.lower() != split.lower() and ROLES.get(data.split.lower()) != ROLES.get(split.lower()):
         raise BadInput(f"{name} has no part {split!r} to measure on. There: {data.split}.")
     data = replace(data, train=limited(data.train, limit, seed))
@@ -68,10 +74,19 @@ def open_data(
 
 
 def from_packed(
-    name: str, root: str | Path | None, limit: int | None, seed: int, scale: Scale | None = None, split: str = ""
+    name: str,
+    root: str | Path | None,
+    limit: int | None,
+    seed: int,
+    scale: Scale | None = None,
+    split: str = "",
+    labels: str | Path | None = None,
 ) -> Data:
     """Shards: a folder that `mec pack` wrote, tars by a pattern, or a URL of either."""
-    packed = open_packed(name, root)
+    packed, stamp = open_packed(name, root), ""
+    if labels is not None:
+        table = read_table(labels, labels=True)
+        packed, stamp = relabelled(packed, table), table.stamp
 
     def part(name: str) -> Split:
         rows = np.flatnonzero(packed.part == name)
@@ -84,7 +99,9 @@ def from_packed(
     if limit is not None and limit < len(train):
         train = train.take(stratified(train.labels, len(train), limit, seed))
     assert isinstance(train.images, Shards)
-    state = hashlib.sha256("\n".join(packed.checksums).encode() + train.images.rows.tobytes())
+    state = hashlib.sha256(
+        "\n".join([*packed.checksums, *[stamp] * bool(stamp)]).encode() + train.images.rows.tobytes()
+    )
     held_out = {other: part(other) for other in dict.fromkeys(packed.part.tolist()) if other != TRAIN}
     found = Data(
         packed.name,
@@ -96,3 +113,17 @@ def from_packed(
     )
     labelled = {name: part.labelled() for name, part in held_out.items() if part.labels is not None}
     return ready(found, labelled, split, scale)
+
+
+def relabelled(packed: Packed, table: Table) -> Packed:
+    """Shards with the labels of a table, and its parts. Raises BadInput: they do not fit."""
+    names = packed.table.names
+    parts, words, told = assigned(table, names, Path(packed.table.tars[0]).parent, packed.part.tolist())
+    found = members(parts)
+    made = [Part(name, Path(), [names[i] for i in rows], packed.table.length[rows]) for name, rows in found.items()]
+    labelled, classes, more = with_labels(made, [[words[i] for i in rows] for rows in found.values()])
+    label = np.full(len(names), -1)
+    for part, rows in zip(labelled, found.values()):
+        label[rows] = -1 if part.labels is None else part.labels
+    told_too, part_of = (*packed.told, *told, *more), np.array(parts)
+    return replace(packed, table=replace(packed.table, label=label), part=part_of, classes=classes, told=told_too)

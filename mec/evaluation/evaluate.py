@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
@@ -10,16 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from mec.data.dataset import Data, Split, with_scale
-from mec.data.decoding import nothing_in
-from mec.data.folders import readable
-from mec.data.images import Files, Opened
-from mec.data.listing import list_images
-from mec.data.shards import Shards, is_packed, open_packed
+from mec.data.dataset import Split
+from mec.data.sources import open_images
 from mec.errors import BadInput, home, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
@@ -122,6 +116,7 @@ def features(
     run: Encoder,
     images: str | Path | Sequence[str | Path] | Sequence[Image.Image] | Split,
     *,
+    labels: str | Path | None = None,
     device: str = "auto",
     workers: int = 0,
     batch_size: int = 256,
@@ -132,8 +127,10 @@ def features(
     Args:
         run: as for `evaluate`.
         images: a folder, all of whose images are read, nested in any way, in the order of their names; tars, as for
-            `pretrain`; a file; a list of paths, or of PIL images; or a part of a data set:
-            `mec.open_data("digits").train`. Only a part has labels y [n]; else they are -1.
+            `pretrain`; a CSV with a column of paths; a text with a path a line; a file; a list of paths, or of PIL
+            images; or a part of a data set: `mec.open_data("digits").train`.
+        labels: a CSV with the columns path and label, or "folders". Default: those that the images bring (a part, tars,
+            a CSV with labels); an image without one has y -1.
         device: "auto", "cpu" or "cuda".
         workers: processes that decode images.
         batch_size: images that go through the encoder together.
@@ -147,9 +144,8 @@ def features(
         FileNotFoundError: no such run or folder.
     """
     subject = resolve(run, device=device, workers=workers)
-    data, name = _images(home(images))
-    data = with_scale(data, subject.info.scale)
-    split = data.train
+    source = open_images(images, labels, scale=subject.info.scale)
+    data, split = source.data, source.split
     for words in data.words():
         say(words)
     found = extract(
@@ -157,37 +153,6 @@ def features(
     )
     found.check_finite()
     lost = {image.path for image in found.skipped}
-    names = [name(i) for i in range(len(split)) if split.images.name(i) not in lost]
+    names = [name for i, name in enumerate(source.names) if split.images.name(i) not in lost]
     data = replace(data, skipped=(*data.skipped, *found.skipped))
     return replace(found, names=tuple(names), skipped=data.skipped, told=tuple(data.words()))
-
-
-def _images(images: Any) -> tuple[Data, Callable[[int], str]]:
-    """What is to be read, as the training part of a data set, and what each of its images is called."""
-    if isinstance(images, Data):
-        raise BadInput(f"{images.name} has parts: give one of them, for example data.train.")
-    if isinstance(images, Split):
-        return Data("", images), images.images.name
-    if isinstance(images, (str, Path)) and is_packed(str(images)):
-        packed = open_packed(str(images))
-        split = Split(Shards(packed.table, np.arange(len(packed.table.names))))
-        found = Data(packed.name, split, left_out=packed.left_out, told=packed.told)
-        return found, packed.table.names.__getitem__
-    if isinstance(images, (str, Path)) and Path(images).is_dir():
-        folder = Path(images)
-        listed = list_images(folder)
-        if not listed.names:
-            raise BadInput(nothing_in(folder))
-        split, skipped = readable([os.path.join(folder, n) for n in listed.names], None, folder, all_of_them=True)
-        found = Data(folder.name, split, skipped=(*skipped, *listed.closed), left_out=listed.left_out)
-        return found, lambda i: os.path.relpath(split.images.name(i), folder)
-    if isinstance(images, (str, Path)) and not Path(images).is_file():
-        raise FileNotFoundError(
-            f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
-        )
-    several: list[Any] = [images] if isinstance(images, (str, Path)) else list(images)
-    of_paths = all(isinstance(image, (str, Path)) for image in several)
-    if not several or not (of_paths or all(isinstance(image, Image.Image) for image in several)):
-        raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
-    split = Split(Files(tuple(map(str, several))) if of_paths else Opened(tuple(several)))
-    return Data("", split), split.images.name

@@ -10,12 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from mec.errors import BadInput
-from mec.runtime.flags import Device, Folder, Name, Number, Real, check
+from mec.runtime.flags import Device, Folder, Labels, Name, Number, Real, check
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ class OnLabels(OnImages):
     """What protocols take that learn from one labelled data set and test on its other part."""
 
     data: Annotated[Positional[Any], arg(metavar="DATA", constructor=str)]
-    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
+    """digits, a data set's name, a folder with train/CLASS/ and val|test/CLASS/, or a CSV with paths and labels."""
+    labels: Labels = None
+    """A CSV with the columns path and label, and split (train, val, test) where there is one, in place of folders of
+    classes. Without that column 30 % of each class, the same each time, are measured on."""
     data_root: Folder = None
     """Where a torchvision data set's files are; imagenet reads DIR/train and DIR/val."""
     download: bool = False
@@ -85,6 +89,11 @@ class OnLabels(OnImages):
     validation. Where there are both, settings are chosen by the other part."""
     limit: Annotated[Number, FROM_1] = None
     """Use at most this many training and this many test images, for a quick look; results note it."""
+
+    @property
+    def table(self) -> str | Path | None:
+        """The CSV that the data's labels stand in."""
+        return self.labels
 
     def open(self, subject: Subject | None = None) -> Data:
         """The data set, which has labels on both sides; its training images are limited, its test images too.
@@ -105,13 +114,13 @@ class OnLabels(OnImages):
             data = replace(data, train=limited(data.train, self.limit, seed=0))
         else:
             about: dict[str, Any] = {"root": self.data_root, "download": self.download, "limit": self.limit}
-            data = open_data(str(data), **about, split=self.split, scale=scale)
+            data = open_data(str(data), **about, split=self.split, scale=scale, labels=self.table)
             for words in data.words():
                 Console(stderr=True, markup=False, highlight=False).print(words, style="yellow", soft_wrap=True)
         if not data.can_be_measured:
             raise BadInput(
                 f"{data.name} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
-                "test/CLASS/."
+                "test/CLASS/; or --labels CSV, with the columns path and label."
             )
         assert data.test is not None
         return replace(data, test=limited(data.test, self.limit, seed=0))

@@ -80,10 +80,11 @@ def prepared(data: str | Path | Data, options: Comparison) -> Setup:
     device = start_fabric(options.device).device.type
     if current().size > 1:
         raise BadInput(f"mec compare was started as {current().size} processes: it runs in one, without torchrun.")
-    images = data if isinstance(data, Data) else open_data(str(data), root=options.data_root, limit=options.limit)
+    about: dict[str, Any] = {"root": options.data_root, "limit": options.limit, "labels": options.labels}
+    images = data if isinstance(data, Data) else open_data(str(data), **about)
     if not images.can_be_measured:
         name = images.name if isinstance(data, Data) else data
-        raise BadInput(f"{name} has no labels to compare by: it needs train/CLASS/ and val/CLASS/ or test/CLASS/.")
+        raise BadInput(f"{name} has no labels to compare by: train/CLASS/ and val|test/CLASS/, or --labels CSV.")
     out = Path("runs") / f"compare-{images.name}" if options.out is None else Path(options.out)
     console = Console(quiet=options.quiet, markup=False, highlight=False)
     for words in images.words():

@@ -36,6 +36,8 @@ class Comparison:
     """Share of the budget that each rate is tried for."""
     recipe: Name = None
     """A name that `mec recipes` lists: views, backbone, batch. Default: digits for digits, else auto."""
+    labels: flags.Labels = None
+    """A CSV with the columns path and label, and split where there is one, in place of folders of classes."""
     limit: Annotated[Number, FROM_1] = None
     """Use this many training images."""
     batch_size: Annotated[Number, FROM_1] = None

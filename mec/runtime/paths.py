@@ -10,6 +10,7 @@ from typing import Any
 from mec.errors import BadInput, home
 
 ENCODER = "encoder.safetensors"
+LISTS, TABLES = (".txt", ".lst", ".list"), (".csv", ".tsv")  # of images: a path a line; with a column of paths
 FILES = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin")
 
 
@@ -23,6 +24,22 @@ def encoder_file(run: str | Path) -> Path:
         what = f"no {ENCODER} in it. Runs with one near it" if path.is_dir() else "no such run or file. Runs near it"
         raise FileNotFoundError(f"{path}: {what}: {', '.join(near) or 'none'}.")
     return file
+
+
+def is_table(name: str | Path) -> bool:
+    """Whether a file is read as a list of images, by its name."""
+    return Path(name).suffix.lower() in (*LISTS, *TABLES) and not Path(name).is_dir()
+
+
+def data_name(path: Path) -> str:
+    """What images are called by where they lie: their folder's name, that of a tar's folder, and a list's own beside.
+
+    >>> data_name(Path("/a/photos")), data_name(Path("/a/packed/x.tar")), data_name(Path("/a/cells/labels.csv"))
+    ('photos', 'packed', 'cells-labels')
+    """
+    if is_table(path):
+        return "-".join(filter(None, [path.parent.name, path.stem]))
+    return path.parent.name if path.suffix == ".tar" else path.name
 
 
 def is_path(word: str) -> bool:

@@ -16,7 +16,8 @@ from tyro.conf import Suppress, arg
 from mec.errors import BadInput, plain
 from mec.objectives.methods import METHODS
 from mec.recipes.recipe import Recipe
-from mec.runtime.flags import Device, Folder, KeyValues, Minutes, Name, Number, flat
+from mec.runtime.flags import Device, Folder, KeyValues, Labels, Minutes, Name, Number, flat
+from mec.runtime.paths import data_name
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Options:
     """Fetch a torchvision data set from its own home."""
     split: Name = None
     """The held-out part to measure on, by its folder's name. Default: test; where there is none, validation."""
+    labels: Labels = None
+    """A CSV with the columns path and label, and split (train, val, test) where there is one, in place of folders of
+    classes. Without that column 30 % of each class, the same each time, are held out to measure on."""
     workers: Annotated[Number, FROM_0] = None
     """Processes that decode images. Default: one a core, at most 8."""
     save_minutes: Annotated[float, Range(float, 0)] = 5.0
@@ -107,7 +111,8 @@ class Options:
         """What decides the result, in the user's words, as settings.json keeps it."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.FREE}
         values["recipe"] = self.recipe if isinstance(self.recipe, str) else None
-        values["data_root"] = None if self.data_root is None else str(self.data_root)
+        for name in ("data_root", "labels"):
+            values[name] = None if getattr(self, name) is None else str(getattr(self, name))
         values["set"] = list(self.set)
         return values
 
@@ -121,7 +126,7 @@ class Options:
 
     def resuming(self, before: Mapping[str, Any]) -> Options:
         """These options, with what the run was first asked for where nothing was said now."""
-        names = ("seed", "limit", "data_root")
+        names = ("seed", "limit", "data_root", "labels")
         kept: dict[str, Any] = {name: before.get(name) for name in names if getattr(self, name) is None}
         return replace(self, **kept)
 
@@ -139,6 +144,5 @@ class Options:
             return Path(self.out)
         name = getattr(data, "name", "views")
         if isinstance(data, (str, Path)):
-            path = Path(data).resolve()
-            name = path.parent.name if path.suffix == ".tar" else path.name
+            name = data_name(Path(data).resolve())
         return Path("runs") / "-".join(filter(None, [plain(name), self.named(data), self.method]))

@@ -56,7 +56,7 @@ def adapted(recipe: Recipe, options: Options) -> Recipe:
 
 def changed_as_asked(options: Options) -> list[str]:
     """A line about what was changed of an automatic choice; none if nothing."""
-    others = ("recipe", "limit", "seed", "data_root")  # of what was asked for, these change no recipe
+    others = ("recipe", "limit", "seed", "data_root", "labels")  # of what was asked for, these change no recipe
     given = {k: v for k, v in options.asked.items() if k not in others and v not in (None, [])}
     words = [f"--{k.replace('_', '-')} {' '.join(v) if isinstance(v, list) else v}" for k, v in given.items()]
     return [f"changed as asked: {', '.join(words)}"] if words else []

@@ -51,10 +51,10 @@ def pretrain(data: Source, options: Options) -> Path:
     """Train an encoder without labels; the run folder is returned, with `encoder.safetensors` in it.
 
     Args:
-        data: "digits", a torchvision name, "imagenet", a folder of images, what `mec pack` wrote or a URL of it, or
-            what `open_data` gave; or, for any modality, something that can be iterated once an epoch, has a length,
-            and yields batches of views: V tensors [m, ...] with rows in the same order. If it has `set_epoch`, that
-            is called with the epoch's number before each pass.
+        data: "digits", a torchvision name, "imagenet", a folder of images, a CSV with a column of paths, a text with a
+            path a line, what `mec pack` wrote or a URL of it, or what `open_data` gave; or, for any modality, something
+            that can be iterated once an epoch, has a length, and yields batches of views: V tensors [m, ...] with rows
+            in the same order. If it has `set_epoch`, that is called with the epoch's number before each pass.
     {options}
 
     Raises:
@@ -143,7 +143,8 @@ def as_data(data: Any, options: Options) -> Data | None:
         return data
     if isinstance(data, (str, Path)):
         about: dict[str, Any] = {"root": options.data_root, "download": options.download, "limit": options.limit}
-        return open_data(str(data), **about, seed=options.seed or 0, split=options.split)
+        about |= {"split": options.split, "labels": options.labels}
+        return open_data(str(data), **about, seed=options.seed or 0)
     if not hasattr(data, "__len__") or not hasattr(data, "__iter__"):
         raise BadInput(
             f"data is a {type(data).__name__}: give a folder, a data set's name, or something with a length that "

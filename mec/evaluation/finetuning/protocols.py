@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mec.evaluation.protocol import Protocol, Trained
@@ -47,14 +47,18 @@ class Semi(Trained):
 
     Interrupted, it resumes when the same command runs again."""
 
-    labels: str
+    labels: str = field()
     """1%, 10% or another share, drawn class by class (a smaller one is part of a larger); or a file of names, one per
-    line, such as SimCLR's 1percent.txt."""
+    line, such as SimCLR's 1percent.txt. A CSV that has all labels is given as DATA."""
     preset: Literal["paper", "simclr", "barlow-twins", "vicreg", "swav", "vissl"] = "paper"
     """Whose recipe for so many labels. paper: SGD, batch size 1024, 50 epochs, cosine schedule, learning rate 0.05 x
     batch size / 256."""
     head_lr: Annotated[Real, ABOVE_0] = None
     """Learning rate of the linear layer. Default: the preset's."""
+
+    @property
+    def table(self) -> None:
+        """`labels` are something else here."""
 
     def measure(self, subject: Subject) -> list[Result]:
         from mec.data.dataset import limited
