@@ -24,22 +24,6 @@ def shown() -> dict[str, str]:
     return dict(zip(kinds, re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL), strict=True))
 
 
-@pytest.fixture
-def house(tmp_path):
-    """A copy of the package, with what numba has compiled; a command runs in it."""
-    shutil.copytree(ROOT / "mec", tmp_path / "mec", ignore=shutil.ignore_patterns("*.pyc"))
-
-    def run(*words: str) -> str:
-        result = subprocess.run(
-            [sys.executable, "-m", "mec", *words],
-            cwd=tmp_path, env={**environment(), "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return tmp_path, run
-
-
 def edit(path: Path, marker: str, text: str) -> None:
     """Put text before the one place where a file has the marker, or, without one, at its end."""
     before = path.read_text()
@@ -47,50 +31,73 @@ def edit(path: Path, marker: str, text: str) -> None:
     path.write_text(before.replace(marker, text + marker) if marker else before + text)
 
 
-def test_a_flag_is_one_field(shown, house):
-    root, run = house
-    field = "".join(f"    {line}\n" for line in shown["flag"].splitlines())
+# Calls of the command line in one process, what each printed by its number.
+CALLS = """
+import contextlib, io, json, sys
+from mec.cli.main import main
+printed = []
+for words in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            assert not main(words)
+        except SystemExit as ended:  # --help
+            assert not ended.code
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, shown) -> tuple[Path, list[str]]:
+    """A copy of the package with all four added, one file each, and what its commands printed."""
+    root = tmp_path_factory.mktemp("house")
+    shutil.copytree(ROOT / "mec", root / "mec", ignore=shutil.ignore_patterns("*.pyc"))  # with what numba compiled
     options = root / "mec" / "training" / "options.py"
-    edit(options, "    seed: ", field)
+    edit(options, "    seed: ", "".join(f"    {line}\n" for line in shown["flag"].splitlines()))
     options.write_text(options.read_text().replace("import Device,", "import Real, Device,"))
-    assert "--weight-decay X" in run("pretrain", "--help")
-    run("pretrain", "digits", "--weight-decay", "0.003", "--out", "run", *RUN)
+    edit(root / "mec" / "objectives" / "methods.py", "", "\n" + shown["method"])
+    edit(root / "mec" / "evaluation" / "probing" / "protocols.py", "", "\n\n" + shown["protocol"])
+    edit(root / "mec" / "exports" / "export.py", "if TYPE_CHECKING:\n    Tool", shown["export"])
+    toy = ["settings.scale_by=0.5", "network.predictor=[32,16]"]
+    calls = [
+        ["pretrain", "--help"],
+        ["pretrain", "digits", "--weight-decay", "0.003", "--method", "toy", "--out", "run", *RUN, *toy],
+        ["evaluate", "--help"],
+        ["evaluate", "pixels", "spread", "digits", "--out", "out"],
+        ["export", "--help"],
+        ["export", "run", "--to", "names"],
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", CALLS, json.dumps(calls)],
+        cwd=root, env={**environment(), "PYTHONPATH": str(root)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return root, json.loads(result.stdout.splitlines()[-1])
+
+
+def test_a_flag_is_one_field(done):
+    root, printed = done
+    assert "--weight-decay X" in printed[0]
     settings = json.loads((root / "run" / "settings.json").read_text())
     assert settings["recipe"]["optimizer"]["weight_decay"] == settings["asked"]["weight_decay"] == 0.003
 
 
-def test_a_method_is_a_function_and_a_row(shown, house):
-    root, run = house
-    methods = root / "mec" / "objectives" / "methods.py"
-    edit(methods, "", "\n" + shown["method"])
-    assert "squared distance of unit rows" in run("pretrain", "--help")
-    run(
-        "pretrain",
-        "digits",
-        "--method",
-        "toy",
-        "--out",
-        "run",
-        *RUN,
-        "settings.scale_by=0.5",
-        "network.predictor=[32,16]",
-    )
+def test_a_method_is_a_function_and_a_row(done):
+    root, printed = done
+    assert "squared distance of unit rows" in printed[0]
     lines = [json.loads(line) for line in (root / "run" / "metrics.jsonl").read_text().splitlines()]
     assert 0 < lines[-1]["loss"] < 2  # half of a squared distance of unit rows, at most 4
 
 
-def test_a_protocol_is_a_dataclass_and_a_row(shown, house):
-    root, run = house
-    edit(root / "mec" / "evaluation" / "probing" / "protocols.py", "", "\n\n" + shown["protocol"])
-    assert "How many directions the features" in run("evaluate", "--help")
-    assert 1 < float(run("evaluate", "pixels", "spread", "digits", "--out", "out").split(": ")[-1].split()[0]) < 64
+def test_a_protocol_is_a_dataclass_and_a_row(done):
+    _, printed = done
+    assert "How many directions the features" in printed[2]
+    assert 1 < float(printed[3].split(": ")[-1].split()[0]) < 64
 
 
-def test_an_export_is_a_function_and_a_row(shown, house):
-    root, run = house
-    exports = root / "mec" / "exports" / "export.py"
-    edit(exports, "if TYPE_CHECKING:\n    Tool", shown["export"])
-    run("pretrain", "digits", "--out", "run", *RUN)
-    assert "names}" in run("export", "--help").replace(" ", "")
-    assert "the names of" in run("export", "run", "--to", "names")
+def test_an_export_is_a_function_and_a_row(done):
+    root, printed = done
+    assert "names}" in printed[4].replace(" ", "")
+    assert "the names of" in printed[5]
     assert "conv1.weight" in (root / "run" / "encoder-names.txt").read_text()

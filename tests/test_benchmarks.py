@@ -148,7 +148,7 @@ def test_every_trial_of_the_search_is_a_recipe_and_each_rival_has_as_many_as_the
     for group, trials in search.GROUPS.items():
         assert len(set(trials)) == len(trials), group
         for trial in trials:
-            method, changes = search.parts_of(trial)
+            method, _, changes = search.parts_of(trial)
             changed(with_method(AUTO, method or AUTO.method), changes)
     rivals = {len(search.GROUPS[name]) for name in ("simclr", "vicreg", "mmcr", "emp-ssl", "frossl", "corinfomax")}
     assert rivals == {9}
