@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Annotations:
     polygon_starts: np.ndarray | None = None  # [objects + 1] into `point_starts`
     point_starts: np.ndarray | None = None  # [polygons + 1] into `points`
     points: np.ndarray | None = None  # flat x, y, x, y, ...
+    order: np.ndarray | None = None  # [objects] which of COCO's annotations, as its file lists them
+    flaws: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what was left out, in words -> where
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,54 +83,87 @@ def read_image_at(annotations: Annotations, index: int) -> Image.Image:
     return image
 
 
-def read_voc(root: Path, splits: Sequence[tuple[int, str]]) -> Annotations:
+Object = tuple[str, tuple[float, ...], bool]  # class, box, whether it is ignored
+Photograph = tuple[str, str, tuple[int, int], list[Object]]  # id, path, (width, height) and objects
+
+
+def from_photographs(
+    rows: Sequence[Photograph], classes: Sequence[str], flaws: Mapping[str, Sequence[str]]
+) -> Annotations:
+    objects = [found for *_, several in rows for found in several]
+    number = {name: i for i, name in enumerate(classes)}
+    return Annotations(
+        tuple(classes), tuple(row[0] for row in rows), tuple(row[1] for row in rows),
+        np.array([row[2] for row in rows]).reshape(-1, 2), np.cumsum([0, *(len(row[3]) for row in rows)]),
+        np.array([box for _, box, _ in objects], dtype=np.float32).reshape(-1, 4),
+        np.array([number[name] for name, *_ in objects], dtype=np.int64),
+        np.array([ignored for *_, ignored in objects], dtype=bool), flaws=flaws,
+    )  # fmt: skip
+
+
+def read_voc(root: Path, splits: Sequence[tuple[int | None, str]]) -> Annotations:
     """VOC's objects of splits such as (2007, "trainval"): ROOT[/VOCdevkit]/VOC2007/Annotations, ImageSets, JPEGImages.
 
-    Boxes become x0, y0 = xmin - 1, ymin - 1 and x1, y1 = xmax, ymax.
+    Without a year the root itself holds these folders; photographs have any suffix, and annotations that cannot be read
+    are left out. Classes are VOC's 20 where no other has an object, else those of the objects, sorted. Boxes become x0,
+    y0 = xmin - 1, ymin - 1 and x1, y1 = xmax, ymax.
 
     Raises:
         BadInput: a folder or file is missing or cannot be read; says which, and what is there.
     """
-    photographs, boxes, labels, difficult = [], [], [], []
+    rows: list[Photograph] = []
+    flaws: dict[str, list[str]] = {}
     for year, split in splits:
         folder = voc_folder(root, year)
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.exists():
-            known = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
-            raise BadInput(f"{listing}: no such split. There: {', '.join(known) or 'none'}.")
-        for name in read_text(listing).split():
+            known = ", ".join(sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem))
+            raise BadInput(f"{listing}: no such split. There: {known or 'none'}.")
+        photographs = folder / "JPEGImages"
+        stored = {p.stem: p for p in photographs.glob("*")} if year is None else {}
+        for name in filter(None, map(str.strip, read_text(listing).splitlines())):
             file = folder / "Annotations" / f"{name}.xml"
             try:
-                top = ElementTree.parse(file).getroot()
-                size = [int(_text(top, f"size/{side}")) for side in ("width", "height")]
-                objects = top.findall("object")
-                for found in objects:
-                    labels.append(VOC_CLASSES.index(_text(found, "name")))
-                    x0, y0, x1, y1 = (float(_text(found, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
-                    boxes.append((x0 - 1, y0 - 1, x1, y1))
-                    difficult.append(found.findtext("difficult", "0").strip() == "1")
-            except (OSError, ValueError, ElementTree.ParseError) as error:
-                raise BadInput(f"{file}: not a VOC annotation that can be read ({error}).") from error
-            photographs.append((name, str(folder / "JPEGImages" / f"{name}.jpg"), size, len(objects)))
-    if not photographs:
-        raise BadInput(f"{root}: its splits {', '.join(f'{y} {s}' for y, s in splits)} name no photograph.")
-    ids, paths, sizes, counts = zip(*photographs)
-    return Annotations(
-        VOC_CLASSES, ids, paths, np.array(sizes), np.cumsum([0, *counts]),
-        np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels, dtype=np.int64),
-        np.array(difficult, dtype=bool),
-    )  # fmt: skip
+                size, objects = _voc_objects(file, measured=year is not None)
+            except (*MALFORMED, OSError, ElementTree.ParseError) as error:
+                if year is not None:
+                    raise BadInput(f"{file}: not a VOC annotation that can be read ({error}).") from error
+                flaws.setdefault("photographs without an annotation that can be read", []).append(f"{file}: {error}")
+                continue
+            rows.append((name, str(stored.get(name, photographs / f"{name}.jpg")), size, objects))
+    if not rows:
+        named = ", ".join(f"{year} {split}" if year else split for year, split in splits)
+        raise BadInput(f"{root}: its splits {named} name no photograph with an annotation that can be read.")
+    names = {name for *_, objects in rows for name, *_ in objects}
+    return from_photographs(rows, VOC_CLASSES if names <= {*VOC_CLASSES} else sorted(names), flaws)
 
 
-def voc_folder(root: Path, year: int) -> Path:
-    """VOC's files of a year, refused where they are not there."""
+def _voc_objects(file: Path, *, measured: bool) -> tuple[tuple[int, int], list[Object]]:
+    """Width and height (0 where it has none and `measured` does not want them), and the objects."""
+    top = ElementTree.parse(file).getroot()
+    width, height = (
+        int(_text(top, f"size/{side}")) if measured else int(float(top.findtext(f"size/{side}") or 0))
+        for side in ("width", "height")
+    )
+    objects: list[Object] = []
+    for found in top.findall("object"):
+        x0, y0, x1, y1 = (float(_text(found, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+        difficult = found.findtext("difficult", "0").strip() == "1"
+        objects.append((_text(found, "name"), (x0 - 1, y0 - 1, x1, y1), difficult))
+    return (width, height), objects
+
+
+def voc_folder(root: Path, year: int | None) -> Path:
+    """VOC's files of a year, refused where they are not there; without one the root."""
+    if year is None:
+        return root
     for folder in (root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"):
         if folder.is_dir():
             return folder
     there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) if root.is_dir() else "no such folder"
     raise BadInput(
         f"{root}: no VOCdevkit/VOC{year} in it (there: {there or 'nothing'}). --data-root names the folder that holds "
-        f"VOCdevkit/VOC{year}/JPEGImages, Annotations and ImageSets."
+        f"VOCdevkit/VOC{year}/JPEGImages, Annotations and ImageSets; for data of your own, these three themselves."
     )
 
 
@@ -139,30 +174,40 @@ def _text(node: ElementTree.Element, path: str) -> str:
     return found.strip()
 
 
-def read_coco(root: Path, split: str) -> Annotations:
+def read_coco(root: Path, split: str, images: Path | None = None) -> Annotations:
     """COCO's objects of a split such as "train2017": ROOT/annotations/instances_SPLIT.json and ROOT[/images]/SPLIT/.
 
-    Read once, then from flat arrays in the cache folder ($XDG_CACHE_HOME, ~/.cache) for as long as the file stays the
-    same.
+    The split may also be a file of annotations, from the root on; photographs are looked for in `images`, in the
+    split's folders, beside the file, in ROOT/images and in ROOT. Annotations without a known image, a known class or a
+    box are left out. Read once, then from flat arrays in the cache folder ($XDG_CACHE_HOME, ~/.cache) for as long as
+    the file stays the same.
 
     Raises:
         BadInput: the file is missing or not COCO's format.
     """
-    file = root / "annotations" / f"instances_{split}.json"
-    if not file.exists():
-        known = sorted(p.name for p in file.parent.glob("*.json"))
+    usual = root / "annotations" / f"instances_{split}.json"
+    others = (root / "annotations" / f"{split}.json", root / split / "_annotations.coco.json", root / split)
+    file = next((path for path in (usual, *others) if path.is_file()), usual)
+    if not file.is_file():
+        known = sorted(str(p.relative_to(root)) for p in [*root.glob("*.json"), *root.glob("*/*.json")])
         raise BadInput(
             f"{file}: no such file (there: {', '.join(known) or 'nothing'}). --data-root names the folder that holds "
-            f"annotations/instances_{split}.json and images/{split}/."
+            f"annotations/instances_{split}.json and images/{split}/; --train-split and --test-split name another "
+            "split, or its file of annotations."
         )
     stat = file.stat()
-    known_by = f"2 {file.resolve()} {stat.st_size} {stat.st_mtime_ns}"  # 2: the format of the arrays
+    known_by = f"3 {file.resolve()} {stat.st_size} {stat.st_mtime_ns}"  # 3: the format of the arrays
+    flaws: dict[str, list[str]] = {}
     arrays = load_cache(known_by, "coco")
     if arrays is None:
-        arrays = _coco_arrays(file)
-        save_cache(known_by, "coco", **arrays)
-    folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
+        arrays, flaws = _coco_arrays(file)
+        if not flaws:  # which are told each time
+            save_cache(known_by, "coco", **arrays)
+    folders = [root / images] if images else [root / "images" / split, root / split, file.parent, root / "images", root]
+    names = [str(name) for name in arrays["names"]]
+    folder = next((f for f in folders if names and (f / names[0]).is_file()), folders[0])
     return Annotations(
+        flaws=flaws,
         classes=tuple(str(name) for name in arrays.pop("classes")),
         ids=tuple(str(number) for number in arrays.pop("ids")),
         paths=tuple(str(folder / str(name)) for name in arrays.pop("names")),
@@ -172,20 +217,29 @@ def read_coco(root: Path, split: str) -> Annotations:
     )
 
 
-def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
+def _coco_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    flaws: dict[str, list[str]] = {}
     try:
         content = read_json(file, dict)
         categories = sorted(content["categories"], key=lambda c: c["id"])
         images = sorted(content["images"], key=lambda image: image["id"])
-        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
-        for found in content["annotations"]:
-            by_image[found["image_id"]].append(found)
+        by_image: dict[int, list[tuple[int, dict[str, Any]]]] = {image["id"]: [] for image in images}
         number = {c["id"]: i for i, c in enumerate(categories)}
-        counts, boxes, labels, crowds = [], [], [], []
+        for place, found in enumerate(content["annotations"]):
+            if found.get("image_id") not in by_image:
+                flaws.setdefault("annotations of no photograph", []).append(f"number {place}")
+            elif found.get("category_id") not in number or len(found.get("bbox") or ()) != 4:
+                flaws.setdefault("annotations without a known class or a box", []).append(f"number {place}")
+            else:
+                by_image[found["image_id"]].append((place, found))
+        if content["annotations"] and not any(by_image.values()):
+            raise ValueError(f"none of its {len(content['annotations'])} annotations has an image, a class and a box")
+        counts, boxes, labels, crowds, order = [], [], [], [], []
         shapes: list[list[np.ndarray]] = []
         for image in images:
             counts.append(len(by_image[image["id"]]))
-            for found in by_image[image["id"]]:
+            for place, found in by_image[image["id"]]:
+                order.append(place)
                 x, y, w, h = found["bbox"]
                 boxes.append((x, y, x + w, y + h))
                 labels.append(number[found["category_id"]])
@@ -199,7 +253,8 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
             "category_ids": np.array([c["id"] for c in categories], dtype=np.int64),
             "ids": np.array([image["id"] for image in images]),
             "names": np.array([str(image["file_name"]) for image in images]),
-            "sizes": np.array([(image["width"], image["height"]) for image in images]),
+            "sizes": np.array([(image.get("width", 0), image.get("height", 0)) for image in images]).reshape(-1, 2),
+            "order": np.array(order, dtype=np.int64),
             "starts": np.cumsum([0, *counts]),
             "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
             "labels": np.array(labels, dtype=np.int64),
@@ -208,9 +263,7 @@ def _coco_arrays(file: Path) -> dict[str, np.ndarray]:
         }
         if mixed := [name for name, array in arrays.items() if array.dtype == object]:
             raise ValueError(f"{mixed[0]} of several kinds")
-        if not np.isfinite(arrays["boxes"]).all():
-            raise ValueError("a box that is not finite")
-        return arrays
+        return arrays, flaws
     except BadInput:
         raise
     except MALFORMED as error:
@@ -227,16 +280,23 @@ def flat_polygons(shapes: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
     }
 
 
+def with_rows(annotations: Annotations, rows: np.ndarray, starts: np.ndarray) -> Annotations:
+    """With these objects, which lie from photograph to photograph as `starts` says."""
+    arrays: dict[str, Any] = {name: getattr(annotations, name)[rows] for name in ("boxes", "labels", "ignored")}
+    if annotations.order is not None:
+        arrays["order"] = annotations.order[rows]
+    if annotations.polygon_starts is not None:
+        arrays |= flat_polygons([annotations.polygons(row) for row in rows])
+    return replace(annotations, starts=starts, **arrays)
+
+
 def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
     """The chosen photographs, in that order, with their objects."""
     each = [annotations.rows(i) for i in chosen]
     rows = np.concatenate([*each, np.zeros(0, dtype=np.int64)]).astype(np.int64)
-    arrays = {name: getattr(annotations, name)[rows] for name in ("boxes", "labels", "ignored")}
-    if annotations.polygon_starts is not None:
-        arrays |= flat_polygons([annotations.polygons(row) for row in rows])
     ids, paths = (tuple(names[i] for i in chosen) for names in (annotations.ids, annotations.paths))
-    starts = np.cumsum([0, *map(len, each)])
-    return replace(annotations, ids=ids, paths=paths, sizes=annotations.sizes[list(chosen)], starts=starts, **arrays)
+    found = with_rows(annotations, rows, np.cumsum([0, *map(len, each)]))
+    return replace(found, ids=ids, paths=paths, sizes=annotations.sizes[list(chosen)])
 
 
 def with_objects(annotations: Annotations) -> np.ndarray:

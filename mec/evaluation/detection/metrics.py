@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations
 from mec.evaluation.metrics import eleven_point_precision
+from mec.runtime.files import read_json
 
 AP_THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))  # of overlap
 AS_WRITTEN = np.array([1.0, 1.0, 0.0, 0.0])  # VOC's files count pixels from 1 and include the last
@@ -129,14 +131,10 @@ def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind
         raise BadInput(f"detections of {len(detections)} photographs for {len(annotations)}: one for each, in order.")
     package = coco_package()
     rows: list[dict[str, Any]] = []
-    for image, found in zip(annotations.ids, detections):
+    for image, found in enumerate(detections, start=1):
         for n, (box, score, label) in enumerate(zip(found.boxes, found.scores, found.labels)):
             x0, y0, x1, y1 = (float(v) for v in box)
-            row: dict[str, Any] = {
-                "image_id": int(image),
-                "category_id": annotations.category_ids[label],
-                "score": float(score),
-            }
+            row: dict[str, Any] = {"image_id": image, "category_id": int(label) + 1, "score": float(score)}
             if kind == "bbox":
                 row["bbox"] = [x0, y0, x1 - x0, y1 - y0]
             elif found.masks is not None:  # alone: areas of masks decide over sizes, not those of boxes
@@ -146,9 +144,9 @@ def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind
     if not rows:
         return dict.fromkeys(names, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = package.COCO(annotations.source)
+        truth = package.COCO(coco_truth(annotations))
         judge = package.COCOeval_faster(truth, truth.loadRes(rows), kind)
-        judge.params.imgIds = [int(image) for image in annotations.ids]
+        judge.params.imgIds = [*range(1, len(annotations) + 1)]
         judge.params.maxDets = [1, 10, 100]
         judge.params.areaRng = [[0, 1e10], [MEDIUM, 1e10]]
         judge.params.areaRngLbl = ["all", "medium and large"]
@@ -158,6 +156,24 @@ def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind
     chosen = (precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], precision[0, ..., 1])
     known = (part[part > -1] for part in chosen)
     return {name: 100 * float(part.mean()) if len(part) else 0.0 for name, part in zip(names, known)}
+
+
+def coco_truth(annotations: Annotations) -> dict[str, Any]:
+    """The objects as COCO's file has them, numbered from 1: an id of 0, which data of one's own have, is never met."""
+    stored, rows = read_json(Path(annotations.source), dict)["annotations"], []
+    assert annotations.order is not None
+    for image in range(len(annotations)):
+        for row in annotations.rows(image):
+            found = stored[annotations.order[row]]
+            about = {"id": int(row) + 1, "image_id": image + 1, "category_id": int(annotations.labels[row]) + 1}
+            area = found.get("area") or found["bbox"][2] * found["bbox"][3]
+            rows.append({**found, **about, "area": area, "iscrowd": int(annotations.ignored[row])})
+    sizes = enumerate(annotations.sizes.tolist(), start=1)
+    return {
+        "images": [{"id": number, "width": wide, "height": high} for number, (wide, high) in sizes],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(annotations.classes, start=1)],
+        "annotations": rows,
+    }
 
 
 def coco_package() -> Any:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import OnImages, Protocol
-from mec.runtime.flags import Name, Number, OptionalIntegers, Place, Real, integers
+from mec.runtime.flags import File, Folder, Name, Number, OptionalIntegers, Place, Real, integers
 from mec.runtime.ranges import FROM_0, FROM_1, Range
 
 if TYPE_CHECKING:
+    from mec.evaluation.detection.reading import Places
     from mec.evaluation.results import Result
     from mec.evaluation.subject import Subject
 
@@ -23,9 +24,16 @@ class Detection(OnImages):
     word: ClassVar[str]
 
     data_root: Place
-    """Folder of the data in its standard layout."""
+    """Folder of the data."""
+    train_split: Name = None
+    """Split to train on, of data of your own. Default: trainval or train, what is there beside the test's."""
+    test_split: Name = None
+    """Split to test on, of data of your own. Default: test, else val."""
+    classes: File = None
+    """Names of the classes to find, one a line; objects of others are left out. Default: those of the data."""
     preset: Name = None
-    """Schedule and sizes. quick is a look on little data, tested on the photographs it trains on."""
+    """Schedule and sizes. small is for data of your own on a CPU, and their default; quick is a look on little data,
+    tested on the photographs it trains on."""
     image_size: Annotated[Number, FROM_1] = None
     """px; below 64, random:NAME has the stem for small images. The size of the photographs is the preset's."""
     lr: Annotated[Real, Range(float, 0, 100, above=True)] = None
@@ -54,22 +62,35 @@ class Detection(OnImages):
         return [] if self.seeds is None else integers(self.seeds, "--seeds")
 
     def measure(self, subject: Subject) -> list[Result]:
-        from mec.evaluation.detection.presets import changed_preset, preset_named
+        from mec.evaluation.detection.presets import PRESETS, changed_preset, preset_named
         from mec.evaluation.detection.runs import detect
 
-        name, published = preset_named(self.word, self.preset)
+        places = self.places()
+        own = places.own(self.word) and "small" in PRESETS[self.word]
+        name, published = preset_named(self.word, self.preset or ("small" if own else None))
         chosen = changed_preset(
             published, iterations=self.iterations, batch_size=self.batch_size, seeds=self.chosen_seeds(), lr=self.lr
         )
         options: dict[str, Any] = {"sweep": self.sweep, "precision": self.precision, "resume": self.resume}
-        return detect(subject, self.word, Path(self.data_root), name, chosen, **options)
+        return detect(subject, self.word, places, name, chosen, **options)
+
+    def places(self) -> Places:
+        from mec.evaluation.detection.reading import Places
+
+        def path(name: str) -> Path | None:
+            return None if getattr(self, name, None) is None else Path(getattr(self, name))
+
+        images = path("train_images"), path("test_images")
+        alone = getattr(self, "boxes_only", False)
+        return Places(Path(self.data_root), self.train_split, self.test_split, *images, path("classes"), alone)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Voc(Detection):
     """Faster R-CNN (C4), all of it fine-tuned on VOC 2007 trainval, tested on VOC 2007 test.
 
-    Presets: voc07 (default), voc07-vissl, quick. DIR holds VOCdevkit/VOC2007."""
+    Presets: voc07 (default), voc07-vissl, small, quick. DIR holds VOCdevkit/VOC2007; or, of your own, Annotations,
+    ImageSets/Main/SPLIT.txt and JPEGImages, with any classes."""
 
     word = "voc"
 
@@ -87,9 +108,28 @@ class Voc0712(Detection):
 class Coco(Detection):
     """Mask R-CNN (C4), all of it fine-tuned on COCO train2017, tested on val2017: boxes and masks.
 
-    Presets: coco-1x (default), quick. DIR holds annotations/ and images/."""
+    Presets: coco-1x (default), small, quick. DIR holds annotations/ and images/; of your own in this layout, with any
+    names: --train-split train --test-split val, or files of annotations from DIR on. Where objects have no outlines,
+    boxes alone are learned (Faster R-CNN)."""
 
     word = "coco"
 
+    train_images: Folder = None
+    """Folder of the photographs to train on, from --data-root on. Default: where the split's are."""
+    test_images: Folder = None
+    """Folder of the photographs to test on."""
+    boxes_only: bool = False
+    """Learn boxes alone, also where there are outlines."""
 
-PROTOCOLS: dict[str, type[Protocol]] = {"voc": Voc, "voc0712": Voc0712, "coco": Coco}
+
+@dataclass(frozen=True, kw_only=True)
+class Yolo(Detection):
+    """Faster R-CNN (C4), all of it fine-tuned on data of your own as YOLO's text files.
+
+    Presets: small (default), voc07, quick. DIR holds images/SPLIT and labels/SPLIT, or SPLIT/images and SPLIT/labels,
+    and data.yaml or classes.txt."""
+
+    word = "yolo"
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {"voc": Voc, "voc0712": Voc0712, "coco": Coco, "yolo": Yolo}

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.evaluation.detection.annotations import Annotations, largest_objects, read_coco, read_voc, without_polygons
 from mec.evaluation.detection.metrics import coco_package
 from mec.evaluation.detection.presets import SWEEP, Preset, result_name
+from mec.evaluation.detection.reading import Places, read_data
 from mec.evaluation.detection.training import RESULT, DetectorRun, Task
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current
-from mec.runtime.files import SETTINGS, check_free, check_same, missing, read_json, write_json
+from mec.runtime.files import SETTINGS, check_free, check_same, read_json, write_json
 from mec.runtime.locks import only_run
 from mec.runtime.machine import has_bf16_units
 from mec.runtime.progress import Console
@@ -29,7 +29,7 @@ from mec.runtime.progress import Console
 def detect(
     subject: Subject,
     protocol: str,
-    root: Path,
+    places: Places,
     name: str,
     preset: Preset,
     *,
@@ -42,8 +42,8 @@ def detect(
     """Train detectors from an encoder and measure them; each run has a folder below SUBJECT.folder/PROTOCOL-NAME.
 
     Args:
-        protocol: "voc", "voc0712" or "coco".
-        root: of the data, in its standard layout.
+        protocol: "voc", "voc0712", "coco" or "yolo".
+        places: where the data are.
         name: of the preset, one of PRESETS[protocol].
         preset: as `changed_preset` changes it.
         sweep: try `SWEEP` with the first seed, take the best AP on the test photographs, as published searches do.
@@ -58,13 +58,13 @@ def detect(
         BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged.
     """
     coco_package()  # refused now, not after hours of training
-    train, test = read_data(protocol, root, preset)
+    data = read_data(protocol, places, preset)
     fabric, ranks = start_fabric(subject.device), current()
     if preset.batch_size % ranks.size:
         raise BadInput(f"a batch of {preset.batch_size} cannot be shared by {ranks.size} processes.")
     bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(fabric.device.type))
     console = Console(quiet=quiet or ranks.rank > 0)
-    task = Task(subject, protocol, preset, train, test, fabric, ranks, console, bf16, save_minutes)
+    task = Task(subject, protocol, preset, data, fabric, ranks, console, bf16, save_minutes)
     out = subject.folder / f"{protocol}-{name}"
     with only_run(out, ranks):
         start_folder(out, stored_settings(task), resume, ranks)
@@ -73,13 +73,14 @@ def detect(
 
 def trained(task: Task, out: Path, name: str, sweep: bool) -> list[Result]:
     """The runs of a preset, one after another, and their results; those that are finished are only read."""
-    protocol, preset, train, test, console = task.protocol, task.preset, task.train, task.test, task.console
+    protocol, preset, console = task.protocol, task.preset, task.console
+    data, train, test = task.data, task.data.train, task.data.test
     photographs = f"{len(train):,} photographs to train on, {len(test):,} to test on"
     schedule = f"{preset.iterations:,} iterations of {preset.batch_size}, seeds {', '.join(map(str, preset.seeds))}"
     where = f"on {task.fabric.device.type}"
     console.print(f"{protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False)
-    if lacking := without_polygons(train).sum():
-        console.print(f"{lacking:,} objects have no polygon and are not trained on.", highlight=False)
+    for words in data.told:
+        console.print(words, highlight=False, soft_wrap=True)
     rates = SWEEP if sweep else (preset.lr,)
     tried: dict[float, dict[str, Any]] = {}
     for rate in rates:
@@ -98,12 +99,10 @@ def trained(task: Task, out: Path, name: str, sweep: bool) -> list[Result]:
     about = {
         "preset": result_name(protocol, name, preset), "precision": "bf16" if task.bf16 else "fp32",
         "iterations": preset.iterations, "batch_size": preset.batch_size, "source": preset.source,
-        "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])),
+        "photographs": len(test), "classes": len(np.unique(test.labels[~test.ignored])), "rule": data.rule,
     }  # fmt: skip
     results = as_results(protocol, tried if sweep else {}, best, runs, about)
-    split = preset.test if preset.photographs is None else "train"
-    data = "COCO2017" if protocol == "coco" else "VOC2007"
-    return labelled(results, data=data, data_fingerprint=test.fingerprint(), split=split)
+    return labelled(results, data=data.name, data_fingerprint=test.fingerprint(), split=data.split)
 
 
 def run(task: Task, out: Path, rate: float, seed: int) -> dict[str, Any]:
@@ -142,36 +141,11 @@ def main_score(found: Found) -> tuple[str, float]:
     return next(iter(found["scores"].items()))
 
 
-def read_data(protocol: str, root: Path, preset: Preset) -> tuple[Annotations, Annotations]:
-    """What is trained on and what is tested on."""
-
-    def read(splits: Sequence[str]) -> Annotations:
-        if protocol == "coco":
-            return read_coco(root, splits[0])
-        return read_voc(root, [(int(year), split) for year, split in map(str.split, splits)])
-
-    train = read(preset.train)
-    missing(map(Path, train.paths), f"photographs of {', '.join(preset.train)}")
-    lacking = without_polygons(train)
-    if lacking.any() and (lacking | train.ignored).all():  # COCO ignores crowds
-        raise BadInput(
-            f"{train.source}: none of its {lacking.sum():,} objects has a polygon (they have boxes alone, or masks as "
-            'run lengths), and masks are learned from polygons. Write the outlines into "segmentation", as '
-            "[[x, y, x, y, ...]]."
-        )
-    if preset.photographs is not None:
-        train = largest_objects(train, preset.photographs)
-        return train, train
-    test = read((preset.test,))
-    missing(map(Path, test.paths), f"photographs of {preset.test}")
-    return train, test
-
-
 def stored_settings(task: Task) -> dict[str, Any]:
     """What decides the results of all runs of a folder: settings.json."""
     as_stored = json.loads(json.dumps(asdict(task.preset)))
     settings = {name: value for name, value in as_stored.items() if name not in ("seeds", "lr")}
-    data = task.train.fingerprint() + task.test.fingerprint()
+    data = task.data.train.fingerprint() + task.data.test.fingerprint()
     about = {"precision": "bf16" if task.bf16 else "fp32", "checkpoint": task.subject.checkpoint}
     return {"protocol": task.protocol, **settings, **about, "data_fingerprint": data}
 

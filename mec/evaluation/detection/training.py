@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from mec.errors import Diverged, TrainingStopped
 from mec.evaluation.detection import pictures
-from mec.evaluation.detection.annotations import Annotations
 from mec.evaluation.detection.batches import Example, TrainingBatches, training_loader
-from mec.evaluation.detection.metrics import coco_scores, voc_scores
+from mec.evaluation.detection.metrics import Detections, coco_scores, voc_scores
 from mec.evaluation.detection.network import build_detector, parameter_groups
 from mec.evaluation.detection.presets import Preset
+from mec.evaluation.detection.reading import DetectionData
 from mec.evaluation.detection.testing import detections_of
 from mec.evaluation.subject import Subject
 from mec.runtime.checkpoints import in_run
@@ -45,8 +45,7 @@ class Task:
     subject: Subject
     protocol: str
     preset: Preset
-    train: Annotations
-    test: Annotations
+    data: DetectionData
     fabric: Any
     ranks: Ranks
     console: Console
@@ -63,8 +62,8 @@ class DetectorRun:
         torch.manual_seed(seed)
         self.detector = build_detector(
             copy.deepcopy(task.subject.encoder).cpu(),
-            len(task.train.classes),
-            masks=task.protocol == "coco",
+            len(task.data.train.classes),
+            masks=task.data.masks,
             mean=[255 * v for v in task.subject.info.mean],
             std=[255 * v for v in task.subject.info.std],
             regions=self.preset.regions,
@@ -79,26 +78,31 @@ class DetectorRun:
 
     def to_the_end(self) -> dict[str, Any]:
         """Train from the last checkpoint on, test, draw; gives what result.json then holds."""
-        task, sizes = self.task, self.preset.sizes
+        task = self.task
         pace = self.fit(self.restore())
         self.precise_statistics()
-        workers = task.subject.workers
-        found = detections_of(self.detector, task.test, sizes, self.device, workers, task.bf16, self.ranks)
-        masks = task.protocol == "coco"
-        if masks:
-            kinds = {"box": coco_scores(task.test, found, "bbox"), "mask": coco_scores(task.test, found, "segm")}
-            scores = {f"{kind} {name}": value for kind, each in kinds.items() for name, value in each.items()}
-        else:
-            scores = voc_scores(task.test, found, eleven_points=self.preset.test.startswith("2007"))
+        found, scores = self.tested()
         result = {"scores": scores, "lr": self.lr, "seed": self.seed, **pace}
         if self.ranks.rank == 0:
-            shown = range(min(SHOWN, len(task.test)))
-            pictures.detection_picture(task.test, found, shown, self.out / "detections.png", masks=masks)
+            shown, test = range(min(SHOWN, len(task.data.test))), task.data.test
+            pictures.detection_picture(test, found, shown, self.out / "detections.png", masks=task.data.masks)
             pictures.training_curves(read_records(self.log_file), self.out / "curves.png")
             write_json(self.out / RESULT, result)
         text = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
         self.console.print(f"lr {self.lr:g}, seed {self.seed}: {text}", highlight=False)
         return result
+
+    def tested(self) -> tuple[list[Detections], dict[str, float]]:
+        """What it finds on the test photographs, and how good that is, %."""
+        data, workers = self.task.data, self.task.subject.workers
+        sizes, bf16 = self.preset.sizes, self.task.bf16
+        found = detections_of(self.detector, data.test, sizes, self.device, workers, bf16, self.ranks)
+        if data.rule != "COCO":
+            return found, voc_scores(data.test, found, eleven_points=data.rule == "VOC 2007")
+        kinds = {"box": coco_scores(data.test, found, "bbox")}
+        if data.masks:
+            kinds["mask"] = coco_scores(data.test, found, "segm")
+        return found, {f"{kind} {name}": value for kind, each in kinds.items() for name, value in each.items()}
 
     def restore(self) -> int:
         """Everything as it was after the newest readable checkpoint; returns the iterations done."""
@@ -152,7 +156,7 @@ class DetectorRun:
         return pace | ({"memory_gib": peak_memory("cuda")} if self.device.type == "cuda" else {})
 
     def batches(self, start: int, stop: int) -> Iterator[list[Example]]:
-        data = TrainingBatches(self.task.train, self.preset.sizes, self.seed, self.preset.flip)
+        data = TrainingBatches(self.task.data.train, self.preset.sizes, self.seed, self.preset.flip)
         size = self.preset.batch_size
         return training_loader(data, size, start, stop, self.ranks.share(size), self.task.subject.workers)
 

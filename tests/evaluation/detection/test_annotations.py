@@ -210,7 +210,9 @@ def test_bad_input_is_named(tmp_path):
     folder = root / "VOCdevkit" / "VOC2007"
     xml = folder / "Annotations" / "000000.xml"
     whole = xml.read_text()
-    for text in (whole.replace("car", "cart"), whole[:90], whole.replace("xmin", "x"), whole.replace("96", "wide")):
+    xml.write_text(whole.replace("car", "cart"))
+    assert read_voc(root, [(2007, "test")]).classes == ("car", "cart", "dog", "person")  # no longer VOC's 20
+    for text in (whole[:90], whole.replace("xmin", "x"), whole.replace("96", "wide")):
         xml.write_text(text)
         with pytest.raises(BadInput, match=r"000000\.xml: not a VOC annotation that can be read"):
             read_voc(root, [(2007, "test")])

@@ -20,6 +20,7 @@ from mec.evaluation.detection import presets, runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, Preset, changed_preset, preset_named
+from mec.evaluation.detection.reading import Places
 from mec.evaluation.detection.runs import as_results
 from mec.evaluation.detection.testing import in_original
 from mec.evaluation.detection.training import detector_lr
@@ -57,7 +58,7 @@ def detect(subject, protocol, root, *, iterations=None, seeds=None, lr=None, **o
     """By the protocol's default preset, changed."""
     name, published = preset_named(protocol, None)
     changed = changed_preset(published, iterations=iterations, seeds=seeds, lr=lr)
-    return runs.detect(subject, protocol, root, name, changed, **options)
+    return runs.detect(subject, protocol, Places(root), name, changed, **options)
 
 
 @pytest.mark.parametrize("protocol", ["voc", "voc0712", "coco"])
@@ -77,6 +78,8 @@ def test_a_command_gives_results_pictures_and_curves(protocol, tmp_path, capsys)
     assert [r["metric"] for r in results] == names
     assert all(r["protocol"] == protocol and r["unit"] == "%" and 0 <= r["value"] <= 100 for r in results)
     assert all(r["encoder"] == "random:resnet10-narrow" and r["settings"]["lr"] == 0.02 for r in results)
+    rule = "COCO" if protocol == "coco" else "VOC 2007"
+    assert all((r["data"], r["settings"]["rule"]) == ("data", rule) for r in results)  # the folder's name: not VOC2007
     assert f"{protocol} {names[0]}" in printed
     (folder,) = (p for p in out.glob("*/lr-*") if p.is_dir())
     for name in ("detections.png", "curves.png"):
@@ -160,9 +163,16 @@ def test_results_of_other_iterations_than_the_presets_say_so():
     assert runs.result_name("voc", "voc07", changed_preset(published, iterations=2)) == "voc07, changed"
 
 
-def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(tmp_path, monkeypatch, capsys):
-    done = {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
-    monkeypatch.setattr(training.DetectorRun, "to_the_end", lambda self: done)
+def test_objects_without_polygons_are_told_and_boxes_alone_are_learned_where_no_object_has_one(
+    tmp_path, monkeypatch, capsys
+):
+    masks = []
+
+    def to_the_end(self):
+        masks.append((self.task.data.masks, self.detector.roi_heads.has_mask(), self.task.data.train.points is None))
+        return {"scores": {"AP": 1.0}, "lr": 0.02, "seed": 0}
+
+    monkeypatch.setattr(training.DetectorRun, "to_the_end", to_the_end)
     root = photographs.coco(tmp_path / "data")
     file = root / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
@@ -173,8 +183,11 @@ def test_objects_without_polygons_are_told_and_refused_where_no_object_has_one(t
     for found in content["annotations"]:
         found["segmentation"] = found["segmentation"] if found["iscrowd"] else []
     file.write_text(json.dumps(content))
-    with pytest.raises(BadInput, match="none of its 6 objects has a polygon"):
-        detect(subject(tmp_path / "none"), "coco", root)
+    detect(subject(tmp_path / "none"), "coco", root)
+    said = capsys.readouterr().out
+    assert f"No object of {file} has a polygon" in said
+    assert "boxes alone are learned, by Faster R-CNN" in said
+    assert masks == [(True, True, False), (False, False, True)]
 
 
 def test_a_search_and_seeds_give_mean_and_spread_of_the_best_rate(tmp_path, monkeypatch):
