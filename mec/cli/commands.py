@@ -29,6 +29,7 @@ class Pretrain(Options):
     more: ClassVar[str] = """\
   mec pretrain digits                                  small and real: about a minute on a CPU
   mec pretrain photos/                                 your own folder, nested in any way
+  mec pretrain photos/ --labels labels.csv             measured with the labels of a CSV
   mec pretrain photos/ --time-budget 30                as well as it goes in 30 minutes
   mec pretrain cifar10 --data-root data --download     a torchvision data set
   mec pretrain photos/ --resume                        continue after a stop or a crash
@@ -36,7 +37,8 @@ class Pretrain(Options):
 
 The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
 skipped.jsonl, TensorBoard events, checkpoints and encoder.safetensors.
-Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, are only used to measure (but by supervised).
+Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, or a CSV has them, are only used to measure
+(but by supervised).
 --set changes any value that `mec recipes NAME` shows: --set optimizer.base_lr=0.3 views.flip=0, for example.
 --set settings.distortion=guaranteed is the smallest with which every series surely converges (d/m for embeddings
 larger than the batch, else just above 1).
@@ -46,7 +48,8 @@ sees the statistics of 64 images.
 {methods}"""
 
     data: DataSet
-    """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, or what `mec pack` wrote."""
+    """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, a CSV or text with paths, or
+    what `mec pack` wrote."""
 
     def run(self) -> None:
         check_data(self.data, None if self.download else self.data_root)
@@ -77,7 +80,7 @@ RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
 
 PROTOCOL is one of those below; `mec evaluate RUN PROTOCOL --help` shows its flags. A folder of labelled images has
-train/CLASS/ and val/CLASS/ or test/CLASS/.
+train/CLASS/ and val/CLASS/ or test/CLASS/, or comes with --labels CSV (path,label).
 
 {protocols}"""
 
@@ -212,19 +215,26 @@ class Embed(Embedding):
     __doc__ = Embedding.__doc__
 
     more: ClassVar[str] = """\
-  mec embed runs/photos-auto photos/ --out features.npz"""
+  mec embed runs/photos-auto photos/ --out features.npz
+  mec embed runs/photos-auto photos/ --labels labels.csv --out features.parquet
+  mec embed runs/photos-auto photos/*.jpg --out features.csv
+
+What was done stays in OUT.unfinished/ after a stop; the same command goes on from there."""
 
     run_folder: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."""
-    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """Images, nested in any way."""
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES")]
+    """A folder, nested in any way; tars; a CSV with a column of paths; a text with a path a line; or files."""
 
     def run(self) -> None:
         check_run(self.run_folder)
-        check_data(self.folder, names=False)
+        for images in self.images:
+            check_data(images, names=False)
+        if not self.images:
+            raise BadInput("IMAGES are missing: a folder, tars, a CSV or text with paths, or files.")
         from mec.exports.embed import embed
 
-        embed(self.run_folder, self.folder, **flags_of(self, Embedding))
+        embed(self.run_folder, self.images[0] if len(self.images) == 1 else self.images, **flags_of(self, Embedding))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +299,7 @@ The tars have the webdataset layout: KEY.jpg, and KEY.cls where there are labels
 packed; those that cannot be read are listed in quarantine.jsonl."""
 
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """Images, nested in any way; train/CLASS/ and val|test/CLASS/ keep their labels."""
+    """Images, nested in any way, train/CLASS/ and val|test/CLASS/ keep their labels; or a CSV or text with paths."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder for the shards: new, or empty."""
 

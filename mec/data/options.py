@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from mec.runtime.flags import Labels
 from mec.runtime.ranges import ABOVE_0, FROM_1, Range
 
 
@@ -20,5 +21,7 @@ class Packing:
     """JPEG quality of images that are shrunk, 1 to 95."""
     shard_size: Annotated[float, arg(metavar="MB"), ABOVE_0] = 256
     """About how large a tar becomes."""
+    labels: Labels = None
+    """A CSV with the columns path and label, and split where there is one, in place of folders of classes."""
     quiet: bool = False
     """Print nothing."""

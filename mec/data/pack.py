@@ -34,7 +34,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     """Write the images of a folder (train and test by its layout) as shards into `out`, in an order shuffled once.
 
     Args:
-        images: a folder, as for `mec pretrain`.
+        images: a folder, or a list of images, as for `mec pretrain`.
         out: the folder to write; it does not exist yet, or is empty.
     {options}
 
@@ -44,8 +44,9 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     folder, out, resize, quality = Path(images), Path(out), options.resize, options.quality
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
-    layout = folder_layout(folder)
+    layout = folder_layout(folder, options.labels)
     parts, classes = layout.parts, layout.classes
+    base = folder if folder.is_dir() else parts[0].root  # of a list
     console = Console(quiet=options.quiet, markup=False)
     with whole_folder(out) as work:
         writers, skipped = [], []
@@ -59,7 +60,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
                         skipped.append(found)
                     else:
                         label = -1 if part.labels is None else int(part.labels[i])
-                        writer.add(*found, os.path.relpath(os.path.join(part.root, part.names[i]), folder), label)
+                        writer.add(*found, os.path.relpath(os.path.join(part.root, part.names[i]), base), label)
             writer.close()
             writers.append(writer)
         total = sum(len(part.names) for part in parts)

@@ -67,7 +67,7 @@ def open_images(
     """
     images = home(images)
     found, table = _found(images, look), None
-    if labels == BY_FOLDER:
+    if str(labels) == BY_FOLDER and not os.path.exists(BY_FOLDER):
         words = [class_of(part_and_rest(name)[1]) for name in found.names]
         if len({*words} - {None}) < 2:
             raise BadInput(f"{images}: labels are the names of folders, and there are fewer than two: CLASS/image.png.")

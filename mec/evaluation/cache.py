@@ -55,31 +55,38 @@ def state_hash(module: nn.Module) -> str:
 
 
 def cached(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Tensor:
-    """Features [rows, e] float32: read from the folder, by their `feature_key`, or computed and stored there.
+    """Features [rows, e] float32: read from the folder, by their `feature_key`, or computed and `stored` there."""
+    path = stored(folder, key, rows, batches)
+    # Copy on write: torch wants writable memory, and the file stays as it is.
+    return torch.from_numpy(np.load(path, mmap_mode="c" if path.stat().st_size > MAP_ABOVE else None))
+
+
+def stored(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Path:
+    """The .npy of features [rows, e] float32, by their `feature_key`: found in the folder, or computed.
 
     `batches`: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on.
     """
     path = folder / f"{key}.npy"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{key}.lock", "w") as lock, only_writer(lock):  # another process waits, and finds the file
-        found = _read(path, rows)
-        if found is None:
+        if not _is_whole(path, rows):
             _write(path, rows, batches)
-            found = _read(path, rows)
-            assert found is not None
-    return found
+    return path
 
 
-def _read(path: Path, rows: int) -> Tensor | None:
-    """The stored features; None where there are none, or not all."""
+def progress_of(folder: Path, key: str, rows: int) -> int:
+    """The number of rows that `stored` finds on disk."""
+    note, part = folder / f"{key}.json", folder / f"{key}.part"
+    return rows if _is_whole(folder / f"{key}.npy", rows) else _progress(part, note, rows)[0]
+
+
+def _is_whole(path: Path, rows: int) -> bool:
+    """Whether all the features are there; what is absent, cut off or foreign is made again."""
     try:
-        # Copy on write: torch wants writable memory, and the file stays as it is.
-        array = np.load(path, mmap_mode="c" if path.stat().st_size > MAP_ABOVE else None, allow_pickle=False)
-    except Exception:  # absent, cut off or foreign: it is made again
-        return None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or len(array) != rows or array.dtype != np.float32:
-        return None
-    return torch.from_numpy(array)
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception:
+        return False
+    return array.ndim == 2 and len(array) == rows and array.dtype == np.float32
 
 
 def _write(path: Path, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> None:

@@ -42,12 +42,63 @@ class Features:
 
     def check_finite(self) -> None:
         """Raise BadInput where some are not finite: neighbours and probes would mean nothing."""
-        bad = sum(int((~part.isfinite()).any(1).sum()) for part in self.x.split(ROWS_AT_ONCE))
-        if bad:
-            raise BadInput(
-                f"the features of {bad:,} of {len(self.x):,} images are not finite: the encoder gives NaN or infinity, "
-                "as one that diverged does. Evaluate an earlier checkpoint, or train again with a lower learning rate."
-            )
+        refuse_infinite(sum(int((~part.isfinite()).any(1).sum()) for part in self.x.split(ROWS_AT_ONCE)), len(self.x))
+
+
+def refuse_infinite(bad: int, images: int) -> None:
+    """Raise BadInput where the features of some images are not finite."""
+    if bad:
+        raise BadInput(
+            f"the features of {bad:,} of {images:,} images are not finite: the encoder gives NaN or infinity, as one "
+            "that diverged does. Evaluate an earlier checkpoint, or train again with a lower learning rate."
+        )
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How images become features, a batch at a time; the encoder is in evaluation mode."""
+
+    encoder: nn.Module  # images [m, 3, s, s] -> features [m, e], on `device`
+    images: Images
+    transform: Callable[[Any], Tensor]
+    device: torch.device | str = "cpu"
+    batch_size: int = 256
+    workers: int = 0
+
+    @torch.no_grad()
+    def encoded(self, images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A row for each image, NaN where it cannot be read, and which can; size: e, or 0 where it is not known yet.
+        Raises BadInput: none can be read, and e is not known."""
+        waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
+        for inputs, kept in _batches(images, self.transform, self.batch_size, self.workers):
+            waiting.append(kept)
+            found = self.encoder(inputs.to(self.device)).float().cpu() if len(inputs) else torch.empty(0, size)
+            size = found.shape[1]
+            while size and waiting:
+                which = waiting.pop(0)
+                rows = torch.full((len(which), size), torch.nan)
+                rows[which] = found[: int(which.sum())]
+                yield rows, which
+        if waiting:
+            first = f"{images.name(0)}: {reading_error(images, 0)}"
+            raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
+
+    def batches(self, start: int, size: int = 0) -> Iterator[Tensor]:
+        """The rows from one on."""
+        rest = self.images if not start else self.images.take(np.arange(start, len(self.images)))
+        return (rows for rows, _ in self.encoded(rest, size))
+
+    def second_try(self, lost: np.ndarray, size: int) -> tuple[dict[int, Tensor], list[int]]:
+        """Images with rows of NaN, read again (a disk or network may have failed before): rows, and the unreadable."""
+        found: dict[int, Tensor] = {}
+        unreadable: list[int] = []
+        for rows, kept in self.encoded(self.images.take(lost), size) if len(lost) else ():
+            now, lost = lost[: len(rows)], lost[len(rows) :]
+            found |= {int(i): row for i, row, read in zip(now, rows, kept) if read}
+            unreadable += now[~kept.numpy()].tolist()
+            if kept.any() and torch.isnan(rows[kept]).all():
+                break  # it is the encoder that gives NaN: `check_finite` tells
+        return found, unreadable
 
 
 def extract(
@@ -74,44 +125,15 @@ def extract(
 
     Raises BadInput: too many images cannot be read, or one with `whole`.
     """
-
-    @torch.no_grad()
-    def encoded(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A row for each image, NaN where it cannot be read, and which can; size: e, or 0 where it is not known yet."""
-        waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
-        for inputs, kept in _batches(images, transform, batch_size, workers):
-            waiting.append(kept)
-            found = encoder(inputs.to(device)).float().cpu() if len(inputs) else torch.empty(0, size)
-            size = found.shape[1]
-            while size and waiting:
-                which = waiting.pop(0)
-                rows = torch.full((len(which), size), torch.nan)
-                rows[which] = found[: int(which.sum())]
-                yield rows, which
-        if waiting:
-            first = f"{images.name(0)}: {reading_error(images, 0)}"
-            raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
-
-    def batches(start: int, size: int = 0) -> Iterator[Tensor]:
-        rest = split.images if not start else split.images.take(np.arange(start, len(split)))
-        return (rows for rows, _ in encoded(rest, size))
-
-    def second_try(x: Tensor) -> list[int]:
-        """Read rows of NaN again (a disk or network may have failed before); returns those that cannot be read."""
-        lost = torch.isnan(x[:, 0]).nonzero().flatten()
-        unreadable: list[int] = []
-        for rows, kept in encoded(split.images.take(lost.numpy()), x.shape[1]) if len(lost) else ():
-            tried, lost = lost[: len(rows)], lost[len(rows) :]
-            x[tried] = rows
-            unreadable += tried[~kept].tolist()
-            if kept.any() and torch.isnan(rows[kept]).all():
-                break  # it is the encoder that gives NaN: `check_finite` tells
-        return unreadable
-
+    way = Extraction(encoder, split.images, transform, device, batch_size, workers)
     with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
-        x = torch.cat(list(batches(0))) if cache is None or key is None else cached(cache, key, len(split), batches)
-        unreadable = second_try(x) if split.images.pixels is None else []
+        alone = cache is None or key is None
+        x = torch.cat(list(way.batches(0))) if alone else cached(Path(str(cache)), str(key), len(split), way.batches)
+        lost = torch.isnan(x[:, 0]).nonzero().flatten() if split.images.pixels is None else torch.empty(0)
+        found, unreadable = way.second_try(lost.numpy(), x.shape[1])
+        if found:
+            x[[*found]] = torch.stack([*found.values()])
     y = labels_of(split)
     return drop_rows(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
 
@@ -124,13 +146,19 @@ def labels_of(split: Split) -> Tensor:
 
 def drop_rows(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
     """Features without the rows of images that cannot be read, and the reasons why. Raises BadInput as `extract`."""
-    found = tuple(Skipped(images.name(index), reading_error(images, index)) for index in unreadable)
+    found = reasons(images, unreadable)
     if whole:
         raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
-    if len(found) > MOST_UNREADABLE * len(x):
-        raise BadInput(too_many(found, len(x), found[0].path))
     kept = np.setdiff1d(np.arange(len(x)), unreadable)
     return Features(x[kept], y[kept], found)
+
+
+def reasons(images: Images, unreadable: Sequence[int]) -> tuple[Skipped, ...]:
+    """Why these of the images cannot be read. Raises BadInput: they are too many."""
+    found = tuple(Skipped(images.name(index), reading_error(images, index)) for index in unreadable)
+    if len(found) > MOST_UNREADABLE * len(images):
+        raise BadInput(too_many(found, len(images), found[0].path))
+    return found
 
 
 def reading_error(images: Images, index: int) -> str:

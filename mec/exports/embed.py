@@ -1,64 +1,141 @@
-"""A folder of images -> features, for tools of any kind."""
+"""Images -> a file of features, for tools of any kind: in flat memory, and resumed where it stopped."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from mec.data.shards import is_packed
+from mec.data.sources import open_images
 from mec.errors import BadInput
-from mec.evaluation.evaluate import features
+from mec.evaluation.cache import feature_key, progress_of, stored
+from mec.evaluation.features import Extraction, reasons, refuse_infinite
+from mec.evaluation.subject import resolve
 from mec.exports.options import Embedding
-from mec.runtime.files import atomic
+from mec.exports.rows import Rows, check_out, write_rows
+from mec.networks.backbones import evaluating
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_one
 from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 
+BLOCK = 1 << 25  # bytes of features that are in memory at once
+
 
 @takes(Embedding)
-def embed(run: str | Path, images: str | Path, options: Embedding) -> np.ndarray:
-    """Write `paths` [n] (relative to the folder) and `features` [n, e] float32 to an .npz; returns the features.
+def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: Embedding) -> Path:
+    """Write the features [n, e] float32 of images, with their paths (relative to the folder), to a file; returns it.
 
-    What is left out is told by reason, and kept in the .npz as `told`; images that cannot be read are listed, with
-    reasons, in OUT.skipped.jsonl.
+    What is left out is told by reason, and kept in .npz and .parquet as `told`; images that cannot be read are listed,
+    with reasons, in OUT.skipped.jsonl. Until it is done, rows are in OUT.unfinished/: the same call goes on from there.
 
     Args:
         run: a run folder, a file of weights or a name, as `mec evaluate` takes it.
-        images: a folder of images, nested in any way, or tars of them, as `mec pretrain` takes them.
+        images: a folder, nested in any way; tars; a CSV with a column of paths; a text with a path a line; or files.
     {options}
 
     Raises:
-        BadInput: no image in the folder, or too many that cannot be read; OUT does not end with .npz.
+        BadInput: no image, too many that cannot be read, or a file that cannot be written; features not finite.
         FileNotFoundError: no such run or folder.
     """
-    console = Console(markup=False, highlight=False)
-    out = Path(options.out)
-    if out.suffix != ".npz":
-        raise BadInput(f"--out is {out}: its name ends with .npz.")
-    if not is_packed(str(images)) and not Path(images).is_dir():
-        raise FileNotFoundError(f"{images}: no such folder.")
+    console, out = Console(markup=False, highlight=False), Path(options.out)
+    check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    said: list[str] = []
-
-    def tell(words: str) -> None:
-        said.append(words)
-        console.print(words, soft_wrap=True)
-
     with only_one(out):  # before hours of work: it also tells a place that cannot be written
-        with console.status(f"features of {images}"):
-            found = features(run, images, device=options.device, workers=options.workers, say=tell)
-        with atomic(out) as part, open(part, "wb") as file:
-            np.savez(file, paths=np.array(found.names), features=found.x.numpy(), told=np.array(found.told, str))
-    console.print(f"{out}: {found.x.shape[0]:,} images, {found.x.shape[1]} features each", soft_wrap=True)
-    for words in {*found.told} - {*said}:  # more turned out to be unreadable
-        tell(words)
+        subject = resolve(run, device=options.device, workers=options.workers)
+        source = open_images(images, options.labels, scale=subject.info.scale, look=False)
+        said = source.data.words()
+        for words in said:
+            console.print(words, soft_wrap=True)
+        pictures = source.split.images
+        check_room(out, len(pictures), subject.info.feature_size)
+        way = Extraction(
+            subject.encoder, pictures, subject.transform, subject.device, options.batch_size, options.workers
+        )
+        work = out.with_name(f"{out.name}.unfinished")
+        key = feature_key(way.encoder, pictures, way.transform, str(way.device))
+        for old in work.glob("*") if work.is_dir() else ():
+            if key is None or not old.name.startswith(key):
+                old.unlink()
+        key = key or "once"
+        if done := progress_of(work, key, len(pictures)):
+            console.print(f"resumed after {done:,} of {len(pictures):,} images")
+        with evaluating(way.encoder), console.status(f"features of {len(pictures):,} images") as shown:
+
+            def batches(start: int, size: int) -> Iterator[Tensor]:
+                for rows in way.batches(start, size):
+                    yield rows
+                    start += len(rows)
+                    shown.update(f"features of {start:,} of {len(pictures):,} images")
+
+            file = stored(work, key, len(pictures), batches)
+            found, unreadable, size = mended(way, file)
+        skipped = (*source.data.skipped, *reasons(pictures, unreadable))
+        data = replace(source.data, skipped=skipped)
+        kept = np.setdiff1d(np.arange(len(pictures)), unreadable)
+        labels = [data.classes[y] if y >= 0 else "" for y in source.split.y[kept]] if data.classes else None
+        names = [source.names[i] for i in kept]
+        rows = Rows(names, labels, data.words(), size, lambda: (b for b in blocks(file, found, unreadable)))
+        written = write_rows(rows, out)
+        shutil.rmtree(work)
+    console.print(f"{out}: {len(names):,} images, {size} features each", soft_wrap=True)
+    for beside in written[1:]:
+        console.print(f"{beside}: their paths, in the same order", soft_wrap=True)
+    for words in {*data.words()} - {*said}:  # more turned out to be unreadable
+        console.print(words, soft_wrap=True)
     listing = out.with_suffix(".skipped.jsonl")
-    if found.skipped:
-        write_records(listing, map(asdict, found.skipped))
+    if skipped:
+        write_records(listing, map(asdict, skipped))
         console.print(f"which cannot be read, and why: {listing}", soft_wrap=True)
     else:
         listing.unlink(missing_ok=True)  # of an earlier time
-    return found.x.numpy()
+    return out
+
+
+def check_room(out: Path, images: int, size: int) -> None:
+    """Raise BadInput where the disk has no room for the rows, once as they come and once in the file."""
+    needed, free = 2 * 4 * images * size, shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise BadInput(
+            f"--out is {out}: {images:,} images of {size} features need {needed:,} bytes there while they are made, "
+            f"and {free:,} are free."
+        )
+
+
+def mended(way: Extraction, file: Path) -> tuple[dict[int, Tensor], list[int], int]:
+    """The rows of images that could be read the second time, the unreadable, and e. Raises BadInput: not finite."""
+    lost, done, bad, size = [], 0, 0, 0
+    for block in raw_blocks(file):
+        nan = np.isnan(block[:, 0])
+        lost.append(done + np.flatnonzero(nan))
+        bad += int((~np.isfinite(block)).any(1).sum() - nan.sum())
+        done, size = done + len(block), block.shape[1]
+    found, unreadable = way.second_try(np.concatenate(lost), size)
+    given = sum(map(len, lost)) - len(unreadable) - sum(bool(row.isfinite().all()) for row in found.values())
+    refuse_infinite(bad + given, done)
+    return found, unreadable, size
+
+
+def raw_blocks(file: Path) -> Iterator[np.ndarray]:
+    """The rows of an .npy, a block at a time; mapped anew for each, so that memory holds no more than one."""
+    n, size = np.load(file, mmap_mode="r").shape
+    step = max(1, BLOCK // (4 * size))
+    for start in range(0, n, step):
+        yield np.array(np.load(file, mmap_mode="r")[start : start + step])
+
+
+def blocks(file: Path, found: dict[int, Tensor], unreadable: Sequence[int]) -> Iterator[np.ndarray]:
+    """The rows with those found later in their place, without the unreadable."""
+    done = 0
+    for block in raw_blocks(file):
+        inside = range(done, done + len(block))
+        for i, row in found.items():
+            if i in inside:
+                block[i - done] = row.numpy()
+        drop = [i - done for i in unreadable if i in inside]
+        yield np.delete(block, drop, axis=0) if drop else block
+        done += len(block)

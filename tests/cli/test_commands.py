@@ -505,11 +505,10 @@ def test_embed_writes_paths_and_features_and_lists_what_it_could_not_read(run, t
 
 
 def test_embed_leaves_out_what_goes_while_it_runs_and_keeps_names_beside_their_features(run, tmp_path, monkeypatch):
-    import sys
+    from mec.exports import embed as module
 
-    module = sys.modules[mec.features.__module__]
-    paths, extract = write_images(tmp_path / "photos", 6), module.extract
-    monkeypatch.setattr(module, "extract", lambda *rest, **options: paths[2].unlink() or extract(*rest, **options))
+    paths, stored = write_images(tmp_path / "photos", 6), module.stored
+    monkeypatch.setattr(module, "stored", lambda *rest: paths[2].unlink() or stored(*rest))
     out = tmp_path / "x.npz"
     assert main(["embed", str(run), str(tmp_path / "photos"), "--out", str(out)]) == 0
     found = np.load(out)
@@ -521,8 +520,8 @@ def test_embed_leaves_out_what_goes_while_it_runs_and_keeps_names_beside_their_f
     np.testing.assert_allclose(found["features"], np.load(out)["features"], atol=1e-6)
 
 
-def test_embed_reads_every_image_of_a_large_folder_before_it_starts(run, tmp_path, monkeypatch):
-    """Large folders are only sampled before training; here one broken file would end an hour's work."""
+def test_embed_leaves_out_what_no_sample_of_a_large_folder_met(run, tmp_path, monkeypatch):
+    """One broken file must not end an hour's work."""
     from mec.data import folders as data
 
     monkeypatch.setattr(data, "CHECK_ALL_BELOW", 10)
@@ -536,7 +535,7 @@ def test_embed_reads_every_image_of_a_large_folder_before_it_starts(run, tmp_pat
 @pytest.mark.parametrize(
     ("folder", "out", "expected"),
     [
-        ("photos", "x.csv", "ends with .npz"),
+        ("photos", "x.txt", "ends with .npz"),
         ("nowhere", "x.npz", "no such folder"),
         ("empty", "x.npz", "no image found"),
     ],

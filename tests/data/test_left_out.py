@@ -19,7 +19,7 @@ from mec.data.opening import open_data
 from mec.data.pack import pack
 from mec.errors import BadInput
 from mec.evaluation import evaluate
-from mec.evaluation.features import extract
+from mec.exports import embed as embedding
 from mec.exports.embed import embed
 from mec.runtime.files import read_json
 
@@ -210,7 +210,8 @@ def test_what_an_interrupted_run_could_not_read_leaves_the_list_when_it_can_be_r
 
 @pytest.fixture
 def subject(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "resolve", lambda *_, **__: small_subject(tmp_path))
+    for module in ("evaluation.evaluate", "exports.embed"):
+        monkeypatch.setattr(f"mec.{module}.resolve", lambda *_, **__: small_subject(tmp_path))
 
 
 def test_embedding_tells_and_keeps_what_was_left_out_and_an_old_list_goes(tmp_path, subject, capsys, monkeypatch):
@@ -220,8 +221,9 @@ def test_embedding_tells_and_keeps_what_was_left_out_and_an_old_list_goes(tmp_pa
     rotten.write_bytes(b"rot")
     out = tmp_path / "features.npz"
     extracted = []
+    stored = embedding.stored
     monkeypatch.setattr(
-        evaluate, "extract", lambda *a, **k: extracted.append(capsys.readouterr().out) or extract(*a, **k)
+        embedding, "stored", lambda *a, **k: extracted.append(capsys.readouterr().out) or stored(*a, **k)
     )
     embed("any", tmp_path / "set", out=out)
     told = "Left out: 1 file with the suffix .txt, 1 image that cannot be read"

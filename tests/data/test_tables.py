@@ -201,6 +201,21 @@ def test_shards_take_labels_of_a_csv(images, tmp_path):
     assert [found.data.classes[y] for y in found.split.labels] == [rows[name] for name in found.names]
 
 
+def test_packing_keeps_the_labels_and_parts_of_a_csv(images, tmp_path):
+    folder, rows = images
+    file = table(
+        folder / "t.csv", [(n, c, "test" if "3" in n else "train") for n, c in rows.items()], "path,label,split"
+    )
+    for given, labels in ((folder, file), (file, None)):
+        out = tmp_path / f"packed-{labels is None}"
+        data = open_data(str(pack(given, out, labels=labels, quiet=True)))
+        assert (len(data.train), len(data.test), data.classes) == (18, 2, ("ant", "bee"))
+        names = [data.train.images.name(i).rpartition("#")[2] for i in range(18)]
+        assert {n: data.classes[y] for n, y in zip(names, data.train.labels)} == {
+            n: c for n, c in rows.items() if "3" not in n
+        }
+
+
 def test_other_labels_are_another_data_set(images, tmp_path):
     folder, rows = images
     one, two = (

@@ -12,7 +12,6 @@ from helpers import noise_image, small_subject
 
 from mec.data.opening import open_data
 from mec.errors import BadInput
-from mec.evaluation import evaluate
 from mec.evaluation.probing.protocols import Knn
 from mec.exports.embed import embed
 
@@ -149,7 +148,7 @@ def test_tars_are_evaluated_on_the_part_that_their_names_say(tmp_path):
 
 
 def test_tars_are_embedded_by_the_names_inside(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "resolve", lambda *_, **__: small_subject(tmp_path))
+    monkeypatch.setattr("mec.exports.embed.resolve", lambda *_, **__: small_subject(tmp_path))
     write_tar(tmp_path / "set.tar", numbered(5))
     embed("any", tmp_path / "set.tar", out=tmp_path / "features.npz")
     found = np.load(tmp_path / "features.npz")

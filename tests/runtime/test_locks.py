@@ -141,7 +141,7 @@ def test_outputs_of_pack_embed_compare_and_classifiers_have_one_writer(holder, t
 
 def test_embed_refuses_a_place_that_cannot_be_written_before_it_reads_an_image(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("mec.exports.embed.features", lambda *_, **__: pytest.fail("it has begun"))
+    monkeypatch.setattr("mec.exports.embed.open_images", lambda *_, **__: pytest.fail("it has begun"))
     with pytest.raises(OSError, match="file"):
         embed("pixels", write_images(tmp_path / "images", 2)[0].parent, out=tmp_path / "file" / "out.npz")
 

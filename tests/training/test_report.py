@@ -115,8 +115,11 @@ def test_the_rows_of_a_folder_are_those_that_evaluate_gives(tmp_path, quick_repo
         found = mec.evaluate(run, "knn", data, k=20, out=tmp_path / "out")
         assert found[0].value == pytest.approx(rows[row], abs=1e-9), row
         assert found[0].encoder == row
-    before = mec.embed(f"{out}@untrained", data, out=tmp_path / "before.npz")
-    assert not np.allclose(before, mec.embed(out, data, out=tmp_path / "after.npz"))
+    before, after = (
+        np.load(mec.embed(run, data, out=tmp_path / f"{name}.npy"))
+        for run, name in ((f"{out}@untrained", "before"), (out, "after"))
+    )
+    assert not np.allclose(before, after)
 
 
 TOP_1 = ("knn", "top-1")
