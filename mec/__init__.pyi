@@ -2,6 +2,7 @@ from . import objectives as objectives
 from .data.dataset import Data as Data
 from .data.opening import open_data as open_data
 from .data.pack import pack as pack
+from .evaluation.detection.saved import detect as detect
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import features as features
 from .evaluation.features import Features as Features

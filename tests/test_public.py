@@ -22,6 +22,7 @@ PUBLIC = {
     "__version__",
     "coding_length",
     "compare",
+    "detect",
     "embed",
     "evaluate",
     "export",

@@ -13,6 +13,7 @@ from tyro.conf import Positional, Suppress, arg
 from mec.cli.parsing import columns, parse, refused
 from mec.data.options import Packing
 from mec.errors import BadInput
+from mec.evaluation.detection.options import Finding
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.exports import export
 from mec.exports.options import Embedding
@@ -238,6 +239,26 @@ What was done stays in OUT.unfinished/ after a stop; the same command goes on fr
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detect(Finding):
+    __doc__ = Finding.__doc__
+
+    more: ClassVar[str] = """\
+  mec evaluate runs/cells-auto voc --data-root cells/                                   train a detector
+  mec detect runs/cells-auto new/ --out detections.json --pictures drawn/               use it"""
+
+    run_folder: Annotated[Positional[str], arg(metavar="RUN")]
+    """The folder of a trained detector (RUN/PROTOCOL-PRESET/lr-LR-seed-SEED), or one above with one alone."""
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")]
+    """A folder of images, nested in any way, or an image."""
+
+    def run(self) -> None:
+        check_data(self.images, names=False)
+        from mec.evaluation.detection.saved import detect
+
+        detect(self.run_folder, self.images, **flags_of(self, Finding))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(export.Export):
     __doc__ = export.Export.__doc__
 
@@ -245,16 +266,18 @@ class Export(export.Export):
   mec export runs/photos-auto --to timm
   mec export runs/imagenet-100ep --to torchvision   ResNets of 18 layers and more
   mec export runs/imagenet-100ep --to detectron2
+  mec export runs/cells-auto/voc-small/lr-0.01-seed-0 --to onnx   a trained detector; of a run, the encoder
 
 Prints the lines of Python that load the file; for detectron2 it writes the configurations that go with it."""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run folder, or an encoder.safetensors."""
+    """A run folder, or an encoder.safetensors; for onnx also a detector's folder."""
     to: export.Tool
     """The names and layout to write."""
 
     def run(self) -> None:
-        check_run(self.run_folder)
+        if self.to != "onnx":  # which may be a detector's
+            check_run(self.run_folder)
         export.export(self.run_folder, self.to, **flags_of(self, export.Export))
 
 

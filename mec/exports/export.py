@@ -31,10 +31,17 @@ def detectron2(taken: Taken, out: Path) -> list[str]:
     return export_detectron2(taken.info, taken.weights, out)
 
 
+def onnx(taken: Taken, out: Path) -> list[str]:
+    from mec.exports.onnx import export_encoder
+
+    return export_encoder(taken, out)
+
+
 EXPORTS: dict[str, tuple[str, Callable[[Taken, Path], list[str]]]] = {  # suffix; writes the file, says what to do then
     "torchvision": (".pth", torchvision),
     "timm": (".safetensors", timm),
     "detectron2": (".pkl", detectron2),
+    "onnx": (".onnx", onnx),
 }
 if TYPE_CHECKING:
     Tool = str
@@ -47,28 +54,38 @@ class Export:
     """Write the weights for other tools; outputs are compared where the tool is at hand."""
 
     out: File = None
-    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl."""
+    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl,
+    RUN/encoder-onnx.onnx, or detector.onnx beside a detector."""
 
 
 @takes(Export)
 def export(run: str | Path, to: Tool, options: Export) -> Path:
-    """Write a weight file for timm (safetensors), torchvision (.pth) or detectron2 (.pkl), and say how it is loaded.
+    """Write the weights for timm (safetensors), torchvision (.pth), detectron2 (.pkl) or as ONNX; say how they load.
 
     For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
     features on random images; for detectron2 the file follows its names (compared with it once: docs/originals.md).
 
     Args:
-        run: a run folder, or an encoder.safetensors.
-        to: the names and layout to write: torchvision, timm or detectron2.
+        run: a run folder, or an encoder.safetensors; for onnx also a detector's folder, or its file.
+        to: the names and layout to write: torchvision, timm, detectron2 or onnx.
     {options}
 
     Raises:
         BadInput: the encoder is a module of the caller's own, or the tool has no such network.
     """
+    from mec.evaluation.detection.options import DETECTOR
     from mec.networks.encoder_file import encoder_file, load_encoder, read_info
 
     if to not in EXPORTS:
         raise BadInput(f"--to is {to!r}. {nearest(to, EXPORTS)}")
+    detector = Path(run) if Path(run).name == DETECTOR else Path(run) / DETECTOR
+    if to == "onnx" and detector.is_file():
+        from mec.exports.onnx import export_detector
+
+        out = Path(options.out) if options.out else detector.with_suffix(".onnx")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        say("\n".join(export_detector(detector, out)))
+        return out
     file, info = encoder_file(run), read_info(run)
     if info.backbone == "custom":
         raise BadInput(f"{file}: a module of your own; save its state_dict as you like, there is no {to} name for it.")

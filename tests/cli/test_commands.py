@@ -88,7 +88,7 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
         ["pretrain", "digits", "--device", "tpu"],
         ["evaluate", "run"],
         ["evaluate", "run", "knnn", "digits"],
-        ["export", "run", "--to", "onnx"],
+        ["export", "run", "--to", "tflite"],
         ["embed", "run", "folder"],
     ],
 )

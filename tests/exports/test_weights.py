@@ -163,6 +163,16 @@ def test_weights_are_written_without_the_projectors(finished, tmp_path):
     )
 
 
+def test_an_encoder_as_onnx_gives_the_same_features(finished, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = export(finished, "onnx", out=tmp_path / "a.onnx")
+    encoder, _ = mec.load_encoder(finished)
+    images = torch.randn(5, 3, 8, 8)
+    (found,) = onnxruntime.InferenceSession(out.read_bytes()).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, encoder(images).numpy(), atol=1e-4)
+
+
 # --- detectron2 --------------------------------------------------------------------------------------------------
 
 

@@ -182,10 +182,10 @@ class Heads(RoIHeads):
         found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         results = [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(*found)]
         if self.has_mask():
-            counts = [len(r["boxes"]) for r in results]
+            counts = [r["boxes"].shape[0] for r in results]  # not len(): ONNX traces shapes
             maps = self.box_head(self.box_roi_pool(features, [r["boxes"] for r in results], image_shapes))
             classes = torch.cat([r["labels"] for r in results])
-            masks = at_least_single(self.mask_predictor(maps))[torch.arange(len(classes)), classes].sigmoid()
+            masks = at_least_single(self.mask_predictor(maps))[torch.arange(classes.shape[0]), classes].sigmoid()
             for result, part in zip(results, masks.split(counts)):
                 result["masks"] = part  # [n, 14, 14] probabilities inside the box
         return [result | {"labels": result["labels"] - 1} for result in results], {}
@@ -241,10 +241,11 @@ class PaddedBatch(nn.Module):
         high, wide = (max(image.shape[axis] for image in images) for axis in (1, 2))
         kind = torch.float64 if images[0].dtype == torch.float64 else torch.float32
         mean, std = (torch.tensor(v, dtype=kind, device=images[0].device).view(3, 1, 1) for v in (self.mean, self.std))
-        batch = images[0].new_zeros((len(images), 3, high, wide), dtype=kind)
-        for row, image in zip(batch, images):
-            row[:, : image.shape[1], : image.shape[2]] = (image.to(kind) - mean) / std
-        return ImageList(batch, [(image.shape[1], image.shape[2]) for image in images]), targets
+        batch = [
+            F.pad((image.to(kind) - mean) / std, (0, wide - image.shape[2], 0, high - image.shape[1]))
+            for image in images
+        ]
+        return ImageList(torch.stack(batch), [(image.shape[1], image.shape[2]) for image in images]), targets
 
     def postprocess(self, result, image_shapes, original_image_sizes):
         """Detections stay in px of the image as given; `testing.in_original` scales them."""

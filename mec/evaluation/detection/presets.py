@@ -69,7 +69,6 @@ QUICK: dict[str, Any] = {
 # For data of one's own, on two cores: half an hour or so for a ResNet-18.
 SMALL: dict[str, Any] = {
     "source": "for some hundred photographs of one's own on a CPU; compares with nothing published",
-    "train": ("train",), "test": "test",
     "iterations": 1_200, "drops": (900, 1_100), "warmup": 100, "lr": 0.01, "batch_size": 4, "seeds": (0,),
     "sizes": Sizes((256, 288, 320), 320, 480), "precise": 50,
     "regions": Regions((16.0, 32.0, 64.0, 128.0, 256.0), 128, (2_000, 1_000), (400, 150), 64, 100, 7),

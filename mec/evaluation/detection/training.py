@@ -20,8 +20,10 @@ from mec.evaluation.detection import pictures
 from mec.evaluation.detection.batches import Example, TrainingBatches, training_loader
 from mec.evaluation.detection.metrics import Detections, coco_scores, voc_scores
 from mec.evaluation.detection.network import build_detector, parameter_groups
+from mec.evaluation.detection.options import DETECTOR
 from mec.evaluation.detection.presets import Preset
 from mec.evaluation.detection.reading import DetectionData
+from mec.evaluation.detection.saved import DetectorInfo, save_detector
 from mec.evaluation.detection.testing import detections_of
 from mec.evaluation.subject import Subject
 from mec.runtime.checkpoints import in_run
@@ -81,6 +83,7 @@ class DetectorRun:
         task = self.task
         pace = self.fit(self.restore())
         self.precise_statistics()
+        self.save()
         found, scores = self.tested()
         result = {"scores": scores, "lr": self.lr, "seed": self.seed, **pace}
         if self.ranks.rank == 0:
@@ -91,6 +94,16 @@ class DetectorRun:
         text = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
         self.console.print(f"lr {self.lr:g}, seed {self.seed}: {text}", highlight=False)
         return result
+
+    def save(self) -> None:
+        """The detector, for `mec detect`; not of an encoder in memory, which no name builds again."""
+        info, data, sizes = self.task.subject.info, self.task.data, self.preset.sizes
+        if self.ranks.rank > 0 or info.backbone == "custom":
+            return
+        mean, std = (tuple(255 * v for v in moments) for moments in (info.mean, info.std))
+        shape = info.backbone, info.image_size, info.small_stem, data.train.classes, data.masks, mean, std
+        about = DetectorInfo(*shape, sizes.test, sizes.most, self.preset.regions, data.name)
+        save_detector(self.out / DETECTOR, self.detector, about)
 
     def tested(self) -> tuple[list[Detections], dict[str, float]]:
         """What it finds on the test photographs, and how good that is, %."""

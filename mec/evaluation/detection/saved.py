@@ -1,0 +1,170 @@
+"""A trained detector in a file, and what it finds in images of one's own. Nothing is unpickled: safetensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from mec.data.decoding import nothing_in
+from mec.data.listing import list_images
+from mec.errors import MALFORMED, BadInput
+from mec.evaluation.detection import pictures
+from mec.evaluation.detection.annotations import from_photographs
+from mec.evaluation.detection.batches import Sizes
+from mec.evaluation.detection.metrics import Detections
+from mec.evaluation.detection.network import Detector, Regions, build_detector
+from mec.evaluation.detection.options import DETECTOR, Finding
+from mec.evaluation.detection.reading import with_photographs
+from mec.evaluation.detection.testing import detections_of
+from mec.networks.backbones import build_encoder
+from mec.recipes.fields import from_file
+from mec.runtime.device import chosen_device
+from mec.runtime.distributed import ALONE
+from mec.runtime.files import atomic, first_line, write_json
+from mec.runtime.flags import takes
+from mec.runtime.locks import only_one
+from mec.runtime.progress import Console
+from mec.version import __version__
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What is known of a trained detector; stored with its weights."""
+
+    backbone: str
+    image_size: int  # px, of the encoder's pretraining
+    small_stem: bool
+    classes: tuple[str, ...]
+    masks: bool
+    mean: tuple[float, ...]  # of pixels 0 to 255
+    std: tuple[float, ...]
+    test: int  # px, the shorter side of an image
+    most: int  # px, the longest
+    regions: Regions
+    data: str = ""
+    version: str = __version__
+
+
+def save_detector(path: Path, detector: Detector, info: DetectorInfo) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    with atomic(path) as part:
+        safetensors.torch.save_file(tensors, part, metadata={"mec-detector": json.dumps(asdict(info))})
+
+
+def detector_file(run: str | Path) -> Path:
+    """The detector of a run: the file itself, its folder, or a folder above with one alone.
+
+    Raises:
+        FileNotFoundError: there is none. BadInput: there are several; names them.
+    """
+    path = Path(run)
+    if path.is_file():
+        return path
+    found = [p for pattern in (DETECTOR, f"lr-*/{DETECTOR}", f"*/lr-*/{DETECTOR}") for p in sorted(path.glob(pattern))]
+    if not found:
+        raise FileNotFoundError(
+            f"{run}: no detector in it. `mec evaluate RUN voc|coco|yolo` leaves one in its lr-LR-seed-SEED folders."
+        )
+    if len(found) > 1:
+        raise BadInput(f"{run}: {len(found)} detectors in it, give one: {', '.join(str(p.parent) for p in found[:8])}.")
+    return found[0]
+
+
+def load_detector(run: str | Path) -> tuple[Detector, DetectorInfo]:
+    """The detector of a run in evaluation mode, on the CPU, and what is known of it.
+
+    Raises:
+        FileNotFoundError, BadInput: there is none, several, or none that can be read.
+    """
+    path = detector_file(run)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            known = dict(json.loads((file.metadata() or {})["mec-detector"]))
+        info = from_file(DetectorInfo, known, path)
+        encoder = build_encoder(info.backbone, info.image_size, info.small_stem)
+        shape: dict[str, Any] = {"masks": info.masks, "mean": info.mean, "std": info.std, "regions": info.regions}
+        detector = build_detector(encoder, len(info.classes), **shape)
+        detector.load_state_dict(safetensors.torch.load_file(path))
+    except (*MALFORMED, RuntimeError, OSError, safetensors.SafetensorError) as error:
+        raise BadInput(
+            f"{path}: not a detector that can be read ({type(error).__name__}: {first_line(error)})."
+        ) from error
+    return detector.eval(), info
+
+
+@takes(Finding)
+def detect(run: str | Path, images: str | Path, options: Finding) -> list[Detections]:
+    """Find objects in images by a trained detector; written as COCO's JSON, and drawn.
+
+    Images that are cut off or none are left out, counted and told; where more than half are, nothing is written.
+
+    Args:
+        run: a detector's folder (RUN/PROTOCOL-PRESET/lr-LR-seed-SEED), its file, or a folder above with one alone.
+        images: a folder of images, nested in any way, or an image.
+    {options}
+
+    Returns:
+        Of each image, in the order of their names: boxes [n, 4] x0, y0, x1, y1 in px, scores [n], labels [n] (0 to K -
+        1, as the file's categories 1 to K), run lengths of masks.
+
+    Raises:
+        FileNotFoundError: no such detector or images.
+        BadInput: a file is none of a detector, no image can be read, or --out is no .json.
+    """
+    console, out, folder = Console(markup=False, highlight=False), Path(options.out), Path(images)
+    if out.suffix != ".json":
+        raise BadInput(f"--out is {out}: its name ends with .json.")
+    detector, info = load_detector(run)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder or image.")
+    names = list_images(folder).names if folder.is_dir() else [folder.name]
+    root = folder if folder.is_dir() else folder.parent
+    if not names:
+        raise BadInput(nothing_in(folder))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(out), console.status(f"objects in {folder}"):
+        seen = from_photographs([(name, str(root / name), (0, 0), []) for name in names], info.classes, {})
+        seen = with_photographs(seen, str(folder))
+        device, sizes = torch.device(chosen_device(options.device)), Sizes((), info.test, info.most)
+        found = detections_of(detector.to(device), seen, sizes, device, options.workers, False, ALONE)
+        found = [chosen(each, options.least_score) for each in found]
+        write_json(out, as_coco(seen.ids, seen.sizes.tolist(), info.classes, found))
+        for i, name in enumerate(seen.ids if options.pictures else ()):
+            path = Path(str(options.pictures)) / f"{name.replace('/', '-')}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures.detection_picture(seen, found, [i], path, masks=info.masks)
+    for words, where in seen.flaws.items():
+        console.print(f"left out: {len(where):,} {words}, the first: {where[0]}", soft_wrap=True)
+    count, classes = sum(len(each.scores) for each in found), ", ".join(info.classes[:8])
+    console.print(f"{out}: {count:,} detections in {len(found):,} images ({classes})", soft_wrap=True)
+    return found
+
+
+def chosen(found: Detections, least: float) -> Detections:
+    kept = found.scores >= least
+    masks = None if found.masks is None else tuple(mask for mask, keep in zip(found.masks, kept) if keep)
+    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)
+
+
+def as_coco(names: Any, sizes: Any, classes: Any, found: list[Detections]) -> dict[str, Any]:
+    """Images, categories and annotations, all numbered from 1."""
+    rows: list[dict[str, Any]] = []
+    for image, each in enumerate(found, start=1):
+        for n, (box, score, label) in enumerate(zip(each.boxes.tolist(), each.scores.tolist(), each.labels.tolist())):
+            (x0, y0, x1, y1), number = box, len(rows) + 1
+            about = {"id": number, "image_id": image, "category_id": label + 1, "score": score, "iscrowd": 0}
+            mask = {} if each.masks is None else {"segmentation": each.masks[n]}
+            rows.append({**about, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), **mask})
+    images = [
+        {"id": i, "file_name": name, "width": w, "height": h} for i, (name, (w, h)) in enumerate(zip(names, sizes), 1)
+    ]
+    return {
+        "images": images, "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+        "annotations": rows,
+    }  # fmt: skip
