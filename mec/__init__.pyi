@@ -1,4 +1,7 @@
 from . import objectives as objectives
+from .answers.classifier import load_classifier as load_classifier
+from .answers.predict import predict as predict
+from .answers.select import select as select
 from .data.dataset import Data as Data
 from .data.opening import open_data as open_data
 from .data.pack import pack as pack

@@ -29,12 +29,15 @@ PUBLIC = {
     "features",
     "health",
     "joint_coding",
+    "load_classifier",
     "load_encoder",
     "maximum_entropy_coding",
     "objectives",
     "open_data",
     "pack",
+    "predict",
     "pretrain",
+    "select",
 }
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "lightning_fabric", "sklearn", "scipy", "pandas", "PIL")
 

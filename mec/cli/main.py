@@ -29,6 +29,11 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
     "export": ("commands", "Write the weights for other tools; outputs are compared where the tool is at hand."),
     "pack": ("commands", "Write a folder of images as tar files that train the same and are easier to move."),
     "compare": ("commands", "Train several methods on the same images, network and budget; show them side by side."),
+    "select": ("answering", "Choose the images that are worth labelling first, by what the encoder sees."),
+    "predict": (
+        "answering",
+        "Name the class of every image, from few labels, with how far that can be trusted told first.",
+    ),
     "bench": ("measuring", "Time what this package does."),
     "table": ("measuring", "The paper's tables: results of any number of runs beside the published rows."),
     "figure": ("measuring", "Make a figure of the paper from measurements taken here."),

@@ -1,0 +1,59 @@
+"""From images to answers: `mec select`, `predict`, `search`, `duplicates`, `outliers`, `mislabelled`, `label`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import Positional, arg
+
+from mec.answers.options import Predicting, Selecting
+from mec.runtime.flags import flags_of
+from mec.runtime.paths import check_data, check_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What each of them is asked about."""
+
+    run_folder: Annotated[Positional[str], arg(metavar="RUN")]
+    """A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."""
+    images: Annotated[Positional[str], arg(metavar="IMAGES")]
+    """A folder of images nested in any way, tars, a CSV or text of paths, or a file."""
+
+    def answer(self, function: str, options: type) -> None:
+        """Call the function of `mec` on the run and the images, with the options."""
+        check_run(self.run_folder)
+        check_data(self.images, names=False)
+        import mec
+
+        called: Any = getattr(mec, function)
+        called(self.run_folder, self.images, **flags_of(self, options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Selecting, Asked):
+    __doc__ = Selecting.__doc__
+
+    more: ClassVar[str] = """\
+  mec select runs/photos-auto photos/ --n 50 --out picked.csv
+  mec select runs/photos-auto photos/ --n 50 --labels picked.csv --out more.csv   the next 50
+
+Then fill in the column label, and `mec predict` names the rest."""
+
+    def run(self) -> None:
+        self.answer("select", Selecting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Predicting, Asked):
+    __doc__ = Predicting.__doc__
+
+    more: ClassVar[str] = """\
+  mec predict runs/photos-auto photos/ --labels picked.csv --out predictions.csv
+
+Accuracy, balanced accuracy and calibration error are told first, by cross-validation with 95 % intervals. Confidence
+is calibrated by it. The folder predictions/ then holds the classifier with its encoder, for mec.load_classifier."""
+
+    def run(self) -> None:
+        self.answer("predict", Predicting)

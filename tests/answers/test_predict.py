@@ -1,0 +1,205 @@
+"""From few labels to the class of every image: calibrated, told by cross-validation, saved and loaded."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import command, digit_images
+from sklearn.datasets import load_digits
+
+import mec
+from mec.answers import classifying
+from mec.answers.classifying import calibration_error, crossed, fit, folds, likeness, linear
+from mec.errors import BadInput
+
+
+def blobs(n: int, noise: float, classes: int = 3, e: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Unit rows around the axes, and their class."""
+    draw = np.random.default_rng(seed)
+    y = draw.integers(classes, size=n)
+    x = np.eye(e)[y] + noise * draw.normal(size=(n, e))
+    return x / np.linalg.norm(x, axis=1, keepdims=True), y
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("noise", [0.25, 0.5, 0.8])
+def test_confidence_is_right_as_often_as_it_says_on_images_that_were_not_seen(noise):
+    x, y = blobs(4200, noise)
+    model = fit(x[:200], y[:200], 3)
+    chance = model.probabilities(x[200:])
+    right = chance.argmax(1) == y[200:]
+    assert calibration_error(chance.max(1), right) < 5
+    assert abs(100 * right.mean() - 100 * (model.predicted == y[:200]).mean()) < 5  # as cross-validation told
+    unsure = chance.max(1) < model.unsure
+    assert (unsure & ~right).sum() > (~right).sum() / 2
+    assert unsure.mean() < 0.75
+
+
+def test_no_confidence_is_above_what_the_labels_can_support():
+    x, y = blobs(400, 0.05)
+    for m in (6, 30, 400):
+        assert 0.5 < fit(x[:m], y[:m], 3).probabilities(x).max() <= 1 - 1 / (m + 2) + 1e-9
+
+
+def test_each_logit_of_cross_validation_is_of_a_classifier_that_has_not_seen_the_image():
+    x, y = blobs(40, 0.5)
+    logits = crossed(x, y, 3, 10.0, 0, None)
+    fold = folds(y, 0)
+    for number in np.unique(fold):
+        assert (np.abs(np.bincount(y[fold == number], minlength=3) - np.bincount(y, minlength=3) / 5) < 1.01).all()
+    for i in (0, 17, 39):
+        rest = fold != fold[i]
+        model = linear(x[rest], y[rest], 3, 10.0)
+        assert np.allclose(logits[0, i], x[i] @ model.weight + model.bias)
+
+
+def test_spreading_comes_to_its_limit_and_helps_where_neighbours_agree():
+    x, y = blobs(300, 0.3, seed=1)
+    spread = classifying.Spread(x, 3)
+    known = np.concatenate([np.flatnonzero(y == c)[:2] for c in range(3)])
+    weights = spread.graph.toarray()
+    start = np.zeros((300, 3))
+    start[known, y[known]] = 1
+    reached = start
+    for _ in range(500):
+        reached = (1 - classifying.STAYS) * weights @ reached + classifying.STAYS * start
+    exact = classifying.STAYS * np.linalg.solve(np.eye(300) - (1 - classifying.STAYS) * weights, start)
+    assert np.allclose(reached, exact, atol=1e-6)  # the limit as Zhou et al. give it
+    with_them, alone = (fit(x[known], y[known], 3, others=x, unlabelled=u) for u in ("yes", "no"))
+    accuracy = [float((model.probabilities(x).argmax(1) == y).mean()) for model in (with_them, alone)]
+    assert with_them.spread
+    assert not alone.spread
+    assert accuracy[0] > accuracy[1]
+
+
+def test_the_calibration_error_is_the_mean_distance_of_bins():
+    confidence = np.concatenate([np.full(500, 0.9), np.full(500, 0.6)])
+    right = np.concatenate([np.arange(500) < 450, np.arange(500) < 200])
+    assert np.isclose(calibration_error(confidence, right), 100 * (0.0 + 0.2) / 2)
+
+
+def test_likeness_is_the_largest_cosine_and_leaves_itself_out():
+    x, _ = blobs(50, 0.5)
+    cosines = x @ x.T
+    assert np.allclose(likeness(x, x[:9]), cosines[:, :9].max(1))
+    np.fill_diagonal(cosines, -1)
+    assert np.allclose(likeness(x, x, among=True), cosines.max(1))
+
+
+def test_two_classes_one_of_them_rare_and_one_that_is_absent():
+    x, y = blobs(60, 0.2, classes=2)
+    model = fit(x, y, 3)
+    assert (model.probabilities(x).argmax(1) == y).mean() > 0.95
+    few = np.r_[np.flatnonzero(y == 0)[:9], np.flatnonzero(y == 1)[:1]]
+    chance = fit(x[few], y[few], 2).probabilities(x)
+    assert np.allclose(chance.sum(1), 1)
+    assert (chance.argmax(1)[y == 0] == 0).all()
+
+
+@pytest.fixture
+def digits(tmp_path: Path, finished: Path) -> tuple[Path, Path, np.ndarray]:
+    """A run, a folder of 200 digits, and what each is."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i, image in enumerate(digit_images(200)):
+        image.save(folder / f"{i:04}.png")
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run", folder, load_digits().target[:200]
+
+
+def test_select_label_predict_load_from_the_command_line(digits, tmp_path):
+    run, folder, y = digits
+    picked = tmp_path / "picked.csv"
+    done = command("-m", "mec", "select", run, folder, "--n", "30", "--out", picked)
+    assert done.returncode == 0, done.stderr
+    chosen = rows(picked)
+    assert len(chosen) == len({row["path"] for row in chosen}) == 30
+    assert {row["label"] for row in chosen} == {""}
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n" + "".join(f"{row['path']},d{y[int(row['path'][:4])]}\n" for row in chosen))
+    more = mec.select(run, folder, out=tmp_path / "more.csv", n=20, labels=labels)
+    assert not {*more} & {row["path"] for row in chosen}
+    out = tmp_path / "predictions.csv"
+    done = command("-m", "mec", "predict", run, folder, "--labels", labels, "--out", out)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
+    assert (
+        told.index("top-1") < told.index("balanced accuracy") < told.index("calibration error") < told.index(str(out))
+    )
+    found = rows(out)
+    assert [row["path"] for row in found] == sorted(path.name for path in folder.iterdir())
+    right = [row["label"] == f"d{y[int(row['path'][:4])]}" for row in found if not row["given"]]
+    assert len(right) == 170
+    assert np.mean(right) > 0.5  # chance: 0.1; the encoder took six steps
+    for row in found:
+        three = [float(row[k]) for k in ("confidence", "second_confidence", "third_confidence")]
+        assert three == sorted(three, reverse=True)
+        assert sum(three) <= 1.0002
+    classifier = mec.load_classifier(tmp_path / "predictions")
+    shutil.rmtree(run)  # it carries its encoder
+    for (name, label, confidence), row in zip(classifier(folder), found):
+        assert (name, label) == (row["path"], row["label"])
+        assert abs(confidence - float(row["confidence"])) < 1e-3
+    about = json.loads((tmp_path / "predictions" / "classifier.json").read_text())
+    assert about["labels"] == 30
+    assert {one["metric"] for one in about["cross-validation"]} == {"top-1", "balanced accuracy", "calibration error"}
+
+
+def test_an_image_of_another_kind_is_flagged_as_unlike(digits, tmp_path, photographs):
+    run, folder, y = digits
+    photographs[0].save(folder / "flower.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n" + "".join(f"{i:04}.png,{y[i]}\n" for i in range(150)))
+    mec.predict(run, folder, labels=labels, out=tmp_path / "p.csv")
+    flags = {row["path"]: row["flags"] for row in rows(tmp_path / "p.csv")}
+    assert "unlike" in flags["flower.jpg"]
+    assert np.mean(["unlike" in flags[f"{i:04}.png"] for i in range(150, 200)]) < 0.3
+
+
+def test_a_classifier_that_was_changed_is_refused(digits, tmp_path):
+    run, folder, y = digits
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n" + "".join(f"{i:04}.png,{y[i]}\n" for i in range(40)))
+    mec.predict(run, folder, labels=labels, out=tmp_path / "p.csv", unlabelled="no")
+    with pytest.raises(BadInput, match=r"features are \[2, 3\]"):
+        mec.load_classifier(tmp_path / "p").probabilities(np.zeros((2, 3)))
+    whole = (tmp_path / "p" / "classifier.safetensors").read_bytes()
+    for broken in (whole[:-9], whole[:40], b"", b"\x80\x04."):
+        (tmp_path / "p" / "classifier.safetensors").write_bytes(broken)
+        with pytest.raises(BadInput, match=r"classifier\.safetensors: not a classifier that mec wrote"):
+            mec.load_classifier(tmp_path / "p")
+    (tmp_path / "p" / "classifier.safetensors").write_bytes(whole)
+    encoder = tmp_path / "p" / "encoder.safetensors"
+    encoder.write_bytes(encoder.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(BadInput, match="not the encoder that the classifier was fitted on"):
+        mec.load_classifier(tmp_path / "p")
+    with pytest.raises(FileNotFoundError, match=r"no classifier\.safetensors in it"):
+        mec.load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "words"),
+    [
+        ({"out": "p.txt"}, "0000.png,a\n", r"p\.txt: its name ends with \.csv"),
+        ({}, "0000.png,a\n0001.png,a\n0002.png,a\n0003.png,a\n", "4 labels of 1 classes: at least 4 labels, of two"),
+        ({}, "0000.png,a\n0001.png,b\n", "2 labels of 2 classes"),
+        ({"unlabelled": "maybe"}, "", "--unlabelled is 'maybe'"),
+        ({"classifier": "scans/0000.png"}, "0000.png,a\n", "a file lies there"),
+    ],
+)
+def test_what_does_not_fit_is_told(digits, tmp_path, monkeypatch, changes, text, words):
+    run, folder, _ = digits
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("path,label\n" + text)
+    with pytest.raises(BadInput, match=words):
+        mec.predict(run, folder, **{"labels": "labels.csv", "out": "p.csv"} | changes)
+    assert not Path("p.csv").exists()
