@@ -10,6 +10,7 @@ from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import features as features
 from .evaluation.features import Features as Features
 from .evaluation.results import Result as Result
+from .evaluation.tracking.following import track as track
 from .exports.embed import embed as embed
 from .exports.export import export as export
 from .networks.encoder_file import load_encoder as load_encoder

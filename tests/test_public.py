@@ -38,6 +38,7 @@ PUBLIC = {
     "predict",
     "pretrain",
     "select",
+    "track",
 }
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "lightning_fabric", "sklearn", "scipy", "pandas", "PIL")
 

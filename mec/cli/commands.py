@@ -15,6 +15,7 @@ from mec.data.options import Packing
 from mec.errors import BadInput
 from mec.evaluation.detection.options import Finding
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
+from mec.evaluation.tracking.options import Following
 from mec.exports import export
 from mec.exports.options import Embedding
 from mec.reports.options import Comparison
@@ -256,6 +257,28 @@ class Detect(Finding):
         from mec.evaluation.detection.saved import detect
 
         detect(self.run_folder, self.images, **flags_of(self, Finding))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track(Following):
+    __doc__ = Following.__doc__
+
+    more: ClassVar[str] = """\
+  mec track runs/photos-auto street.mp4 --box 310,95,40,88 --out tracks.txt --video followed.mp4
+  mec track runs/photos-auto frames/ --mask first.png --out tracks.txt --video followed.gif
+  mec detect runs/cells-auto frames/ --out detections.json
+  mec track runs/cells-auto frames/ --detections detections.json --out tracks.txt"""
+
+    run_folder: Annotated[Positional[str], arg(metavar="RUN")]
+    """A run folder, a file of weights or a name, as for `mec evaluate`; pixels follows by colours alone."""
+    frames: Annotated[Positional[Path], arg(metavar="VIDEO|FOLDER")]
+    """A video file, or a folder of frames in the order of their names."""
+
+    def run(self) -> None:
+        check_run(self.run_folder)
+        from mec.evaluation.tracking.following import track
+
+        track(self.run_folder, self.frames, **flags_of(self, Following))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
     "health": ("commands", "Say in plain words whether a run trained well, with its figures over time."),
     "embed": ("commands", "Turn images into features: a file with a row for each."),
     "detect": ("commands", "Find objects in images by a detector that `mec evaluate RUN voc|coco|yolo` has trained."),
+    "track": ("commands", "Follow objects through a video of your own by an encoder's features."),
     "export": ("commands", "Write the weights for other tools; outputs are compared where the tool is at hand."),
     "pack": ("commands", "Write a folder of images as tar files that train the same and are easier to move."),
     "compare": ("commands", "Train several methods on the same images, network and budget; show them side by side."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -101,30 +101,13 @@ class MotBenchmark(ClipBenchmark):
 
     def track(self, appearance: Appearance, name: str) -> tuple[Boxes, Clock]:
         """Boxes of the filter, not too small and not too wide."""
-        clip, found, clock = self.clips[name], self.confident(name), Clock()
+        clip, clock = self.clips[name], Clock()
         tracker = Tracker(self.rules(buffer=int(clip.rate)))
-        placed: list[tuple[float, tuple[float, float]]] = []  # scale and corner in the letterbox, of all frames
-        moved = np.zeros(2)  # px
-
-        def shrunk() -> Iterator[Tensor]:
-            for frame in clip_frames(clip):
-                whole, scale, corner = objects.letterboxed(frame.permute(1, 2, 0).numpy())
-                placed[:] = [(scale, corner)]
-                if self.options.mode == "unitrack":
-                    placed[0], moved[:] = objects.unitracks_padding(clip.size, scale)
-                yield whole
-
-        rows: list[tuple[float, ...]] = []
-        for number, features in enumerate(clock.around(self.options.maps(appearance, shrunk())), start=1):
-            now = found.where(found.frame == number)
-            corners = np.concatenate([now.box[:, :2], now.box[:, :2] + now.box[:, 2:]], axis=1)
-            those = objects.box_objects(features, corners, now.score, *placed[0])
-            for seen in tracker.step(replace(those, boxes=those.boxes + np.tile(moved, 2))):
-                x1, y1, x2, y2 = seen.box.tolist()
-                w, h = x2 - x1, y2 - y1
-                if w * h > SMALLEST and w <= WIDEST * h:
-                    rows.append((number, seen.id, x1, y1, w, h))
-        return boxes_of_rows(rows), clock
+        unitrack = self.options.mode == "unitrack"
+        maps = lambda shrunk: clock.around(self.options.maps(appearance, shrunk))  # noqa: E731
+        tracks = linked_boxes(tracker, maps, clip_frames(clip), self.confident(name), unitrack=unitrack)
+        w, h = tracks.box[:, 2:].T
+        return tracks.where((w * h > SMALLEST) & (w <= WIDEST * h)), clock
 
     def confident(self, name: str) -> Boxes:
         return self.found[name].where(self.found[name].score > CONFIDENT)
@@ -146,6 +129,42 @@ class MotBenchmark(ClipBenchmark):
 
     def scores(self, folder: Path) -> Scores:
         return trackscores.score_boxes(self.images, folder, self.lengths) if self.lengths else {}
+
+
+def linked_boxes(
+    tracker: Tracker,
+    maps: Callable[[Iterator[Tensor]], Iterator[Tensor]],
+    frames: Iterator[Tensor],
+    found: Boxes,
+    *,
+    unitrack: bool = False,
+) -> Boxes:
+    """Tracks of the boxes found in frames uint8 [3, h, w]: the filter's, a row a frame.
+
+    Args:
+        maps: letterboxed frames -> their feature maps, in order.
+        unitrack: with the source's paddings.
+    """
+    placed: list[tuple[float, tuple[float, float]]] = []  # scale and corner in the letterbox, of all frames
+    moved = np.zeros(2)  # px
+
+    def shrunk() -> Iterator[Tensor]:
+        for frame in frames:
+            whole, scale, corner = objects.letterboxed(frame.permute(1, 2, 0).numpy())
+            placed[:] = [(scale, corner)]
+            if unitrack:
+                placed[0], moved[:] = objects.unitracks_padding((frame.shape[1], frame.shape[2]), scale)
+            yield whole
+
+    rows: list[tuple[float, ...]] = []
+    for number, features in enumerate(maps(shrunk()), start=1):
+        now = found.where(found.frame == number)
+        corners = np.concatenate([now.box[:, :2], now.box[:, :2] + now.box[:, 2:]], axis=1)
+        those = objects.box_objects(features, corners, now.score, *placed[0])
+        for seen in tracker.step(replace(those, boxes=those.boxes + np.tile(moved, 2))):
+            x1, y1, x2, y2 = seen.box.tolist()
+            rows.append((number, seen.id, x1, y1, x2 - x1, y2 - y1))
+    return boxes_of_rows(rows)
 
 
 class MotsBenchmark(ClipBenchmark):

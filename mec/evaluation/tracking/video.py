@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mec.data.decoding import read_image
+from mec.data.decoding import SUFFIXES, read_image
 from mec.errors import BadInput, nearest
 from mec.runtime.files import atomic
 
@@ -52,8 +56,79 @@ def speed(what: str, frames: int, seconds: float) -> str:
     return f"{what}: {frames} frames, {frames / max(seconds, 1e-9):.2f} a second"
 
 
-def frames_of(paths: Sequence[str | Path], ahead: int = 4) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a video of one's own, uint8 [3, h, w] in order, as often as they are asked for."""
+
+    path: Path
+    names: tuple[str, ...]  # of a folder's frames; a file has none
+    size: tuple[int, int]  # h, w of the first
+    rate: float  # a second
+
+    @property
+    def count(self) -> int | None:
+        return len(self.names) or None  # a file's may be told wrongly
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return frames_of([self.path / name for name in self.names]) if self.names else video_frames(self.path)
+
+
+def open_frames(path: Path) -> Frames:
+    """A video file, or a folder of frames in the order of their names, numbers by value.
+
+    Raises:
+        FileNotFoundError: nothing there. BadInput: no frame in it, or none that can be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such video, nor a folder of frames.")
+    rate, names = 25.0, []
+    if path.is_dir():
+        names = [p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+        names.sort(key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
+                                     for part in re.split(r"(\d+)", name)])  # fmt: skip
+        if not names:
+            raise BadInput(f"{path}: no frame in it ({', '.join(sorted(SUFFIXES))}).")
+        first = read_frame(path / names[0])
+    else:
+        with av_opened(path) as container:
+            rate = float(container.streams.video[0].average_rate or rate)
+        if not (some := [*islice(video_frames(path), 1)]):
+            raise BadInput(f"{path}: no frame in it.")
+        first = some[0]
+    return Frames(path, tuple(names), (first.shape[1], first.shape[2]), rate)
+
+
+def video_frames(path: Path) -> Iterator[Tensor]:
+    """Decoded one by one.
+
+    Raises:
+        BadInput: it breaks off in the middle.
+    """
+    with av_opened(path) as container:
+        for frame in container.decode(video=0):
+            yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+
+
+@contextlib.contextmanager
+def av_opened(path: Path) -> Iterator[Any]:
+    try:
+        import av
+    except ImportError as error:
+        raise BadInput("video files need the library av: pip install 'mec-ssl[tracking]'. Or give frames.") from error
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise BadInput(f"{path}: no video in it.")
+            yield container
+    except av.FFmpegError as error:
+        raise BadInput(f"{path}: not a video that can be read ({error}).") from error
+
+
+def frames_of(paths: Sequence[str | Path] | Frames, ahead: int = 4) -> Iterator[Tensor]:
     """Each frame in order, uint8 [3, h, w]; the next few are decoded meanwhile."""
+    if isinstance(paths, Frames):
+        yield from paths
+        return
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(read_frame, path) for path in paths[:ahead]]
         for path in paths[ahead:]:
