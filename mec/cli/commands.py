@@ -75,11 +75,14 @@ class Evaluate:
   mec evaluate checkpoint.pth.tar transfer all --data-root data
 
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
-  checkpoint.pth.tar      the official MEC layout, or the state dict of a torchvision ResNet; nothing is unpickled
+  checkpoint.pth.tar      a ResNet or a vision transformer in the layout of the official MEC, MoCo, SwAV, DINO, Barlow
+                          Twins, VICReg, SimSiam, BYOL, VISSL, MMSelfSup, solo-learn, lightly, torchvision or timm: what
+                          was taken and left is told; FILE@student takes another part; nothing is unpickled
   RUN@untrained           the run's own encoder before its first step: what training added
   random:NAME             a timm backbone, randomly initialised: the baseline of no training
   pixels                  raw pixels as features: the raw-pixel baseline
-  NAME:FILE, NAME         a timm or torchvision model with the weights of a file, or of their local caches
+  NAME:FILE, NAME         a timm (also with a tag, resnet18.a1_in1k) or torchvision model with the weights of a file,
+                          or of their local caches
 
 PROTOCOL is one of those below; `mec evaluate RUN PROTOCOL --help` shows its flags. A folder of labelled images has
 train/CLASS/ and val/CLASS/ or test/CLASS/, or comes with --labels CSV (path,label).

@@ -124,7 +124,9 @@ def _found(images: Any, look: bool) -> Source:
         label = packed.table.label
         split = Split(Shards(packed.table, np.arange(len(label))), label if (label >= 0).any() else None)
         data = Data(packed.name, split, classes=packed.classes, left_out=packed.left_out, told=packed.told)
-        return Source(data, packed.table.names, tuple(packed.part.tolist()))
+        kinds, of_each = np.unique(packed.part, return_inverse=True)
+        shared = kinds.tolist()  # a text a part, not one an image
+        return Source(data, packed.table.names, tuple(shared[i] for i in of_each))
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         folder = Path(images)
         listed = list_images(folder)

@@ -90,6 +90,8 @@ def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) ->
     with nullcontext(protocol.out) if kept else TemporaryDirectory() as folder:
         subject = replace(protocol, out=folder).subject(run)
         subject.kept = kept
+        for words in subject.told:
+            say(words)
         for number, found in enumerate(protocol.measure(subject)):
             (result,) = labelled([found], encoder=subject.name, checkpoint=subject.checkpoint)
             record(subject.folder, [result])
@@ -146,7 +148,7 @@ def features(
     subject = resolve(run, device=device, workers=workers)
     source = open_images(images, labels, scale=subject.info.scale)
     data, split = source.data, source.split
-    for words in data.words():
+    for words in (*subject.told, *data.words()):
         say(words)
     found = extract(
         subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers

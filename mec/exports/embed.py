@@ -49,7 +49,7 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
         subject = resolve(run, device=options.device, workers=options.workers)
         source = open_images(images, options.labels, scale=subject.info.scale, look=False)
         said = source.data.words()
-        for words in said:
+        for words in (*subject.told, *said):
             console.print(words, soft_wrap=True)
         pictures = source.split.images
         check_room(out, len(pictures), subject.info.feature_size)

@@ -17,9 +17,10 @@ from torch.testing import assert_close
 from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
-from mec.evaluation.subject import backbone_of, read_weights, resolve
+from mec.evaluation.subject import resolve
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, probe, read_info, save_encoder
+from mec.networks.foreign import Foreign, architecture, read_backbone
 from mec.runtime.files import file_hash
 
 
@@ -100,14 +101,14 @@ def test_the_state_dict_of_a_torchvision_model_is_read_without_its_classifier(re
 def test_torchvisions_resnets_are_told_apart_by_their_tensors(tmp_path, name):
     with torch.device("meta"):
         weights = getattr(torchvision.models, name)().state_dict()
-    assert backbone_of(tmp_path, weights) == (name, False)
+    assert architecture(Foreign(tmp_path, weights, "", ())) == (name, False, None)
 
 
 def test_counters_that_old_files_lack_are_not_missed(resnet18, tmp_path):
     state = {k: v for k, v in resnet18.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
     assert resolve(tmp_path / "old.pth").info.backbone == "resnet18"
-    assert read_weights(tmp_path / "old.pth").keys() == state.keys()
+    assert read_backbone(tmp_path / "old.pth").tensors.keys() == state.keys()
 
 
 @torch.no_grad()
