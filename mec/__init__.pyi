@@ -22,6 +22,7 @@ from .objectives.table import OBJECTIVES as OBJECTIVES
 from .recipes.recipe import Recipe as Recipe
 from .recipes.table import RECIPES as RECIPES
 from .reports.comparison import compare as compare
+from .reports.report import report as report
 from .training.health import health as health
 from .training.pretrain import pretrain as pretrain
 from .version import __version__ as __version__

@@ -37,6 +37,7 @@ PUBLIC = {
     "pack",
     "predict",
     "pretrain",
+    "report",
     "select",
     "track",
 }

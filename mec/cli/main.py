@@ -37,6 +37,7 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
     ),
     "bench": ("measuring", "Time what this package does."),
     "table": ("measuring", "The paper's tables: results of any number of runs beside the published rows."),
+    "report": ("measuring", "Write a page of runs: curves, maps, neighbours and figures in one file to send on."),
     "figure": ("measuring", "Make a figure of the paper from measurements taken here."),
 }
 

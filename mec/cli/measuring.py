@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from mec.bench.options import Coding, Loading, Step
-from mec.reports.options import ApproximationFigure, DistortionFigure
+from mec.reports.options import ApproximationFigure, DistortionFigure, Reporting
 from mec.runtime.flags import DataSet, File, flags_of
 
 
@@ -119,3 +119,24 @@ class Figure:
 
             keep_freed()
             distortion_study(**vars(self.which))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Reporting):
+    __doc__ = Reporting.__doc__
+
+    more: ClassVar[str] = """\
+  mec report runs/digits-digits                    report.html in the run folder, as training leaves it
+  mec report runs/one runs/other --out both.html   runs side by side
+  mec report runs/compare-digits                   all runs of a comparison
+
+The page is one file for any browser; nothing in it comes from elsewhere, and nothing leaves it. What `mec evaluate` has
+added to a run since it was trained is in it, too."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
+    """Run folders, or the folder of a comparison."""
+
+    def run(self) -> None:
+        from mec.reports.report import report
+
+        print(f"Written: {report(list(self.runs), **flags_of(self, Reporting))}")

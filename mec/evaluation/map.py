@@ -15,8 +15,8 @@ MOST_NAMED = 60  # classes in a legend
 LONGEST_NAME = 32  # letters of a class's name there
 
 
-def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> None:
-    """t-SNE of each named set of features [n, e], side by side, coloured by class.
+def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> list[np.ndarray]:
+    """t-SNE [n, 2] of each named set of features [n, e]; drawn side by side, coloured by class.
 
     Perplexity 30, PCA start and a fixed seed (the paper states none of them).
     """
@@ -24,10 +24,10 @@ def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path
 
     figure = Figure(figsize=(4.2 * len(features), 4.4), layout="constrained")
     axes = figure.subplots(1, len(features), squeeze=False)[0]
-    for axis, (name, part) in zip(axes, features.items()):
-        draw_map(axis, name, part, classes)
+    points = [draw_map(axis, name, part, classes) for axis, (name, part) in zip(axes, features.items())]
     draw_classes(figure, classes)
     write_figure(figure, path)
+    return points
 
 
 def map_points(part: Features) -> np.ndarray:
@@ -39,12 +39,13 @@ def map_points(part: Features) -> np.ndarray:
     return found
 
 
-def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> None:
-    """t-SNE of the unit rows of a set of features on an axis, coloured by class."""
+def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> np.ndarray:
+    """t-SNE [n, 2] of the unit rows of a set of features, drawn on an axis, coloured by class."""
     points = map_points(part)
     # The limits of the colours are fixed, so that a class keeps its colour where others are missing.
     axis.scatter(*points.T, c=part.y.numpy(), cmap=colours(classes), vmin=0, vmax=max(9, len(classes) - 1), s=7)
     axis.set(title=title, xticks=[], yticks=[])
+    return points
 
 
 def draw_classes(figure: Any, classes: Sequence[str]) -> None:

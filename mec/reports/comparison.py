@@ -18,14 +18,16 @@ from mec.recipes.fields import fitted
 from mec.recipes.recipe import Recipe
 from mec.reports.options import Comparison
 from mec.reports.standings import PICTURE, table, tell
-from mec.reports.trials import Setup, Trial, finished, stored, stored_of, training_keywords
+from mec.reports.trials import Setup, Trial, finished, folder_of, stored, stored_of, training_keywords
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE, current
 from mec.runtime.files import read_json, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import is_empty, only_run
 from mec.runtime.progress import Console
+from mec.training.health import METRICS
 from mec.training.options import Options
+from mec.training.page import REPORT, write_report
 from mec.training.plan import planned
 from mec.training.pretrain import make_trainer
 from mec.training.timing import data_seconds, trial_steps
@@ -72,6 +74,10 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
         setup.console.width = max(setup.console.width, 110)  # of the table
         setup.console.print(table(stored_of(wanted, setup.out), rates, setup))
         setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn, soft_wrap=True)
+        folders = [folder for trial in wanted if (folder := folder_of(trial, setup.out) / METRICS).exists()]
+        if folders:  # one that diverged at its first step has left nothing
+            page = write_report([path.parent for path in folders], setup.out / REPORT)
+            setup.console.print(f"Page: {page}", soft_wrap=True)
     return setup.out
 
 

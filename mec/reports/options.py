@@ -134,3 +134,12 @@ class DistortionFigure:
     """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
     quiet: bool = False
     """Print nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Write a page of runs: curves, maps, neighbours and figures in one file to send on."""
+
+    out: flags.File = None
+    """The page. Default: report.html in the folder of the run, or of the comparison; of several runs in the working
+    directory."""

@@ -103,7 +103,7 @@ def finished(trial: Trial, pace: Mapping[str, float], setup: Setup) -> Trial:
     own = {"out": folder, "seed": trial.seed, "epochs": epochs, "steps": steps, "set": changes}
     keywords = {**training_keywords(setup, trial.method), **own}
     try:
-        pretrain(setup.images, resume=True, evaluate=not trial.sweep, **keywords)
+        pretrain(setup.images, resume=True, evaluate=not trial.sweep, report=False, **keywords)
     except Diverged as error:
         trial = replace(trial, diverged=str(error))
     else:

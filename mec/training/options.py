@@ -87,12 +87,14 @@ class Options:
     """Minutes between checkpoints inside an epoch."""
     evaluate: bool = True
     """Measure with labels while training and at the end, where the data have any."""
+    report: bool = True
+    """Write report.html at the end: a page with curves, maps and figures, to look at and to send on."""
     quiet: bool = False
     """Print nothing."""
 
     FREE: ClassVar[tuple[str, ...]] = (
         "encoder", "out", "steps", "device", "resume", "download", "split", "workers", "save_minutes", "evaluate",
-        "quiet",
+        "report", "quiet",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Split
 from mec.evaluation.features import Features
-from mec.evaluation.map import map_points
 from mec.recipes.recipe import Recipe
 from mec.runtime.files import write_figure
 
@@ -57,14 +56,16 @@ def as_picture(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return (images.float().cpu() * scale + shift).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def unlabelled_picture(rows: Mapping[str, Features], small: list[np.ndarray], views: np.ndarray, path: Path) -> None:
-    """Draw it: rows are features [n, e] by name, the last those of the trained encoder; small has n thumbnails."""
+def unlabelled_picture(
+    rows: Mapping[str, Features], points: np.ndarray, small: list[np.ndarray], views: np.ndarray, path: Path
+) -> None:
+    """Draw it: rows are features [n, e] by name, the last those of the trained encoder; points [n, 2] its map; small
+    has n thumbnails."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     axes: Any = figure.subplot_mosaic([["map", "spectrum"], ["map", "views"]], width_ratios=[1.6, 1])
-    name, last = list(rows.items())[-1]
-    points = map_points(last)
+    name = list(rows)[-1]
     place_thumbnails(axes["map"], points, small)
     axes["map"].set(title=f"{len(small):,} training images, {name}: like ones lie together", xticks=[], yticks=[])
     for label, part in rows.items():

@@ -91,13 +91,14 @@ def pretrain(data: Source, options: Options) -> Path:
             return out
         describe(console, run, images, trainer, start)
         measured = images if options.evaluate else None
-        watch = Watch(out, measured, run.encoder, fabric.device, console, getattr(trainer.batches, "workers", 0))
+        workers = getattr(trainer.batches, "workers", 0)
+        watch = Watch(out, measured, run.encoder, fabric.device, console, workers, options.report and options.evaluate)
         start_folder(run, images, ranks)
         try:
             trainer.run(run, start, watch, options.save_minutes)
         except Diverged as error:
             if ranks.rank == 0:
-                diverged(run, error)
+                diverged(run, error, watch)
             raise
         except OSError as error:
             kept = "The checkpoint before this one is whole" if checkpoints(out) else "No checkpoint had been saved yet"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mec.data.dataset import Data, Split, limited
 from mec.errors import Diverged
 from mec.evaluation.features import Features, extract, is_grey, measured_parts, pixels, tell_skipped
-from mec.evaluation.map import embedding_map
+from mec.evaluation.map import embedding_map, map_points
 from mec.evaluation.probing.fewshot import fewshot
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.probing.linear import linear
@@ -26,9 +26,11 @@ from mec.networks.encoder_file import ENCODER, image_transform
 from mec.runtime.files import file_hash, write_json
 from mec.runtime.records import append_records
 from mec.training.health import METRICS, health
+from mec.training.page import REPORT, write_report
 from mec.training.picture import readable_thumbnails, unlabelled_picture, views_of
 from mec.training.run import Run
 from mec.training.runlog import Watch
+from mec.training.shown import AFTER, BEFORE, shown_images, write_shown
 
 HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
@@ -43,10 +45,11 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
     out, console, images = run.folder, watch.console, watch.images
     if images is not None and images.can_be_measured:
         with console.status("measuring"):
-            rows = closing_features(run, encoder, untrained, watch)
+            parts = measured_parts(images, MEASURE_BANK, MEASURE_TEST)
+            rows = closing_features(run, encoder, untrained, watch, parts)
             tell_skipped(rows[run.recipe.method], console)
             results = closing_results(run, rows, images)
-            draw_map(out, rows, images)
+            draw_labelled(run, rows, images, parts[1])
         record(out, results)
         console.print(closing_table(results, images))
     elif images is not None and len(images.train) >= MAPPED:
@@ -56,16 +59,21 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
     write_json(out / HEALTH, verdict.record())
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", soft_wrap=True)
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
+    if watch.report:
+        with console.status("writing the page"):
+            picture += f", page: {write_report([out], out / REPORT)}"
     console.print(f"Encoder: {out / ENCODER}{picture}", soft_wrap=True)
     if images is not None:
         console.print(next_steps(run, images), soft_wrap=True, end="\n" if run.encoder.backbone != "custom" else "")
 
 
-def diverged(run: Run, error: Diverged) -> None:
-    """Note a divergence where `mec health` finds it: a line of metrics.jsonl, and health.json."""
+def diverged(run: Run, error: Diverged, watch: Watch) -> None:
+    """Note a divergence where `mec health` finds it: a line of metrics.jsonl, health.json, and the run's page."""
     line = {"step": error.step, "loss": error.loss, "diverged": error.figures}
     append_records(run.folder / METRICS, [line])
     write_json(run.folder / HEALTH, health(run.folder).record())
+    if watch.report:
+        watch.console.print(f"Page: {write_report([run.folder], run.folder / REPORT)}", soft_wrap=True)
 
 
 def next_steps(run: Run, images: Data) -> str:
@@ -96,11 +104,10 @@ class Standing(nn.Module):
 
 
 def closing_features(
-    run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch
+    run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch, parts: tuple[Split, Split]
 ) -> dict[str, tuple[Features, Features]]:
-    """Training and test features of raw pixels, of the encoder before training, and after."""
-    assert watch.images is not None
-    bank, test = measured_parts(watch.images, MEASURE_BANK, MEASURE_TEST)
+    """Features of both parts, training and test images: of raw pixels, of the encoder before training, and after."""
+    bank, test = parts
     transform = image_transform(run.encoder)
     rows: dict[str, tuple[Features, Features]] = {}
     if bank.images.pixels is not None:
@@ -135,29 +142,41 @@ def closing_results(run: Run, rows: Mapping[str, tuple[Features, Features]], ima
     return results
 
 
-def draw_map(out: Path, rows: Mapping[str, tuple[Features, Features]], images: Data, most: int = 1000) -> None:
-    """embedding.png: a map of test images before and after training."""
-    shown = {}
-    for name, (_, test) in rows.items():
-        step = -(-len(test.x) // most)
-        if name != "pixels" and len(test.x) >= MAPPED:
-            title = "before training" if name == "untrained" else f"after training ({name})"
-            shown[title] = Features(test.x[::step], test.y[::step])
-    if shown:
-        embedding_map(shown, images.classes, out / "embedding.png")
+def draw_labelled(
+    run: Run, rows: Mapping[str, tuple[Features, Features]], images: Data, test: Split, most: int = 1000
+) -> None:
+    """embedding.png, a map of test images before and after training; and what the run's page shows of them."""
+    lost = {image.path for image in rows[run.recipe.method][1].skipped}
+    kept = np.asarray([i for i in range(len(test)) if not lost or test.images.name(i) not in lost], dtype=np.int64)
+    both = {BEFORE: rows["untrained"][1], AFTER: rows[run.recipe.method][1]}
+    if len(kept) < MAPPED or any(len(part.x) != len(kept) for part in both.values()):
+        return
+    step = -(-len(kept) // most)
+    shown = {name: Features(part.x[::step], part.y[::step]) for name, part in both.items()}
+    titles = ("before training", f"after training ({run.recipe.method})")
+    drawn = embedding_map(dict(zip(titles, shown.values())), images.classes, run.folder / "embedding.png")
+    views = views_of(Split(images.train.images), run.recipe, run.settings.seed)
+    part, points = test.take(kept[::step]), dict(zip(both, drawn))
+    write_shown(run.folder, shown_images(part, images.split, images.classes, shown, points, views, len(test)))
 
 
 def draw_unlabelled(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch) -> None:
-    """embedding.png of a run without labels: training images before and after, their spectrum, their views."""
+    """embedding.png of a run without labels: training images before and after, their spectrum, their views; and what
+    the run's page shows of them."""
     assert watch.images is not None
     split, small = readable_thumbnails(limited(Split(watch.images.train.images), PICTURED, seed=0))
     if len(split) < MAPPED:
         return
     before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
     found = partial(extract, transform=image_transform(run.encoder), device=watch.device, workers=watch.workers)
-    rows = {"before training": found(before, split), f"after training ({run.recipe.method})": found(encoder, split)}
-    if all(bool(part.x.isfinite().all()) and len(part.x) == len(small) for part in rows.values()):
-        unlabelled_picture(rows, small, views_of(split, run.recipe, run.settings.seed), run.folder / "embedding.png")
+    rows = {BEFORE: found(before, split), AFTER: found(encoder, split)}
+    if any(len(part.x) != len(small) or not part.x.isfinite().all() for part in rows.values()):
+        return
+    points = {name: map_points(part) for name, part in rows.items()}
+    views = views_of(split, run.recipe, run.settings.seed)
+    named_rows = dict(zip(("before training", f"after training ({run.recipe.method})"), rows.values()))
+    unlabelled_picture(named_rows, points[AFTER], small, views, run.folder / "embedding.png")
+    write_shown(run.folder, shown_images(split, "train", (), rows, points, views, len(watch.images.train)))
 
 
 def closing_table(results: Sequence[Result], images: Data) -> Table:

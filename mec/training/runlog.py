@@ -105,6 +105,7 @@ class Watch:
     device: torch.device
     console: Console
     workers: int = 0  # processes that decode those images
+    report: bool = True  # whether a page is written at the end
     accuracy: float | None = None
 
     def is_due(self, done: int, steps: int, each: int) -> bool:

@@ -1,0 +1,384 @@
+"""report.html: what the folders of runs hold, as one page that can be sent on."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mec.errors import plain
+from mec.evaluation.results import CONFUSION, RESULTS
+from mec.objectives.methods import method_named
+from mec.pages import charts
+from mec.pages.page import data_uri, write_page
+from mec.runtime.files import read_json
+from mec.runtime.machine import machine
+from mec.runtime.records import read_records
+from mec.training.health import Verdict, health, read_metrics
+from mec.training.run import RunSettings, read_settings
+from mec.training.shown import AFTER, BEFORE, Shown, encoded, read_shown
+
+REPORT = "report.html"
+MOST_SHOWN = 2_000  # images on a page, of all its runs
+NEIGHBOURS = 12  # images whose neighbours are shown
+MOST_CELLS = 20  # classes of a confusion matrix that is shown whole
+MOST_NAMED = 60  # classes in a legend
+MOST_PICTURES, PICTURE = 12, 720  # of detections, masks and tracks; px of the longer side
+TITLES = {BEFORE: "before training", AFTER: "after training"}
+NAMES = {"pixels": "raw pixels", "untrained": "untrained encoder"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run's folder holds."""
+
+    folder: Path
+    settings: RunSettings
+    metrics: Sequence[Mapping[str, Any]]
+    verdict: Verdict
+    results: Sequence[Mapping[str, Any]]
+    shown: Shown | None
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def method(self) -> str:
+        return self.settings.recipe.method
+
+
+def read_run(folder: Path) -> Told:
+    """What a run's folder holds.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        BadInput: not that of a run, or a damaged file in it.
+    """
+    verdict = health(folder)
+    kept = folder / RESULTS
+    results = read_records(kept, protocol=str, metric=str, value=float) if kept.exists() else []
+    return Told(folder, read_settings(folder), read_metrics(folder), verdict, results, read_shown(folder))
+
+
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page of one run or several; returns where.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        BadInput: not that of a run, or a damaged file in it.
+    """
+    runs = [read_run(Path(folder)) for folder in folders]
+    drawn: dict[str, Any] = {}
+    sections = []
+    for number, run in enumerate(runs):
+        found = section(run, f"run{number}", MOST_SHOWN // len(runs))
+        drawn |= found.pop("charts")
+        sections.append(found)
+    if len(runs) > 1:
+        drawn |= compared(runs)
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    facts = {
+        "title": title, "runs": sections, "together": [n for n in drawn if n.startswith("all-")], "made": now,
+        "machine": machine("cpu"), "comparison": side_by_side(runs) if len(runs) > 1 else None,
+    }  # fmt: skip
+    write_page(out, "report.html", drawn, facts)
+    return out
+
+
+def section(run: Told, key: str, most: int) -> dict[str, Any]:
+    """What the template is told of a run, and its charts."""
+    shown = None if run.shown is None else fewer(run.shown, most)
+    drawn = {f"{key}-{name}": chart for name, chart in learning(run).items()}
+    found: dict[str, Any] = {
+        "key": key,
+        "name": run.name,
+        "method": run.method,
+        "headline": list(headline(run)),
+        "verdict": run.verdict,
+        "curves": list(drawn),
+        "closing": closing(run.results, run.method),
+        "confusions": list(confusions(run.folder)),
+        "pictures": list(pictures(run.folder)),
+        "results": [result_row(r) for r in run.results],
+        "settings": facts_of(run.settings),
+        "command": command_of(run.settings, run.folder),
+        "map": None,
+    }
+    if shown is not None:
+        found |= mapped(shown, key)
+        titles = {TITLES[name]: places for name, places in shown.points.items()}
+        left, right = charts.maps(titles, columns(shown), f"{key}-images")
+        drawn |= {f"{key}-{BEFORE}": left, f"{key}-{AFTER}": right}
+        shares = {TITLES[name]: (range(1, len(s) + 1), s) for name, s in shown.spectrum.items()}
+        drawn[f"{key}-spectrum"] = charts.curves("Share of the variance by direction", shares, x="direction", log=True)
+    return {**found, "charts": drawn}
+
+
+# --- in words -----------------------------------------------------------------------------------------------------
+
+
+def headline(run: Told) -> Iterator[str]:
+    """What was trained on what, and how well, in sentences."""
+    settings = run.settings
+    steps = steps_of(settings)
+    done = run.metrics[-1]["step"] if run.metrics else 0
+    epochs = done / max(1, settings.steps_per_epoch)
+    labels = "with their labels" if method_named(run.method).labels else "without labels"
+    yield (
+        f"A {settings.recipe.network.backbone} was trained by {run.method} on {settings.images:,} images of "
+        f"{settings.data}, {labels}: {done:,} steps of {settings.recipe.batch_size} images, {epochs:.3g} passes"
+        + ("." if done >= steps else f", of {steps:,} steps that were planned.")
+    )
+    best = [r for r in run.results if r.get("metric") == "top-1" and r.get("protocol") in ("knn", "linear-fast")]
+    for protocol, words in (("knn", "By its 20 nearest neighbours"), ("linear-fast", "By a linear classifier")):
+        of = {r.get("encoder"): r for r in best
+              if r["protocol"] == protocol and (protocol != "knn" or r["settings"].get("k") == 20)}  # fmt: skip
+        if run.method not in of:
+            continue
+        mine = of.pop(run.method)
+        between = "" if not mine.get("interval") else " (95 %: {:.1f} to {:.1f})".format(*mine["interval"])
+        others = ", ".join(f"{NAMES.get(name, name)} {r['value']:.1f} %" for name, r in of.items() if name in NAMES)
+        images = "" if mine.get("images") is None else f"of {mine['images']:,} images of {mine.get('split', 'test')}, "
+        yield f"{words}, {images}{mine['value']:.1f} %{between} are told right; {others or 'nothing to compare with'}."
+    if settings.left_out:
+        yield "Left out: " + ", ".join(f"{count:,} {reason}" for reason, count in settings.left_out.items()) + "."
+    yield from settings.told
+
+
+def steps_of(settings: RunSettings) -> int:
+    return settings.corrections[-1].steps if settings.corrections else settings.steps
+
+
+def command_of(settings: RunSettings, folder: Path) -> str:
+    """The command that trains this run again."""
+    words = ["mec", "pretrain", str(settings.asked.get("data") or "DATA"), "--out", str(folder)]
+    asked = {name: value for name, value in settings.asked.items() if name not in ("data", "out", "time_budget")}
+    if steps_of(settings) != settings.recipe.epochs * settings.steps_per_epoch:
+        asked |= {"epochs": None, "steps": steps_of(settings)}
+    for name, value in asked.items():
+        if value in (None, (), [], ""):
+            continue
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    return shlex.join(words)
+
+
+def facts_of(settings: RunSettings) -> list[tuple[str, str]]:
+    recipe, method = settings.recipe, method_named(settings.recipe.method)
+    objective = ", ".join(f"{key} {value}" for key, value in {**method.settings, **recipe.settings}.items())
+    network, optimizer = recipe.network, recipe.optimizer
+    rate = f"{optimizer.base_lr * recipe.batch_size / 256:.4g}"
+    views = " + ".join(f"{view.copies} of {view.size} px" for view in recipe.views)
+    return [
+        ("recipe", settings.recipe_name), ("method", f"{recipe.method} ({objective})"), ("views", views),
+        ("network", f"{network.backbone}, projector {'-'.join(map(str, network.projector)) or 'none'}"),
+        ("optimizer", f"{optimizer.name}, rate {rate}, weight decay {optimizer.weight_decay:g}"),
+        ("batch", str(recipe.batch_size)), ("seed", str(settings.seed)),
+        ("data", f"{settings.data}, fingerprint {settings.data_fingerprint}"), ("mec", settings.version),
+        *(("chosen", why) for why in settings.why),
+    ]  # fmt: skip
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def learning(run: Told) -> dict[str, Any]:
+    """Charts over steps, of what was logged; where it went wrong is marked."""
+    verdict = run.verdict
+    mark = (verdict.step, verdict.word) if verdict.step is not None and verdict.word != "hardly trained" else None
+
+    def of(name: str) -> charts.Curve:
+        found = [(line["step"], line[name]) for line in run.metrics if isinstance(line.get(name), (int, float))]
+        return [x for x, _ in found], [y for _, y in found]
+
+    wanted: list[tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]] = [
+        ("loss", "Loss, and the least that it can be", [("loss", "loss")], [("bound", "loss_bound")]),
+        ("accuracy", "k-NN accuracy of held-out images, %", [("k-NN", "knn")], []),
+        ("agreement", "Cosine of two views, and of two images",
+         [("views of an image", "agreement"), ("different images", "similarity")], []),
+        ("rank", "Directions in use (effective rank)", [("effective rank", "effective_rank")],
+         [("most", "effective_rank_limit")]),
+        ("rate", "Learning rate", [("rate", "lr")], []),
+        ("wait", "Share of the time spent waiting for data", [("wait", "data_wait")], []),
+    ]  # fmt: skip
+    drawn = {}
+    for key, title, lines, limits in wanted:
+        found = {name: of(field) for name, field in lines}
+        if any(len(across) > 1 for across, _ in found.values()):
+            bounds = {name: of(field) for name, field in limits if of(field)[0]}
+            drawn[key] = charts.curves(title, found, limits=bounds, mark=mark)
+    return drawn
+
+
+def compared(runs: Sequence[Told]) -> dict[str, Any]:
+    """Charts of all runs together."""
+    drawn = {}
+    for field, title in (
+        ("knn", "k-NN accuracy of held-out images, %"),
+        ("agreement", "Cosine of two views"),
+        ("effective_rank", "Directions in use (effective rank)"),
+    ):
+        lines: dict[str, charts.Curve] = {}
+        for run in runs:
+            found = [(line["step"], line[field]) for line in run.metrics if isinstance(line.get(field), (int, float))]
+            if found:
+                lines[run.name] = [step for step, _ in found], [value for _, value in found]
+        if lines:
+            drawn[f"all-{field}"] = charts.curves(title, lines)
+    return drawn
+
+
+def closing(results: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any] | None:
+    """The closing table: figures of raw pixels, the untrained and the trained encoder, latest of each kind."""
+    cells: dict[str, dict[str, str]] = {}
+    for r in results:
+        if r["metric"] == "top-1" and (column := column_of(r)):
+            spread = "" if r.get("spread") is None else f" ± {r['spread']:.1f}"
+            cells.setdefault(str(r.get("encoder")), {})[column] = f"{r['value']:.1f}{spread}"
+    names = list(dict.fromkeys(column for row in cells.values() for column in row))
+    rows = [(NAMES.get(name, name), name == method, [row.get(c, "") for c in names]) for name, row in cells.items()]
+    return {"columns": names, "rows": rows} if rows else None
+
+
+def column_of(result: Mapping[str, Any]) -> str:
+    settings = result.get("settings", {})
+    if result["protocol"] == "knn" and settings.get("k") in (20, None):
+        return "k-NN (20)"
+    if result["protocol"] == "fewshot":
+        return f"{settings.get('labels_per_class')} labels a class"
+    return "linear probe" if result["protocol"] == "linear-fast" else ""
+
+
+def side_by_side(runs: Sequence[Told]) -> dict[str, Any]:
+    """A row a run: its verdict and its own figures."""
+    own = [closing([r for r in run.results if r.get("encoder") == run.method], run.method) for run in runs]
+    names = list(dict.fromkeys(c for table in own if table for c in table["columns"]))
+    rows = []
+    for run, table in zip(runs, own):
+        cells = dict(zip(table["columns"], table["rows"][0][2])) if table else {}
+        rows.append((run.name, run.method, run.verdict.word, [cells.get(c, "") for c in names]))
+    return {"columns": names, "rows": rows}
+
+
+def result_row(result: Mapping[str, Any]) -> list[str]:
+    value = f"{result['value']:.2f}" + ("" if result.get("spread") is None else f" ± {result['spread']:.2f}")
+    interval = "" if not result.get("interval") else "{:.1f} to {:.1f}".format(*result["interval"])
+    plain_ones = {k: v for k, v in (result.get("settings") or {}).items() if not isinstance(v, (dict, list))}
+    names = [str(result.get(key) or "") for key in ("encoder", "data", "split", "images")]
+    settings = ", ".join(f"{key} {value}" for key, value in plain_ones.items())
+    return [result["protocol"], result["metric"], f"{value} {result.get('unit', '')}", interval, *names, settings]
+
+
+def confusions(folder: Path) -> Iterator[dict[str, Any]]:
+    """Who was taken for whom: the matrix of few classes, and the pairs that were mistaken most often."""
+    for path in sorted((folder / CONFUSION).glob("*.json")):
+        found = read_json(path, dict)
+        classes, matrix = found["classes"], found["matrix"]
+        mistaken = [(count, classes[i], classes[j]) for i, row in enumerate(matrix) for j, count in enumerate(row)
+                    if i != j and count]  # fmt: skip
+        whole = len(classes) <= MOST_CELLS
+        rows = [(name, [(count, round(100 * count / max(1, sum(row)))) for count in row])
+                for name, row in zip(classes, matrix)]  # fmt: skip
+        title = f"{found['protocol']}, {found['data']} {found['split']}, {found['value']:.1f} %"
+        most = sorted(mistaken, key=lambda one: -one[0])[:8]
+        yield {"title": title, "classes": classes if whole else [], "rows": rows if whole else [], "most": most}
+
+
+def pictures(folder: Path) -> Iterator[tuple[str, str]]:
+    """Pictures of detections, masks and tracks that a run's folder has, in small: name and data URI."""
+    found = sorted(p for kind in ("png", "jpg") for p in folder.rglob(f"*.{kind}"))
+    found = [p for p in found if p.parent != folder and CONFUSION not in p.relative_to(folder).parts]
+    for path in found[:: -(-len(found) // MOST_PICTURES) if found else 1]:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+        small.thumbnail((PICTURE, PICTURE))
+        yield plain(str(path.relative_to(folder))), data_uri(encoded(small, "JPEG"), "image/jpeg")
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def fewer(shown: Shown, most: int) -> Shown:
+    """At most so many of the images, evenly taken; neighbours that are no longer there are left out."""
+    n = len(shown.names)
+    if n <= most:
+        return shown
+    kept = [i * n // most for i in range(most)]
+    place = {old: new for new, old in enumerate(kept)}
+
+    def part(values: Sequence[Any]) -> list[Any]:
+        return [values[i] for i in kept]
+
+    changed: dict[str, Any] = {key: part(getattr(shown, key)) for key in ("names", "thumbnails", "labels", "clusters")}
+    for key in ("points", "cosine"):
+        changed[key] = {name: part(rows) for name, rows in getattr(shown, key).items()}
+    changed["near"] = {
+        name: [[place[j] for j in row if j in place] for row in part(rows)] for name, rows in shown.near.items()
+    }
+    return replace(shown, **changed)
+
+
+def label_of(shown: Shown, index: int) -> str:
+    label = shown.labels[index]
+    return plain(shown.classes[label]) if 0 <= label < len(shown.classes) else ""
+
+
+def columns(shown: Shown) -> dict[str, list[Any]]:
+    """What a map's source holds of each image."""
+    count = range(len(shown.names))
+    shades = {
+        "class": [charts.colour(label) if label >= 0 else charts.INK for label in shown.labels],
+        "cluster": [charts.colour(group) for group in shown.clusters],
+        "outlier": [ramp(share) for share in ranks(shown.cosine[AFTER])],
+    }
+    first = "class" if shown.classes else "cluster"
+    return {
+        "image": list(shown.thumbnails), "name": [plain(name) for name in shown.names],
+        "label": [label_of(shown, i) for i in count], "colour": shades[first],
+        **{f"by_{name}": found for name, found in shades.items()},
+        **{f"near_{name}": [list(near) for near in found] for name, found in shown.near.items()},
+    }  # fmt: skip
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """1 for the smallest, towards 0 for the largest."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    found = [0.0] * len(values)
+    for rank, index in enumerate(order):
+        found[index] = 1 - rank / max(1, len(values) - 1)
+    return found
+
+
+def ramp(share: float) -> str:
+    """From blue (0) to orange (1)."""
+    low, high = (0x56, 0xB4, 0xE9), (0xD5, 0x5E, 0x00)
+    return "#" + "".join(f"{round(a + (b - a) * share**3):02x}" for a, b in zip(low, high))
+
+
+def mapped(shown: Shown, key: str) -> dict[str, Any]:
+    """What the template is told of the images."""
+    n = len(shown.names)
+    asked = [i * n // min(n, NEIGHBOURS) for i in range(min(n, NEIGHBOURS))]
+
+    def cell(index: int, of: int | None = None) -> tuple[str, str, bool]:
+        same = of is not None and shown.labels[index] >= 0 and shown.labels[index] == shown.labels[of]
+        return shown.thumbnails[index], label_of(shown, index) or plain(shown.names[index]), same
+
+    rows = [(cell(i), *([cell(j, i) for j in shown.near[name][i]] for name in (BEFORE, AFTER))) for i in asked]
+    legends = {}
+    if shown.classes:
+        legends["class"] = [(charts.colour(i), plain(name)) for i, name in enumerate(shown.classes[:MOST_NAMED])]
+    legends["cluster"] = [(charts.colour(group), f"group {group + 1}") for group in sorted({*shown.clusters})]
+    legends["outlier"] = [(ramp(0), "among many like it"), (ramp(1), "unlike the others")]
+    far = sorted(range(n), key=lambda i: shown.cosine[AFTER][i])[:NEIGHBOURS]
+    return {
+        "map": f"{key}-images", "images": n, "of": shown.of, "part": shown.part, "neighbours": rows,
+        "views": shown.views, "legends": legends, "first": "class" if shown.classes else "cluster",
+        "outliers": [cell(i) for i in far],
+    }  # fmt: skip
