@@ -58,11 +58,7 @@ def export_detector(run: str | Path, out: Path) -> list[str]:
 def write_onnx(
     module: nn.Module, examples: Sequence[Tensor], given: str, outputs: list[str], axes: dict, out: Path
 ) -> None:
-    """Traced on the first example, compared on the second, which has another size.
-
-    Raises:
-        BadInput: onnx or onnxruntime is missing, or outputs differ; no file stays then.
-    """
+    """Traced on the first example, compared on both, of two sizes; no file stays where outputs differ."""
     if absent := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
         raise BadInput(f"--to onnx needs {' and '.join(absent)}: pip install 'mec-ssl[onnx]'.")
     import onnxruntime

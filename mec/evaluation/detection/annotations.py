@@ -141,10 +141,8 @@ def read_voc(root: Path, splits: Sequence[tuple[int | None, str]]) -> Annotation
 def _voc_objects(file: Path, *, measured: bool) -> tuple[tuple[int, int], list[Object]]:
     """Width and height (0 where it has none and `measured` does not want them), and the objects."""
     top = ElementTree.parse(file).getroot()
-    width, height = (
-        int(_text(top, f"size/{side}")) if measured else int(float(top.findtext(f"size/{side}") or 0))
-        for side in ("width", "height")
-    )
+    sides = (_text(top, f"size/{side}") if measured else top.findtext(f"size/{side}") for side in ("width", "height"))
+    width, height = (int(float(side or 0)) for side in sides)
     objects: list[Object] = []
     for found in top.findall("object"):
         x0, y0, x1, y1 = (float(_text(found, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))

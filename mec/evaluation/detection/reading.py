@@ -73,7 +73,8 @@ def read_data(protocol: str, places: Places, preset: Preset) -> DetectionData:
     """
     root, own = places.root, places.own(protocol)
     if own and protocol != "coco":
-        splits = chosen_splits(places, [*yolo_splits(root)] if protocol == "yolo" else voc_splits(root))
+        listings = sorted(p.stem for p in (root / "ImageSets" / "Main").glob("*.txt"))
+        splits = chosen_splits(places, [*yolo_splits(root)] if protocol == "yolo" else listings)
     else:
         splits = (places.train,) if places.train else preset.train, places.test or preset.test
     listed = class_names(places.classes) if places.classes else None
@@ -133,10 +134,6 @@ def chosen_splits(places: Places, there: Sequence[str]) -> tuple[tuple[str, ...]
     return (places.train or trains[0],), places.test or tests[0]
 
 
-def voc_splits(root: Path) -> list[str]:
-    return sorted(p.stem for p in (root / "ImageSets" / "Main").glob("*.txt"))
-
-
 def yolo_splits(root: Path) -> dict[str, tuple[Path, Path]]:
     """Splits -> folders of photographs and of labels: images/SPLIT and labels/SPLIT, or SPLIT/images, SPLIT/labels."""
     found = {p.name: (p, root / "labels" / p.name) for p in sorted(root.glob("images/*")) if p.is_dir()}
@@ -145,19 +142,12 @@ def yolo_splits(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def read_yolo(root: Path, split: str, classes: Sequence[str] | None = None) -> Annotations:
     """YOLO's text files, a line an object: CLASS CX CY W H as shares of the photograph; or CLASS X Y X Y ..., outlines.
-
-    Args:
-        classes: their names; otherwise those of a .yaml file's `names`, or of classes.txt or another .names file.
-
-    Raises:
-        BadInput: no such split, or no names.
-    """
+    Names of classes are those given, or of a .yaml file's `names`, of classes.txt or a .names file.
+    Raises BadInput: no such split, or no names."""
     places = yolo_splits(root)
     if split not in places:
-        raise BadInput(
-            f"{root}: no split {split!r} in it (there: {', '.join(places) or 'none'}): images/SPLIT/*.jpg with "
-            "labels/SPLIT/*.txt, or SPLIT/images with SPLIT/labels."
-        )
+        there = f"no split {split!r} in it (there: {', '.join(places) or 'none'})"
+        raise BadInput(f"{root}: {there}: images/SPLIT/*.jpg with labels/SPLIT/*.txt, or SPLIT/images, SPLIT/labels.")
     classes = classes or yolo_names(root)
     rows: list[Photograph] = []
     flaws: dict[str, list[str]] = {}
@@ -186,15 +176,13 @@ def yolo_object(line: str, width: int, height: int) -> tuple[int, tuple[float, .
     ((2, (40.0, 90.0, 60.0, 110.0)), (0, (1.0, 2.0, 3.0, 5.0)))
     """
     first, *rest = line.split()
-    values = [float(word) for word in rest]
-    if int(first) < 0 or len(values) < 4 or len(values) % 2:
+    x, y = (np.array(rest[i::2], dtype=np.float64) for i in (0, 1))
+    if int(first) < 0 or len(x) < 2:
         raise ValueError(line)
-    if len(values) == 4:
-        cx, cy, w, h = values
-        values = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
-    x, y = values[::2], values[1::2]
-    corners = (x[0], y[0], x[1], y[1]) if len(values) == 4 else (min(x), min(y), max(x), max(y))
-    return int(first), tuple(share * side for share, side in zip(corners, (width, height) * 2))
+    low, high = (x.min(), y.min()), (x.max(), y.max())
+    if len(x) == len(y) == 2:  # a centre, and width and height
+        low, high = (x[0] - x[1] / 2, y[0] - y[1] / 2), (x[0] + x[1] / 2, y[0] + y[1] / 2)
+    return int(first), tuple(float(share) * side for share, side in zip((*low, *high), (width, height) * 2))
 
 
 def yolo_names(root: Path) -> list[str]:
@@ -225,9 +213,8 @@ def with_flaw(annotations: Annotations, words: str, where: Sequence[str]) -> Ann
 
 def kept_rows(annotations: Annotations, kept: np.ndarray) -> Annotations:
     """Of the objects those that are kept [objects]."""
-    if kept.all():
-        return annotations
-    return with_rows(annotations, np.flatnonzero(kept), np.cumsum([0, *kept])[annotations.starts])
+    starts = np.cumsum([0, *kept])[annotations.starts]
+    return annotations if kept.all() else with_rows(annotations, np.flatnonzero(kept), starts)
 
 
 def photographs_of(annotations: Annotations) -> np.ndarray:

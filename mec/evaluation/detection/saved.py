@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,7 @@ def save_detector(path: Path, detector: Detector, info: DetectorInfo) -> None:
 
 
 def detector_file(run: str | Path) -> Path:
-    """The detector of a run: the file itself, its folder, or a folder above with one alone.
-
-    Raises:
-        FileNotFoundError: there is none. BadInput: there are several; names them.
-    """
+    """The detector of a run: the file itself, its folder, or a folder above with one alone."""
     path = Path(run)
     if path.is_file():
         return path
@@ -77,11 +75,7 @@ def detector_file(run: str | Path) -> Path:
 
 
 def load_detector(run: str | Path) -> tuple[Detector, DetectorInfo]:
-    """The detector of a run in evaluation mode, on the CPU, and what is known of it.
-
-    Raises:
-        FileNotFoundError, BadInput: there is none, several, or none that can be read.
-    """
+    """The detector of a run in evaluation mode, on the CPU, and what is known of it."""
     path = detector_file(run)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -156,15 +150,12 @@ def as_coco(names: Any, sizes: Any, classes: Any, found: list[Detections]) -> di
     """Images, categories and annotations, all numbered from 1."""
     rows: list[dict[str, Any]] = []
     for image, each in enumerate(found, start=1):
-        for n, (box, score, label) in enumerate(zip(each.boxes.tolist(), each.scores.tolist(), each.labels.tolist())):
-            (x0, y0, x1, y1), number = box, len(rows) + 1
-            about = {"id": number, "image_id": image, "category_id": label + 1, "score": score, "iscrowd": 0}
-            mask = {} if each.masks is None else {"segmentation": each.masks[n]}
-            rows.append({**about, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), **mask})
-    images = [
-        {"id": i, "file_name": name, "width": w, "height": h} for i, (name, (w, h)) in enumerate(zip(names, sizes), 1)
-    ]
-    return {
-        "images": images, "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
-        "annotations": rows,
-    }  # fmt: skip
+        masks: Iterable[Any] = each.masks or repeat(None)
+        columns = (v.tolist() for v in (each.boxes, each.scores, each.labels))
+        for (x0, y0, x1, y1), score, label, mask in zip(*columns, masks):
+            about = {"id": len(rows) + 1, "image_id": image, "category_id": label + 1, "score": score, "iscrowd": 0}
+            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+            rows.append(about | box | ({"segmentation": mask} if mask else {}))
+    images = [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, (w, h)) in enumerate(zip(names, sizes), 1)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return {"images": images, "categories": categories, "annotations": rows}

@@ -223,40 +223,33 @@ def detector_lr(preset: Preset, base: float, iteration: int) -> float:
 def pooled_statistics(module: nn.Module, ranks: Ranks = ALONE) -> Iterator[Callable[[], None]]:
     """Within it batch norms' statistics become those of all batches together, told by a call after each batch.
 
-    The mean and variance of all values pooled, what lies between batches included, as current fvcore (detectron2's
-    precise batch norm) has them; older versions average the batches' variances. Counters and momenta are as before
-    afterwards.
+    Variances have what lies between batches in them, as in current fvcore (detectron2's precise batch norm); older
+    versions average those of the batches. Counters and momenta stay.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm, norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
-    counts = [0.0] * len(norms)  # values of a channel in this batch, on this rank
-    sums: list[list[Tensor]] = []  # of each norm: of values and of squares, [channels] in double precision
-    total = torch.zeros(len(norms), dtype=torch.float64)
-
-    def heard(number: int) -> Callable[[Any, Any], None]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            counts[number] = given[0].numel() / given[0].shape[1]
-
-        return hook
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
+    buffers = [[norm.get_buffer(f"running_{name}") for name in ("mean", "var")] for norm in norms]
+    sums = [[torch.zeros_like(mean, dtype=torch.float64) for _ in range(2)] for mean, _ in buffers]  # values, squares
+    counts = torch.zeros(2, len(norms), dtype=torch.float64)  # values of a channel: of this rank's batch, of all
 
     def take() -> None:
-        device = norms[0].get_buffer("running_mean").device
-        n = ranks.sum(torch.tensor(counts, dtype=torch.float64, device=device)).cpu()
-        total.add_(n)
-        for norm, own, count in zip(norms, sums, n.tolist()):
-            mean, variance = (norm.get_buffer(name).double() for name in ("running_mean", "running_var"))
-            own[0] += count * mean
-            own[1] += count * mean.square() + (count - 1) * variance  # the batch's own is unbiased
+        n = ranks.sum(counts[0].to(buffers[0][0].device)).cpu()
+        counts[1] += n
+        for (mean, variance), own, count in zip(buffers, sums, n.tolist()):
+            own[0] += count * mean.double()
+            own[1] += count * mean.double().square() + (count - 1) * variance.double()  # the batch's own is unbiased
 
-    hooks = [norm.register_forward_pre_hook(heard(number)) for number, norm in enumerate(norms)]
+    def heard(number: int, given: tuple[Tensor, ...]) -> None:
+        counts[0, number] = given[0].numel() / given[0].shape[1]
+
+    hooks = [norm.register_forward_pre_hook(lambda _, given, n=n: heard(n, given)) for n, norm in enumerate(norms)]
     for norm in norms:
         norm.momentum = 1.0  # the buffers are the last batch's
-        sums.append([torch.zeros_like(norm.get_buffer("running_mean"), dtype=torch.float64) for _ in range(2)])
     yield take
-    for (norm, momentum, counter), hook, own, count in zip(before, hooks, sums, total.tolist()):
+    for hook, (mean, variance), own, count in zip(hooks, buffers, sums, counts[1].tolist()):
         hook.remove()
-        mean = own[0] / count
-        norm.get_buffer("running_mean").copy_(mean)
-        norm.get_buffer("running_var").copy_(own[1] / count - mean.square())
+        mean.copy_(own[0] / count)
+        variance.copy_(own[1] / count - (own[0] / count).square())
+    for norm, (momentum, counter) in zip(norms, before):
         norm.momentum = momentum
         norm.get_buffer("num_batches_tracked").copy_(counter)

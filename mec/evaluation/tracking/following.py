@@ -66,13 +66,13 @@ def track(run: str | Path, video: str | Path, options: Following) -> Path:
     return out
 
 
-# Each reads and checks what is given, then gives what follows: appearance -> how the file is written (it returns the
-# number of frames), and the frames with the tracks.
+# What is given is read and checked, then followed: how the file is written (it gives how many frames), and pictures.
 Followed = tuple[Callable[[Path], int], Iterator[Image.Image]]
+Follow = Callable[[Appearance], Followed]
 Say = Callable[[str], None]
 
 
-def from_box(frames: Frames, options: Following, say: Say) -> Callable[[Appearance], Followed]:
+def from_box(frames: Frames, options: Following, say: Say) -> Follow:
     first = np.add(reals(options.box or (), "--box"), (1, 1, 0, 0))  # OTB's pixels begin at 1
     h, w = frames.size
     if (first[:2] > (w, h)).any() or (first[:2] + first[2:] <= 1).any():
@@ -86,7 +86,7 @@ def from_box(frames: Frames, options: Following, say: Say) -> Callable[[Appearan
     return followed
 
 
-def from_mask(frames: Frames, options: Following, say: Say) -> Callable[[Appearance], Followed]:
+def from_mask(frames: Frames, options: Following, say: Say) -> Follow:
     path, (h, w) = Path(str(options.mask)), frames.size
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such mask.")
@@ -101,12 +101,10 @@ def from_mask(frames: Frames, options: Following, say: Say) -> Callable[[Appeara
         found = [*segment(appearance, iter(frames), ids, batch_size=options.batch_size)]
 
         def write(part: Path) -> int:
-            rows = [
-                MaskRow(n, int(i), 1, (h, w), motfiles.encoded_mask(now == i))
-                for n, now in enumerate(found, 1)
-                for i in np.unique(now[now > 0])
-            ]
-            motfiles.write_masks(part, rows)
+            each = [(n, now, int(i)) for n, now in enumerate(found, 1) for i in np.unique(now[now > 0])]
+            motfiles.write_masks(
+                part, [MaskRow(n, i, 1, (h, w), motfiles.encoded_mask(now == i)) for n, now, i in each]
+            )
             return len(found)
 
         return write, (with_masks(frame, now) for frame, now in zip(frames, found))
@@ -114,7 +112,7 @@ def from_mask(frames: Frames, options: Following, say: Say) -> Callable[[Appeara
     return followed
 
 
-def from_detections(frames: Frames, options: Following, say: Say) -> Callable[[Appearance], Followed]:
+def from_detections(frames: Frames, options: Following, say: Say) -> Follow:
     path = Path(str(options.detections))
     found = json_boxes(path, frames) if path.suffix == ".json" else motfiles.read_boxes(path, frames.count)
     found = found.where(found.score > options.least_score)
@@ -140,24 +138,17 @@ def boxes_written(frames: Frames, tracks: Boxes) -> Followed:
 
 
 def json_boxes(path: Path, frames: Frames) -> Boxes:
-    """Boxes of COCO's JSON, as `mec detect` writes it of the folder of frames: images by their names.
-
-    Raises:
-        BadInput: of another form, or of other frames.
-    """
+    """Boxes of COCO's JSON, as `mec detect` writes it of the folder of frames: images by their names."""
     content = read_json(path, dict)
     number = {name: i for i, name in enumerate(frames.names, start=1)}
     try:
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
         if lacking := [name for name in names.values() if name not in number]:
             raise BadInput(f"{path}: {len(lacking)} of its images are no frames of {frames.path} ({lacking[0]}).")
-        rows = [
-            (number[names[row["image_id"]]], -1, *map(float, row["bbox"]), float(row.get("score", 1)))
-            for row in content["annotations"]
-            if min(row["bbox"][2:]) > 0
-        ]
+        kept = [row for row in content["annotations"] if min(row["bbox"][2:]) > 0]
+        places = (number[names[row["image_id"]]] for row in kept)
+        return boxes_of_rows([(n, -1, *row["bbox"], row.get("score", 1)) for n, row in zip(places, kept)])
     except BadInput:
         raise
     except MALFORMED as error:
         raise BadInput(f"{path}: not detections as `mec detect` writes them ({error!r}).") from error
-    return boxes_of_rows(rows)

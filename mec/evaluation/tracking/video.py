@@ -74,11 +74,7 @@ class Frames:
 
 
 def open_frames(path: Path) -> Frames:
-    """A video file, or a folder of frames in the order of their names, numbers by value.
-
-    Raises:
-        FileNotFoundError: nothing there. BadInput: no frame in it, or none that can be read.
-    """
+    """A video file, or a folder of frames in the order of their names, numbers by value."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such video, nor a folder of frames.")
     rate, names = 25.0, []
@@ -99,11 +95,7 @@ def open_frames(path: Path) -> Frames:
 
 
 def video_frames(path: Path) -> Iterator[Tensor]:
-    """Decoded one by one.
-
-    Raises:
-        BadInput: it breaks off in the middle.
-    """
+    """Decoded one by one."""
     with av_opened(path) as container:
         for frame in container.decode(video=0):
             yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
