@@ -1,5 +1,9 @@
 from . import objectives as objectives
 from .answers.classifier import load_classifier as load_classifier
+from .answers.looking import duplicates as duplicates
+from .answers.looking import mislabelled as mislabelled
+from .answers.looking import outliers as outliers
+from .answers.looking import search as search
 from .answers.predict import predict as predict
 from .answers.select import select as select
 from .data.dataset import Data as Data

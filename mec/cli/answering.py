@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
-from mec.answers.options import Predicting, Selecting
+from mec.answers import options
+from mec.answers.options import Predicting, Searching, Selecting
 from mec.runtime.flags import flags_of
 from mec.runtime.paths import check_data, check_run
 
@@ -57,3 +58,48 @@ is calibrated by it. The folder predictions/ then holds the classifier with its 
 
     def run(self) -> None:
         self.answer("predict", Predicting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Searching, Asked):
+    __doc__ = Searching.__doc__
+
+    more: ClassVar[str] = """\
+  mec search runs/photos-auto photos/ --query one.jpg,two.jpg --top 10 --out found.csv"""
+
+    def run(self) -> None:
+        self.answer("search", Searching)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates(options.Duplicates, Asked):
+    __doc__ = options.Duplicates.__doc__
+
+    more: ClassVar[str] = """\
+  mec duplicates runs/photos-auto labelled/ --out duplicates.csv     its train/ and test/ are compared too"""
+
+    def run(self) -> None:
+        self.answer("duplicates", options.Duplicates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outliers(options.Outliers, Asked):
+    __doc__ = options.Outliers.__doc__
+
+    more: ClassVar[str] = """\
+  mec outliers runs/photos-auto photos/ --out strange.csv"""
+
+    def run(self) -> None:
+        self.answer("outliers", options.Outliers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mislabelled(options.Mislabelled, Asked):
+    __doc__ = options.Mislabelled.__doc__
+
+    more: ClassVar[str] = """\
+  mec mislabelled runs/photos-auto labelled/train/ --out doubtful.csv
+  mec mislabelled runs/photos-auto photos/ --labels labels.csv --out doubtful.csv"""
+
+    def run(self) -> None:
+        self.answer("mislabelled", options.Mislabelled)

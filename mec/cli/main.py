@@ -35,6 +35,16 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
         "answering",
         "Name the class of every image, from few labels, with how far that can be trusted told first.",
     ),
+    "search": ("answering", "Find the images that are most like some given ones."),
+    "duplicates": (
+        "answering",
+        "Find groups of images that are alike, and those that lie in more than one part: test images seen in training.",
+    ),
+    "outliers": ("answering", "List the images that are least like any others, the strangest first."),
+    "mislabelled": (
+        "answering",
+        "List the images whose label other images speak against, the likeliest mistake first (by cleanlab).",
+    ),
     "bench": ("measuring", "Time what this package does."),
     "table": ("measuring", "The paper's tables: results of any number of runs beside the published rows."),
     "report": ("measuring", "Write a page of runs: curves, maps, neighbours and figures in one file to send on."),

@@ -1,0 +1,60 @@
+"""The nearest of many unit rows: exact, and above `EXACT` rows by faiss where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+
+from mec.runtime.progress import say
+
+EXACT = 100_000  # rows
+ASKED = 200  # rows of which an index's answer is compared with the exact one
+PROBES = 8  # cells of the index that are looked into
+
+
+def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines [q, k], largest first, and indices [q, k], of the k nearest of unit rows [n, e]; k is at most n."""
+    if len(bank) <= EXACT or len(queries) <= ASKED:
+        return exact(bank, queries, k)
+    if importlib.util.find_spec("faiss") is None:
+        say(f"{len(bank):,} images are compared one by one; pip install 'mec-ssl[search]' makes it many times as fast.")
+        return exact(bank, queries, k)
+    import faiss
+
+    bank, queries = (np.ascontiguousarray(rows, np.float32) for rows in (bank, queries))
+    cells = int(np.sqrt(len(bank)))
+    index: Any = faiss.index_factory(bank.shape[1], f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(bank[np.sort(np.random.default_rng(0).permutation(len(bank))[: 50 * cells])])
+    index.add(bank)
+    index.nprobe = PROBES
+    similarity, found = index.search(queries, k)
+    asked = np.random.default_rng(1).permutation(len(queries))[:ASKED]
+    right = exact(bank, queries[asked], k)[1]
+    recall = np.mean([len({*a.tolist()} & {*b.tolist()}) / k for a, b in zip(found[asked], right)])
+    say(f"Neighbours by faiss: {100 * recall:.1f} % of the {k} nearest of {len(asked)} images are the exact ones.")
+    return np.where(found < 0, -1, similarity), np.maximum(found, 0)
+
+
+def exact(bank: np.ndarray, queries: np.ndarray, k: int, at_once: int = 16_384) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest`, every row compared with every other, in parts."""
+    similarity, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
+    for start in range(0, len(bank), at_once):
+        part = torch.from_numpy(np.ascontiguousarray(bank[start : start + at_once], np.float32)).T
+        found = [(rows @ part).topk(min(k, part.shape[1]), dim=1) for rows in asked.split(1024)]
+        similarity = torch.cat([similarity, torch.cat([values for values, _ in found])], 1)
+        index = torch.cat([index, torch.cat([rows for _, rows in found]) + start], 1)
+        similarity, kept = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        index = index.gather(1, kept)
+    return similarity.numpy(), index.numpy()
+
+
+def others(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` of each of unit rows among the others: [n, k] and [n, k], k at most n - 1; a cosine of -1: none."""
+    similarity, index = nearest(x, x, k + 1)
+    own = index == np.arange(len(x))[:, None]
+    own[~own.any(1), -1] = True  # more than k copies came first
+    return similarity[~own].reshape(len(x), k), index[~own].reshape(len(x), k)
