@@ -35,10 +35,11 @@ class Pretrain(Options):
   mec pretrain photos/ --time-budget 30                as well as it goes in 30 minutes
   mec pretrain cifar10 --data-root data --download     a torchvision data set
   mec pretrain photos/ --resume                        continue after a stop or a crash
+  mec pretrain photos/ --init runs/other               start from given weights: a run, a file, a timm name
   torchrun --nproc-per-node 2 -m mec pretrain photos/  on several processes or GPUs
 
 The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
-skipped.jsonl, TensorBoard events, checkpoints and encoder.safetensors.
+skipped.jsonl, TensorBoard events, checkpoints, encoder.safetensors, and with --init start.safetensors.
 Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, or a CSV has them, are only used to measure
 (but by supervised).
 --set changes any value that `mec recipes NAME` shows: --set optimizer.base_lr=0.3 views.flip=0, for example.
@@ -79,6 +80,7 @@ RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
                           Twins, VICReg, SimSiam, BYOL, VISSL, MMSelfSup, solo-learn, lightly, torchvision or timm: what
                           was taken and left is told; FILE@student takes another part; nothing is unpickled
   RUN@untrained           the run's own encoder before its first step: what training added
+  RUN@300, RUN@last       that of a step, as --keep-every kept it; the last one
   random:NAME             a timm backbone, randomly initialised: the baseline of no training
   pixels                  raw pixels as features: the raw-pixel baseline
   NAME:FILE, NAME         a timm (also with a tag, resnet18.a1_in1k) or torchvision model with the weights of a file,

@@ -29,6 +29,7 @@ from mec.networks.foreign import architecture, fit, local_weights, read_backbone
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Interpolation
 from mec.runtime.device import chosen_device
 from mec.runtime.files import SETTINGS, file_hash, read_json
+from mec.runtime.paths import START, run_folder
 from mec.runtime.progress import Console
 
 PIXELS = "pixels"  # the raw-pixel baseline: colours of an image reduced to 32 px
@@ -89,9 +90,10 @@ def resolve(
 
     Args:
         run: a run folder; an encoder.safetensors; a file of weights (`mec export`, the official MEC checkpoint, what
-            `mec.networks.foreign` knows, with "@WORD" for one of several backbones in it); "RUN@untrained";
-            "random:NAME"; "pixels"; "NAME:FILE"; or a timm or torchvision name (with a tag of weights, too) whose
-            weights lie in their local caches. Or an encoder in memory and its transform, which stay as they are.
+            `mec.networks.foreign` knows, with "@WORD" for one of several backbones in it); "RUN@untrained", "RUN@300"
+            (a step that was kept), "RUN@last"; "random:NAME"; "pixels"; "NAME:FILE"; or a timm or torchvision name
+            (with a tag of weights, too) whose weights lie in their local caches. Or an encoder in memory and its
+            transform, which stay as they are.
         device: "auto", "cpu" or "cuda".
         out: folder for results; default: the run, or runs/NAME.
         image_size: px, where it is not that of training.
@@ -181,7 +183,9 @@ def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInf
             info, weights = replace(info, image_size=size), encoder.state_dict()
             encoder = build_encoder(info.backbone, size, info.small_stem)
             fit(file, encoder, weights)
-        return info.method, file.parent, encoder, info, file_hash(file), []
+        folder = run_folder(file)
+        name = info.method if folder == file.parent else f"{info.method}@{info.steps}"
+        return name, folder, encoder, info, file_hash(file), []
     file, part = _with_part(Path(after)) if colon else (local_weights(before), "")
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of weights for {before}.")
@@ -198,10 +202,15 @@ def _with_part(path: Path) -> tuple[Path, str]:
 
 
 def _untrained(file: Path, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str]:
-    """`_found` of a run's encoder as it was before its first step: by the seed that its settings.json has."""
+    """`_found` of a run's encoder as it was before its first step: as given, or by the seed in its settings.json."""
     info = read_info(file)
     if info.backbone == "custom":
         raise BadInput(f"{file}: a module of your own; what it was before training is not known.")
+    if (file.parent / START).exists():
+        encoder, info = load_encoder(file.parent / START)[0], read_info(file.parent / START)
+        if size not in (None, info.image_size):
+            return _found(str(file.parent / START), size)[:5]
+        return "start", file.parent, encoder, replace(info, method="start"), state_hash(encoder)
     place = file.parent / SETTINGS
     settings = read_json(place) if place.exists() else {}
     zero_init = settings.get("recipe", {}).get("network", {}).get("zero_init", False)

@@ -132,7 +132,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
         epochs = epochs_of(settings) if settings.exists() else None
         several = Counter(encoder for encoder, _ in by_encoder)
         for (encoder, checkpoint), results in by_encoder.items():
-            trained = encoder not in ("untrained", "pixels") and not encoder.startswith("random:")
+            trained = encoder not in ("untrained", "start", "pixels") and not encoder.startswith("random:")
             name = f"{encoder} {checkpoint[:HASH_SHOWN]}".rstrip() if several[encoder] > 1 else encoder
             found.append(Measured(f"{name} ({path.parent.name})", tuple(results), epochs if trained else None))
     return found

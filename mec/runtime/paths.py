@@ -9,21 +9,36 @@ from typing import Any
 
 from mec.errors import BadInput, home
 
-ENCODER = "encoder.safetensors"
+ENCODER, START = "encoder.safetensors", "start.safetensors"  # of a run; the second where weights were given
+STEPS = "encoders"  # folder in a run, with the encoders of --keep-every
 LISTS, TABLES = (".txt", ".lst", ".list"), (".csv", ".tsv")  # of images: a path a line; with a column of paths
 FILES = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin")
 
 
 def encoder_file(run: str | Path) -> Path:
-    """The encoder's file of a run folder, or the file itself.
+    """The encoder's file of a run folder, of a step that it kept (RUN@300; RUN@last), or the file itself.
     Raises FileNotFoundError: there is none; names what lies near."""
     path = Path(home(run))
+    folder, at, step = str(path).rpartition("@")
+    if at and not path.exists() and os.path.isdir(folder) and (step.isdigit() or step == "last"):
+        if step == "last":
+            return encoder_file(folder)
+        kept = {int(file.stem): file for file in Path(folder, STEPS).glob("*.safetensors") if file.stem.isdigit()}
+        if int(step) not in kept:
+            there = ", ".join(map(str, sorted(kept))) or "none (mec pretrain --keep-every N keeps every Nth epoch's)"
+            raise FileNotFoundError(f"{path}: no encoder of step {step} was kept. There: {there}; and @last.")
+        return kept[int(step)]
     file = path / ENCODER if path.is_dir() else path
     if not file.exists():
         near = [found.parent.name for folder in (path.parent, path) for found in sorted(folder.glob(f"*/{ENCODER}"))]
         what = f"no {ENCODER} in it. Runs with one near it" if path.is_dir() else "no such run or file. Runs near it"
         raise FileNotFoundError(f"{path}: {what}: {', '.join(near) or 'none'}.")
     return file
+
+
+def run_folder(file: Path) -> Path:
+    """The run that an encoder's file lies in."""
+    return file.parent.parent if file.parent.name == STEPS else file.parent
 
 
 def is_table(name: str | Path) -> bool:
@@ -55,13 +70,19 @@ def check_run(run: Any) -> None:
     """Raise FileNotFoundError where a run, or a file of weights, is named and not there; other names pass."""
     word = str(run)
     word = word if os.path.exists(word) else word.removesuffix("@untrained")
+    if os.path.isfile(word.rpartition("@")[0]):  # FILE@student
+        return
     if os.path.exists(word):
         if os.path.isdir(word):
             encoder_file(word)
         return
     before, colon, after = word.partition(":")
     if colon and len(before) > 1 and not is_path(before):  # random:NAME, NAME:FILE
-        if before != "random" and is_path(after) and not os.path.exists(after):
+        if (
+            before != "random"
+            and is_path(after)
+            and not (os.path.exists(after) or os.path.isfile(after.rpartition("@")[0]))
+        ):
             raise FileNotFoundError(f"{after}: no such file of weights for {before}.")
     elif is_path(word):
         encoder_file(word)

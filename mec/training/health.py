@@ -189,7 +189,7 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
             "and the series surely converges only below 1: what is being maximised is its truncation error."
         )
         return Verdict("diverged", words, advice("truncated", run, settings, step), step)
-    if weak := hardly_trained(lines):
+    if weak := hardly_trained(lines, "the weights given" if run and run.asked.get("init") else "before training"):
         step, words = weak
         return Verdict("hardly trained", words, advice("hardly trained", run, settings, step, apart(last)), step)
     figures = (
@@ -220,7 +220,7 @@ def apart(line: Mapping[str, Any]) -> float:
     return line["agreement"] - line["similarity"]
 
 
-def hardly_trained(lines: Sequence[Mapping[str, Any]]) -> tuple[int, str] | None:
+def hardly_trained(lines: Sequence[Mapping[str, Any]], start: str = "before training") -> tuple[int, str] | None:
     """Since which step a run hardly trained, and by what evidence; None where it trained.
 
     The first line is that of the untrained network, where it is of step 1: figures are taken before the update.
@@ -241,7 +241,7 @@ def hardly_trained(lines: Sequence[Mapping[str, Any]]) -> tuple[int, str] | None
     if before < CLEAR and statistics.median(map(apart, lines[-3:])) < least:
         step = since(lines, lambda line: apart(line) < least or line is last)
         return step, (
-            f"views agree little more than before training: by {apart(last):.2f} more than different images do, "
+            f"views agree little more than {start}: by {apart(last):.2f} more than different images do, "
             f"before by {before:.2f} (cosine {last['agreement']:.2f} and {last['similarity']:.2f})."
         )
     losses = [line["loss"] for line in lines]

@@ -11,22 +11,29 @@ from mec.recipes.recipe import Optimizer
 
 
 def build_optimizer(
-    recipe: Optimizer, parameters: Iterable[nn.Parameter], predictor: Iterable[nn.Parameter] = ()
+    recipe: Optimizer,
+    parameters: Iterable[nn.Parameter],
+    predictor: Iterable[nn.Parameter] = (),
+    old: Iterable[nn.Parameter] = (),
+    old_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
     """SGD, LARS or AdamW over two groups: matrices and kernels, and 1-d parameters (biases, norms).
 
-    With `predictor_lr_constant` the parameters of `predictor` are two more groups. LARS is timm's. It skips the
+    With `predictor_lr_constant` the parameters of `predictor` are two more groups, and so are those of `old`, whose
+    rate is `old_rate` times the others'. LARS is timm's. It skips the
     layer-wise step where weight decay is 0 unless told `always_adapt`: matrices are told, and the 1-d group is left to
     plain SGD unless `decay_1d`. The learning rate is set anew at each step (`set_rates`).
     """
     apart = {id(p) for p in predictor} if recipe.predictor_lr_constant else set()
+    kept = {id(p) for p in old}
     trained = [p for p in parameters if p.requires_grad]
     groups = []
-    for constant in (False, True):
+    for constant, given in ((False, False), (False, True), (True, False)):
         for flat in (False, True):
-            chosen = [p for p in trained if (id(p) in apart, p.ndim <= 1) == (constant, flat)]
+            chosen = [p for p in trained if (id(p) in apart, id(p) in kept, p.ndim <= 1) == (constant, given, flat)]
             plain = flat and not recipe.decay_1d
             ratio = recipe.base_lr_1d / recipe.base_lr if flat and recipe.base_lr_1d is not None else 1.0
+            ratio *= old_rate if given else 1.0
             decay = 0.0 if plain else recipe.weight_decay
             group = {"params": chosen, "weight_decay": decay, "lr_ratio": ratio, "lr_constant": constant}
             if recipe.name == "lars":

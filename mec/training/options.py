@@ -16,7 +16,7 @@ from tyro.conf import Suppress, arg
 from mec.errors import BadInput, plain
 from mec.objectives.methods import METHODS
 from mec.recipes.recipe import Recipe
-from mec.runtime.flags import Device, Folder, KeyValues, Labels, Minutes, Name, Number, flat
+from mec.runtime.flags import Device, Folder, KeyValues, Labels, Minutes, Name, Number, Real, flat
 from mec.runtime.paths import data_name
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
@@ -63,6 +63,13 @@ class Options:
     """Images a step, over all processes."""
     backbone: Annotated[Name, Changes("network.backbone")] = None
     """A timm name, or resnet10-fast, resnet10-tiny, resnet10."""
+    init: Annotated[str | Path | None, arg(metavar="RUN", constructor=str, help_behavior_hint="")] = None
+    """Weights to start from, all that RUN means to `mec evaluate`: a run, a file, a timm name with weights. The
+    backbone is theirs; what was taken and resized is told. Default: random ones."""
+    init_lr: Annotated[Real, ABOVE_0] = None
+    """With --init: learning rate of the encoder, times that of the heads, which are new; 0.1 is gentle. Default: 1."""
+    freeze: Annotated[Number, FROM_1] = None
+    """With --init: so many stages (blocks of a vision transformer) stand still, and the stem; their batch norms too."""
     seed: Annotated[Number, SEED] = None
     """Random seed for weights, data order and augmentation. Default: 0."""
     device: Device = "auto"
@@ -85,6 +92,8 @@ class Options:
     """Processes that decode images. Default: one a core, at most 8."""
     save_minutes: Annotated[float, Range(float, 0)] = 5.0
     """Minutes between checkpoints inside an epoch."""
+    keep_every: Annotated[Number, FROM_1] = None
+    """Keep the encoder of every so many epochs, in the run's encoders/: RUN@300 is step 300's, RUN@last the last."""
     evaluate: bool = True
     """Measure with labels while training and at the end, where the data have any."""
     report: bool = True
@@ -93,8 +102,8 @@ class Options:
     """Print nothing."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        "encoder", "out", "steps", "device", "resume", "download", "split", "workers", "save_minutes", "evaluate",
-        "report", "quiet",
+        "encoder", "out", "steps", "device", "resume", "download", "split", "workers", "save_minutes", "keep_every",
+        "evaluate", "report", "quiet",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -103,8 +112,21 @@ class Options:
     def check(self) -> None:
         """
         Raises:
-            BadInput: two of a number of steps and a time budget.
+            BadInput: two of a number of steps and a time budget; what goes with given weights, and none.
         """
+        for flag in ("freeze", "init_lr"):
+            if getattr(self, flag) is not None and self.init is None and not self.resume:
+                raise BadInput(f"--{flag.replace('_', '-')} is {getattr(self, flag)}: it goes with --init RUN.")
+        if self.init is not None and self.encoder is not None:
+            raise BadInput(
+                "--init names weights of a backbone with a name; load those of a module of your own yourself."
+            )
+        if self.backbone is not None and "." in self.backbone:
+            bare = self.backbone.partition(".")[0]
+            raise BadInput(
+                f"--backbone is {self.backbone}, which names weights: --init {self.backbone} starts from them, "
+                f"--backbone {bare} from random ones."
+            )
         if self.steps is not None and self.time_budget is not None:
             raise BadInput(f"--steps is {self.steps}, --time-budget {self.time_budget:g}: give one of them.")
 
@@ -113,7 +135,7 @@ class Options:
         """What decides the result, in the user's words, as settings.json keeps it."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.FREE}
         values["recipe"] = self.recipe if isinstance(self.recipe, str) else None
-        for name in ("data_root", "labels"):
+        for name in ("data_root", "labels", "init"):
             values[name] = None if getattr(self, name) is None else str(getattr(self, name))
         values["set"] = list(self.set)
         return values
@@ -128,7 +150,7 @@ class Options:
 
     def resuming(self, before: Mapping[str, Any]) -> Options:
         """These options, with what the run was first asked for where nothing was said now."""
-        names = ("seed", "limit", "data_root", "labels")
+        names = ("seed", "limit", "data_root", "labels", "init", "init_lr", "freeze")
         kept: dict[str, Any] = {name: before.get(name) for name in names if getattr(self, name) is None}
         return replace(self, **kept)
 

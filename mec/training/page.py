@@ -21,7 +21,7 @@ from mec.runtime.machine import machine
 from mec.runtime.records import read_records
 from mec.training.health import Verdict, health, read_metrics
 from mec.training.run import RunSettings, read_settings
-from mec.training.shown import AFTER, BEFORE, Shown, encoded, read_shown
+from mec.training.shown import AFTER, BEFORE, NAMES, Shown, encoded, read_shown
 
 REPORT = "report.html"
 MOST_SHOWN = 2_000  # images on a page, of all its runs
@@ -30,7 +30,6 @@ MOST_CELLS = 20  # classes of a confusion matrix that is shown whole
 MOST_NAMED = 60  # classes in a legend
 MOST_PICTURES, PICTURE = 12, 720  # of detections, masks and tracks; px of the longer side
 TITLES = {BEFORE: "before training", AFTER: "after training"}
-NAMES = {"pixels": "raw pixels", "untrained": "untrained encoder"}
 
 
 @dataclass(frozen=True)

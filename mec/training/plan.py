@@ -22,6 +22,7 @@ from mec.recipes.table import recipe_named
 from mec.runtime.machine import this_machine
 from mec.training.auto import auto
 from mec.training.options import Options
+from mec.training.start import Start, starting
 
 T = TypeVar("T")
 
@@ -32,7 +33,9 @@ OF_A_METHOD = (
 )  # fmt: skip
 
 
-def planned(name: str, images: Data | None, options: Options, device: str) -> tuple[Recipe, list[str]]:
+def planned(
+    name: str, images: Data | None, options: Options, device: str, start: Start | None = None
+) -> tuple[Recipe, list[str]]:
     """The recipe of a new run as it was asked for, and why it is as it is where that was chosen."""
     recipe, why = options.recipe, list[str]()
     if not isinstance(recipe, Recipe):
@@ -41,6 +44,10 @@ def planned(name: str, images: Data | None, options: Options, device: str) -> tu
             why += changed_as_asked(options)
         else:
             recipe = recipe_named(name)
+    if start is not None:
+        recipe = starting(recipe, start)
+        if options.backbone not in (None, start.info.backbone):
+            raise BadInput(f"--backbone is {options.backbone}, but --init {options.init} is {start.info.backbone}.")
     return adapted(recipe, options), why
 
 

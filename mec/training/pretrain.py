@@ -19,7 +19,7 @@ from mec.data.opening import open_data
 from mec.data.shards import is_url
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size
-from mec.networks.encoder_file import EncoderInfo
+from mec.networks.encoder_file import EncoderInfo, save_encoder
 from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.methods import differs_from_paper, method_named
 from mec.recipes.recipe import Recipe
@@ -29,6 +29,7 @@ from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_run
+from mec.runtime.paths import START
 from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 from mec.training.health import FEW_STEPS
@@ -38,6 +39,7 @@ from mec.training.plan import build_objective, planned
 from mec.training.report import HEALTH, diverged, finish_run
 from mec.training.run import Run, RunSettings, check_images, resumable, resume_command
 from mec.training.runlog import SKIPPED, Watch, listed
+from mec.training.start import Start, freeze, given_start, stored_start, take
 from mec.training.timing import steps_within
 from mec.training.trainer import Trainer, parameters_of
 from mec.version import __version__
@@ -71,14 +73,16 @@ def pretrain(data: Source, options: Options) -> Path:
         if options.resume and stored is None:
             console.print(f"{out}: no run to resume there; a new one starts")
         options = options.resuming(stored.asked if stored else {})
+        given = None if options.init is None else stored_start(out) if stored else given_start(options.init)
         images = opened(data, options, ranks)
         if stored is None:
-            recipe, why = planned(name, images, options, fabric.device.type)
+            recipe, why = planned(name, images, options, fabric.device.type, given)
         else:
             check_images(out, stored, images)
             recipe, why = stored.recipe, list(stored.why)
             recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
-        trainer, info = make_trainer(data, images, recipe, name, options, fabric, ranks)
+        trainer, info = make_trainer(data, images, recipe, name, options, fabric, ranks, given)
+        why += given.told if given and stored is None else []
         untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
         if stored is None:
             settings = facts(name, data, images, options, trainer, why)
@@ -94,8 +98,10 @@ def pretrain(data: Source, options: Options) -> Path:
         workers = getattr(trainer.batches, "workers", 0)
         watch = Watch(out, measured, run.encoder, fabric.device, console, workers, options.report and options.evaluate)
         start_folder(run, images, ranks)
+        if options.init is not None and start == 0 and ranks.rank == 0:
+            save_encoder(out / START, trainer.encoder, run.encoder)
         try:
-            trainer.run(run, start, watch, options.save_minutes)
+            trainer.run(run, start, watch, options.save_minutes, options.keep_every)
         except Diverged as error:
             if ranks.rank == 0:
                 diverged(run, error, watch)
@@ -157,13 +163,22 @@ def as_data(data: Any, options: Options) -> Data | None:
 
 
 def make_trainer(
-    data: Any, images: Data | None, recipe: Recipe, name: str, options: Options, fabric: Any, ranks: Ranks
+    data: Any,
+    images: Data | None,
+    recipe: Recipe,
+    name: str,
+    options: Options,
+    fabric: Any,
+    ranks: Ranks,
+    start: Start | None = None,
 ) -> tuple[Trainer, EncoderInfo]:
     """Batches, network, objective and optimizer of a recipe, before the first step."""
     seed = options.seed or 0
     batches = make_batches(data, images, recipe, options, fabric.device, ranks)
     torch.manual_seed(seed)
-    network, info = build_network(recipe, options.encoder, batches, images, name)
+    network, info = build_network(recipe, options.encoder, batches, images, name, start)
+    if start is not None and options.freeze is not None:
+        start.told += freeze(network, options.freeze)
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
     if recipe.micro_batch_size == 1 and norms:
         raise BadInput("micro_batch_size is 1: batch norm, which this network has, needs two images. Take 2 or more.")
@@ -171,7 +186,8 @@ def make_trainer(
     if ranks.size > 1:
         synchronise_batch_norm(network)
     trained = [*network.parameters(), *parameters_of(objective)]
-    optimizer = build_optimizer(recipe.optimizer, trained, network.predictor.parameters())
+    old = [] if options.init_lr is None else network.encoder.parameters()
+    optimizer = build_optimizer(recipe.optimizer, trained, network.predictor.parameters(), old, options.init_lr or 1.0)
     # Small images: small networks, and no loader whose own work on the GPU would spoil a capture.
     graphs = options.encoder is None and batches.in_memory
     return Trainer(fabric, ranks, recipe, network, objective, settings, optimizer, batches, seed, graphs), info
@@ -192,14 +208,22 @@ def make_batches(
 
 
 def build_network(
-    recipe: Recipe, encoder: nn.Module | None, batches: Batches, images: Data | None, recipe_name: str
+    recipe: Recipe,
+    encoder: nn.Module | None,
+    batches: Batches,
+    images: Data | None,
+    recipe_name: str,
+    start: Start | None = None,
 ) -> tuple[Siamese, EncoderInfo]:
-    """The network around the recipe's backbone or the caller's own encoder, and what is stored with its weights."""
+    """The network around the recipe's backbone, with given weights where there are any, or the caller's own encoder;
+    and what is stored with its weights."""
     view = max(recipe.views, key=lambda v: v.size)
     size = view.size if images is not None else 0
     own, small = encoder is not None, recipe.network.small_stem
     if encoder is None:
         encoder = build_encoder(recipe.network.backbone, size, small, zero_init=recipe.network.zero_init)
+    if start is not None:
+        start.told += take(encoder, start)
     if next(encoder.parameters(), None) is None:
         raise BadInput(f"the encoder, {type(encoder).__name__}, has no parameters: there is nothing to train.")
     encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still

@@ -30,7 +30,7 @@ from mec.training.page import REPORT, write_report
 from mec.training.picture import readable_thumbnails, unlabelled_picture, views_of
 from mec.training.run import Run
 from mec.training.runlog import Watch
-from mec.training.shown import AFTER, BEFORE, shown_images, write_shown
+from mec.training.shown import AFTER, BEFORE, NAMES, shown_images, write_shown
 
 HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
@@ -81,7 +81,7 @@ def next_steps(run: Run, images: Data) -> str:
     if run.encoder.backbone == "custom":
         return ""
     folder, asked = str(run.folder), run.settings.asked
-    root = ["--data-root", asked["data_root"]] if asked.get("data_root") else []
+    root = [word for f in ("data_root", "labels") if asked.get(f) for word in (f"--{f.replace('_', '-')}", asked[f])]
     data = asked.get("data")
     commands = []
     if data and Path(data).is_dir():
@@ -103,6 +103,10 @@ class Standing(nn.Module):
         return torch.func.functional_call(self.encoder, self.weights, (images,))
 
 
+def before_name(run: Run) -> str:
+    return "start" if run.settings.asked.get("init") else "untrained"
+
+
 def closing_features(
     run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch, parts: tuple[Split, Split]
 ) -> dict[str, tuple[Features, Features]]:
@@ -117,7 +121,7 @@ def closing_features(
         raw = partial(extract, nn.Flatten(), transform=image_transform(pixels_info()), workers=watch.workers)
         rows["pixels"] = raw(bank), raw(test)
     before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
-    for name, module in (("untrained", before), (run.recipe.method, encoder)):
+    for name, module in ((before_name(run), before), (run.recipe.method, encoder)):
         found = partial(extract, module, transform=transform, device=watch.device, workers=watch.workers)
         rows[name] = found(bank), found(test)
     return rows
@@ -148,7 +152,7 @@ def draw_labelled(
     """embedding.png, a map of test images before and after training; and what the run's page shows of them."""
     lost = {image.path for image in rows[run.recipe.method][1].skipped}
     kept = np.asarray([i for i in range(len(test)) if not lost or test.images.name(i) not in lost], dtype=np.int64)
-    both = {BEFORE: rows["untrained"][1], AFTER: rows[run.recipe.method][1]}
+    both = {BEFORE: rows[before_name(run)][1], AFTER: rows[run.recipe.method][1]}
     if len(kept) < MAPPED or any(len(part.x) != len(kept) for part in both.values()):
         return
     step = -(-len(kept) // most)
@@ -192,7 +196,7 @@ def closing_table(results: Sequence[Result], images: Data) -> Table:
     for encoder in dict.fromkeys(r.encoder for r in top1):
         row = {column_of(r): r for r in top1 if r.encoder == encoder}
         cells = [f"{r.value:.1f}" + (f" ± {r.spread:.1f}" if r.spread else "") for r in (row[c] for c in columns)]
-        table.add_row({"pixels": "raw pixels", "untrained": "untrained encoder"}.get(encoder, encoder), *cells)
+        table.add_row(NAMES.get(encoder, encoder), *cells)
     last = [r for r in top1 if r.encoder == top1[-1].encoder and r.interval is not None and r.n == 1]
     ranges = ", ".join("{} {:.1f} to {:.1f}".format(column_of(r), *r.interval) for r in last if r.interval)
     table.caption = f"{top1[0].images:,} images, the largest class is {largest:.1f} %. 95 % intervals: {ranges}"

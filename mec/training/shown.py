@@ -22,6 +22,7 @@ SIDE = 64  # px of the longer side
 NEAR = 6  # neighbours kept of each image
 AROUND = 10  # neighbours that an image's distance from the others is taken over
 BEFORE, AFTER = "before", "after"  # training
+NAMES = {"pixels": "raw pixels", "untrained": "untrained encoder", "start": "given weights"}  # in tables
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from mec.runtime import files
 from mec.runtime.checkpoints import checkpoints, in_run
 from mec.runtime.distributed import Ranks, average_gradients
 from mec.runtime.machine import has_bf16_units
+from mec.runtime.paths import STEPS
 from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.signals import signals
 from mec.training import health
@@ -79,8 +80,8 @@ class Trainer:
         self.graphs = graphs and fabric.device.type == "cuda" and ranks.size == 1
         self.graph: Callable[[list[Tensor]], tuple[Tensor, Tensor | None]] | None = None
 
-    def run(self, run: Run, start: int, watch: Watch, save_minutes: float) -> None:
-        """Steps start to run.steps - 1."""
+    def run(self, run: Run, start: int, watch: Watch, save_minutes: float, keep_every: int | None = None) -> None:
+        """Steps start to run.steps - 1; the encoder of every so many epochs is kept."""
         out = run.folder
         first, device = self.ranks.rank == 0, self.fabric.device.type
         saved = time.monotonic()
@@ -131,6 +132,10 @@ class Trainer:
                 if watch.is_due(done, pace.planned, self.batches.steps_per_epoch) and first:
                     accuracy = watch.measure(self.encoder, done, progress)
                     log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
+                kept = keep_every and done % (keep_every * self.batches.steps_per_epoch) == 0
+                if kept and self.is_sound() and first:
+                    (out / STEPS).mkdir(exist_ok=True)
+                    self.save_encoder(run, done, out / STEPS / f"{done:08}.safetensors")
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
                 if save_now or stopping or done == steps:
@@ -277,12 +282,15 @@ class Trainer:
         )
 
     def save(self, run: Run, done: int) -> None:
-        out, info = run.folder, run.encoder
+        # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
+        self.save_encoder(run, done, run.folder / encoder_file.ENCODER)
+        in_run(run.folder).save(done, self.parts())
+
+    def save_encoder(self, run: Run, done: int, path: Path) -> None:
+        info = run.encoder
         probes = info.image_size and info.backbone != "custom"
         probed = encoder_file.probe(self.encoder, info.image_size) if probes else ()
-        # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
-        encoder_file.save_encoder(out / encoder_file.ENCODER, self.encoder, replace(info, steps=done, probe=probed))
-        in_run(out).save(done, self.parts())
+        encoder_file.save_encoder(path, self.encoder, replace(info, steps=done, probe=probed))
 
     def restore(self, out: Path, console: Console) -> int:
         """Everything as it was after the newest readable checkpoint; returns the number of steps done."""

@@ -71,7 +71,7 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
         "limit": 100, "batch_size": 32, "backbone": "resnet18", "seed": 7, "device": "cpu", "resume": True,
         "set": (), "data_root": Path("there"), "download": True, "split": None, "workers": 2, "steps": None,
         "save_minutes": 5.0, "evaluate": True, "quiet": False, "encoder": None,
-        "labels": Path("l.csv"),
+        "labels": Path("l.csv"), "init": None, "init_lr": None, "freeze": None, "keep_every": None,
     }  # fmt: skip
     plain = given(monkeypatch, "pretrain", "digits")
     assert {**plain, "data": "digits"} == {"data": "digits", **vars(Options())}
