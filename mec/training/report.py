@@ -52,6 +52,8 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
             draw_labelled(run, rows, images, parts[1])
         record(out, results)
         console.print(closing_table(results, images))
+        if words := without_gain(results, run.recipe.method):
+            console.print(words, style="yellow", soft_wrap=True)
     elif images is not None and len(images.train) >= MAPPED:
         with console.status("drawing"):
             draw_unlabelled(run, encoder, untrained, watch)
@@ -201,6 +203,19 @@ def closing_table(results: Sequence[Result], images: Data) -> Table:
     ranges = ", ".join("{} {:.1f} to {:.1f}".format(column_of(r), *r.interval) for r in last if r.interval)
     table.caption = f"{top1[0].images:,} images, the largest class is {largest:.1f} %. 95 % intervals: {ranges}"
     return table
+
+
+def without_gain(results: Sequence[Result], method: str) -> str:
+    """A sentence where the trained features beat raw pixels, or the untrained encoder, by none of the measures."""
+    top1 = {(r.encoder, column_of(r)): r.value for r in results if r.metric == "top-1"}
+    for other, name in (("untrained", "the untrained encoder's"), ("pixels", "raw pixels")):
+        pairs = [(value, top1[method, column]) for (who, column), value in top1.items() if who == other]
+        if pairs and all(mine <= theirs for theirs, mine in pairs):
+            return (
+                f"By none of these measures do the trained features beat {name}: so far training has gained nothing "
+                "for these classes. Train longer, or look whether the views keep what tells them apart (mec recipes)."
+            )
+    return ""
 
 
 def column_of(result: Result) -> str:

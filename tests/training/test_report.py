@@ -141,3 +141,26 @@ def test_training_leaves_the_callers_random_state_alone(tmp_path, quick_report):
     now = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     assert torch.equal(before[0], now[0])
     assert before[1:] == now[1:]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "untrained", "mine", "words"),
+    [
+        ((50, 40), (30, 30), (49, 40), "raw pixels"),
+        ((50, 40), (30, 30), (49, 41), ""),
+        ((10, 10), (30, 30), (30, 29), "the untrained encoder's"),
+        ((10, 10), (30, 30), (31, 29), ""),
+    ],
+)
+def test_features_that_gained_nothing_by_any_measure_are_told(pixels, untrained, mine, words):
+    from mec.evaluation.results import Result
+    from mec.training.report import without_gain
+
+    rows = {"pixels": pixels, "untrained": untrained, "mec-joint": mine}
+    results = [
+        Result(protocol, "top-1", value, encoder=name, settings={"k": 20} if protocol == "knn" else {})
+        for name, values in rows.items()
+        for protocol, value in zip(("knn", "linear-fast"), values)
+    ]
+    told = without_gain(results, "mec-joint")
+    assert (words in told) if words else told == ""

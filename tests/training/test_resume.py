@@ -275,19 +275,12 @@ def killed_and_resumed(out: Path, method: str | None, epochs: int, moments: list
     tiny_run(out, method=method, epochs=epochs, resume=True)
 
 
-def test_kill_9_at_a_random_moment_and_resume_end_bit_identical(tmp_path):
-    moment = float(np.random.default_rng().uniform(0, 0.3))
-    whole = tiny_run(tmp_path / "whole", epochs=8)
-    killed_and_resumed(tmp_path / "run", None, 8, [moment])
-    assert identical(weights(tmp_path / "run"), weights(whole)), f"killed after {moment} s"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_kill_9_at_ten_random_moments_and_resume_each_time_end_bit_identical(tmp_path, method):
-    moments = np.random.default_rng().uniform(0, 1.5, 10).tolist()
-    whole = tiny_run(tmp_path / "whole", method=method, epochs=150)
-    killed_and_resumed(tmp_path / "run", method, 150, moments)
+def test_kill_9_at_four_random_moments_and_resume_each_time_end_bit_identical(tmp_path, method):
+    moments = np.random.default_rng().uniform(0, 1.5, 4).tolist()
+    whole = tiny_run(tmp_path / "whole", method=method, epochs=80)
+    killed_and_resumed(tmp_path / "run", method, 80, moments)
     assert identical(weights(tmp_path / "run"), weights(whole)), f"killed after {moments} s"
     steps = [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps == sorted(set(steps))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from mec.data.dataset import Data
+from mec.evaluation.accuracy import wilson
 from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
 from mec.evaluation.features import Features
 from mec.evaluation.metrics import top_k
@@ -94,8 +95,11 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
         settings = {**recipe_settings(recipe), "epoch": which, "epochs_done": index + 1, "train": len(train)}
         settings |= {"epoch_chosen_on": "validation"} if chosen_on else {}
         results += [
-            Result("linear", metric, value, seed=seed, settings=settings)
+            Result(
+                "linear", metric, value, seed=seed, settings=settings, images=len(test.x),
+                interval=wilson(value, len(test.x)),
+            )
             for metric, value in zip(("top-1", "top-5"), accuracies[index])
-        ]
+        ]  # fmt: skip
     state.remove()
     return results

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mec.data.dataset import Split, stratified
 from mec.errors import BadInput, Diverged
+from mec.evaluation.accuracy import wilson
 from mec.evaluation.classifier import Training
 from mec.evaluation.features import extract
 from mec.evaluation.finetuning.finetune import finetuned
@@ -122,9 +123,10 @@ def transfer(
                 found = linear_transfer(subject, parts, ledger, standardise=standardise, say=say)
             else:
                 found = finetune_transfer(subject, parts, ledger, finetuning, seed=choices.seed, say=say)
+        value, n = found.pop("value"), len(parts.test)
         yield Result(
-            "transfer", parts.metric, found.pop("value"), data=name, seed=choices.seed, settings=settings | found,
-            data_fingerprint=parts.fingerprint,
+            "transfer", parts.metric, value, data=name, seed=choices.seed, settings=settings | found, images=n,
+            data_fingerprint=parts.fingerprint, interval=wilson(value, n) if parts.metric == "top-1" else None,
         )  # fmt: skip
 
 
