@@ -33,14 +33,19 @@ def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, m
     page = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     statements = [line for line in code.splitlines() if line and not line.startswith("#")]
-    assert len(statements) < 40
+    assert len(statements) < 45
     assert {line for line in statements if "import" in line} == {"import torch", "import mec"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     for number, image in enumerate(digit_images(6)):
         image.save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "labels.csv").write_text(
+        "path,label\n" + "".join(f"{i}.png,{('even', 'odd')[i % 2]}\n" for i in range(6))
+    )
     known: dict = {}
     exec(code, known)
+    assert known["classifier"].classes == ("even", "odd")
+    assert known["rows"].shape == known["features"].x.shape
     assert [r.metric for r in known["few"]] == ["top-1", "balanced accuracy"] * 2
     assert known["linear"][0].value > 80  # of a digit after two epochs; 10 by chance
     assert known["pixels"][0].value == pytest.approx(

@@ -13,6 +13,7 @@ import mec
 
 PUBLIC = {
     "Data",
+    "Encoder",
     "Features",
     "METHODS",
     "OBJECTIVES",

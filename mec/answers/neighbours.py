@@ -12,7 +12,7 @@ from mec.runtime.progress import say
 
 EXACT = 100_000  # rows
 ASKED = 200  # rows of which an index's answer is compared with the exact one
-PROBES = 8  # cells of the index that are looked into
+CELLS, PROBES = 2, 4  # cells of the index, times the root of the rows; those that are looked into
 
 
 def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +25,7 @@ def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, 
     import faiss
 
     bank, queries = (np.ascontiguousarray(rows, np.float32) for rows in (bank, queries))
-    cells = int(np.sqrt(len(bank)))
+    cells = int(CELLS * np.sqrt(len(bank)))
     index: Any = faiss.index_factory(bank.shape[1], f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(bank[np.sort(np.random.default_rng(0).permutation(len(bank))[: 50 * cells])])
     index.add(bank)
