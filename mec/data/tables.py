@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION
-from mec.data.decoding import SUFFIXES
+from mec.data.decoding import SUFFIXES, read_file
 from mec.data.listing import list_images
 from mec.errors import BadInput, plain
 from mec.runtime.paths import LISTS
@@ -52,7 +52,7 @@ def read_table(file: str | Path, *, labels: bool = False) -> Table:
     Raises BadInput: it is not there, cannot be read, lacks a column, or contradicts itself."""
     file = Path(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_file(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: cannot be read ({error}). A CSV in UTF-8 with the columns path,label fits.") from error
     if file.suffix.lower() in LISTS and not labels:

@@ -43,7 +43,7 @@ HEADS = (
 )  # fmt: skip
 WRAPPERS = ("state_dict", "model", "module", "_orig_mod", "net", "")
 LATER = ("student", "momentum", "target", "encoder_k", "ema")  # taken where there is nothing else
-DEEPEST = 12  # of dictionaries in dictionaries
+DEEPEST = 24  # words of the names of dictionaries in dictionaries
 LAYOUTS = {  # of a file that fits nothing, the nearest: by words in its names
     "the official MEC, SimSiam (module.encoder.)": ("module.encoder", "predictor"),
     "MoCo v2 (module.encoder_q.)": ("encoder_q", "queue"),
@@ -93,15 +93,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: cannot be read ({plain(holds)}). It is cut off, or holds pickled code; tensors, plain values, "
             "argparse.Namespace and numpy's scalars are read here (weights_only), nothing is unpickled."
         ) from error
-    return dict(_flat(state))
+    return dict(_flat(state, set()))
 
 
-def _flat(state: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def _flat(state: Any, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of nested dictionaries, each of which is looked into once, however often it stands there."""
     if isinstance(state, Tensor) and prefix:
         yield prefix, state
-    elif isinstance(state, Mapping) and depth < DEEPEST:
+    elif isinstance(state, Mapping) and id(state) not in seen and prefix.count(".") < DEEPEST:
+        seen.add(id(state))
         for key, value in state.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+            yield from _flat(value, seen, f"{prefix}.{key}" if prefix else str(key))
 
 
 def read_backbone(path: Path, encoder: nn.Module | None = None, part: str = "") -> Foreign:
@@ -193,13 +195,13 @@ def architecture(found: Foreign) -> tuple[str, bool, int | None]:
     """The backbone's name, whether it has the stem for small images, and the side of its images, px, where that shows.
     Raises BadInput: none that can be built here by name."""
     path, weights = found.path, found.tensors
-    if "patch_embed.proj.weight" in weights:
+    if "patch_embed.proj.weight" in weights and weights["patch_embed.proj.weight"].ndim == 4:
         return _transformer(found)
     stages = (f"layer{stage}." for stage in range(1, 5))
     blocks = tuple(len({name.split(".")[1] for name in weights if name.startswith(stage)}) for stage in stages)
     name = RESNETS.get((blocks, "layer1.0.conv3.weight" in weights))
     first = weights.get("conv1.weight")
-    if name is None or first is None or first.shape[0] != 64:
+    if name is None or first is None or first.ndim != 4 or first.shape[0] != 64:
         raise BadInput(nothing_known(path, weights))
     return name, first.shape[-1] == 3, None
 
@@ -225,7 +227,7 @@ def _transformer(found: Foreign) -> tuple[str, bool, int | None]:
         words = f"a vision transformer of width {width} with patches of {patch} px, which has no name in timm ({name})"
         raise BadInput(f"{found.path}: {words}. Give one that it fits: NAME:{found.path}")
     positions = weights.get("pos_embed")
-    side = math.isqrt(positions.shape[1]) * patch if positions is not None else None  # of 1 + g x g tokens
+    side = None if positions is None or positions.ndim != 3 else math.isqrt(positions.shape[1]) * patch  # 1 + g x g
     return name, patch == 4, side
 
 
@@ -258,6 +260,8 @@ def with_own_positions(encoder: Any, weights: dict[str, Tensor]) -> dict[str, Te
 
     before = 0 if getattr(encoder, "no_embed_class", False) else encoder.num_prefix_tokens
     grid = [*encoder.patch_embed.grid_size]
+    if math.isqrt(found.shape[1] - before) ** 2 != found.shape[1] - before:  # no square: told as what does not fit
+        return weights
     return {**weights, "pos_embed": resample_abs_pos_embed(found, grid, None, before, "bicubic")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -223,6 +224,17 @@ def test_other_labels_are_another_data_set(images, tmp_path):
         for given in ([*enumerate(rows.items())], [*enumerate(rows.items(), 1)])
     )
     assert one.fingerprint != two.fingerprint
+
+
+def test_what_is_no_file_of_a_table_is_refused_at_once(images, tmp_path):
+    folder, _ = images
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("pipe.csv", "folder.csv", "gone.csv"):
+        with pytest.raises(BadInput, match=rf"{name}: cannot be read"):
+            open_data(str(folder), labels=tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such folder or image"):
+        open_images(tmp_path / "pipe.csv")
 
 
 def test_named_data_have_labels_of_their_own(tmp_path):

@@ -299,6 +299,35 @@ def test_what_fits_nothing_is_refused_with_a_reason(vit, tmp_path, case):
     assert "\x1b" not in str(error.value)
 
 
+def in_itself() -> dict:
+    state: dict = {"a": {}}
+    for _ in range(30):  # as many paths as there are atoms
+        state = {name: state for name in "abcdefgh"}
+    state["self"] = state
+    return state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"patch_embed.proj.weight": torch.tensor(1.0), "blocks.0.norm1.weight": torch.zeros(3)},
+        {"layer1.0.conv1.weight": torch.tensor(1.0), "conv1.weight": torch.tensor(2.0)},
+        {"0.weight": torch.zeros(2), "4.0.conv1.weight": torch.zeros(2)},
+        {"x": {1: {(2, 3): {"conv1": torch.zeros(1)}}}},
+        in_itself(),
+        [torch.zeros(3)],
+        torch.zeros(3),
+        {"blocks.0.norm1.weight": torch.zeros(3), "pos_embed": torch.zeros(1, 6, 192),
+         "patch_embed.proj.weight": torch.zeros(192, 3, 16, 16)},
+    ],
+)  # fmt: skip
+def test_odd_files_are_refused_in_a_sentence(tmp_path, state):
+    torch.save(state, tmp_path / "c.pth")
+    for run in (tmp_path / "c.pth", f"resnet18:{tmp_path / 'c.pth'}", f"vit_tiny_patch16_224:{tmp_path / 'c.pth'}"):
+        with pytest.raises(BadInput, match=r"c\.pth: "):
+            resolve(run, device="cpu")
+
+
 def test_arrays_and_other_classes_are_named_where_they_are_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(2), "x": np.zeros(3)}, tmp_path / "c.pth")
     with pytest.raises(BadInput, match=r"holds a numpy\.[\w.]+_reconstruct"):
