@@ -81,6 +81,7 @@ RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
                           was taken and left is told; FILE@student takes another part; nothing is unpickled
   RUN@untrained           the run's own encoder before its first step: what training added
   RUN@300, RUN@last       that of a step, as --keep-every kept it; the last one
+  RUN@all                 each that was kept, and a picture of the figures over the steps
   random:NAME             a timm backbone, randomly initialised: the baseline of no training
   pixels                  raw pixels as features: the raw-pixel baseline
   NAME:FILE, NAME         a timm (also with a tag, resnet18.a1_in1k) or torchvision model with the weights of a file,

@@ -19,8 +19,11 @@ from mec.evaluation.features import Features, extract
 from mec.evaluation.protocol import OnFeatures, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
+from mec.evaluation.steps import draw_steps
 from mec.evaluation.subject import resolve
+from mec.networks.encoder_file import read_info
 from mec.runtime.flags import refuse_unknown
+from mec.runtime.paths import ALL, kept_encoders
 
 Encoder = str | Path | tuple[nn.Module, Callable[[Any], Tensor]]
 
@@ -82,7 +85,27 @@ def results_of(run: Any, protocol: Protocol, say: Callable[[str], None] = lambda
     if isinstance(run, tuple) and isinstance(run[0], Features):
         train, test = run
         return _of_features(train, test, protocol)
+    if str(run).endswith(ALL) and not Path(str(run)).exists():
+        return _of_every(Path(home(str(run).removesuffix(ALL))), protocol, say)
     return _of_encoder(run, protocol, say)
+
+
+def _of_every(folder: Path, protocol: Protocol, say: Callable[[str], None]) -> Iterator[Result]:
+    """Of each encoder that a run kept, and of its last; then a picture of the figures over the steps."""
+    last = read_info(folder).steps
+    steps: list[int | str] = [step for step in kept_encoders(folder) if step != last]
+    if not steps:
+        raise BadInput(f"{folder}{ALL}: it kept no encoders on its way; mec pretrain --keep-every N does.")
+    found: list[tuple[int, Result]] = []
+    for step in [*steps, "last"]:
+        number = last if step == "last" else int(step)
+        say(f"step {number:,}")
+        for result in _of_encoder(f"{folder}@{step}", protocol, lambda _: None):
+            found.append((number, result))
+            yield result
+    picture = Path(protocol.out or folder) / f"steps-{found[0][1].protocol}.png"
+    draw_steps(found, picture)
+    say(f"Figures over the steps: {picture}")
 
 
 def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) -> Iterator[Result]:

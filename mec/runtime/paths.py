@@ -10,6 +10,7 @@ from typing import Any
 from mec.errors import BadInput, home
 
 ENCODER, START = "encoder.safetensors", "start.safetensors"  # of a run; the second where weights were given
+ALL = "@all"  # after a run: every encoder that it kept
 STEPS = "encoders"  # folder in a run, with the encoders of --keep-every
 LISTS, TABLES = (".txt", ".lst", ".list"), (".csv", ".tsv")  # of images: a path a line; with a column of paths
 FILES = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin")
@@ -23,7 +24,7 @@ def encoder_file(run: str | Path) -> Path:
     if at and not path.exists() and os.path.isdir(folder) and (step.isdigit() or step == "last"):
         if step == "last":
             return encoder_file(folder)
-        kept = {int(file.stem): file for file in Path(folder, STEPS).glob("*.safetensors") if file.stem.isdigit()}
+        kept = kept_encoders(Path(folder))
         if int(step) not in kept:
             there = ", ".join(map(str, sorted(kept))) or "none (mec pretrain --keep-every N keeps every Nth epoch's)"
             raise FileNotFoundError(f"{path}: no encoder of step {step} was kept. There: {there}; and @last.")
@@ -34,6 +35,12 @@ def encoder_file(run: str | Path) -> Path:
         what = f"no {ENCODER} in it. Runs with one near it" if path.is_dir() else "no such run or file. Runs near it"
         raise FileNotFoundError(f"{path}: {what}: {', '.join(near) or 'none'}.")
     return file
+
+
+def kept_encoders(run: Path) -> dict[int, Path]:
+    """The encoders that a run kept on its way, by their step."""
+    found = sorted(file for file in (run / STEPS).glob("*.safetensors") if file.stem.isdigit())
+    return {int(file.stem): file for file in found}
 
 
 def run_folder(file: Path) -> Path:
@@ -69,7 +76,7 @@ def is_path(word: str) -> bool:
 def check_run(run: Any) -> None:
     """Raise FileNotFoundError where a run, or a file of weights, is named and not there; other names pass."""
     word = str(run)
-    word = word if os.path.exists(word) else word.removesuffix("@untrained")
+    word = word if os.path.exists(word) else word.removesuffix("@untrained").removesuffix(ALL)
     if os.path.isfile(word.rpartition("@")[0]):  # FILE@student
         return
     if os.path.exists(word):

@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 from helpers import TINY, Crash, at_step, crash, noise_image, tiny_run
+from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
@@ -206,3 +207,20 @@ def test_encoders_of_epochs_are_kept_and_named_by_their_step(first, tmp_path, ca
             call(f"{copy}@4")
     assert main(["export", f"{copy}@3", "--to", "timm"]) == 0
     assert "encoders" in capsys.readouterr().out
+
+
+def test_all_kept_encoders_are_measured_and_drawn(first, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(first, copy)
+    assert main(["evaluate", f"{copy}@all", "knn", "digits", "--k", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "step 3\nknn top-1" in out
+    assert f"Figures over the steps: {copy / 'steps-knn.png'}" in out
+    with Image.open(copy / "steps-knn.png") as picture:
+        assert min(picture.size) > 300
+    (third, *_), (last, *_) = (mec.evaluate(f"{copy}@{step}", "knn", "digits", k=5) for step in (3, "last"))
+    assert f"top-1: {third.value:.1f} %" in out
+    assert f"top-1: {last.value:.1f} %" in out
+    shutil.rmtree(copy / "encoders")
+    with pytest.raises(BadInput, match="kept no encoders on its way; mec pretrain --keep-every N does"):
+        mec.evaluate(f"{copy}@all", "knn", "digits")
