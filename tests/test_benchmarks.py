@@ -30,6 +30,7 @@ import search
 import small
 import stability
 import step
+import tracking
 
 
 @pytest.mark.parametrize("b", [0.5, 4.0, 16.7, 100.0])
@@ -171,3 +172,18 @@ def test_the_race_runs_in_pieces_on_a_cpu(tmp_path):
     assert "4 of 4 steps" in whole.stdout
     assert "k-NN, k 10: " in whole.stdout
     assert "linear probe: " in whole.stdout
+
+
+def test_the_stand_in_for_unitrack_gives_what_ours_gives(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(7, 16, 20, 30, generator=generator), dim=1)
+    labels = torch.rand(7, 3, 20, 30, generator=generator)
+    pairs = (features[1:2], labels[1:2]), (features[2:], labels[2:])
+    found, beside = (f(features[0], *pairs) for f in (tracking.vos.propagate, tracking.plain_propagate))
+    torch.testing.assert_close(found, beside, rtol=0, atol=1e-6)
+    first, search = torch.randn(8, 65, 65, generator=generator), torch.randn(3, 8, 65, 65, generator=generator)
+    heads = tracking.sot.CrossCorrelation(), tracking.PlainCorrelation()
+    for head in heads:
+        head.start(first)
+    found, beside = (head.responses(search) for head in heads)
+    torch.testing.assert_close(found, beside, rtol=1e-4, atol=1e-4)

@@ -78,7 +78,7 @@ def trained(task: Task, out: Path, name: str, sweep: bool) -> list[Result]:
     photographs = f"{len(train):,} photographs to train on, {len(test):,} to test on"
     schedule = f"{preset.iterations:,} iterations of {preset.batch_size}, seeds {', '.join(map(str, preset.seeds))}"
     where = f"on {task.fabric.device.type}"
-    console.print(f"{protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False)
+    console.print(f"{protocol}, preset {name}: {photographs}; {schedule}; {where}", highlight=False, soft_wrap=True)
     for words in data.told:
         console.print(words, highlight=False, soft_wrap=True)
     rates = SWEEP if sweep else (preset.lr,)

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mec.errors import BadInput
 from mec.evaluation.subject import PIXELS, Subject, resolve
@@ -50,7 +52,7 @@ class Appearance:
     @torch.no_grad()
     def maps(self, normalised: Tensor) -> Tensor:
         """[n, 3, h, w] -> [n, channels, ceil(h / 8), ceil(w / 8)], float32, not normalised."""
-        return self.network(normalised.to(self.device)).float()
+        return self.network(normalised.to(self.device)).float().contiguous()
 
 
 def feature_maps(
@@ -157,7 +159,7 @@ def strided(module: Any, stage: int, name: str = "the encoder") -> nn.Module:
         stride = 64 // cells
         if stride * cells != 64 or CELL % stride:
             raise BadInput(f"{name}: its maps have {cells} cells for 64 px, no whole number of them in {CELL} px.")
-        return Reduced(body, CELL // stride)
+        return Reduced(without_norms(body).to(memory_format=torch.channels_last), CELL // stride)
     if hasattr(module, "forward_intermediates") and hasattr(module, "patch_embed") and hasattr(module, "blocks"):
         return PatchMaps(module, stage)
     raise BadInput(
@@ -172,6 +174,17 @@ def _without_stride(part: nn.Module) -> None:
             module.stride = (1, 1)
         elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)) and module.stride not in (1, (1, 1)):
             setattr(part.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], nn.Identity())
+
+
+def without_norms(module: Any) -> Any:
+    """Batch norms become part of the convolutions before them, in place: maps move by float noise, some 1e-6."""
+    for (name, one), (other, norm) in pairwise([*module.named_children()]):
+        if isinstance(one, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+            setattr(module, name, fuse_conv_bn_eval(one, norm))
+            setattr(module, other, nn.Identity())
+    for child in module.children():
+        without_norms(child)
+    return module
 
 
 class Reduced(nn.Module):

@@ -33,6 +33,12 @@ CONTEXT = 4.5  # window over target, width and height separately
 SCALES = tuple(1.0275**k for k in (-1, 0, 1))
 SCALE_PENALTY = 0.985
 TARGET = slice(25, 39)  # the central 14 cells: the target itself
+MARGINS = (
+    11,
+    13,
+    16,
+)  # cells around the target that its features may depend on, of ResNets; the first that do is taken
+EQUAL = 5e-6  # of the largest feature
 LEARNING_RATE = 0.01  # of the correlation filter
 RIDGE = 1e-4
 HEADS = ("xcorr", "dcf")
@@ -165,16 +171,17 @@ def label(*, like: Tensor) -> Tensor:
     return bell.roll((-(CELLS // 2), -(CELLS // 2)), (0, 1))
 
 
-def crop(image: Tensor, centre: np.ndarray, window: np.ndarray, side: int = SIDE) -> Tensor:
+def crop(image: Tensor, centre: np.ndarray, window: np.ndarray, side: int = SIDE, part: slice = slice(None)) -> Tensor:
     """[3, side, side]: the window (w, h) px around the centre (x, y), its corners at the corner pixels' centres.
 
-    Bilinear, without antialiasing; outside the normalised image [3, h, w] is 0. Pixel centres are whole numbers.
+    Bilinear, without antialiasing; outside the normalised image [3, h, w] is 0. Pixel centres are whole numbers. Of the
+    square only the rows and columns of `part` are made.
     """
     h, w = image.shape[-2:]
-    steps = torch.linspace(-0.5, 0.5, side, dtype=torch.float64)
+    steps = torch.linspace(-0.5, 0.5, side, dtype=torch.float64)[part]
     x, y = (float(c) + float(size) * steps for c, size in zip(centre, window))
     # grid_sample's -1 and 1 are the outer borders of the border pixels (align_corners=False).
-    grid = torch.stack([((2 * x + 1) / w - 1).expand(side, -1), ((2 * y + 1) / h - 1)[:, None].expand(-1, side)], -1)
+    grid = torch.stack(torch.meshgrid((2 * x + 1) / w - 1, (2 * y + 1) / h - 1, indexing="xy"), -1)
     grid = grid.to(image.device, image.dtype)
     return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
 
@@ -216,6 +223,22 @@ class TargetBox:
         self.size = np.clip(window / CONTEXT, self.smallest, np.maximum(self.smallest, self.largest))
 
 
+def around(margin: int) -> slice:
+    """The px of a crop that hold the target and so many cells around it."""
+    return slice(CELL * (TARGET.start - margin), CELL * (TARGET.stop + margin))
+
+
+def margin_of(appearance: Appearance) -> int | None:
+    """How many cells around the target its features depend on, found out on noise; None: on more, or on the whole."""
+    noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    whole = appearance.maps(noise)[..., TARGET, TARGET]
+    for margin in MARGINS:
+        part = appearance.maps(noise[..., around(margin), around(margin)])[..., margin:-margin, margin:-margin]
+        if (whole - part).abs().max() <= EQUAL * whole.abs().max():
+            return margin
+    return None
+
+
 def track_targets(
     appearance: Appearance, videos: list[BoxVideo], head: str = "xcorr", *, mode: str = "clean", batch_size: int = 16
 ) -> list[np.ndarray]:
@@ -229,7 +252,7 @@ def track_targets(
     for value, known in ((head, HEADS), (mode, MODES)):
         if value not in known:
             raise BadInput(f"{value!r}: {nearest(value, known)}")
-    unitrack = mode == "unitrack"
+    unitrack, margin = mode == "unitrack", margin_of(appearance)
     heads: list[Head] = [CorrelationFilter() if head == "dcf" else CrossCorrelation(unitrack) for _ in videos]
     readers = [frames_of(video.frames, ahead=2) for video in videos]
     found: list[list[np.ndarray]] = [[video.first] for video in videos]
@@ -247,17 +270,31 @@ def track_targets(
         frames = ((i, next(reader, None)) for i, reader in enumerate(readers))
         return {i: appearance.normalised(frame) for i, frame in frames if frame is not None}
 
+    def seen_targets(images: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """The same of windows of the targets' own scale, of which heads take the target's cells: others may be 0."""
+        if margin is None:
+            yield from ((i, features[0]) for i, features in seen(images, (1.0,)))
+            return
+        numbers = [*images]
+        for part in (numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)):
+            sizes = (CONTEXT * targets[i].size for i in part)
+            crops = [crop(images[i], targets[i].centre, size, part=around(margin)) for i, size in zip(part, sizes)]
+            for i, found in zip(part, appearance.maps(torch.stack(crops))):
+                whole = found.new_zeros(len(found), CELLS, CELLS)
+                whole[:, TARGET, TARGET] = found[:, margin:-margin, margin:-margin]
+                yield i, whole
+
     images = following()
     sizes = [(images[i].shape[2], images[i].shape[1]) for i in images]
     targets = [TargetBox.at(video.first, size, unitrack) for video, size in zip(videos, sizes)]
-    for i, features in seen(images, (1.0,)):
-        heads[i].start(features[0])
+    for i, features in seen_targets(images):
+        heads[i].start(features)
     while images := following():
         for i, features in seen(images, SCALES):
             targets[i].move(heads[i].responses(features).cpu().numpy(), heads[i])
             found[i].append(targets[i].box())
-        for i, features in seen(images, (1.0,)) if head == "dcf" else ():
-            heads[i].update(features[0])  # type: ignore[union-attr]
+        for i, features in seen_targets(images) if head == "dcf" else ():
+            heads[i].update(features)  # type: ignore[union-attr]
     return [np.array(boxes) for boxes in found]
 
 

@@ -117,7 +117,7 @@ def propagate(
     radius: float = RADIUS,
     topk: int = TOPK,
     temperature: float = PROPAGATION_TEMPERATURE,
-    tile: int = 12,
+    tile: int = 10,
 ) -> Tensor:
     """Soft labels [k, h, w] of a frame: for each cell those of its `topk` most similar cells, weighted by a softmax.
 
@@ -135,18 +135,23 @@ def propagate(
     reach = int(np.ceil(radius)) - 1
     rows, columns = torch.arange(h, device=query.device), torch.arange(w, device=query.device)
     result = query.new_empty(k, h, w)
+    far: dict[tuple[tuple[int, ...], ...], Tensor] = {}
     for top in range(0, h, tile):
         for left in range(0, w, tile):
             here = slice(top, min(top + tile, h)), slice(left, min(left + tile, w))
             around = [slice(max(0, side.start - reach), side.stop + reach) for side in here]
             keys, labels = (x[:, :, around[0], around[1]].transpose(0, 1).flatten(1) for x in near)
-            # [tile rows, tile columns, rows around, columns around]
-            square = (rows[here[0], None, None, None] - rows[around[0], None]) ** 2
-            square = square + (columns[here[1], None, None] - columns[around[1]]) ** 2
+            # What is too far is the same for all tiles with as much around them.
+            place = tuple(
+                (s.start - a.start, s.stop - s.start, min(n, a.stop) - s.stop) for s, a, n in zip(here, around, (h, w))
+            )
+            if place not in far:  # [tile rows, tile columns, rows around, columns around]
+                square = (rows[here[0], None, None, None] - rows[around[0], None]) ** 2
+                square = square + (columns[here[1], None, None] - columns[around[1]]) ** 2
+                far[place] = (square >= radius**2).flatten(2).flatten(0, 1)[:, None]
             cells = query[:, here[0], here[1]].flatten(1).T
-            close = cells @ keys
-            far = (square >= radius**2).flatten(2).flatten(0, 1).repeat(1, len(near[0]))
-            values, places = largest(torch.cat([cells @ free_keys, close.masked_fill_(far, -torch.inf)], 1), topk)
+            close = (cells @ keys).unflatten(1, (len(near[0]), -1)).masked_fill_(far[place], -torch.inf).flatten(1)
+            values, places = largest(torch.cat([cells @ free_keys, close], 1), topk)
             weights = (values / temperature).softmax(1)
             taken = torch.cat([free_labels, labels], 1)[:, places]  # [k, cells, topk]
             result[:, here[0], here[1]] = (taken * weights).sum(2).view(k, *(s.stop - s.start for s in here))

@@ -153,3 +153,29 @@ def test_pixels_have_one_stage_and_networks_two():
     subject = resolve("random:resnet10-tiny")
     assert [a.stage for a in appearances(subject)] == [3, 4]
     assert [a.stage for a in appearances(subject, "4")] == [4]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnet26d"])
+def test_norms_become_part_of_the_convolutions_and_maps_stay(name):
+    encoder = thin(name).eval()
+    generator = torch.Generator().manual_seed(1)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics and weights of a trained one
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+    appearance = open_appearance(encoder, 3)
+    left = [m for m in appearance.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(left) == (name == "resnet26d")  # behind its deep stem, which is no convolution
+    for module in (encoder.layer3, encoder.layer4):
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d):
+                part.stride = (1, 1)
+        for block in module:
+            if block.downsample is not None and isinstance(block.downsample[0], nn.AvgPool2d):
+                block.downsample[0] = nn.Identity()
+    images = appearance.normalised(frames(2, 64, 80))
+    with torch.no_grad():
+        expected = encoder.forward_intermediates(images, indices=[3], intermediates_only=True)[0]
+    found = appearance.maps(images)
+    assert found.is_contiguous()
+    assert (found - expected).abs().max() < 5e-6 * expected.abs().max()

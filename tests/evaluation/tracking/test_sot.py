@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from mec.cli.main import main
 from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
+from mec.evaluation.tracking import sot
 from mec.evaluation.tracking.appearance import open_appearance
 from mec.evaluation.tracking.sot import (
     CELLS,
@@ -170,6 +171,30 @@ def test_a_moving_square_is_followed_and_a_tracker_that_stays_is_left_behind(tmp
     assert found[0].tolist() == videos[0].first.tolist()
     assert success_auc(found, videos[0].boxes) > 0.75
     assert success_auc(stay(videos)[0], videos[0].boxes) < 0.5
+
+
+@pytest.mark.parametrize(("name", "stage", "margin"), [("resnet18", 3, 11), ("resnet18", 4, 16), ("pixels", 3, 11)])
+def test_the_targets_own_features_are_those_of_the_whole_window(name, stage, margin, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    encoder = name if name == "pixels" else build_encoder(name, 224, False)
+    for module in encoder.modules() if name != "pixels" else ():
+        if isinstance(module, torch.nn.BatchNorm2d):  # some begin at 0: blocks would look at nothing
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    appearance = open_appearance(encoder, stage)
+    assert sot.margin_of(appearance) == margin
+    videos = read_otb(moving_square(tmp_path, frames=3))
+    (found,) = track_targets(appearance, videos, "dcf")
+    monkeypatch.setattr(sot, "margin_of", lambda _: None)
+    (whole,) = track_targets(appearance, videos, "dcf")
+    np.testing.assert_allclose(found, whole, atol=1e-6)
+
+
+def test_features_that_depend_on_all_of_the_window_are_taken_from_all_of_it():
+    appearance = open_appearance("pixels")
+    pixels = appearance.network.forward
+    appearance.network.forward = lambda x: pixels(x) + x.mean((2, 3), keepdim=True).repeat(1, 64, 1, 1)
+    assert sot.margin_of(appearance) is None
+    assert sot.margin_of(open_appearance(build_encoder("vit_tiny_patch16_224", 224))) is None
 
 
 def test_videos_that_go_in_step_give_what_each_gives_alone(tmp_path):

@@ -1,0 +1,97 @@
+"""What an encoder trained without labels is worth to a detector of blood cells: BCCD, trainval to test.
+
+    python benchmarks/bccd.py --bccd DIR --out runs/bccd [--cifar10 RUN] [--iterations 100,200,400,800] [--seeds 0,1,2]
+
+Three starts of one network: random weights; an encoder that `mec pretrain` made of BCCD's own trainval images, without
+labels, in ten minutes; and one of CIFAR-10's. Each is fine-tuned as a detector by the preset `small` with equal
+iterations, learning rates and seeds, each budget with its own schedule. A folder a run: started again, the same command
+reads what is finished and resumes what is not. Prints AP50 over iterations, the mean and spread over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+import mec
+
+BACKBONE = "resnet18"
+SIDE = 96  # px of the views: cells have 50 to 230 px of 640 x 480
+
+
+def own_images(bccd: Path, out: Path) -> Path:
+    """The photographs of trainval alone: those of the test are not looked at, not even without labels."""
+    folder = out / "trainval-images"
+    if not folder.exists():
+        part = out / "trainval-images.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name in (bccd / "ImageSets" / "Main" / "trainval.txt").read_text().split():
+            shutil.copy(bccd / "JPEGImages" / f"{name}.jpg", part)
+        part.rename(folder)
+    return folder
+
+
+def pretrained(images: Path, run: Path, minutes: float) -> Path:
+    if not (run / "encoder.safetensors").exists():
+        settings = [f"views.size={SIDE}"]
+        mec.pretrain(
+            images, out=run, backbone=BACKBONE, time_budget=minutes, set=settings, evaluate=False, resume=run.exists()
+        )
+    return run
+
+
+def ap50(start: str, bccd: Path, out: Path, iterations: int, seeds: list[int], lr: float | None) -> list[float]:
+    """Of each seed, %."""
+    size = {"image_size": SIDE} if start.startswith("random:") else {}
+    folder = out / f"{iterations}-iterations"
+    results = mec.evaluate(
+        start,
+        "voc",
+        data_root=bccd,
+        out=folder,
+        iterations=iterations,
+        seeds=seeds,
+        lr=lr,
+        resume=folder.exists(),
+        **size,
+    )
+    return next(list(result.settings["values"]) for result in results if result.metric == "AP50")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bccd", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cifar10", help="a run of CIFAR-10's images with the same backbone and a stem for large ones")
+    parser.add_argument("--iterations", default="100,200,400,800")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--minutes", type=float, default=10)
+    asked = parser.parse_args()
+    budgets, seeds = ([int(word) for word in text.split(",")] for text in (asked.iterations, asked.seeds))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    own = pretrained(own_images(asked.bccd, asked.out), asked.out / "pretrained", asked.minutes)
+    starts = {"random": f"random:{BACKBONE}", "own images": str(own)}
+    if asked.cifar10:
+        starts["CIFAR-10"] = asked.cifar10
+    rows: dict[str, list[list[float]]] = {name: [] for name in starts}
+    for budget in budgets:  # the short ones first, of all starts: there is a table early
+        for name, start in starts.items():
+            folder = asked.out / name.replace(" ", "-")
+            rows[name].append(ap50(start, asked.bccd, folder, budget, seeds, asked.lr))
+        print(f"\n| AP50, % | {' | '.join(f'{b} iterations' for b in budgets[: len(rows['random'])])} |")
+        print("|---" * (1 + len(rows["random"])) + "|")
+        for name, values in rows.items():
+            cells = (f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}" for v in values)
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        (asked.out / "bccd.json").write_text(
+            json.dumps({"iterations": budgets, "seeds": seeds, "ap50": rows}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
