@@ -208,7 +208,8 @@ def closing_table(results: Sequence[Result], images: Data) -> Table:
 def without_gain(results: Sequence[Result], method: str) -> str:
     """A sentence where the trained features beat raw pixels, or the untrained encoder, by none of the measures."""
     top1 = {(r.encoder, column_of(r)): r.value for r in results if r.metric == "top-1"}
-    for other, name in (("untrained", "the untrained encoder's"), ("pixels", "raw pixels")):
+    others = {"untrained": "the untrained encoder's", "start": "those of the weights given", "pixels": "raw pixels"}
+    for other, name in others.items():
         pairs = [(value, top1[method, column]) for (who, column), value in top1.items() if who == other]
         if pairs and all(mine <= theirs for theirs, mine in pairs):
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,13 +18,16 @@ from torch.testing import assert_close
 import mec
 from mec.cli.main import main
 from mec.errors import BadInput
+from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, read_info, save_encoder
 from mec.recipes.recipe import Optimizer
 from mec.runtime.files import read_json
 from mec.runtime.paths import check_run
+from mec.training.health import hardly_trained
 from mec.training.optimizers import build_optimizer
+from mec.training.report import without_gain
 from mec.training.start import Start, take
 
 VIT = "vit_tiny_patch16_224"
@@ -67,6 +71,10 @@ def test_the_closing_table_sets_the_run_against_the_weights_given(first, tmp_pat
     out = capsys.readouterr().out
     assert "given weights" in out
     assert "untrained" not in out
+    result = Result("knn", "top-1", 50.0, encoder="start", settings={"k": 20})
+    told = without_gain([result, replace(result, encoder="mec-joint")], "mec-joint")
+    assert "beat those of the weights given" in told
+    assert without_gain([result, replace(result, encoder="mec-joint", value=51.0)], "mec-joint") == ""
     start, given = mec.evaluate(f"{run}@untrained", "knn", "digits")[0], mec.evaluate(first, "knn", "digits")[0]
     assert start.value == given.value
 
@@ -224,3 +232,14 @@ def test_all_kept_encoders_are_measured_and_drawn(first, tmp_path, capsys):
     shutil.rmtree(copy / "encoders")
     with pytest.raises(BadInput, match="kept no encoders on its way; mec pretrain --keep-every N does"):
         mec.evaluate(f"{copy}@all", "knn", "digits")
+
+
+def test_health_compares_with_the_weights_given(first, tmp_path):
+    figures = {"agreement": 0.5, "similarity": 0.4, "loss": -1.0}
+    lines = [{"step": step, **figures} for step in (1, 50, 100, 150)]
+    assert "little more than the weights given: by 0.10" in hardly_trained(lines, "the weights given")[1]
+    better = [lines[0], *({**line, "agreement": 0.9} for line in lines[1:])]
+    assert hardly_trained(better, "the weights given") is None
+    run = tiny_run(tmp_path / "run", init=first)
+    start = mec.features(f"{run}@untrained", [noise_image(seed) for seed in range(3)]).x
+    assert torch.equal(start, mec.features(first, [noise_image(seed) for seed in range(3)]).x)
