@@ -1,6 +1,7 @@
 from . import objectives as objectives
 from .answers.classifier import load_classifier as load_classifier
 from .answers.estimator import Encoder as Encoder
+from .answers.label import label as label
 from .answers.looking import duplicates as duplicates
 from .answers.looking import mislabelled as mislabelled
 from .answers.looking import outliers as outliers

@@ -31,6 +31,7 @@ PUBLIC = {
     "features",
     "health",
     "joint_coding",
+    "label",
     "load_classifier",
     "load_encoder",
     "maximum_entropy_coding",

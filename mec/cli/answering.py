@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from tyro.conf import Positional, arg
 
 from mec.answers import options
-from mec.answers.options import Predicting, Searching, Selecting
+from mec.answers.options import Labelling, Predicting, Searching, Selecting
 from mec.runtime.flags import flags_of
 from mec.runtime.paths import check_data, check_run
 
@@ -103,3 +103,17 @@ class Mislabelled(options.Mislabelled, Asked):
 
     def run(self) -> None:
         self.answer("mislabelled", options.Mislabelled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label(Labelling, Asked):
+    __doc__ = Labelling.__doc__
+
+    more: ClassVar[str] = """\
+  mec label runs/photos-auto photos/ --n 50 --classes cat,dog,other --out labels.csv
+
+Prints the address of a page on this machine alone. Keys 1 to 9 name the image, u undoes, s skips; each answer is on
+disk before the next image. After every ten, accuracy by cross-validation is shown and the next are chosen anew."""
+
+    def run(self) -> None:
+        self.answer("label", Labelling)

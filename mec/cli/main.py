@@ -31,6 +31,10 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
     "pack": ("commands", "Write a folder of images as tar files that train the same and are easier to move."),
     "compare": ("commands", "Train several methods on the same images, network and budget; show them side by side."),
     "select": ("answering", "Choose the images that are worth labelling first, by what the encoder sees."),
+    "label": (
+        "answering",
+        "Label images in the browser: the most telling ones first, one key an image, each answer on disk at once.",
+    ),
     "predict": (
         "answering",
         "Name the class of every image, from few labels, with how far that can be trusted told first.",
