@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -297,6 +298,19 @@ def test_what_fits_nothing_is_refused_with_a_reason(vit, tmp_path, case):
     with pytest.raises(BadInput, match=words) as error:
         resolve(tmp_path / "c.pth")
     assert "\x1b" not in str(error.value)
+
+
+@torch.no_grad()
+def test_numpy_scalars_of_an_older_numpy_are_read_too(resnet, tmp_path):
+    """Before numpy 2 its module was called numpy.core."""
+    torch.save({"state_dict": of(resnet.state_dict(), "backbone."), **beside()}, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    with zipfile.ZipFile(tmp_path / "old.pth") as old:
+        assert any(b"cnumpy.core.multiarray" in old.read(name) for name in old.namelist())
+    images = torch.randn(2, 3, 64, 64)
+    assert_close(resolve(tmp_path / "old.pth", device="cpu").encoder(images), resnet(images), rtol=1e-6, atol=1e-6)
 
 
 def in_itself() -> dict:
