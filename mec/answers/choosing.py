@@ -44,7 +44,9 @@ def choose(
         raise BadInput(f"--n is {count}: of {len(features):,} images {len(known):,} are labelled; 1 to {left:,} fit.")
     if way not in ("auto", *WAYS):
         raise BadInput(f"--way is {way!r}. {nearest(way, ['auto', *WAYS])}")
-    return WAYS[AUTO if way == "auto" else way](Rows(features), count, known, seed)
+    if way == "auto":
+        way = "typical" if count + len(known) <= FEW else "coding"
+    return WAYS[way](Rows(features), count, known, seed)
 
 
 class Rows:
@@ -224,4 +226,4 @@ WAYS: dict[str, Callable[[Rows, int, np.ndarray, int], np.ndarray]] = {
     "farthest": farthest,
     "random": random,
 }
-AUTO = "coding"
+FEW = 50  # labels in all, up to which auto is typical; above it is coding

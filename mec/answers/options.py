@@ -39,7 +39,7 @@ class Selecting(OnImages):
     way: Way = "auto"
     """How to choose. coding: after which all others have the shortest code given the chosen; coding-chosen: of which
     the code is longest; typical: nearest to the centres of k-means; farthest: least like those chosen; random; auto:
-    what served best in docs/results.md."""
+    typical up to 50 labels in all, then coding (docs/results.md)."""
     seed: Annotated[int, SEED] = 0
     """Of what is drawn: by random, and at the start of k-means."""
 

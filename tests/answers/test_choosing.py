@@ -135,6 +135,16 @@ def test_features_mapped_from_disk_in_parts_give_the_same_choice(way, tmp_path, 
     )
 
 
+@pytest.mark.parametrize(
+    ("count", "known", "way"), [(50, 0, "typical"), (51, 0, "coding"), (40, 11, "coding"), (39, 11, "typical")]
+)
+def test_auto_is_typical_up_to_fifty_labels_in_all_and_coding_above(count, known, way):
+    x, labelled = rows(80, 6), np.arange(known)
+    assert choose(x, count, labelled=labelled).tolist() == choose(x, count, way=way, labelled=labelled).tolist()
+    other = {"typical": "coding", "coding": "typical"}[way]
+    assert {*choose(x, count, labelled=labelled)} != {*choose(x, count, way=other, labelled=labelled)}
+
+
 def test_a_smaller_random_draw_begins_a_larger_one_and_seeds_differ():
     x = rows()
     assert choose(x, 5, way="random").tolist() == choose(x, 30, way="random")[:5].tolist()
