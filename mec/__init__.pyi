@@ -29,6 +29,7 @@ from .recipes.recipe import Recipe as Recipe
 from .recipes.table import RECIPES as RECIPES
 from .reports.comparison import compare as compare
 from .reports.report import report as report
+from .reports.suite import suite as suite
 from .training.health import health as health
 from .training.pretrain import pretrain as pretrain
 from .version import __version__ as __version__

@@ -45,6 +45,7 @@ PUBLIC = {
     "report",
     "search",
     "select",
+    "suite",
     "track",
 }
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "lightning_fabric", "sklearn", "scipy", "pandas", "PIL")

@@ -51,6 +51,7 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
     ),
     "bench": ("measuring", "Time what this package does."),
     "table": ("measuring", "The paper's tables: results of any number of runs beside the published rows."),
+    "suite": ("measuring", "Measure encoders by all of the paper's downstream tasks for which there are data."),
     "report": ("measuring", "Write a page of runs: curves, maps, neighbours and figures in one file to send on."),
     "figure": ("measuring", "Make a figure of the paper from measurements taken here."),
 }

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from mec.bench.options import Coding, Loading, Step
-from mec.reports.options import ApproximationFigure, DistortionFigure, Reporting
+from mec.reports.options import ApproximationFigure, DistortionFigure, Reporting, TransferFigure
+from mec.reports.options import Suite as Measuring
 from mec.runtime.flags import DataSet, File, flags_of
 
 
@@ -104,21 +105,52 @@ class Figure:
     more: ClassVar[str] = """\
   mec figure coding                                   on random unit rows: a minute on a CPU
   mec figure coding --run runs/digits-digits          and on an encoder's features
-  mec figure distortion --data digits                 trains five small models: some minutes on a CPU"""
+  mec figure distortion --data digits                 trains five small models: some minutes on a CPU
+  mec figure transfer runs/one runs/other             Figure 1: image and video tasks, from what was measured"""
 
-    which: Annotated[ApproximationFigure, subcommand("coding")] | Annotated[DistortionFigure, subcommand("distortion")]
+    which: (
+        Annotated[ApproximationFigure, subcommand("coding")]
+        | Annotated[DistortionFigure, subcommand("distortion")]
+        | Annotated[TransferFigure, subcommand("transfer")]
+    )
 
     def run(self) -> None:
         if isinstance(self.which, ApproximationFigure):
             from mec.reports.approximation import approximation_study
 
             approximation_study(**vars(self.which))
+        elif isinstance(self.which, TransferFigure):
+            from mec.reports.figure1 import of_runs
+
+            print("Written: " + ", ".join(map(str, of_runs(self.which.runs, Path(self.which.out)))))
         else:
             from mec.reports.distortion import distortion_study
             from mec.runtime.memory import keep_freed
 
             keep_freed()
             distortion_study(**vars(self.which))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite(Measuring):
+    __doc__ = Measuring.__doc__
+
+    more: ClassVar[str] = """\
+  mec suite runs/a --data digits --preset quick                what there is without any data set
+  mec suite runs/a random:resnet50 --data imagenet,cifar10/ --data-root /data --dry-run
+  mec suite runs/a --data-root /data --only voc,coco --budget 8
+
+The plan comes first: what runs, about how long, and what is missing and where it belongs. A part that fails is told,
+the others go on, and the exit code is 1. Stopped, the same command goes on with the part that it was at. Under torchrun
+each process takes its share of the parts."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN", help_behavior_hint="")]
+    """What `mec evaluate` takes: run folders, files, names."""
+
+    def run(self) -> None:
+        from mec.reports.suite import suite
+
+        suite(list(self.runs), **flags_of(self, Measuring))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
-from mec.errors import BadInput
+from mec.errors import BadInput, nearest
 from mec.objectives.methods import METHODS, method_named
 from mec.recipes.recipe import Recipe
 from mec.runtime import flags
-from mec.runtime.flags import Device, Folder, Integers, KeyValues, Minutes, Name, Names, Number, OptionalReals, Place
+from mec.runtime.flags import (
+    Device,
+    Folder,
+    Integers,
+    KeyValues,
+    Minutes,
+    Name,
+    Names,
+    Number,
+    OptionalNames,
+    OptionalReals,
+    Place,
+    Real,
+)
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
+SUITE = ("knn", "linear", "semi", "transfer", "voc", "coco", "sot", "vos", "mot", "mots", "posetrack")
 METHODS_HELP = f"Names with commas between, of {', '.join(METHODS)}."
 RUN = arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
 
@@ -134,6 +148,54 @@ class DistortionFigure:
     """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
     quiet: bool = False
     """Print nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferFigure:
+    """Encoders side by side on the tasks of the paper's Figure 1, from their results.jsonl: radars and mean ranks."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
+    """Run folders, or results.jsonl files."""
+    out: Place = Path("runs/figures/transfer.png")
+    """The picture; an SVG and the figures as JSON are written beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Measure encoders by all of the paper's downstream tasks for which there are data; go on where it stopped."""
+
+    data: OptionalNames = None
+    """Labelled images for knn, linear and semi, with commas: digits, names, folders. Default: imagenet."""
+    data_root: Folder = None
+    """Folder with data sets and benchmarks in it, each in its published layout, to a depth of two folders."""
+    only: OptionalNames = None
+    """Protocols to take, with commas: knn, linear, semi, transfer, voc, coco, sot, vos, mot, mots, posetrack. Default:
+    all."""
+    preset: Literal["paper", "quick"] = "paper"
+    """paper: as published, days on a GPU. quick: a look at everything in minutes, marked so in results."""
+    budget: Annotated[Real, ABOVE_0] = None
+    """Hours after which no further part is begun."""
+    dry_run: bool = False
+    """Show the plan, and stop."""
+    device: Device = "auto"
+    """Where the encoders run."""
+    out: Place = Path("runs/suite")
+    """Folder of the suite; results are also added to those of each run."""
+    quiet: bool = False
+    """Print nothing."""
+
+    @property
+    def chosen(self) -> list[str]:
+        return [] if self.only is None else flags.names(self.only, "--only")
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadInput: --only names something else than a part.
+        """
+        for name in self.chosen:
+            if name not in SUITE:
+                raise BadInput(f"--only has {name!r}. {nearest(name, SUITE)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,286 @@
+"""`mec.suite`: all of the paper's downstream measurements for which there are data, one after the other, to the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Column, Table
+
+from mec.data.opening import open_data
+from mec.errors import BadInput, TrainingStopped, plain
+from mec.evaluation.detection.presets import PRESETS
+from mec.evaluation.evaluate import chosen, results_of
+from mec.evaluation.results import as_records
+from mec.evaluation.subject import Subject, resolve
+from mec.evaluation.tracking.protocols import BENCHMARKS
+from mec.evaluation.transfer.sets import TRANSFER_SETS, lacking
+from mec.reports.figure1 import figure_1
+from mec.reports.options import Suite
+from mec.runtime.files import content_hash, first_line, write_json
+from mec.runtime.flags import names, takes
+from mec.runtime.machine import memory_bytes
+from mec.runtime.progress import Console, duration
+from mec.runtime.records import append_records, read_records
+
+DONE = "suite.jsonl"  # in the suite's folder: a line a part of a run that ended, well or badly
+ELSEWHERE = "a folder that --data-root names"
+DEPTH = 2  # folders below --data-root in which data are looked for
+MOST_FOLDERS = 2_000
+MAIN = {  # the figure of a protocol that the table shows
+    "knn": "top-1", "linear": "top-1", "semi": "top-1", "voc": "AP", "coco": "box AP", "sot": "AUC", "vos": "J-mean",
+    "mot": "IDF1", "mots": "IDF1", "posetrack": "IDF1",
+}  # fmt: skip
+QUICK: dict[str, dict[str, Any]] = {  # of transfer, by mode
+    "linear": {"limit": 500},
+    "finetune": {
+        "limit": 200, "preset": "budget", "steps": 20, "batch_size": 16, "learning_rates": 0.1, "weight_decays": 0.0,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measurement: a protocol with its data and flags; or, where data are lacking, what and where."""
+
+    name: str
+    protocol: str
+    data: str | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    lacking: str = ""
+    work: float = 0.0  # forward passes of images of the encoder's own size that it takes, about
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a part of a run."""
+
+    run: str
+    part: str
+    key: str  # a hash of checkpoint, protocol, data and flags
+    failed: str = ""
+    seconds: float = 0.0
+    results: Sequence[Mapping[str, Any]] = ()
+
+
+@takes(Suite)
+def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
+    """Measure encoders by all of the paper's downstream tasks for which there are data; go on where it stopped.
+
+    Args:
+        runs: what `evaluate` takes: run folders, files, names ("random:resnet50"); one or several.
+    {options}
+
+    Returns:
+        The folder of the suite: suite.json (the table), suite.jsonl, and figure1.png, .svg and .json.
+
+    Raises:
+        BadInput: something does not fit, or there are no data for any part.
+        TrainingStopped: some parts failed; all others are measured.
+    """
+    given = [str(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    if not given:
+        raise BadInput("no run was given: name at least one.")
+    console = Console(quiet=options.quiet, markup=False, highlight=False)
+    subjects = {run: resolve(run, device=options.device) for run in given}
+    parts = [part for part in planned(options) if not options.chosen or part.name.split()[0] in options.chosen]
+    out = Path(options.out)
+    pace = {run: seconds_an_image(subject) for run, subject in subjects.items()}
+    console.print(plan_table(parts, subjects, pace, out))
+    if not any(not part.lacking for part in parts):
+        raise BadInput("there are no data for any part: name some by --data or --data-root.")
+    if options.dry_run:
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    measure(parts, subjects, options, out, console)
+    told = outcomes(parts, subjects, out)
+    write_json(out / "suite.json", [asdict(outcome) for outcome in told.values()])
+    console.print(closing(parts, subjects, told))
+    pictures = figure_1([*told_results(told)], out / "figure1.png")
+    console.print(f"Written: {out / 'suite.json'}" + "".join(f", {path}" for path in pictures), soft_wrap=True)
+    if failed := [outcome for outcome in told.values() if outcome.failed]:
+        words = "; ".join(f"{one.part} of {one.run}: {one.failed}" for one in failed)
+        raise TrainingStopped(f"{len(failed)} parts failed, all others are measured. {words}")
+    return out
+
+
+def measure(
+    parts: Sequence[Part], subjects: Mapping[str, Subject], options: Suite, out: Path, console: Console
+) -> None:
+    """Take all parts that are not taken yet; each is stored as it ends. Several processes each take their share."""
+    ends = math.inf if options.budget is None else time.monotonic() + 3600 * options.budget
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    wanted = [(run, part) for part in parts if not part.lacking for run in subjects]
+    for run, part in wanted[rank::size]:
+        key = key_of(part, subjects[run])
+        if key in {line["key"] for line in read_records(out / DONE, key=str) if not line.get("failed")}:
+            continue
+        if time.monotonic() > ends:
+            console.print("The budget is used up; the same command goes on.", style="yellow")
+            return
+        console.print(f"{part.name}: {plain(run)}", style="bold")
+        began, found, failed = time.monotonic(), [], ""
+        try:
+            for result in results_of(run, chosen(part.protocol, part.data, dict(part.flags)), lambda _: None):
+                found.append(result)
+                console.print(f"  {result.line()}", soft_wrap=True)
+        except Exception as error:  # whatever it is: the others are measured all the same
+            failed = f"{type(error).__name__}: {first_line(error)[:300]}"
+            console.print(f"  failed: {failed}", style="red", soft_wrap=True)
+        seconds = round(time.monotonic() - began, 1)
+        line = Outcome(run, part.name, key, failed, seconds, as_records(found))
+        append_records(out / DONE, [asdict(line)])
+
+
+# --- what there is to do ------------------------------------------------------------------------------------------
+
+
+def planned(options: Suite) -> list[Part]:
+    """All parts, in the paper's order, those without data among them."""
+    quick, root = options.preset == "quick", None if options.data_root is None else Path(options.data_root)
+    if root is not None and not root.is_dir():
+        raise BadInput(f"--data-root is {root}: no such folder.")
+    folders = [] if root is None else folders_in(root)
+    sets = [] if options.data is None else names(options.data, "--data")
+    return [
+        *(part for data in sets or ["imagenet"] for part in labelled(data, root, quick)),
+        *transferred(folders, root, quick),
+        *detected(folders, root, quick),
+        *tracked(folders, root, quick),
+    ]
+
+
+def folders_in(root: Path) -> list[Path]:
+    """The folder and those in it, to a depth of two, in the order of their names."""
+    found = [root]
+    for _ in range(DEPTH):
+        found += [sub for folder in found for sub in sorted(folder.iterdir()) if sub.is_dir() and sub not in found]
+        if len(found) > MOST_FOLDERS:  # images by class, most likely
+            break
+    return found[:MOST_FOLDERS]
+
+
+def labelled(data: str, root: Path | None, quick: bool) -> Iterator[Part]:
+    where: dict[str, Any] = {} if root is None or Path(data).is_dir() else {"data_root": root}
+    try:
+        found = open_data(data, root=where.get("data_root"))
+        images, most = len(found.train), len(found.test or ())
+        lack = "" if found.can_be_measured else f"{data} has no labels: train/CLASS/ and val/CLASS/ or test/CLASS/"
+    except (BadInput, FileNotFoundError) as error:
+        images, most, lack = 0, 0, first_line(error)
+    trained: dict[str, Any] = {"epochs": 2, "batch_size": 64} if quick else {}
+    probe: dict[str, Any] = {} if quick else {"preset": "paper"}
+    yield Part(f"knn {data}", "knn", data, {"k": 20, **where}, lack, images + most)
+    yield Part(f"linear {data}", "linear", data, {**probe, **where}, lack, (images + most) * (1 if quick else 100))
+    for share in ("1%", "10%"):
+        flags = {"labels": share, **trained, **where}
+        yield Part(f"semi {share} {data}", "semi", data, flags, lack, images * float(share[:-1]) / 100 * 150 + most)
+
+
+def transferred(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator[Part]:
+    for mode in QUICK:
+        for name, entry in TRANSFER_SETS.items():
+            place = next((folder for folder in folders if not lacking(name, folder)), None)
+            lack = "" if place else f"it belongs in {root or ELSEWHERE}: {entry.get}"
+            work = 1000.0 if quick else 10_000.0 if mode == "linear" else 56 * 20_000 * 256 * 3
+            flags = {"data_root": place, "mode": mode, **(QUICK[mode] if quick else {})}
+            yield Part(f"transfer {mode} {name}", "transfer", name, flags, lack, work)
+
+
+def detected(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator[Part]:
+    marks = {"voc": ("VOCdevkit/VOC2007", "Annotations"), "coco": ("annotations/instances_train2017.json",)}
+    for word, places in marks.items():
+        found = [folder for folder in folders if any((folder / place).exists() for place in places)]
+        inside = [folder for folder in found if any(folder.is_relative_to(o) and folder != o for o in found)]
+        for place in [folder for folder in found if folder not in inside and folder.name != "VOC2007"]:
+            own = word == "voc" and not (place / places[0]).exists()
+            preset = "quick" if quick else "small" if own else next(iter(PRESETS[word]))
+            name = f"{word} {place.name}" if own else word
+            steps = PRESETS[word][preset]
+            work = steps.iterations * steps.batch_size * 3 * 60.0  # photographs of 800 px
+            yield Part(name, word, None, {"data_root": place, "preset": preset, "resume": True}, "", work)
+        if not found:
+            yield Part(word, word, lacking=f"{places[0]} belongs in {root or ELSEWHERE}")
+
+
+def tracked(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator[Part]:
+    for word, kind in BENCHMARKS.items():
+        place = next((folder for folder in folders if any(folder.glob(kind.mark))), None)
+        lack = "" if place else f"{kind.mark} belongs in a folder of {root or ELSEWHERE}"
+        frames = sum(1 for _ in place.rglob("*.jpg")) if place else 0
+        yield Part(word, word, None, {"data_root": place, "stage": "3" if quick else "both"}, lack, 20.0 * frames)
+
+
+# --- in words -----------------------------------------------------------------------------------------------------
+
+
+def seconds_an_image(subject: Subject) -> float:
+    """Of a forward pass, from a short timing."""
+    side = subject.info.image_size or 224
+    images = torch.zeros(8, 3, side, side, device=subject.device)
+    with torch.no_grad():
+        subject.encoder(images)
+        began = time.perf_counter()
+        subject.encoder(images).sum().item()
+    return (time.perf_counter() - began) / len(images)
+
+
+def key_of(part: Part, subject: Subject) -> str:
+    """What a part of a run is known by: another checkpoint or other flags are another part."""
+    about = {"checkpoint": subject.checkpoint, "protocol": part.protocol, "data": part.data, "name": part.name}
+    return content_hash({**about, "flags": json.loads(json.dumps(part.flags, default=str))}, sort_keys=True)[:16]
+
+
+def plan_table(parts: Sequence[Part], subjects: Mapping[str, Subject], pace: Mapping[str, float], out: Path) -> Table:
+    done = {line["key"] for line in read_records(out / DONE, key=str) if not line.get("failed")}
+    table = Table("part", Column("about", justify="right"), "", title=f"The plan: {len(subjects)} encoders, {out}")
+    total = 0.0
+    for part in parts:
+        left = [run for run, subject in subjects.items() if key_of(part, subject) not in done]
+        seconds = 0.0 if part.lacking else sum(pace[run] * part.work for run in left)
+        total += seconds
+        words = f"no data: {part.lacking}" if part.lacking else "done" if not left else ""
+        table.add_row(part.name, duration(seconds) if seconds else "", words)
+    table.caption = (
+        f"about {duration(total)} in all, from a short timing; this machine has {memory_bytes() / 2**30:.0f} GiB"
+    )
+    return table
+
+
+def outcomes(parts: Sequence[Part], subjects: Mapping[str, Subject], out: Path) -> dict[tuple[str, str], Outcome]:
+    """The latest of each part of each run."""
+    keys = {key_of(part, subject) for part in parts for subject in subjects.values()}
+    names_of = {field: None for field in Outcome.__dataclass_fields__}
+    lines = [line for line in read_records(out / DONE, key=str, run=str, part=str) if line["key"] in keys]
+    return {(line["run"], line["part"]): Outcome(**{n: line[n] for n in names_of if n in line}) for line in lines}
+
+
+def told_results(told: Mapping[tuple[str, str], Outcome]) -> Iterator[dict[str, Any]]:
+    for outcome in told.values():
+        yield from ({**result, "run": outcome.run} for result in outcome.results)
+
+
+def main_figure(outcome: Outcome) -> str:
+    wanted = MAIN.get(outcome.part.split()[0])
+    found = [r for r in outcome.results if r["metric"] == wanted] or list(outcome.results)
+    return f"{found[0]['metric']} {found[0]['value']:.1f}" if found else "no figure"
+
+
+def closing(parts: Sequence[Part], subjects: Mapping[str, Subject], told: Mapping[tuple[str, str], Outcome]) -> Table:
+    """A row a part, a column a run: its main figure, or why there is none."""
+    table = Table("part", *(Column(plain(run), justify="right") for run in subjects), title="The suite")
+    for part in parts:
+        cells = []
+        for run in subjects:
+            outcome = told.get((run, part.name))
+            missing = "no data" if part.lacking else "not yet"
+            cells.append(missing if outcome is None else "failed" if outcome.failed else main_figure(outcome))
+        table.add_row(part.name, *cells)
+    return table
