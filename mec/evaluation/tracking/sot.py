@@ -33,11 +33,7 @@ CONTEXT = 4.5  # window over target, width and height separately
 SCALES = tuple(1.0275**k for k in (-1, 0, 1))
 SCALE_PENALTY = 0.985
 TARGET = slice(25, 39)  # the central 14 cells: the target itself
-MARGINS = (
-    11,
-    13,
-    16,
-)  # cells around the target that its features may depend on, of ResNets; the first that do is taken
+MARGINS = (11, 13, 16)  # cells around the target that its features depend on, of ResNets: the first that do
 EQUAL = 5e-6  # of the largest feature
 LEARNING_RATE = 0.01  # of the correlation filter
 RIDGE = 1e-4
