@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from mec.data.decoding import open_image
 from mec.errors import plain
 from mec.evaluation.results import CONFUSION, RESULTS
 from mec.objectives.methods import method_named
@@ -294,8 +293,10 @@ def pictures(folder: Path) -> Iterator[tuple[str, str]]:
     found = sorted(p for kind in ("png", "jpg") for p in folder.rglob(f"*.{kind}"))
     found = [p for p in found if p.parent != folder and CONFUSION not in p.relative_to(folder).parts]
     for path in found[:: -(-len(found) // MOST_PICTURES) if found else 1]:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
+        try:
+            small = open_image(path).convert("RGB")
+        except Exception:  # one that is broken, or half written, leaves a page without it
+            continue
         small.thumbnail((PICTURE, PICTURE))
         yield plain(str(path.relative_to(folder))), data_uri(encoded(small, "JPEG"), "image/jpeg")
 

@@ -136,6 +136,18 @@ def test_the_command_that_a_page_shows_trains_the_same_run_again(asked, tmp_path
     assert (tmp_path / "two" / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
 
 
+def test_pictures_of_detections_are_shown_and_broken_ones_left_out(measured, tmp_path):
+    run = shutil.copytree(measured, tmp_path / "run")
+    folder = run / "voc-quick" / "pictures"
+    folder.mkdir(parents=True)
+    digit_images(1)[0].resize((2000, 1000)).save(folder / "one.png")
+    (folder / "two.jpg").write_bytes(b"half a picture")
+    page = report(run).read_text()
+    assert "voc-quick/pictures/one.png" in page
+    assert "two.jpg" not in page
+    assert "Who was taken for whom" in page
+
+
 @pytest.mark.parametrize("most", [1, 7, 44, 45, 1000])
 def test_fewer_images_keep_their_own_neighbours(measured, most):
     shown = read_shown(measured)
