@@ -162,7 +162,7 @@ class TransferFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Measure encoders by all of the paper's downstream tasks for which there are data; go on where it stopped."""
+    """Measure encoders by all of the paper's downstream tasks for which there are data."""
 
     data: OptionalNames = None
     """Labelled images for knn, linear and semi, with commas: digits, names, folders. Default: imagenet."""

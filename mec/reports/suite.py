@@ -72,7 +72,9 @@ class Outcome:
 
 @takes(Suite)
 def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
-    """Measure encoders by all of the paper's downstream tasks for which there are data; go on where it stopped.
+    """Measure encoders by all of the paper's downstream tasks for which there are data.
+
+    Called again it goes on where it stopped: what is measured is not measured again.
 
     Args:
         runs: what `evaluate` takes: run folders, files, names ("random:resnet50"); one or several.

@@ -53,7 +53,7 @@ def test_a_stuck_worker_is_not_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(loading, "PATIENCE", 1.0)
     monkeypatch.setattr(loading, "LOOK", 0.5)
     with pytest.raises(TrainingStopped, match="has given nothing for 1 s"):
-        list(prepared(Items(lambda: time.sleep(30)), 1, batch_size=None))
+        list(prepared(Items(lambda: time.sleep(4)), 1, batch_size=None))
 
 
 def test_an_error_of_a_worker_comes_in_its_own_words():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from mec.reports.suite import suite
 def result(run: str, protocol: str, metric: str, value: float, data: str = "x", **settings) -> dict:
     of = {"run": run, "protocol": protocol, "metric": metric, "value": value, "data": data, "split": "test"}
     return {**of, "settings": settings, "encoder": run}
+
+
+@pytest.fixture
+def finished(finished, tmp_path) -> Path:
+    """A run of this test's own: results are added to it."""
+    return shutil.copytree(finished, tmp_path / "finished")
 
 
 @pytest.fixture

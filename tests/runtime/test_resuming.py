@@ -27,6 +27,7 @@ from mec.evaluation.detection import runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, preset_named
+from mec.evaluation.detection.reading import Places
 from mec.evaluation.finetuning.finetune import finetune
 from mec.evaluation.probing.logistic import PENALTIES
 from mec.evaluation.probing.probe import train_probe
@@ -50,9 +51,9 @@ def pretrains(folder: Path) -> Any:
 
 
 def detects(folder: Path) -> Any:
-    root = photographs.coco(folder / "data")
+    places = Places(photographs.coco(folder / "data"))
     subject = resolve("random:resnet10-narrow", device="cpu", image_size=64, out=folder / "run")
-    results = runs.detect(subject, "coco", root, *preset_named("coco", None), save_minutes=0, resume=True)
+    results = runs.detect(subject, "coco", places, *preset_named("coco", None), save_minutes=0, resume=True)
     (run,) = (path for path in folder.glob("run/*/lr-*") if path.is_dir())
     return checkpoints.in_run(run).newest()[0], logged(run, "iteration"), [r.value for r in results]
 

@@ -172,8 +172,8 @@ def read_yolo(root: Path, split: str, classes: Sequence[str] | None = None) -> A
 
 def yolo_object(line: str, width: int, height: int) -> tuple[int, tuple[float, ...]]:
     """
-    >>> yolo_object("2 0.5 0.5 0.2 0.1", 100, 200), yolo_object("0 0.1 0.2 0.3 0.2 0.3 0.5", 10, 10)
-    ((2, (40.0, 90.0, 60.0, 110.0)), (0, (1.0, 2.0, 3.0, 5.0)))
+    >>> yolo_object("2 0.5 0.5 0.25 0.125", 100, 200), yolo_object("0 0.125 0.25 0.5 0.25 0.5 0.75", 8, 8)
+    ((2, (37.5, 87.5, 62.5, 112.5)), (0, (1.0, 2.0, 4.0, 6.0)))
     """
     first, *rest = line.split()
     x, y = (np.array(rest[i::2], dtype=np.float64) for i in (0, 1))
