@@ -94,6 +94,7 @@ GROUPS: dict[str, list[str]] = {
         "network.projector=[1024,128]",
         "optimizer.momentum=0.95",
     ],
+    "size": grid([f"views.size={side}" for side in (16, 20, 24, 28, 32)]),
     "head": grid(
         [f"network.projector=[{widths}]" for widths in ("2048,64", "2048,128", "2048,512", "2048,2048")],
         ["network.projector_output=bn", "network.projector_output=linear"],
@@ -171,7 +172,9 @@ def table(lines: Sequence[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--group", choices=[*GROUPS], required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--group", choices=[*GROUPS])
+    which.add_argument("--trial", help="changes, as a group has them: 'views.size=20'")
     parser.add_argument("--steps", type=int, default=1000, help="of the first round")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -185,7 +188,7 @@ def main() -> None:
     POOLED.update(NETWORKS)
     data = mec.open_data(asked.data, limit=asked.limit)
     print(machine("cpu"), flush=True)
-    trials = GROUPS[asked.group]
+    trials = GROUPS[asked.group] if asked.group else [asked.trial]
     for turn in range(asked.rounds):
         steps, lines = asked.steps * GROWTH**turn, []
         for trial in trials:

@@ -67,7 +67,7 @@ def training_keywords(setup: Setup, method: str) -> dict[str, Any]:
     """What each run of a method is asked for."""
     asked = setup.options
     kept = {name: getattr(asked, name) for name in ("recipe", "batch_size", "backbone", "workers", "set")}
-    return {**kept, "method": method, "device": setup.device, "quiet": True}
+    return {**kept, "minutes": asked.time_budget, "method": method, "device": setup.device, "quiet": True}
 
 
 def folder_of(trial: Trial, out: Path) -> Path:

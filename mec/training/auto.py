@@ -11,16 +11,22 @@ from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from mec.recipes.table import AUTO
 from mec.runtime.machine import Machine
 
+SHORT = 30.0  # minutes; of a time budget up to it, smaller views buy steps that are worth more than their detail
 
-def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
-    """A recipe for these images on this machine, and a line of reason for each choice."""
+
+def auto(data: Data, machine: Machine, minutes: float | None = None) -> tuple[Recipe, list[str]]:
+    """A recipe for these images on this machine, and a line of reason for each choice.
+
+    minutes: the time budget, where there is one; without, a run is short on a CPU.
+    """
     n, short = len(data.train), min(data.typical_size)
     gpu = machine.accelerator == "cuda"
     slow = not gpu and not machine.bf16  # a step of a CPU without bf16 units takes five times as long, docs/log.md
     why = []
 
+    hurried = slow and (minutes is None or minutes <= SHORT)
     if short <= 40:
-        size = 32 if short > 20 else 16
+        size = 16 if short <= 20 else 24 if hurried and short > 24 else 32
     elif gpu:
         size = 64 if short <= 80 else 96 if short <= 120 else 160 if short <= 200 else 224
     else:
@@ -28,6 +34,7 @@ def auto(data: Data, machine: Machine) -> tuple[Recipe, list[str]]:
     why.append(
         f"image size {size} px: the images are typically {data.typical_size[1]} x {data.typical_size[0]}"
         + ("" if gpu or size < 64 else ", and larger views would take a CPU too long")
+        + (", and smaller views buy steps in so short a run" if size == 24 else "")
     )
 
     if gpu:

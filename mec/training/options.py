@@ -57,6 +57,8 @@ class Options:
     time_budget: Annotated[Minutes, ABOVE_0] = None
     """Minutes to train; turned into a number of steps after a short timing, fewer where the machine becomes slower on
     the way, and stored."""
+    minutes: Annotated[float | None, Suppress] = None
+    """The time budget behind a number of steps that the caller chose; `auto` looks at it."""
     limit: Annotated[Number, FROM_1] = None
     """Use this many training images, stratified where there are labels."""
     batch_size: Annotated[Number, FROM_1, Changes("batch_size")] = None
@@ -102,8 +104,8 @@ class Options:
     """Print nothing."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        "encoder", "out", "steps", "device", "resume", "download", "split", "workers", "save_minutes", "keep_every",
-        "evaluate", "report", "quiet",
+        "encoder", "out", "steps", "minutes", "device", "resume", "download", "split", "workers", "save_minutes",
+        "keep_every", "evaluate", "report", "quiet",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -249,7 +249,8 @@ def column_of(result: Mapping[str, Any]) -> str:
     if result["protocol"] == "knn" and settings.get("k") in (20, None):
         return "k-NN (20)"
     if result["protocol"] == "fewshot":
-        return f"{settings.get('labels_per_class')} labels a class"
+        count = settings.get("labels_per_class")
+        return f"{count} label{'s' * (count != 1)} a class"
     return "linear probe" if result["protocol"] == "linear-fast" else ""
 
 

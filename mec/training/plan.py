@@ -40,7 +40,7 @@ def planned(
     recipe, why = options.recipe, list[str]()
     if not isinstance(recipe, Recipe):
         if name == "auto" and images is not None:
-            recipe, why = auto(images, this_machine(device))
+            recipe, why = auto(images, this_machine(device), options.time_budget or options.minutes)
             why += changed_as_asked(options)
         else:
             recipe = recipe_named(name)

@@ -73,6 +73,7 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
         "save_minutes": 5.0, "evaluate": True, "quiet": False, "encoder": None,
         "labels": Path("l.csv"), "init": None, "init_lr": None, "freeze": None, "keep_every": None,
         "report": True,
+        "minutes": None,
     }  # fmt: skip
     plain = given(monkeypatch, "pretrain", "digits")
     assert {**plain, "data": "digits"} == {"data": "digits", **vars(Options())}

@@ -32,9 +32,19 @@ def test_every_choice_trains_and_has_a_reason(machine, n, side):
 
 
 def test_small_images_keep_their_size_and_photographs_are_reduced_on_a_cpu():
-    assert auto(images(1000, 32, 32), CPU)[0].views[0].size == 32
+    assert auto(images(1000, 32, 32), replace(CPU, bf16=True))[0].views[0].size == 32
     assert auto(images(1000, 600, 800), CPU)[0].views[0].size == 64
     assert auto(images(1000, 600, 800), GPU)[0].views[0].size == 224
+
+
+@pytest.mark.parametrize(
+    ("machine", "minutes", "side", "size"),
+    [(CPU, None, 32, 24), (CPU, 30, 32, 24), (CPU, 31, 32, 32), (CPU, 5, 24, 32), (GPU, 5, 32, 32), (CPU, 5, 16, 16)],
+)
+def test_a_short_run_on_a_slow_cpu_has_smaller_views_and_says_why(machine, minutes, side, size):
+    recipe, why = auto(images(10_000, side, side), machine, minutes)
+    assert recipe.views[0].size == size
+    assert ("buy steps" in why[0]) == (size == 24)
 
 
 def test_a_cpu_without_bf16_gets_small_batches_a_higher_rate_and_a_cheap_backbone():
