@@ -32,6 +32,7 @@ from mec.runtime.records import append_records, read_records
 
 DONE = "suite.jsonl"  # in the suite's folder: a line a part of a run that ended, well or badly
 ELSEWHERE = "a folder that --data-root names"
+FRAME = 480 * 854  # pixels
 DEPTH = 2  # folders below --data-root in which data are looked for
 MOST_FOLDERS = 2_000
 MAIN = {  # the figure of a protocol that the table shows
@@ -56,6 +57,7 @@ class Part:
     flags: Mapping[str, Any] = field(default_factory=dict)
     lacking: str = ""
     work: float = 0.0  # forward passes of images of the encoder's own size that it takes, about
+    pixels: float = 0.0  # of larger ones: photographs, frames
 
 
 @dataclass(frozen=True)
@@ -190,24 +192,25 @@ def transferred(folders: Sequence[Path], root: Path | None, quick: bool) -> Iter
     for mode in QUICK:
         for name, entry in TRANSFER_SETS.items():
             place = next((folder for folder in folders if not lacking(name, folder)), None)
-            lack = "" if place else f"it belongs in {root or ELSEWHERE}: {entry.get}"
+            get = entry.get.replace("--download", f"mec evaluate RUN transfer {name} --data-root DIR --download")
+            lack = "" if place else f"it belongs in {root or ELSEWHERE}: {get}"
             work = 1000.0 if quick else 10_000.0 if mode == "linear" else 56 * 20_000 * 256 * 3
             flags = {"data_root": place, "mode": mode, **(QUICK[mode] if quick else {})}
             yield Part(f"transfer {mode} {name}", "transfer", name, flags, lack, work)
 
 
 def detected(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator[Part]:
-    marks = {"voc": ("VOCdevkit/VOC2007", "Annotations"), "coco": ("annotations/instances_train2017.json",)}
+    marks = {"voc": ("VOCdevkit/VOC2007", "Annotations/*.xml"), "coco": ("annotations/instances_train2017.json",)}
     for word, places in marks.items():
-        found = [folder for folder in folders if any((folder / place).exists() for place in places)]
+        found = [folder for folder in folders if any(any(folder.glob(place)) for place in places)]
         inside = [folder for folder in found if any(folder.is_relative_to(o) and folder != o for o in found)]
         for place in [folder for folder in found if folder not in inside and folder.name != "VOC2007"]:
             own = word == "voc" and not (place / places[0]).exists()
             preset = "quick" if quick else "small" if own else next(iter(PRESETS[word]))
             name = f"{word} {place.name}" if own else word
             steps = PRESETS[word][preset]
-            work = steps.iterations * steps.batch_size * 3 * 60.0  # photographs of 800 px
-            yield Part(name, word, None, {"data_root": place, "preset": preset, "resume": True}, "", work)
+            pixels = steps.iterations * steps.batch_size * 3 * 1.4 * steps.sizes.test**2
+            yield Part(name, word, None, {"data_root": place, "preset": preset, "resume": True}, "", pixels=pixels)
         if not found:
             yield Part(word, word, lacking=f"{places[0]} belongs in {root or ELSEWHERE}")
 
@@ -217,10 +220,15 @@ def tracked(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator
         place = next((folder for folder in folders if any(folder.glob(kind.mark))), None)
         lack = "" if place else f"{kind.mark} belongs in a folder of {root or ELSEWHERE}"
         frames = sum(1 for _ in place.rglob("*.jpg")) if place else 0
-        yield Part(word, word, None, {"data_root": place, "stage": "3" if quick else "both"}, lack, 20.0 * frames)
+        flags = {"data_root": place, "stage": "3" if quick else "both"}
+        yield Part(word, word, None, flags, lack, pixels=2 * FRAME * frames)
 
 
 # --- in words -----------------------------------------------------------------------------------------------------
+
+
+def seconds_of(part: Part, subject: Subject, an_image: float) -> float:
+    return an_image * (part.work + part.pixels / (subject.info.image_size or 224) ** 2)
 
 
 def seconds_an_image(subject: Subject) -> float:
@@ -246,7 +254,7 @@ def plan_table(parts: Sequence[Part], subjects: Mapping[str, Subject], pace: Map
     total = 0.0
     for part in parts:
         left = [run for run, subject in subjects.items() if key_of(part, subject) not in done]
-        seconds = 0.0 if part.lacking else sum(pace[run] * part.work for run in left)
+        seconds = 0.0 if part.lacking else sum(seconds_of(part, subjects[run], pace[run]) for run in left)
         total += seconds
         words = f"no data: {part.lacking}" if part.lacking else "done" if not left else ""
         table.add_row(part.name, duration(seconds) if seconds else "", words)
