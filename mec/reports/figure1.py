@@ -184,16 +184,16 @@ def radars(
             span = f"{min(there.values()):.1f} to {max(there.values()):.1f}" if there else "missing"
             labels.append(f"{task.name}\n{task.title}\n{span}")
         for number, name in enumerate(values):
-            of = [(angle, heights[task.name].get(name)) for angle, task in zip(angles, tasks)]
-            points = [(angle, height) for angle, height in of if height is not None]
-            if not points:
+            points = [(angle, heights[task.name].get(name, math.nan)) for angle, task in zip(angles, tasks)]
+            if all(math.isnan(height) for _, height in points):
                 continue
-            closed = [*points, points[0]] if len(points) == len(tasks) else points
+            closed = [*points, points[0]]  # a line breaks where a figure is missing
             (handles[name],) = plot.plot(
                 *zip(*closed), LOOKS[number % len(LOOKS)], marker=MARKS[number % len(MARKS)], markersize=6,
                 color=COLOURS[number % len(COLOURS)], linewidth=1.6,
             )  # fmt: skip
         plot.set_xticks(angles, labels, fontsize=8)
+        plot.tick_params(axis="x", pad=22)
         plot.set_yticks([0.2, 0.6, 1.0], [])
         plot.set_ylim(0, 1.05)
         words = "video tasks, by rank (outermost: first)" if video else "image tasks, from the least to the most"

@@ -58,6 +58,7 @@ class Part:
     lacking: str = ""
     work: float = 0.0  # forward passes of images of the encoder's own size that it takes, about
     pixels: float = 0.0  # of larger ones: photographs, frames
+    apart: str = ""  # a folder of its own for what it leaves, where another part would write in the same place
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,9 @@ def measure(
             return
         console.print(f"{part.name}: {plain(run)}", style="bold")
         began, found, failed = time.monotonic(), [], ""
+        place = {"out": out / content_hash(run) / part.apart} if part.apart else {}
         try:
-            for result in results_of(run, chosen(part.protocol, part.data, dict(part.flags)), lambda _: None):
+            for result in results_of(run, chosen(part.protocol, part.data, {**part.flags, **place}), lambda _: None):
                 found.append(result)
                 console.print(f"  {result.line()}", soft_wrap=True)
         except Exception as error:  # whatever it is: the others are measured all the same
@@ -210,7 +212,8 @@ def detected(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterato
             name = f"{word} {place.name}" if own else word
             steps = PRESETS[word][preset]
             pixels = steps.iterations * steps.batch_size * 3 * 1.4 * steps.sizes.test**2
-            yield Part(name, word, None, {"data_root": place, "preset": preset, "resume": True}, "", pixels=pixels)
+            flags = {"data_root": place, "preset": preset, "resume": True}
+            yield Part(name, word, None, flags, "", pixels=pixels, apart=place.name if own else "")
         if not found:
             yield Part(word, word, lacking=f"{places[0]} belongs in {root or ELSEWHERE}")
 
@@ -279,7 +282,8 @@ def told_results(told: Mapping[tuple[str, str], Outcome]) -> Iterator[dict[str, 
 
 def main_figure(outcome: Outcome) -> str:
     wanted = MAIN.get(outcome.part.split()[0])
-    found = [r for r in outcome.results if r["metric"] == wanted] or list(outcome.results)
+    measured = [r for r in outcome.results if r["settings"].get("head") != "still"]  # what stays is no encoder
+    found = [r for r in measured if r["metric"] == wanted] or measured
     return f"{found[0]['metric']} {found[0]['value']:.1f}" if found else "no figure"
 
 

@@ -30,30 +30,42 @@ HOSTILE = {
 }  # fmt: skip
 
 
-COMMANDS = [["embed", "pixels", "{}", "--out", "{}.npz"], ["pack", "{}", "{}-packed"]]
+TINY = ["--recipe", "digits", "--backbone", "resnet10-tiny", "--batch-size", "32", "--set", "views.size=8"]
+COMMANDS = [
+    ["embed", "pixels", "{}", "--out", "{}.npz"],
+    ["pack", "{}", "{}-packed"],
+    ["pretrain", "{}", "--epochs", "1", "--workers", "0", "--out", "{}-run", *TINY],
+    ["recipes", "auto", "{}"],
+    ["select", "pixels", "{}", "--n", "5", "--out", "{}-picked.csv"],
+    ["search", "pixels", "{}", "--query", "{}/0000.png", "--out", "{}-found.csv"],
+    ["duplicates", "pixels", "{}", "--out", "{}-groups.csv"],
+    ["outliers", "pixels", "{}", "--out", "{}-odd.csv"],
+    ["bench", "data", "{}", "--workers", "0"],
+]
 
 
 def watched(words: list[str], folder: Path, found) -> None:
-    """Run a command in a process of its own; gives the programs and connections it tried to start."""
+    """Run a command in a process of its own; gives its exit code, and programs and connections it tried to start."""
     started: list[str] = []
+    code: int | None = None
     sys.addaudithook(lambda event, given: started.append(f"{event} {given}"[:200]) if event in STARTS else None)
     os.chdir(folder)
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     try:
-        main(words)
+        code = main(words)
     finally:
-        found.send(started)
+        found.send((code, started))
         os._exit(0)
 
 
-def programs(words: list[str], folder: Path) -> list[str]:
+def programs(words: list[str], folder: Path) -> tuple[int | None, list[str]]:
     fork = get_context("fork")
     ours, theirs = fork.Pipe()
     process = fork.Process(target=watched, args=(words, folder, theirs))
     process.start()
-    found = ours.recv() if ours.poll(100) else ["a hang"]
+    found = ours.recv() if ours.poll(100) else (None, ["a hang"])
     process.join(10)
     return found
 
@@ -64,7 +76,8 @@ def test_a_hostile_folder_starts_no_program(words, tmp_path):
         write_images(tmp_path / name, 100)
         for number, content in enumerate(files.values()):
             (tmp_path / name / f"holiday{number}.{('jpg', 'png')[number % 2]}").write_bytes(content)
-    plain, hostile = (programs([w.format(name) for w in words], tmp_path) for name in ("plain", "hostile"))
+    (code, plain), (_, hostile) = (programs([w.format(name) for w in words], tmp_path) for name in ("plain", "hostile"))
+    assert code == 0
     problem = f"starts {hostile}" if len(hostile) > len(plain) else None
     for what in HOSTILE:
         note("foreign programs", f"{what}, {words[0]}", problem)
