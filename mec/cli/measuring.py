@@ -66,29 +66,32 @@ Leave the machine alone meanwhile: other work on its cores spoils every figure."
 
 @dataclass(frozen=True)
 class Table:
-    """The paper's tables: results of any number of runs beside the published rows."""
+    """The paper's tables: results of any number of runs beside the published rows; and what a suite found."""
 
     more: ClassVar[str] = """\
   mec table 7 runs/imagenet-mec                        ImageNet, linear probing
   mec table 8 runs/*/ --format latex --out table8.tex  transfer to eleven data sets
+  mec table figure1 runs/one runs/other                the figures of Figure 1, what was measured alike, mean ranks
+  mec table suite runs/suite                           what `mec suite` found, and why figures are missing
 
 The best figure of a column is bold, the second best italic (underlined in LaTeX and HTML); what was not measured is
 shown as missing, and quick looks (--limit) are left out. Of several results for one cell the latest counts."""
 
-    number: Positional[Literal["7", "8"]]
-    """Of the paper's table."""
+    which: Positional[Literal["7", "8", "figure1", "suite"]]
+    """The paper's table of that number, its Figure 1 in numbers, or the table of a suite."""
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")] = ()
-    """Run folders, or results.jsonl files; none: the published rows alone."""
+    """Run folders, or results.jsonl files; none: the published rows alone. Of suite: its folder; none: runs/suite."""
     format: Literal["markdown", "latex", "html"] = "markdown"
     """How to write it."""
     out: File = None
     """A file, in place of the screen."""
 
     def run(self) -> None:
-        from mec.reports import tables
+        from mec.reports import figure1, suite, tables
         from mec.runtime.files import write_text
 
-        text = tables.FORMATS[self.format](tables.TABLES[self.number](tables.read(self.runs)))
+        made = {"7": tables.table_7, "8": tables.table_8, "figure1": figure1.table_1, "suite": suite.suite_table}
+        text = tables.written(made[self.which](self.runs), self.format)
         if self.out is None:
             print(text, end="")
             return

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas
 
 from mec.errors import BadInput
-from mec.evaluation.results import RESULTS
+from mec.reports.tables import Row, Table, read
 from mec.runtime.files import as_drawn, atomic, write_json
-from mec.runtime.records import read_records
 
 LOOKS = ("-", "--", "-.", ":")
 MARKS = "osD^vPX*"
@@ -60,14 +59,13 @@ PUBLISHED: dict[str, dict[str, float]] = {
 }
 
 
-def figure_1(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
-    """Draw it from results, each with the `run` that it is of; writes PNG, SVG and JSON beside each other.
+def standing(results: Sequence[Mapping[str, Any]]) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """From results, each with the `run` that it is of: a data frame, a row a run, a column an axis; and conditions.
 
-    Of an axis, only results under the same conditions are compared: those that most runs have. Published rows are
-    drawn where the data are the published ones. What is missing is left open, and ranks count who is there.
+    Of an axis, only results under the same conditions are compared: those that most runs have. Published rows stand
+    where the data are the published ones. What is missing is NaN.
     """
-    runs = list(dict.fromkeys(str(result["run"]) for result in results))
-    values: dict[str, dict[str, float]] = {run: {} for run in runs}
+    values: dict[str, dict[str, float]] = {str(result["run"]): {} for result in results}
     conditions: dict[str, dict[str, Any]] = {}
     for axis in AXES:
         found = compared(axis, results)
@@ -80,17 +78,26 @@ def figure_1(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
             for name, row in PUBLISHED.items():
                 if axis.name in row:
                     values.setdefault(name, {})[axis.name] = row[axis.name]
-    columns = {axis.name: {name: row[axis.name] for name, row in values.items() if axis.name in row} for axis in AXES}
-    ranks = {name: ranked(column) for name, column in columns.items()}
-    mean = {name: float(np.mean([r[name] for r in ranks.values() if name in r])) for name, row in values.items() if row}
-    drawn = {name: row for name, row in values.items() if row}
+    frame = pandas.DataFrame(values, index=[axis.name for axis in AXES], dtype=float).T
+    return frame.dropna(how="all"), conditions
+
+
+def figure_1(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
+    """Draw what `standing` has of results; writes PNG, SVG and JSON beside each other. Ranks count who is there."""
+    values, conditions = standing(results)
+    ranks = values.rank(ascending=False)  # 1 for the largest; equal ones share the mean of their ranks
+    mean = ranks.mean(axis=1)
     paths = [out, out.with_suffix(".svg")]
-    figure = radars(drawn, ranks, mean)
+    figure = radars(values, ranks, mean)
     for path in paths:
         with atomic(path) as part:
             figure.savefig(part, format=path.suffix[1:], dpi=130)
-    table = {"values": values, "ranks": ranks, "mean_rank": mean, "conditions": conditions}
-    write_json(out.with_suffix(".json"), json.loads(json.dumps(table)))
+    table = {
+        "values": {name: row.dropna().to_dict() for name, row in values.iterrows()},
+        "ranks": {axis: column.dropna().to_dict() for axis, column in ranks.items()},
+        "mean_rank": mean.to_dict(), "conditions": conditions,
+    }  # fmt: skip
+    write_json(out.with_suffix(".json"), table)
     return [*paths, out.with_suffix(".json")]
 
 
@@ -103,34 +110,42 @@ def of_runs(runs: Sequence[Path], out: Path) -> list[Path]:
     """
     if not runs:
         raise BadInput("no run was given: name at least one run folder.")
-    results = []
-    for run in runs:
-        path = run / RESULTS if run.is_dir() else run
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no results. `mec evaluate {run} ...` writes them.")
-        found = read_records(path, protocol=str, metric=str, value=float, encoder=str, settings=dict)
-        results += [{**r, "run": run_name(r, path)} for r in found if r["encoder"] not in ("untrained", "pixels")]
     out.parent.mkdir(parents=True, exist_ok=True)
-    return figure_1(results, out)
+    return figure_1(trained(runs), out)
 
 
-def run_name(result: Mapping[str, Any], path: Path) -> str:
-    return f"{result['encoder']} ({path.resolve().parent.name})"
+def trained(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results of the runs' encoders, each with its name as `run`."""
+    return [
+        {**result, "run": each.name} for each in read(runs) for result in each.results
+        if result["encoder"] not in ("untrained", "pixels") and result["value"] is not None
+    ]  # fmt: skip
+
+
+def table_1(runs: Sequence[Path]) -> Table:
+    """The figures of Figure 1, and mean ranks; published rows alone where no run is given."""
+    values = standing(trained(runs))[0] if runs else pandas.DataFrame(PUBLISHED, index=[axis.name for axis in AXES]).T
+    ranks = values.rank(ascending=False).mean(axis=1)
+    rows = [
+        Row(str(name), (f"{ranks[name]:.2g}",), tuple(None if math.isnan(v) else v for v in row), name not in PUBLISHED)
+        for name, row in values.iterrows()
+    ]
+    title = "Figure 1: " + ", ".join(f"{axis.name} ({axis.title})" for axis in AXES)
+    return Table(title, ("mean rank",), tuple(values.columns), {"": rows})
 
 
 def compared(axis: Axis, results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The result of each run on an axis, all under the conditions that most runs have; of equals, the latest."""
     fitting = [
         r for r in results
-        if r["protocol"] in axis.protocols and r["metric"] == axis.metric
+        if r.get("protocol") in axis.protocols and r.get("metric") == axis.metric
         and all(r["settings"].get(key) == value for key, value in axis.settings.items())
         and r["settings"].get("part") is None and r["settings"].get("head") != "still"
     ]  # fmt: skip
     if not fitting:
         return {}
-    shared = Counter(key for _, key in {(str(r["run"]), key_of(r)) for r in fitting})
-    order = [key_of(r) for r in fitting]
-    best = max(shared, key=lambda key: (shared[key], order.index(key) * -1))
+    by_run = dict.fromkeys((str(r["run"]), key_of(r)) for r in fitting)
+    best = Counter(key for _, key in by_run).most_common(1)[0][0]  # of equals the first
     return {str(r["run"]): r for r in fitting if key_of(r) == best}
 
 
@@ -145,26 +160,7 @@ def key_of(result: Mapping[str, Any]) -> str:
     return json.dumps(condition_of(result), sort_keys=True, default=str)
 
 
-def ranked(values: Mapping[str, float]) -> dict[str, float]:
-    """1 for the largest; equal ones share the mean of their ranks.
-
-    >>> ranked({"a": 3.0, "b": 5.0, "c": 3.0})
-    {'a': 2.5, 'b': 1.0, 'c': 2.5}
-    """
-    above = {name: sum(other > value for other in values.values()) for name, value in values.items()}
-    equal = {name: sum(other == value for other in values.values()) for name, value in values.items()}
-    return {name: above[name] + (1 + equal[name]) / 2 for name in values}
-
-
-def scaled(values: Mapping[str, float]) -> dict[str, float]:
-    """From 0.2 for the smallest to 1 for the largest; 1 where there is no difference."""
-    low, high = min(values.values()), max(values.values())
-    return {name: 1.0 if high == low else 0.2 + 0.8 * (value - low) / (high - low) for name, value in values.items()}
-
-
-def radars(
-    values: Mapping[str, dict[str, float]], ranks: Mapping[str, dict[str, float]], mean: Mapping[str, float]
-) -> Any:
+def radars(values: Any, ranks: Any, mean: Mapping[str, float]) -> Any:
     """A matplotlib figure: image tasks by value, video tasks by rank; a legend with mean ranks."""
     from matplotlib.figure import Figure
 
@@ -174,17 +170,16 @@ def radars(
     for plot, video in zip(axes, (False, True)):
         tasks = [axis for axis in AXES if axis.video == video]
         angles = [2 * math.pi * i / len(tasks) for i in range(len(tasks))]
-        heights: dict[str, dict[str, float]] = {}
+        shown = -ranks if video else values  # from 0.2 for the least to 1 for the most; 1 where there is no difference
+        low, high = shown.min(), shown.max()
+        heights = 1 - 0.8 * (high - shown) / (high - low).where(high > low, 1)
         labels = []
         for task in tasks:
-            there = {name: row[task.name] for name, row in values.items() if task.name in row}
-            most = max(1, len(there))
-            by_rank = {name: 1 - 0.8 * (rank - 1) / max(1, most - 1) for name, rank in ranks[task.name].items()}
-            heights[task.name] = {} if not there else by_rank if video else scaled(there)
-            span = f"{min(there.values()):.1f} to {max(there.values()):.1f}" if there else "missing"
+            there = values[task.name].dropna()
+            span = f"{there.min():.1f} to {there.max():.1f}" if len(there) else "missing"
             labels.append(f"{task.name}\n{task.title}\n{span}")
-        for number, name in enumerate(values):
-            points = [(angle, heights[task.name].get(name, math.nan)) for angle, task in zip(angles, tasks)]
+        for number, name in enumerate(values.index):
+            points = [(angle, heights.loc[name, task.name]) for angle, task in zip(angles, tasks)]
             if all(math.isnan(height) for _, height in points):
                 continue
             closed = [*points, points[0]]  # a line breaks where a figure is missing

@@ -22,15 +22,19 @@ from mec.evaluation.results import as_records
 from mec.evaluation.subject import Subject, resolve
 from mec.evaluation.tracking.protocols import BENCHMARKS
 from mec.evaluation.transfer.sets import TRANSFER_SETS, lacking
+from mec.recipes.fields import fitted, from_dict
 from mec.reports.figure1 import figure_1
 from mec.reports.options import Suite
-from mec.runtime.files import content_hash, first_line, write_json
+from mec.reports.tables import MISSING, Row
+from mec.reports.tables import Table as Figures
+from mec.runtime.files import content_hash, first_line, read_json, write_json
 from mec.runtime.flags import names, takes
 from mec.runtime.machine import memory_bytes
 from mec.runtime.progress import Console, duration
 from mec.runtime.records import append_records, read_records
 
 DONE = "suite.jsonl"  # in the suite's folder: a line a part of a run that ended, well or badly
+TABLE = "suite.json"  # the latest of each part of each run, those without data among them
 ELSEWHERE = "a folder that --data-root names"
 FRAME = 480 * 854  # pixels
 DEPTH = 2  # folders below --data-root in which data are looked for
@@ -63,12 +67,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a part of a run."""
+    """What came of a part of a run: figures, or why there are none."""
 
     run: str
     part: str
     key: str  # a hash of checkpoint, protocol, data and flags
     failed: str = ""
+    lacking: str = ""
     seconds: float = 0.0
     results: Sequence[Mapping[str, Any]] = ()
 
@@ -106,11 +111,12 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     measure(parts, subjects, options, out, console)
     told = outcomes(parts, subjects, out)
-    write_json(out / "suite.json", [asdict(outcome) for outcome in told.values()])
-    console.print(closing(parts, subjects, told))
-    pictures = figure_1([*told_results(told)], out / "figure1.png")
-    console.print(f"Written: {out / 'suite.json'}" + "".join(f", {path}" for path in pictures), soft_wrap=True)
-    if failed := [outcome for outcome in told.values() if outcome.failed]:
+    write_json(out / TABLE, [asdict(outcome) for outcome in told])
+    console.print(closing(suite_table([out])))
+    results = [{**result, "run": outcome.run} for outcome in told for result in outcome.results]
+    pictures = figure_1(results, out / "figure1.png")
+    console.print(f"Written: {out / TABLE}" + "".join(f", {path}" for path in pictures), soft_wrap=True)
+    if failed := [outcome for outcome in told if outcome.failed]:
         words = "; ".join(f"{one.part} of {one.run}: {one.failed}" for one in failed)
         raise TrainingStopped(f"{len(failed)} parts failed, all others are measured. {words}")
     return out
@@ -125,7 +131,7 @@ def measure(
     wanted = [(run, part) for part in parts if not part.lacking for run in subjects]
     for run, part in wanted[rank::size]:
         key = key_of(part, subjects[run])
-        if key in {line["key"] for line in read_records(out / DONE, key=str) if not line.get("failed")}:
+        if key in measured(out):
             continue
         if time.monotonic() > ends:
             console.print("The budget is used up; the same command goes on.", style="yellow")
@@ -141,8 +147,13 @@ def measure(
             failed = f"{type(error).__name__}: {first_line(error)[:300]}"
             console.print(f"  failed: {failed}", style="red", soft_wrap=True)
         seconds = round(time.monotonic() - began, 1)
-        line = Outcome(run, part.name, key, failed, seconds, as_records(found))
+        line = Outcome(run, part.name, key, failed, seconds=seconds, results=as_records(found))
         append_records(out / DONE, [asdict(line)])
+
+
+def measured(out: Path) -> set[str]:
+    """The keys of what is done, by whichever process."""
+    return {line["key"] for line in read_records(out / DONE, key=str) if not line.get("failed")}
 
 
 # --- what there is to do ------------------------------------------------------------------------------------------
@@ -252,7 +263,7 @@ def key_of(part: Part, subject: Subject) -> str:
 
 
 def plan_table(parts: Sequence[Part], subjects: Mapping[str, Subject], pace: Mapping[str, float], out: Path) -> Table:
-    done = {line["key"] for line in read_records(out / DONE, key=str) if not line.get("failed")}
+    done = measured(out)
     table = Table("part", Column("about", justify="right"), "", title=f"The plan: {len(subjects)} encoders, {out}")
     total = 0.0
     for part in parts:
@@ -267,34 +278,54 @@ def plan_table(parts: Sequence[Part], subjects: Mapping[str, Subject], pace: Map
     return table
 
 
-def outcomes(parts: Sequence[Part], subjects: Mapping[str, Subject], out: Path) -> dict[tuple[str, str], Outcome]:
-    """The latest of each part of each run."""
-    keys = {key_of(part, subject) for part in parts for subject in subjects.values()}
-    names_of = {field: None for field in Outcome.__dataclass_fields__}
-    lines = [line for line in read_records(out / DONE, key=str, run=str, part=str) if line["key"] in keys]
-    return {(line["run"], line["part"]): Outcome(**{n: line[n] for n in names_of if n in line}) for line in lines}
-
-
-def told_results(told: Mapping[tuple[str, str], Outcome]) -> Iterator[dict[str, Any]]:
-    for outcome in told.values():
-        yield from ({**result, "run": outcome.run} for result in outcome.results)
-
-
-def main_figure(outcome: Outcome) -> str:
-    wanted = MAIN.get(outcome.part.split()[0])
-    measured = [r for r in outcome.results if r["settings"].get("head") != "still"]  # what stays is no encoder
-    found = [r for r in measured if r["metric"] == wanted] or measured
-    return f"{found[0]['metric']} {found[0]['value']:.1f}" if found else "no figure"
-
-
-def closing(parts: Sequence[Part], subjects: Mapping[str, Subject], told: Mapping[tuple[str, str], Outcome]) -> Table:
-    """A row a part, a column a run: its main figure, or why there is none."""
-    table = Table("part", *(Column(plain(run), justify="right") for run in subjects), title="The suite")
+def outcomes(parts: Sequence[Part], subjects: Mapping[str, Subject], out: Path) -> list[Outcome]:
+    """The latest of each part of each run; what was not begun is there with its reason."""
+    told = {line["key"]: line for line in read_records(out / DONE, key=str, run=str, part=str)}
+    found = []
     for part in parts:
-        cells = []
-        for run in subjects:
-            outcome = told.get((run, part.name))
-            missing = "no data" if part.lacking else "not yet"
-            cells.append(missing if outcome is None else "failed" if outcome.failed else main_figure(outcome))
-        table.add_row(part.name, *cells)
+        for run, subject in subjects.items():
+            key = key_of(part, subject)
+            line = {**told.get(key, {"lacking": part.lacking or "not yet"}), "run": run, "part": part.name, "key": key}
+            found.append(from_dict(Outcome, line, str(out / DONE), []))
+    return found
+
+
+def suite_table(folders: Sequence[Path]) -> Figures:
+    """A row a part, a column an encoder: its main figure; and why figures are missing.
+
+    Raises:
+        FileNotFoundError: no suite has ended there.
+        BadInput: its table is damaged.
+    """
+    told: list[Outcome] = []
+    for path in (folder / TABLE for folder in folders or [Path(Suite.out)]):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no table of a suite. `mec suite RUN... --out {path.parent}` writes it.")
+        told += fitted(read_json(path), list[Outcome], str(path))
+    runs, rows = list(dict.fromkeys(one.run for one in told)), []
+    for part in dict.fromkeys(one.part for one in told):
+        of = {one.run: one for one in told if one.part == part}
+        main = {run: figure for run, one in of.items() if (figure := main_figure(one))}
+        why = dict.fromkeys(f"failed: {one.failed}" if one.failed else one.lacking for one in of.values())
+        metric = next((str(figure["metric"]) for figure in main.values()), "")
+        values = (main[run]["value"] if run in main else None for run in runs)
+        rows.append(Row(part, (metric, "; ".join(filter(None, why))), tuple(values)))
+    return Figures("The suite", ("figure", "missing"), tuple(runs), {"": rows}, "", "part", by_row=True)
+
+
+def main_figure(outcome: Outcome) -> Mapping[str, Any] | None:
+    """The result that the table shows; none where there are none."""
+    wanted = MAIN.get(outcome.part.split()[0])
+    found = [r for r in outcome.results if r.get("settings", {}).get("head") != "still"]  # what stays is no encoder
+    return next((r for r in found if r.get("metric") == wanted), found[0] if found else None)
+
+
+def closing(told: Figures) -> Table:
+    """The same for a screen."""
+    table = Table(
+        "part", "figure", *(Column(plain(run), justify="right") for run in told.figures), "", title=told.title
+    )
+    for row in told.blocks[""]:
+        figures = (MISSING if value is None else f"{value:.1f}" for value in row.figures)
+        table.add_row(row.name, row.words[0], *figures, row.words[1])
     return table

@@ -1,4 +1,4 @@
-"""Results -> the paper's tables, ours beside published rows; Markdown, LaTeX or HTML. Nothing is measured here."""
+"""Results -> tables, ours beside published rows; Markdown, LaTeX or HTML, by pandas. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import pandas
+
 from mec.errors import plain
 from mec.evaluation.results import RESULTS
-from mec.runtime.files import read_json
+from mec.runtime.files import SETTINGS, read_json
 from mec.runtime.records import read_records
 
 MISSING = "–"
@@ -67,35 +69,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows that are compared with each other."""
-
-    title: str
-    rows: tuple[Row, ...]
-
-    def cells(self, marked: Mapping[str, str], escape: Callable[[str], str]) -> list[list[str]]:
-        """Of each row: name, words and figures as text, the best two of a column marked."""
-        found = []
-        for row, mark in zip(self.rows, marks(self)):
-            numbers = [escape(MISSING if value is None else f"{value:.1f}") for value in row.figures]
-            figures = [marked.get(place, "{}").format(number) for place, number in zip(mark, numbers)]
-            named = escape(plain(row.name)) + " (ours)" * row.ours
-            found.append([named, *(escape(plain(word)) for word in row.words), *figures])
-        return found
-
-
-@dataclass(frozen=True)
 class Table:
-    """A heading, the names of the columns, and blocks of rows."""
+    """A heading, the names of the columns, and by title blocks of rows that are compared with each other."""
 
     title: str
     words: tuple[str, ...]
     figures: tuple[str, ...]
-    blocks: tuple[Block, ...]
-
-    @property
-    def heads(self) -> list[str]:
-        return ["method", *self.words, *self.figures]
+    blocks: Mapping[str, Sequence[Row]]
+    source: str = f"Published rows: {SOURCE}. "
+    rows: str = "method"  # what a row is
+    by_row: bool = False  # the best figures are those of a row
 
 
 @dataclass(frozen=True)
@@ -128,7 +111,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
             settings_of = result.get("settings")
             result["settings"] = settings_of if isinstance(settings_of, dict) else {}
             by_encoder.setdefault((result["encoder"], str(result.get("checkpoint", ""))), []).append(result)
-        settings = path.parent / "settings.json"
+        settings = path.parent / SETTINGS
         epochs = epochs_of(settings) if settings.exists() else None
         several = Counter(encoder for encoder, _ in by_encoder)
         for (encoder, checkpoint), results in by_encoder.items():
@@ -147,10 +130,6 @@ def epochs_of(settings: Path) -> int | None:
     return round(steps / each)
 
 
-def preset_of(result: dict[str, Any]) -> str:
-    return result["settings"].get("preset", "paper")
-
-
 def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
     """The value of the last result that has these values; None where there is none.
 
@@ -160,16 +139,16 @@ def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
     return next((r["value"] for r in reversed(whole) if all(r.get(k) == v for k, v in wanted.items())), None)
 
 
-def table_7(measured: Sequence[Measured]) -> Table:
+def table_7(runs: Sequence[Path]) -> Table:
     """Linear probing on ImageNet: published rows, then ours by preset of the probe."""
     rows = [Row(name, (str(epochs), "paper"), (top_1,)) for name, epochs, top_1 in TABLE_7]
-    for each in measured:
+    for each in read(runs):
         on_imagenet = [r for r in each.results if r.get("protocol") == "linear" and r.get("data") == "imagenet"]
         probes = dict.fromkeys(probe_of(r) for r in on_imagenet)
         for probe in probes or {MISSING: None}:
             figure = latest([r for r in on_imagenet if probe_of(r) == probe], metric="top-1")
             rows.append(Row(each.name, (str(each.epochs or MISSING), probe), (figure,), ours=True))
-    return Table("ImageNet, linear probing: top-1 (%)", ("epochs", "probe"), ("top-1",), (Block("", tuple(rows)),))
+    return Table("ImageNet, linear probing: top-1 (%)", ("epochs", "probe"), ("top-1",), {"": rows})
 
 
 def probe_of(result: dict[str, Any]) -> str:
@@ -179,67 +158,50 @@ def probe_of(result: dict[str, Any]) -> str:
     return ", ".join(form.format(settings[key]) for key, form in forms.items() if key in settings) or MISSING
 
 
-def table_8(measured: Sequence[Measured]) -> Table:
+def table_8(runs: Sequence[Path]) -> Table:
     """Transfer to eleven data sets, linear and fine-tuned: published rows, then ours."""
-    blocks = []
+    blocks, measured = {}, read(runs)
     for mode, title in (("linear", "Linear evaluation"), ("finetune", "Fine-tuned")):
         rows = [Row(name, (), figures) for name, figures in TABLE_8[mode]]
         for each in measured:
-            transferred = [r for r in each.results if r.get("protocol") == "transfer"]
-            of_mode = [r for r in transferred if r["settings"].get("mode") == mode]
-            for preset in dict.fromkeys(preset_of(r) for r in of_mode) or {"paper": None}:
-                of_preset = [r for r in of_mode if preset_of(r) == preset]
-                figures = tuple(latest(of_preset, data=data) for data in TRANSFER)
+            of_mode: dict[str, list[dict[str, Any]]] = {}
+            for r in each.results:
+                if r.get("protocol") == "transfer" and r["settings"].get("mode") == mode:
+                    of_mode.setdefault(r["settings"].get("preset", "paper"), []).append(r)
+            for preset, results in (of_mode or {"paper": []}).items():
                 name = each.name if preset == "paper" else f"{each.name}, {preset}"
-                rows.append(Row(name, (), figures, ours=True))
-        blocks.append(Block(title, tuple(rows)))
+                rows.append(Row(name, (), tuple(latest(results, data=data) for data in TRANSFER), ours=True))
+        blocks[title] = rows
     title = "Transfer: top-1, mean per class (Aircraft, Pets, Caltech, Flowers) or 11-point mAP (VOC07), %"
-    return Table(title, (), tuple(TRANSFER.values()), tuple(blocks))
+    return Table(title, (), tuple(TRANSFER.values()), blocks)
 
 
-TABLES = {"7": table_7, "8": table_8}
+# --- written ------------------------------------------------------------------------------------------------------
 
 
-def marks(block: Block) -> list[list[str]]:
-    """For each figure "best", "second" or "", by its column, of what is printed: equal figures share a mark."""
-    best = []
-    for column in zip(*(row.figures for row in block.rows)):
-        ranked = sorted({round(v, 1) for v in column if v is not None}, reverse=True)
-        best.append(dict(zip(ranked, ("best", "second"))))
-    return [["" if v is None else of.get(round(v, 1), "") for v, of in zip(row.figures, best)] for row in block.rows]
+def marks(rows: Sequence[Row], *, by_row: bool = False) -> list[list[str]]:
+    """For each figure "best", "second" or "", by its column or row, of what is printed: equal figures share a mark."""
+    figures = pandas.DataFrame([row.figures for row in rows], dtype=float).round(1)
+    places = figures.rank(axis=int(by_row), ascending=False, method="dense").fillna(0)
+    return [[{1: "best", 2: "second"}.get(int(place), "") for place in line] for line in places.to_numpy()]
 
 
-NOTE = f"Published rows: {SOURCE}. Ours: as measured, by run. {{best}} best, {{second}} second best; {MISSING} missing."
+def cells(table: Table, escape: Callable[[str], str], marked: Mapping[str, str], head: str) -> list[list[str]]:
+    """Rows of text: the blocks' titles by `head`, names, words and figures, the best two of a column marked."""
+    found = []
+    for title, rows in table.blocks.items():
+        found += [[head.format(escape(title)), *[""] * len(table.words + table.figures)]] if title else []
+        for row, mark in zip(rows, marks(rows, by_row=table.by_row)):
+            numbers = [escape(MISSING if value is None else f"{value:.1f}") for value in row.figures]
+            figures = [marked.get(place, "{}").format(number) for place, number in zip(mark, numbers)]
+            found.append(
+                [escape(plain(row.name)) + " (ours)" * row.ours, *map(escape, map(plain, row.words)), *figures]
+            )
+    return found
 
 
-def markdown(table: Table) -> str:
-    def escaped(text: str) -> str:
-        return text.replace("|", "\\|").replace("_", "\\_")
-
-    lines = [table.title, "", "| " + " | ".join(table.heads) + " |"]
-    lines.append("|" + "---|" * (1 + len(table.words)) + "--:|" * len(table.figures))
-    for block in table.blocks:
-        if block.title:
-            lines.append(f"| *{block.title}* |" + " |" * (len(table.heads) - 1))
-        rows = block.cells({"best": "**{}**", "second": "_{}_"}, escaped)
-        lines += ["| " + " | ".join(cells) + " |" for cells in rows]
-    lines += ["", NOTE.format(best="**Bold**:", second="_italic_:")]
-    return "\n".join(lines) + "\n"
-
-
-def latex(table: Table) -> str:
-    note = tex(NOTE.format(best="Bold:", second="underlined:"))
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}. {note}}}"]
-    lines += [r"\begin{tabular}{l" + "l" * len(table.words) + "r" * len(table.figures) + "}", r"\hline"]
-    lines.append(" & ".join(map(tex, table.heads)) + r" \\")
-    for block in table.blocks:
-        lines.append(r"\hline")
-        if block.title:
-            lines.append(rf"\multicolumn{{{len(table.heads)}}}{{l}}{{\textit{{{tex(block.title)}}}}} \\")
-        rows = block.cells({"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}, tex)
-        lines += [" & ".join(cells) + r" \\" for cells in rows]
-    lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+def md(text: str) -> str:
+    return text.replace("|", "\\|").replace("_", "\\_")
 
 
 def tex(text: str) -> str:
@@ -252,17 +214,28 @@ def tex(text: str) -> str:
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def as_html(table: Table) -> str:
-    note = NOTE.format(best="<strong>Bold</strong>:", second="<u>underlined</u>:")
-    lines = ["<table>", f"<caption>{html.escape(table.title)}. {note}</caption>"]
-    lines += ["<thead><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in table.heads) + "</tr></thead>", "<tbody>"]
-    for block in table.blocks:
-        if block.title:
-            lines.append(f'<tr><th colspan="{len(table.heads)}">{html.escape(block.title)}</th></tr>')
-        for name, *cells in block.cells({"best": "<strong>{}</strong>", "second": "<u>{}</u>"}, html.escape):
-            lines.append(f"<tr><th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    lines += ["</tbody>", "</table>"]
-    return "\n".join(lines) + "\n"
+FORMS: dict[str, tuple[Callable[[str], str], dict[str, str], str, tuple[str, str]]] = {
+    # how text is escaped, the best two figures and a block's title are marked, and the note names those marks
+    "markdown": (md, {"best": "**{}**", "second": "_{}_"}, "*{}*", ("**Bold**", "_italic_")),
+    "latex": (tex, {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}, r"\textit{{{}}}", ("Bold", "underlined")),
+    "html": (html.escape, {"best": "<strong>{}</strong>", "second": "<u>{}</u>"}, "<em>{}</em>",
+             ("<strong>Bold</strong>", "<u>underlined</u>")),
+}  # fmt: skip
 
 
-FORMATS = {"markdown": markdown, "latex": latex, "html": as_html}
+def written(table: Table, form: str) -> str:
+    """The table in one of FORMS."""
+    escape, marked, head, (best, second) = FORMS[form]
+    note = escape(f"{table.source}Ours: as measured, by run. ") + f"{best}: best, {second}: second best; "
+    note += escape(f"{MISSING} missing.")
+    names = [table.rows, *table.words, *map(plain, table.figures)]
+    frame = pandas.DataFrame(cells(table, escape, marked, head), columns=[escape(name) for name in names])
+    sides = "l" * (1 + len(table.words)) + "r" * len(table.figures)
+    if form == "markdown":
+        aligned = ["left" if side == "l" else "right" for side in sides]
+        return f"{table.title}\n\n{frame.to_markdown(index=False, colalign=aligned, disable_numparse=True)}\n\n{note}\n"
+    caption = f"{escape(table.title)}. {note}"
+    if form == "latex":
+        return frame.to_latex(index=False, escape=False, column_format=sides, caption=caption)
+    text: str = frame.to_html(index=False, escape=False, border=0)
+    return text.replace("<thead>", f"<caption>{caption}</caption>\n  <thead>", 1) + "\n"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import labelled_folder
+from helpers import labelled_folder, lines
 from PIL import Image
 from torch.nn import functional as F
 
 from mec.data.opening import open_data
-from mec.errors import BadInput, Diverged
+from mec.errors import BadInput
+from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
-from mec.recipes.recipe import Network, Recipe, View
+from mec.networks.encoder_file import load_encoder
+from mec.recipes.recipe import Network, Optimizer, Recipe, View
 from mec.reports import distortion as distortion_module
-from mec.reports.distortion import distortion_study, network_of, outcome_of, spectrum, training_features
+from mec.reports.distortion import distortion_study
 from mec.training import health
 
 TINY = Recipe(
@@ -58,12 +61,12 @@ def test_its_curves_are_what_the_runs_logged_and_its_picture_is_an_image(study):
     curves = json.loads((study / "distortion.json").read_text())
     assert [c["distortion"] for c in curves] == [0.01, 0.12, 2.0]
     for curve in curves:
-        lines = health.read_metrics(study / f"distortion-{curve['distortion']:g}")
-        lines = [line for line in lines if "norm_c" in line]
-        assert curve["steps"] == [line["step"] for line in lines]
+        metrics = health.read_metrics(study / f"distortion-{curve['distortion']:g}")
+        metrics = [line for line in metrics if "norm_c" in line]
+        assert curve["steps"] == [line["step"] for line in metrics]
         assert curve["diverged"] or curve["steps"] == [1, 6]
-        assert curve["norm_c"] == [line["norm_c"] for line in lines]
-        assert curve["gap"] == [line["series_gap"] for line in lines]
+        assert curve["norm_c"] == [line["norm_c"] for line in metrics]
+        assert curve["gap"] == [line["series_gap"] for line in metrics]
         assert curve["spectrum"][:1] == ([] if math.isnan(curve["knn"]) else [1])
     assert not curves[-1]["diverged"]
     with Image.open(study / "distortion.png") as picture:
@@ -83,51 +86,37 @@ def test_a_second_call_trains_nothing_and_says_the_same(study, folder, monkeypat
         )
 
 
-def test_an_outcome_is_measured_on_held_out_images(study, folder):
+def test_a_run_is_measured_on_held_out_images_and_drawn_by_its_singular_values(study, folder):
     data, run = open_data(str(folder)), study / "distortion-2"
-    recipe = replace(TINY, settings={"order": 4, "distortion": 2.0})
-    found = outcome_of(recipe, data, run)
-    train, test = (training_features(run, split) for split in (data.train, data.test))
-    assert found.knn == knn(train, test)[0].value
-    network, _ = network_of(run, recipe, None)
-    with torch.no_grad():
-        values = torch.linalg.svdvals(F.normalize(network.projector(test.x), dim=1))
-    shares = values / values.sum()
-    assert found.rank == pytest.approx(math.exp(-(shares * shares.log()).sum()), rel=1e-3)
-    assert found.rank_limit == 8
-    assert found.loss == health.read_metrics(run)[-1]["loss"]
+    curve = json.loads((study / "distortion.json").read_text())[-1]
+    encoder, transform = load_encoder(run)
+    train, test = (extract(encoder, split, transform) for split in (data.train, data.test))
+    assert curve["knn"] == knn(train, test)[0].value
+    values = torch.linalg.svdvals(F.normalize(train.x, dim=1))
+    assert curve["spectrum"] == pytest.approx((values / values[0]).tolist())
+    assert curve["verdict"] == str(health.health(run))
 
 
-def test_features_are_drawn_by_their_singular_values():
-    x = torch.randn(9, 4)
-    values = torch.linalg.svdvals(F.normalize(x, dim=1))
-    assert spectrum(x) == pytest.approx((values / values[0]).tolist())
+@pytest.mark.parametrize(("loss", "rank", "lost"), [(-0.5, 7.0, False), (-1.2, 7.0, True), (-0.5, 1.01, True)])
+def test_a_loss_below_its_bound_and_a_collapse_are_crossed_out(study, folder, tmp_path, loss, rank, lost):
+    shutil.copytree(study, tmp_path / "study")
+    for path in tmp_path.glob("study/*/metrics.jsonl"):
+        metrics = lines(path)
+        bound = {"loss": loss, "loss_bound": -0.9, "effective_rank": rank, "similarity": 0.0}
+        path.write_text("".join(json.dumps({**line, **bound}) + "\n" for line in metrics))
+    distortion_study(data=str(folder), out=tmp_path / "study", recipe=TINY, sweep=[2.0], device="cpu", quiet=True)
+    curves = json.loads((tmp_path / "study" / "distortion.json").read_text())[1:]  # the first diverged by itself
+    assert [curve["diverged"] for curve in curves] == [lost] * 2
+    assert not any(math.isnan(curve["knn"]) for curve in curves)
 
 
-@pytest.mark.parametrize(
-    ("loss", "rank", "why"),
-    [(-0.5, 30.0, ""), (-1.2, 30.0, "below the bound"), (-0.5, 1.5, "few directions"), (math.nan, 30.0, "not finite")],
-)
-def test_divergence_has_a_reason(study, folder, tmp_path, monkeypatch, loss, rank, why):
-    line = {"step": 6, "loss": loss, "loss_bound": -0.9}
-    monkeypatch.setattr(distortion_module.health, "read_metrics", lambda run: [line])
-    monkeypatch.setattr(distortion_module.health, "effective_rank", lambda rows: rank * 8 / 64)
-    found = distortion_module.look(TINY, open_data(str(folder)), study / "distortion-2", None, None)
-    assert found.diverged == why
-
-
-@pytest.mark.parametrize(("loss", "why"), [(-90.0, "below the bound"), (-0.5, "not finite"), (math.nan, "not finite")])
-def test_a_run_that_diverges_is_an_outcome_and_not_an_error(folder, tmp_path, monkeypatch, loss, why):
-    def diverges(*_, out, **__):
-        out.mkdir()
-        (out / "metrics.jsonl").write_text('{"step": 3, "loss": -0.8, "loss_bound": -0.9, "effective_rank": 3}\n')
-        raise Diverged("diverged at step 4", loss)
-
-    monkeypatch.setattr(distortion_module, "pretrain", diverges)
-    found = outcome_of(TINY, open_data(str(folder)), tmp_path / "run")
-    assert (found.diverged, found.loss_bound, found.steps) == (why, -0.9, 3)
-    assert found.loss == pytest.approx(loss, nan_ok=True)
-    assert math.isnan(found.knn)
+def test_a_run_that_diverges_is_drawn_and_no_error(folder, tmp_path, quick_report):
+    wild = replace(TINY, optimizer=Optimizer(base_lr=1e30))
+    for _ in range(2):  # the second time nothing is trained
+        distortion_study(data=str(folder), out=tmp_path, recipe=wild, sweep=[2.0], device="cpu", quiet=True)
+    curves = json.loads((tmp_path / "distortion.json").read_text())
+    assert [curve["diverged"] for curve in curves] == [True] * 3
+    assert all(math.isnan(curve["knn"]) and curve["verdict"].startswith("diverged") for curve in curves)
 
 
 def test_without_labels_the_study_says_what_it_needs(digit_folder, tmp_path):

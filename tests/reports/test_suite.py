@@ -12,7 +12,7 @@ from helpers import labelled_folder, lines
 from mec.cli.main import main
 from mec.errors import BadInput, TrainingStopped
 from mec.reports import suite as running
-from mec.reports.figure1 import AXES, PUBLISHED, compared, figure_1, ranked, scaled
+from mec.reports.figure1 import AXES, PUBLISHED, compared, figure_1
 from mec.reports.suite import suite
 
 
@@ -137,15 +137,14 @@ def test_the_ten_tasks_are_those_of_appendix_c():
     }  # fmt: skip
 
 
-def test_ranks_are_scipys_and_scaling_keeps_the_order():
+def test_ranks_are_scipys_and_every_encoder_has_a_line(tmp_path):
     from scipy.stats import rankdata
 
     values = {"a": 3.0, "b": 5.0, "c": 3.0, "d": -1.0}
-    assert [*ranked(values).values()] == rankdata([-v for v in values.values()]).tolist()
-    heights = scaled(values)
-    assert heights["b"] == pytest.approx(1)
-    assert heights["d"] == pytest.approx(0.2)
-    assert scaled({"a": 2.0, "b": 2.0}) == {"a": 1.0, "b": 1.0}
+    figure_1([result(name, "vos", "J-mean", value) for name, value in values.items()], tmp_path / "figure.png")
+    found = json.loads((tmp_path / "figure.json").read_text())
+    assert [*found["ranks"]["VOS"].values()] == rankdata([-v for v in values.values()]).tolist()
+    assert found["mean_rank"] == found["ranks"]["VOS"]
 
 
 def test_only_what_was_measured_alike_is_compared():

@@ -13,7 +13,7 @@ import transcribed
 from mec.cli.main import main
 from mec.evaluation.results import Result, record
 from mec.evaluation.transfer.sets import TRANSFER_SETS
-from mec.reports.tables import FORMATS, TABLE_8, TRANSFER, Block, Row, marks, read, table_7, table_8
+from mec.reports.tables import TABLE_8, TRANSFER, Row, marks, read, table_7, table_8, written
 
 
 def transferred(data: str, value: float, mode: str = "linear", **settings) -> Result:
@@ -59,12 +59,12 @@ def test_table_7_is_the_paper_s():
     names, epochs, accuracy = (line.split("\t")[1:] for line in transcribed.TABLE_7.splitlines())
     named = ["".join(heads.get(c, c) for c in name).replace("Barlow", "Barlow Twins") for name in names]
     expected = {(*row[:2], "paper", row[2]) for row in zip(named, epochs, accuracy)}
-    assert {tuple(row) for row in printed_rows(FORMATS["markdown"](table_7([])))[1:]} == expected
+    assert {tuple(row) for row in printed_rows(written(table_7([]), "markdown"))[1:]} == expected
 
 
 def test_table_8_is_the_paper_s():
     expected = [line.split("\t") for line in transcribed.TABLE_8.replace("Random init", "Random").splitlines()[1:]]
-    found = printed_rows(FORMATS["markdown"](table_8([])))[1:]
+    found = printed_rows(written(table_8([]), "markdown"))[1:]
     assert [row for row in found if row[1]] == [row for row in expected if len(row) > 1]
     parts = [i for i, row in enumerate(found) if not row[1]]
     assert parts == [i for i, row in enumerate(expected) if len(row) == 1]  # linear above fine-tuned
@@ -77,7 +77,7 @@ def test_columns_are_the_eleven_sets_in_the_papers_order():
 
 
 def test_ours_stand_beside_the_published_rows_with_missing_cells_shown(run):
-    text = FORMATS["markdown"](table_8(read([run])))
+    text = written(table_8([run]), "markdown")
     ours = cells(text, "mec-joint (cifar-joint) (ours)")
     assert ours == ["**76.0**", *["–"] * 6, "_75.5_", *["–"] * 3]
     assert cells(text, "mec-joint (cifar-joint), budget (ours)")[4] == "_91.7_"
@@ -86,19 +86,22 @@ def test_ours_stand_beside_the_published_rows_with_missing_cells_shown(run):
 
 
 def test_the_latest_figure_counts_and_quick_looks_do_not(run):
-    (measured,) = read([run])
-    row = [r for r in table_8([measured]).blocks[0].rows if r.ours]
+    row = [r for r in table_8([run]).blocks["Linear evaluation"] if r.ours]
     assert row[0].figures[0] == 76.04
 
 
 def test_equal_figures_as_printed_share_their_mark_and_missing_ones_get_none():
-    block = Block("", (Row("a", (), (75.04, 1.0)), Row("b", (), (75.0, None)), Row("c", (), (74.9, 2.0)),
-                       Row("d", (), (74.8, None))))  # fmt: skip
-    assert marks(block) == [["best", "second"], ["best", ""], ["second", "best"], ["", ""]]
+    rows = [
+        Row("a", (), (75.04, 1.0)),
+        Row("b", (), (75.0, None)),
+        Row("c", (), (74.9, 2.0)),
+        Row("d", (), (74.8, None)),
+    ]
+    assert marks(rows) == [["best", "second"], ["best", ""], ["second", "best"], ["", ""]]
 
 
 def test_table_7_keeps_kinds_of_probe_apart_and_takes_imagenet_only(run):
-    text = FORMATS["markdown"](table_7(read([run])))
+    text = written(table_7([run]), "markdown")
     assert cells(text, "mec-joint", 0) == ["100", "paper", "74.9"]
     assert cells(text, "mec-joint", 1) == ["100", "fast", "74.0"]
     assert "90.0" not in text
@@ -111,15 +114,15 @@ def test_table_7_keeps_kinds_of_probe_apart_and_takes_imagenet_only(run):
 def test_a_quick_run_does_not_take_the_place_of_the_published_probe(run):
     changed = {"preset": "paper, changed", "epochs": 1}
     record(run, [Result("linear", "top-1", 11.0, data="imagenet", encoder="mec-joint", settings=changed)])
-    text = FORMATS["markdown"](table_7(read([run])))
+    text = written(table_7([run]), "markdown")
     assert cells(text, "mec-joint", 0) == ["100", "paper", "74.9"]
     assert cells(text, "mec-joint", 2) == ["100", "paper, changed", "11.0"]
 
 
 def test_a_run_without_such_figures_is_a_row_of_missing_cells(tmp_path):
     record(tmp_path / "a", [Result("knn", "top-1", 50.0, data="digits", encoder="mec")])
-    assert cells(FORMATS["markdown"](table_7(read([tmp_path / "a"]))), "mec (a)") == ["–", "–", "–"]
-    assert cells(FORMATS["markdown"](table_8(read([tmp_path / "a"]))), "mec (a)") == ["–"] * 11
+    assert cells(written(table_7([tmp_path / "a"]), "markdown"), "mec (a)") == ["–", "–", "–"]
+    assert cells(written(table_8([tmp_path / "a"]), "markdown"), "mec (a)") == ["–"] * 11
 
 
 class Rows(html.parser.HTMLParser):
@@ -150,7 +153,7 @@ class Rows(html.parser.HTMLParser):
 
 
 def test_html_is_well_formed_and_says_the_same(run):
-    parsed = Rows(FORMATS["html"](table_8(read([run]))))
+    parsed = Rows(written(table_8([run]), "html"))
     assert not parsed.stack
     ours = next(row for row in parsed.rows if row[0] == "mec-joint (cifar-joint) (ours)")
     assert ours[1:] == ["76.0"] + ["–"] * 6 + ["75.5"] + ["–"] * 3
@@ -161,7 +164,7 @@ def test_html_is_well_formed_and_says_the_same(run):
 def test_latex_has_as_many_cells_in_every_row_and_escapes_names(run):
     (run.parent / "a_b & 50%").mkdir()
     other = run.rename(run.parent / "a_b & 50%" / "x_y")
-    text = FORMATS["latex"](table_8(read([other])))
+    text = written(table_8([other]), "latex")
     assert r"mec-joint (x\_y) (ours) & \textbf{76.0} & -- &" in text
     assert r"\underline{75.6}" in text
     rows = [line for line in text.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
@@ -172,7 +175,7 @@ def test_latex_has_as_many_cells_in_every_row_and_escapes_names(run):
 def test_several_runs_are_several_rows_in_their_order(run, tmp_path):
     record(tmp_path / "b", [Result("transfer", "top-1", 50.0, data="dtd", encoder="random:resnet50",
                                    settings={"mode": "linear"})])  # fmt: skip
-    names = [row.name for row in table_8(read([run, tmp_path / "b"])).blocks[0].rows if row.ours]
+    names = [row.name for row in table_8([run, tmp_path / "b"]).blocks["Linear evaluation"] if row.ours]
     assert names == ["mec-joint (cifar-joint)", "random:resnet50 (b)"]
 
 
@@ -180,7 +183,7 @@ def test_checkpoints_of_one_name_are_rows_of_their_own(tmp_path):
     one, other = "0123456789abcdef", "fedcba9876543210"
     for data, checkpoint, value in (("dtd", one, 50.0), ("dtd", other, 60.0), ("food101", one, 70.0)):
         record(tmp_path / "a", [replace(transferred(data, value), checkpoint=checkpoint)])
-    text = FORMATS["markdown"](table_8(read([tmp_path / "a"])))
+    text = written(table_8([tmp_path / "a"]), "markdown")
     assert [cells(text, "mec-joint 012345 (a) (ours)")[i] for i in (0, 7)] == ["70.0", "50.0"]
     assert [cells(text, "mec-joint fedcba (a) (ours)")[i] for i in (0, 7)] == ["–", "60.0"]
 
@@ -191,7 +194,48 @@ def test_the_command_prints_or_writes(run, tmp_path, capsys):
     assert main(["table", "7", str(run), "--format", "html", "--out", str(tmp_path / "t" / "seven.html")]) == 0
     assert "<strong>75.5</strong>" in (tmp_path / "t" / "seven.html").read_text()
     assert main(["table", "8"]) == 0
-    assert "| MEC |" in capsys.readouterr().out
+    assert cells(capsys.readouterr().out, "MEC ")[0] == "**75.6**"
+
+
+def test_figure_1_in_numbers_has_mean_ranks_and_published_rows_where_conditions_are_theirs(run, tmp_path, capsys):
+    assert main(["table", "figure1", str(run)]) == 0
+    text = capsys.readouterr().out
+    head, *rows = printed_rows(text)
+    assert head[:4] == ["method", "mean rank", "LIN", "SEMI"]
+    assert {row[0]: row[1:3] for row in rows}["mec-joint (cifar-joint) (ours)"] == ["1", "74.9"]
+    assert {row[0]: row[1:3] for row in rows}["MEC (published)"] == ["2", "74.5"]
+    assert "VOC" in head  # nobody has it, and it is shown as missing
+    assert {row[head.index("VOC")] for row in rows} == {"–"}
+    assert main(["table", "figure1"]) == 0  # without a run what is published, each axis
+    rows = {row[0]: row for row in printed_rows(capsys.readouterr().out)}
+    assert rows["MoCo v2 (published)"][head.index("VOC")] == "57.4"
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "html"])
+def test_a_suite_s_table_says_what_was_measured_and_why_the_rest_was_not(tmp_path, capsys, form):
+    """One part measured for both encoders, one that failed, one without data; the best of a row is marked."""
+    knn = {"protocol": "knn", "metric": "top-1", "value": 71.26, "settings": {}}
+    other = {**knn, "value": 60.0}
+    told = [
+        {"run": "runs/a_b", "part": "knn digits", "key": "1", "results": [{**knn, "metric": "top-5"}, knn]},
+        {"run": "random:x", "part": "knn digits", "key": "2", "results": [other]},
+        {"run": "runs/a_b", "part": "vos", "key": "3", "failed": "OSError: <no> video"},
+        {"run": "runs/a_b", "part": "coco", "key": "4", "lacking": "annotations belong there"},
+    ]
+    (tmp_path / "suite.json").write_text(json.dumps(told))
+    assert main(["table", "suite", str(tmp_path), "--format", form]) == 0
+    said = capsys.readouterr().out
+    best = {"markdown": "**71.3**", "latex": r"\textbf{71.3}", "html": "<strong>71.3</strong>"}[form]
+    for words in (best, "annotations belong there", "60.0"):
+        assert words in said
+    assert ("&lt;no&gt;" if form == "html" else "<no>") in said
+    if form == "markdown":
+        assert cells(said, "knn digits") == ["top-1", "", "**71.3**", "_60.0_"]
+        assert cells(said, "vos") == ["", "failed: OSError: <no> video", "–", "–"]
+    (tmp_path / "suite.json").write_text('[{"run": 3}]')
+    assert main(["table", "suite", str(tmp_path)]) == 2
+    assert main(["table", "suite", str(tmp_path / "none")]) == 2
+    assert "no table of a suite" in capsys.readouterr().err
 
 
 def test_a_run_without_results_and_a_broken_line_are_named(run, tmp_path, capsys):
