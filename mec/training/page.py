@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import rankdata
+
 from mec.data.decoding import open_image
 from mec.errors import plain
 from mec.evaluation.results import CONFUSION, RESULTS
 from mec.objectives.methods import method_named
 from mec.pages import charts
-from mec.pages.page import data_uri, write_page
+from mec.pages.page import write_page
 from mec.runtime.files import read_json
 from mec.runtime.machine import machine
 from mec.runtime.records import read_records
 from mec.training.health import Verdict, health, read_metrics
 from mec.training.run import RunSettings, read_settings
-from mec.training.shown import AFTER, BEFORE, NAMES, Shown, encoded, read_shown
+from mec.training.shown import AFTER, BEFORE, NAMES, Shown, as_uri, read_shown
 
 REPORT = "report.html"
 MOST_SHOWN = 2_000  # images on a page, of all its runs
@@ -29,6 +31,19 @@ MOST_CELLS = 20  # classes of a confusion matrix that is shown whole
 MOST_NAMED = 60  # classes in a legend
 MOST_PICTURES, PICTURE = 12, 720  # of detections, masks and tracks; px of the longer side
 TITLES = {BEFORE: "before training", AFTER: "after training"}
+CURVES: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {  # title, lines and limits by the names of figures
+    "loss": ("Loss, and the least that it can be", {"loss": "loss"}, {"bound": "loss_bound"}),
+    "accuracy": ("k-NN accuracy of held-out images, %", {"k-NN": "knn"}, {}),
+    "agreement": (
+        "Cosine of two views, and of two images", {"views of an image": "agreement", "different images": "similarity"},
+        {},
+    ),
+    "rank": (
+        "Directions in use (effective rank)", {"effective rank": "effective_rank"}, {"most": "effective_rank_limit"},
+    ),
+    "rate": ("Learning rate", {"rate": "lr"}, {}),
+    "wait": ("Share of the time spent waiting for data", {"wait": "data_wait"}, {}),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,11 @@ class Told:
     @property
     def method(self) -> str:
         return self.settings.recipe.method
+
+    @property
+    def own(self) -> list[Mapping[str, Any]]:
+        """The results on the images that it was trained for."""
+        return [r for r in self.results if r.get("data") == self.settings.data]
 
 
 def read_run(folder: Path) -> Told:
@@ -101,7 +121,7 @@ def section(run: Told, key: str, most: int) -> dict[str, Any]:
         "headline": list(headline(run)),
         "verdict": run.verdict,
         "curves": list(drawn),
-        "closing": closing(run.results, run.method),
+        "closing": closing(run.own, run.method),
         "confusions": list(confusions(run.folder)),
         "pictures": list(pictures(run.folder)),
         "results": [result_row(r) for r in run.results],
@@ -134,17 +154,16 @@ def headline(run: Told) -> Iterator[str]:
         f"{settings.data}, {labels}: {done:,} steps of {settings.recipe.batch_size} images, {epochs:.3g} passes"
         + ("." if done >= steps else f", of {steps:,} steps that were planned.")
     )
-    best = [r for r in run.results if r.get("metric") == "top-1" and r.get("protocol") in ("knn", "linear-fast")]
+    best = {(r["protocol"], str(r.get("encoder"))): r for r in run.own if column_of(r) in ("k-NN (20)", "linear probe")}
     for protocol, words in (("knn", "By its 20 nearest neighbours"), ("linear-fast", "By a linear classifier")):
-        of = {r.get("encoder"): r for r in best
-              if r["protocol"] == protocol and (protocol != "knn" or r["settings"].get("k") == 20)}  # fmt: skip
-        if run.method not in of:
+        if (protocol, run.method) not in best:
             continue
-        mine = of.pop(run.method)
+        mine = best[protocol, run.method]
         between = "" if not mine.get("interval") else " (95 %: {:.1f} to {:.1f})".format(*mine["interval"])
-        others = ", ".join(f"{NAMES.get(name, name)} {r['value']:.1f} %" for name, r in of.items() if name in NAMES)
+        there = {words: best[protocol, name]["value"] for name, words in NAMES.items() if (protocol, name) in best}
+        others = ", ".join(f"{name} {value:.1f} %" for name, value in there.items()) or "nothing to compare with"
         images = "" if mine.get("images") is None else f"of {mine['images']:,} images of {mine.get('split', 'test')}, "
-        yield f"{words}, {images}{mine['value']:.1f} %{between} are told right; {others or 'nothing to compare with'}."
+        yield f"{words}, {images}{mine['value']:.1f} %{between} are told right; {others}."
     if settings.left_out:
         yield "Left out: " + ", ".join(f"{count:,} {reason}" for reason, count in settings.left_out.items()) + "."
     yield from settings.told
@@ -186,30 +205,21 @@ def facts_of(settings: RunSettings) -> list[tuple[str, str]]:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
+def curve_of(run: Told, name: str) -> charts.Curve:
+    """A figure over steps, as it was logged."""
+    found = [(line["step"], line[name]) for line in run.metrics if isinstance(line.get(name), (int, float))]
+    return [x for x, _ in found], [y for _, y in found]
+
+
 def learning(run: Told) -> dict[str, Any]:
     """Charts over steps, of what was logged; where it went wrong is marked."""
     verdict = run.verdict
     mark = (verdict.step, verdict.word) if verdict.step is not None and verdict.word != "hardly trained" else None
-
-    def of(name: str) -> charts.Curve:
-        found = [(line["step"], line[name]) for line in run.metrics if isinstance(line.get(name), (int, float))]
-        return [x for x, _ in found], [y for _, y in found]
-
-    wanted: list[tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]] = [
-        ("loss", "Loss, and the least that it can be", [("loss", "loss")], [("bound", "loss_bound")]),
-        ("accuracy", "k-NN accuracy of held-out images, %", [("k-NN", "knn")], []),
-        ("agreement", "Cosine of two views, and of two images",
-         [("views of an image", "agreement"), ("different images", "similarity")], []),
-        ("rank", "Directions in use (effective rank)", [("effective rank", "effective_rank")],
-         [("most", "effective_rank_limit")]),
-        ("rate", "Learning rate", [("rate", "lr")], []),
-        ("wait", "Share of the time spent waiting for data", [("wait", "data_wait")], []),
-    ]  # fmt: skip
     drawn = {}
-    for key, title, lines, limits in wanted:
-        found = {name: of(field) for name, field in lines}
+    for key, (title, lines, limits) in CURVES.items():
+        found = {name: curve_of(run, field) for name, field in lines.items()}
         if any(len(across) > 1 for across, _ in found.values()):
-            bounds = {name: of(field) for name, field in limits if of(field)[0]}
+            bounds = {name: bound for name, field in limits.items() if (bound := curve_of(run, field))[0]}
             drawn[key] = charts.curves(title, found, limits=bounds, mark=mark)
     return drawn
 
@@ -217,27 +227,24 @@ def learning(run: Told) -> dict[str, Any]:
 def compared(runs: Sequence[Told]) -> dict[str, Any]:
     """Charts of all runs together."""
     drawn = {}
-    for field, title in (
-        ("knn", "k-NN accuracy of held-out images, %"),
-        ("agreement", "Cosine of two views"),
-        ("effective_rank", "Directions in use (effective rank)"),
-    ):
-        lines: dict[str, charts.Curve] = {}
-        for run in runs:
-            found = [(line["step"], line[field]) for line in run.metrics if isinstance(line.get(field), (int, float))]
-            if found:
-                lines[run.name] = [step for step, _ in found], [value for _, value in found]
+    for field, key in (("knn", "accuracy"), ("agreement", "agreement"), ("effective_rank", "rank")):
+        lines = {run.name: curve for run in runs if (curve := curve_of(run, field))[0]}
         if lines:
-            drawn[f"all-{field}"] = charts.curves(title, lines)
+            drawn[f"all-{field}"] = charts.curves(CURVES[key][0], lines)
     return drawn
 
 
-def closing(results: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any] | None:
-    """The closing table: figures of raw pixels, the untrained and the trained encoder, latest of each kind."""
+def closing(results: Sequence[Mapping[str, Any]], method: str = "", *, balanced: bool = False) -> dict[str, Any] | None:
+    """The closing table: figures of raw pixels, the untrained and the trained encoder, latest of each kind.
+
+    balanced: with balanced accuracy beside top-1, but for few labels.
+    """
     cells: dict[str, dict[str, str]] = {}
-    for r in results:
-        if r["metric"] == "top-1" and (column := column_of(r)):
-            spread = "" if r.get("spread") is None else f" ± {r['spread']:.1f}"
+    wanted = [r for r in results if r["metric"] == "top-1"]
+    wanted += [r for r in results if balanced and r["metric"] == "balanced accuracy" and r["protocol"] != "fewshot"]
+    for r in wanted:
+        if column := column_of(r):
+            spread = f" ± {r['spread']:.1f}" if r.get("spread") else ""
             cells.setdefault(str(r.get("encoder")), {})[column] = f"{r['value']:.1f}{spread}"
     names = list(dict.fromkeys(column for row in cells.values() for column in row))
     rows = [(NAMES.get(name, name), name == method, [row.get(c, "") for c in names]) for name, row in cells.items()]
@@ -246,17 +253,15 @@ def closing(results: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]
 
 def column_of(result: Mapping[str, Any]) -> str:
     settings = result.get("settings", {})
-    if result["protocol"] == "knn" and settings.get("k") in (20, None):
-        return "k-NN (20)"
-    if result["protocol"] == "fewshot":
-        count = settings.get("labels_per_class")
-        return f"{count} label{'s' * (count != 1)} a class"
-    return "linear probe" if result["protocol"] == "linear-fast" else ""
+    count = settings.get("labels_per_class")
+    names = {"fewshot": f"{count} label{'s' * (count != 1)} a class", "linear-fast": "linear probe"}
+    name = {**names, "knn": f"k-NN ({settings.get('k', 20)})"}.get(result["protocol"], "")
+    return name + ", balanced" * bool(name and result["metric"] != "top-1")
 
 
 def side_by_side(runs: Sequence[Told]) -> dict[str, Any]:
     """A row a run: its verdict and its own figures."""
-    own = [closing([r for r in run.results if r.get("encoder") == run.method], run.method) for run in runs]
+    own = [closing([r for r in run.own if r.get("encoder") == run.method]) for run in runs]
     names = list(dict.fromkeys(c for table in own if table for c in table["columns"]))
     rows = []
     for run, table in zip(runs, own):
@@ -299,7 +304,7 @@ def pictures(folder: Path) -> Iterator[tuple[str, str]]:
         except Exception:  # one that is broken, or half written, leaves a page without it
             continue
         small.thumbnail((PICTURE, PICTURE))
-        yield plain(str(path.relative_to(folder))), data_uri(encoded(small, "JPEG"), "image/jpeg")
+        yield plain(str(path.relative_to(folder))), as_uri(small, "JPEG")
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -336,7 +341,7 @@ def columns(shown: Shown) -> dict[str, list[Any]]:
     shades = {
         "class": [charts.colour(label) if label >= 0 else charts.INK for label in shown.labels],
         "cluster": [charts.colour(group) for group in shown.clusters],
-        "outlier": [ramp(share) for share in ranks(shown.cosine[AFTER])],
+        "outlier": [ramp(1 - (rank - 1) / max(1, len(count) - 1)) for rank in rankdata(shown.cosine[AFTER])],
     }
     first = "class" if shown.classes else "cluster"
     return {
@@ -345,15 +350,6 @@ def columns(shown: Shown) -> dict[str, list[Any]]:
         **{f"by_{name}": found for name, found in shades.items()},
         **{f"near_{name}": [list(near) for near in found] for name, found in shown.near.items()},
     }  # fmt: skip
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """1 for the smallest, towards 0 for the largest."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    found = [0.0] * len(values)
-    for rank, index in enumerate(order):
-        found[index] = 1 - rank / max(1, len(values) - 1)
-    return found
 
 
 def ramp(share: float) -> str:

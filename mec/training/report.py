@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,17 @@ from mec.networks.encoder_file import ENCODER, image_transform
 from mec.runtime.files import file_hash, write_json
 from mec.runtime.records import append_records
 from mec.training.health import METRICS, health
-from mec.training.page import REPORT, write_report
-from mec.training.picture import readable_thumbnails, unlabelled_picture, views_of
+from mec.training.page import REPORT, closing, column_of, write_report
 from mec.training.run import Run
 from mec.training.runlog import Watch
-from mec.training.shown import AFTER, BEFORE, NAMES, shown_images, write_shown
+from mec.training.shown import AFTER, BEFORE, SHOWN, shown_images, thumbnail, unlabelled_picture, views_of
 
 HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
 UNEVEN = 1.5  # times the share of a class in even data: the largest class's from which balanced accuracy is shown
 FEW_CLASSES = 100  # most classes for which logistic regressions are fitted there
 MAPPED = 3  # least images of a map
-PICTURED = 400  # most images of a map without labels
+PICTURED, MAPPED_TEST = 400, 1000  # most images of a map: training images without labels, test images
 
 
 def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch) -> None:
@@ -49,14 +49,18 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
             rows = closing_features(run, encoder, untrained, watch, parts)
             tell_skipped(rows[run.recipe.method], console)
             results = closing_results(run, rows, images)
-            draw_labelled(run, rows, images, parts[1])
+            both = {BEFORE: rows[before_name(run)][1], AFTER: rows[run.recipe.method][1]}
+            draw(run, images, parts[1], both, MAPPED_TEST)
         record(out, results)
         console.print(closing_table(results, images))
         if words := without_gain(results, run.recipe.method):
             console.print(words, style="yellow", soft_wrap=True)
     elif images is not None and len(images.train) >= MAPPED:
         with console.status("drawing"):
-            draw_unlabelled(run, encoder, untrained, watch)
+            split = limited(Split(images.train.images), PICTURED, seed=0)
+            found = partial(extract, transform=image_transform(run.encoder), device=watch.device, workers=watch.workers)
+            both = {BEFORE: found(Standing(encoder, untrained), split), AFTER: found(encoder, split)}
+            draw(run, images, split, both, PICTURED)
     verdict = health(out)
     write_json(out / HEALTH, verdict.record())
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", soft_wrap=True)
@@ -99,7 +103,8 @@ class Standing(nn.Module):
 
     def __init__(self, encoder: nn.Module, weights: Mapping[str, Tensor]):
         super().__init__()
-        self.encoder, self.weights = encoder, dict(weights)
+        device = next(encoder.parameters()).device
+        self.encoder, self.weights = encoder, {name: tensor.to(device) for name, tensor in weights.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.func.functional_call(self.encoder, self.weights, (images,))
@@ -122,8 +127,7 @@ def closing_features(
     else:  # as `mec evaluate pixels` has them
         raw = partial(extract, nn.Flatten(), transform=image_transform(pixels_info()), workers=watch.workers)
         rows["pixels"] = raw(bank), raw(test)
-    before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
-    for name, module in ((before_name(run), before), (run.recipe.method, encoder)):
+    for name, module in ((before_name(run), Standing(encoder, untrained)), (run.recipe.method, encoder)):
         found = partial(extract, module, transform=transform, device=watch.device, workers=watch.workers)
         rows[name] = found(bank), found(test)
     return rows
@@ -148,80 +152,63 @@ def closing_results(run: Run, rows: Mapping[str, tuple[Features, Features]], ima
     return results
 
 
-def draw_labelled(
-    run: Run, rows: Mapping[str, tuple[Features, Features]], images: Data, test: Split, most: int = 1000
-) -> None:
-    """embedding.png, a map of test images before and after training; and what the run's page shows of them."""
-    lost = {image.path for image in rows[run.recipe.method][1].skipped}
-    kept = np.asarray([i for i in range(len(test)) if not lost or test.images.name(i) not in lost], dtype=np.int64)
-    both = {BEFORE: rows[before_name(run)][1], AFTER: rows[run.recipe.method][1]}
-    if len(kept) < MAPPED or any(len(part.x) != len(kept) for part in both.values()):
-        return
-    step = -(-len(kept) // most)
-    shown = {name: Features(part.x[::step], part.y[::step]) for name, part in both.items()}
-    titles = ("before training", f"after training ({run.recipe.method})")
-    drawn = embedding_map(dict(zip(titles, shown.values())), images.classes, run.folder / "embedding.png")
-    views = views_of(Split(images.train.images), run.recipe, run.settings.seed)
-    part, points = test.take(kept[::step]), dict(zip(both, drawn))
-    write_shown(run.folder, shown_images(part, images.split, images.classes, shown, points, views, len(test)))
+def draw(run: Run, images: Data, split: Split, features: Mapping[str, Features], most: int) -> None:
+    """embedding.png, a map of images before and after training, and shown.json for the run's page; nothing of images
+    that are too few, or have no finite features.
 
-
-def draw_unlabelled(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], watch: Watch) -> None:
-    """embedding.png of a run without labels: training images before and after, their spectrum, their views; and what
-    the run's page shows of them."""
-    assert watch.images is not None
-    split, small = readable_thumbnails(limited(Split(watch.images.train.images), PICTURED, seed=0))
-    if len(split) < MAPPED:
+    Args:
+        split: training images, or, where there are labels, test images.
+        features: of the split's images that can be read, BEFORE and AFTER.
+        most: images taken, at equal distances.
+    """
+    lost = {image.path for part in features.values() for image in part.skipped}
+    kept = np.asarray([i for i in range(len(split)) if not lost or split.images.name(i) not in lost], dtype=np.int64)
+    if len(kept) < MAPPED or any(len(p.x) != len(kept) or not p.x.isfinite().all() for p in features.values()):
         return
-    before = Standing(encoder, {name: tensor.to(watch.device) for name, tensor in untrained.items()})
-    found = partial(extract, transform=image_transform(run.encoder), device=watch.device, workers=watch.workers)
-    rows = {BEFORE: found(before, split), AFTER: found(encoder, split)}
-    if any(len(part.x) != len(small) or not part.x.isfinite().all() for part in rows.values()):
-        return
-    points = {name: map_points(part) for name, part in rows.items()}
-    views = views_of(split, run.recipe, run.settings.seed)
-    named_rows = dict(zip(("before training", f"after training ({run.recipe.method})"), rows.values()))
-    unlabelled_picture(named_rows, points[AFTER], small, views, run.folder / "embedding.png")
-    write_shown(run.folder, shown_images(split, "train", (), rows, points, views, len(watch.images.train)))
+    method, path, step = run.recipe.method, run.folder / "embedding.png", -(-len(kept) // most)
+    few = split.take(kept[::step])
+    features = {name: Features(part.x[::step], part.y[::step]) for name, part in features.items()}
+    small = [thumbnail(few.images.read(i)) for i in range(len(few))]
+    seen = partial(views_of, recipe=run.recipe, seed=run.settings.seed)
+    if images.can_be_measured:
+        titles = ("before training", f"after training ({method})")
+        points = dict(zip(features, embedding_map(dict(zip(titles, features.values())), images.classes, path)))
+        views, about = seen(Split(images.train.images)), (images.split, images.classes, len(split))
+    else:
+        points = {name: map_points(part) for name, part in features.items()}
+        views, about = seen(few), ("train", (), len(images.train))
+    shown = shown_images(few, small, *about[:2], features, points, views, about[2])
+    if not images.can_be_measured:
+        unlabelled_picture(shown, small, views, method, path)
+    write_json(run.folder / SHOWN, asdict(shown))
 
 
 def closing_table(results: Sequence[Result], images: Data) -> Table:
     """Top-1, and balanced accuracy where classes differ in size; below it whose figures these are, and how sure."""
     top1 = [r for r in results if r.metric == "top-1"]
     largest = top1[0].largest_class or 0.0
-    if largest > UNEVEN * 100 / max(1, len(images.classes)):
-        also = [r for r in results if r.metric == "balanced accuracy" and r.protocol != "fewshot"]
-        top1 = sorted([*top1, *also], key=lambda r: r.metric, reverse=True)
-    columns = list(dict.fromkeys(column_of(r) for r in top1))
-    right = [Column(name, justify="right") for name in columns]
+    uneven = largest > UNEVEN * 100 / max(1, len(images.classes))
+    told = closing([vars(r) for r in results], balanced=uneven)
+    assert told is not None
+    right = [Column(name, justify="right") for name in told["columns"]]
     table = Table("features", *right, title=f"{images.name}: accuracy on held-out images ({images.split}), %")
-    for encoder in dict.fromkeys(r.encoder for r in top1):
-        row = {column_of(r): r for r in top1 if r.encoder == encoder}
-        cells = [f"{r.value:.1f}" + (f" ± {r.spread:.1f}" if r.spread else "") for r in (row[c] for c in columns)]
-        table.add_row(NAMES.get(encoder, encoder), *cells)
-    last = [r for r in top1 if r.encoder == top1[-1].encoder and r.interval is not None and r.n == 1]
-    ranges = ", ".join("{} {:.1f} to {:.1f}".format(column_of(r), *r.interval) for r in last if r.interval)
+    for name, _, cells in told["rows"]:
+        table.add_row(name, *cells)
+    last = [r for r in top1 if r.encoder == top1[-1].encoder and r.n == 1]
+    ranges = ", ".join("{} {:.1f} to {:.1f}".format(column_of(vars(r)), *r.interval) for r in last if r.interval)
     table.caption = f"{top1[0].images:,} images, the largest class is {largest:.1f} %. 95 % intervals: {ranges}"
     return table
 
 
 def without_gain(results: Sequence[Result], method: str) -> str:
     """A sentence where the trained features beat raw pixels, or the untrained encoder, by none of the measures."""
-    top1 = {(r.encoder, column_of(r)): r.value for r in results if r.metric == "top-1"}
+    top1 = {(r.encoder, column_of(vars(r))): r.value for r in results if r.metric == "top-1"}
     others = {"untrained": "the untrained encoder's", "start": "those of the weights given", "pixels": "raw pixels"}
     for other, name in others.items():
-        pairs = [(value, top1[method, column]) for (who, column), value in top1.items() if who == other]
+        pairs = [(value, top1[method, what]) for (who, what), value in top1.items() if who == other]
         if pairs and all(mine <= theirs for theirs, mine in pairs):
             return (
                 f"By none of these measures do the trained features beat {name}: so far training has gained nothing "
                 "for these classes. Train longer, or look whether the views keep what tells them apart (mec recipes)."
             )
     return ""
-
-
-def column_of(result: Result) -> str:
-    if result.protocol == "fewshot":
-        count = result.settings["labels_per_class"]
-        return f"{count} label{'s' * (count > 1)} a class"
-    balanced = ", balanced" * (result.metric != "top-1")
-    return {"knn": f"k-NN ({result.settings.get('k')})", "linear-fast": "linear probe"}[result.protocol] + balanced

@@ -1,15 +1,18 @@
 """The picture of a run without labels: its parts are those of the images and of the recipe."""
 
+import base64
+import io
+
 import numpy as np
 import torch
 from helpers import TINY, noise_image, tiny_run, write_images
 from PIL import Image
 
 from mec.data.dataset import Split
-from mec.data.images import Files, Opened
+from mec.data.images import Opened
 from mec.recipes.recipe import changed
 from mec.recipes.table import RECIPES
-from mec.training.picture import as_picture, readable_thumbnails, views_of
+from mec.training.shown import as_picture, read_shown, views_of
 
 
 def test_a_run_without_labels_leaves_a_picture(tmp_path, capsys):
@@ -22,11 +25,18 @@ def test_a_run_without_labels_leaves_a_picture(tmp_path, capsys):
 
 
 def test_thumbnails_are_those_of_the_images_that_can_be_read(tmp_path):
-    paths = write_images(tmp_path, 5, width=64, height=32)
-    paths[1].write_bytes(b"nothing")
-    split, small = readable_thumbnails(Split(Files(tuple(map(str, paths)))))
-    assert [split.images.name(i) for i in range(4)] == [str(path) for path in paths if path != paths[1]]
-    assert {image.shape for image in small} == {(14, 28, 3)}
+    paths = write_images(tmp_path / "photos", 24, width=128, height=64)
+    whole = paths[1].read_bytes()
+    options = {"limit": None, "batch_size": 8, "steps": 1, "evaluate": True}
+    run = tiny_run(tmp_path / "whole", tmp_path / "photos", **options)
+    assert len(read_shown(run).names) == 24
+    paths[1].write_bytes(whole[: len(whole) // 3])  # it is opened, and cannot be decoded
+    run = tiny_run(tmp_path / "run", tmp_path / "photos", **options)
+    shown = read_shown(run)
+    assert sorted(shown.names) == sorted(f"photos/{path.name}" for path in paths if path != paths[1])
+    for uri in shown.thumbnails:
+        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as small:
+            assert small.size == (64, 32)
 
 
 def test_views_are_shown_as_they_are_trained_on_one_row_an_image():
