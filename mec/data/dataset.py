@@ -134,11 +134,6 @@ def with_scale(data: Data, scale: Scale | None = None) -> Data:
     return replace(data, train=train, test=test, validation=choosing, scale=found, told=told_too)
 
 
-def ready(data: Data, held_out: Mapping[str, Split], split: str, scale: Scale | None) -> Data:
-    """The data with held-out parts, a scale, and small images in memory. Raises BadInput as `with_held_out`."""
-    return in_memory_if_small(with_scale(with_held_out(data, held_out, split), scale))
-
-
 def limited(split: Split, limit: int | None, seed: int) -> Split:
     """At most `limit` of the images, drawn by `stratified`."""
     if limit is None or limit >= len(split):

@@ -42,8 +42,8 @@ class Images(ABC):
         Raises OSError, ValueError, SyntaxError: it cannot be read; the message says why."""
 
     def stored(self, index: int) -> Image.Image:
-        """The image as it is stored, with all its bits, not decoded yet. Raises as `open`."""
-        raise ValueError("its pixels are in memory, as 8 bits")
+        """The image as it is stored, with all its bits, not decoded yet, unless in memory. Raises as `open`."""
+        return open_image(bytes(self.open(index).data))
 
     def scaled(self, scale: Scale | None) -> Images:
         """The images with a scale for deep values, unless they are in memory."""
@@ -107,9 +107,6 @@ class Files(Images):
 
     def open(self, index: int) -> Picture:
         return Picture.of(read_file(self.paths[index]), self.scale)
-
-    def stored(self, index: int) -> Image.Image:
-        return open_image(self.paths[index])
 
     def take(self, indices: np.ndarray) -> Files:
         return replace(self, paths=tuple(self.paths[i] for i in indices))

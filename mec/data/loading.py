@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.random  # loaded late by numpy: a worker that is forked meanwhile would find it half there
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_convert
+from torch.utils.data import DataLoader, Dataset, default_collate, default_convert
 
 from mec.errors import TrainingStopped
 from mec.runtime.files import first_line
@@ -34,13 +35,11 @@ def prepared(dataset: Dataset, workers: int, collate: Callable[[Any], Any] | Non
         TrainingStopped: a worker was killed (memory, most often), or has given nothing for ten minutes.
         What the dataset raises, in its own words.
     """
-    if workers and "batch_size" in options and collate is None and options["batch_size"] is None:
-        collate = default_convert
     pipes = workers > 0 and SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < LEAST_SHARED
     if pipes:
         words = f"{SHARED} has {free / 2**20:.0f} MiB free: what {workers} workers prepare comes through pipes, slower."
         warnings.warn(words, stacklevel=2)
-        collate = _Arrays(collate)
+        collate = _Arrays(collate or (default_convert if options.get("batch_size", 1) is None else default_collate))
     before = signal.getsignal(signal.SIGCHLD)
     found = iter(
         DataLoader(
@@ -68,7 +67,9 @@ def prepared(dataset: Dataset, workers: int, collate: Callable[[Any], Any] | Non
             if told.startswith("Caught ") and " in DataLoader worker" in told:  # the last line of its traceback
                 raise type(error)(told.strip().splitlines()[-1].partition(": ")[2]) from None
             raise
-        yield _tensors(item) if pipes else item
+        if pipes:
+            item = apply_to_collection(item, _Sent, lambda sent: torch.from_numpy(sent.array), allow_frozen=True)
+        yield item
         waited = time.monotonic()
 
 
@@ -82,11 +83,11 @@ def lost(what: str) -> TrainingStopped:
 class _Arrays:
     """A collate function whose tensors travel as arrays: those are written into a pipe, not into shared memory."""
 
-    def __init__(self, collate: Callable[[Any], Any] | None):
-        self.collate = collate or torch.utils.data.default_collate
+    def __init__(self, collate: Callable[[Any], Any]):
+        self.collate = collate
 
     def __call__(self, items: Any) -> Any:
-        return _each(self.collate(items), Tensor, lambda tensor: _Sent(tensor.numpy()))
+        return apply_to_collection(self.collate(items), Tensor, lambda t: _Sent(t.numpy()), allow_frozen=True)
 
 
 class _Sent:
@@ -94,18 +95,3 @@ class _Sent:
 
     def __init__(self, array: np.ndarray):
         self.array = array
-
-
-def _tensors(item: Any) -> Any:
-    return _each(item, _Sent, lambda sent: torch.from_numpy(sent.array))
-
-
-def _each(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    if isinstance(item, kind):
-        return change(item)
-    if isinstance(item, dict):
-        return {name: _each(part, kind, change) for name, part in item.items()}
-    if isinstance(item, (list, tuple)):
-        parts = [_each(part, kind, change) for part in item]
-        return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
-    return item

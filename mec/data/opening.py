@@ -8,8 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mec.data.dataset import ROLES, TRAIN, Data, Split, fingerprint, limited, ready, stratified
-from mec.data.folders import Part, from_folder, with_labels
+from mec.data.dataset import (
+    ROLES,
+    TRAIN,
+    Data,
+    Split,
+    fingerprint,
+    in_memory_if_small,
+    limited,
+    with_held_out,
+    with_scale,
+)
+from mec.data.folders import from_folder, with_labels
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Packed, Shards, is_packed, open_packed
 from mec.data.tables import Table, assigned, members, read_table
@@ -55,6 +65,7 @@ def open_data(
     name, root = home(name), home(root)
     if labels is not None and (name == "digits" or (name in TORCHVISION and not Path(name).is_dir())):
         raise BadInput(f"--labels is {labels}, but {name} has labels of its own.")
+    held_out: dict[str, Split] | None = None
     if name == "digits":
         data = digits()
     elif name in TORCHVISION and not Path(name).is_dir():
@@ -62,11 +73,14 @@ def open_data(
     elif name == "imagenet" and not Path(name).is_dir():
         if root is None:
             raise BadInput("imagenet needs --data-root DIR, with DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG.")
-        data = replace(from_folder(Path(root), limit, seed, scale, split or "", labels), name="imagenet")
+        data, held_out = from_folder(Path(root), limit, seed, labels)
+        data = replace(data, name="imagenet")
     elif is_packed(name):
-        data = from_packed(name, root, limit, seed, scale, split or "", labels)
+        data, held_out = from_packed(name, root, limit, seed, labels)
     else:
-        data = from_folder(Path(name), limit, seed, scale, split or "", labels)
+        data, held_out = from_folder(Path(name), limit, seed, labels)
+    if held_out is not None:
+        data = in_memory_if_small(with_scale(with_held_out(data, held_out, split or ""), scale))
     if split and data.split.lower() != split.lower() and ROLES.get(data.split.lower()) != ROLES.get(split.lower()):
         raise BadInput(f"{name} has no part {split!r} to measure on. There: {data.split}.")
     data = replace(data, train=limited(data.train, limit, seed))
@@ -74,34 +88,24 @@ def open_data(
 
 
 def from_packed(
-    name: str,
-    root: str | Path | None,
-    limit: int | None,
-    seed: int,
-    scale: Scale | None = None,
-    split: str = "",
-    labels: str | Path | None = None,
-) -> Data:
-    """Shards: a folder that `mec pack` wrote, tars by a pattern, or a URL of either."""
-    packed, stamp = open_packed(name, root), ""
+    name: str, root: str | Path | None, limit: int | None, seed: int, labels: str | Path | None = None
+) -> tuple[Data, dict[str, Split]]:
+    """Shards (a folder that `mec pack` wrote, tars by a pattern, or a URL of either), as `from_folder`."""
+    packed, stamp = open_packed(name, root), list[str]()
     if labels is not None:
         table = read_table(labels, labels=True)
-        packed, stamp = relabelled(packed, table), table.stamp
+        packed, stamp = relabelled(packed, table), [table.stamp]
 
     def part(name: str) -> Split:
         rows = np.flatnonzero(packed.part == name)
         labels = packed.table.label[rows]
         return Split(Shards(packed.table, rows), labels if (labels >= 0).any() else None)
 
-    train = part(TRAIN)
+    train = limited(part(TRAIN), limit, seed)
     if not len(train):
         raise BadInput(f"{name}: holds no images to train on.")
-    if limit is not None and limit < len(train):
-        train = train.take(stratified(train.labels, len(train), limit, seed))
     assert isinstance(train.images, Shards)
-    state = hashlib.sha256(
-        "\n".join([*packed.checksums, *[stamp] * bool(stamp)]).encode() + train.images.rows.tobytes()
-    )
+    state = hashlib.sha256("\n".join([*packed.checksums, *stamp]).encode() + train.images.rows.tobytes())
     held_out = {other: part(other) for other in dict.fromkeys(packed.part.tolist()) if other != TRAIN}
     found = Data(
         packed.name,
@@ -111,8 +115,7 @@ def from_packed(
         told=packed.told,
         fingerprint="-".join([state.hexdigest()[:16], *filter(None, [packed.contents])]),
     )
-    labelled = {name: part.labelled() for name, part in held_out.items() if part.labels is not None}
-    return ready(found, labelled, split, scale)
+    return found, {name: part.labelled() for name, part in held_out.items() if part.labels is not None}
 
 
 def relabelled(packed: Packed, table: Table) -> Packed:
@@ -120,10 +123,9 @@ def relabelled(packed: Packed, table: Table) -> Packed:
     names = packed.table.names
     parts, words, told = assigned(table, names, Path(packed.table.tars[0]).parent, packed.part.tolist())
     found = members(parts)
-    made = [Part(name, Path(), [names[i] for i in rows], packed.table.length[rows]) for name, rows in found.items()]
-    labelled, classes, more = with_labels(made, [[words[i] for i in rows] for rows in found.values()])
+    numbers, classes, more = with_labels([*found], [[words[i] for i in rows] for rows in found.values()])
     label = np.full(len(names), -1)
-    for part, rows in zip(labelled, found.values()):
-        label[rows] = -1 if part.labels is None else part.labels
+    for of_part, rows in zip(numbers, found.values()):
+        label[rows] = -1 if of_part is None else of_part
     told_too, part_of = (*packed.told, *told, *more), np.array(parts)
     return replace(packed, table=replace(packed.table, label=label), part=part_of, classes=classes, told=told_too)

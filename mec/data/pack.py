@@ -68,15 +68,16 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
             raise BadInput(too_many(skipped, total, folder))
         about = {"version": __version__, "resize": resize, "quality": quality if resize else None}
         write_index(work, writers, classes, about)
-        closed = [unlisted for part in parts for unlisted in part.closed]
-        write_records(work / QUARANTINE, map(asdict, [*skipped, *closed]))
+        skipped += layout.closed
+        write_records(work / QUARANTINE, map(asdict, skipped))
     for words in Data(folder.name, Split(Files(())), left_out=layout.left_out, told=tuple(layout.told)).words():
         console.print(words)
     shards = [shard for writer in writers for shard in writer.shards]
     size = sum(shard["bytes"] for shard in shards) / 1e6
-    console.print(f"{out}: {total - len(skipped):,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)
-    if skipped or closed:
-        console.print(f"{len(skipped) + len(closed)} images cannot be read: {out / QUARANTINE}", highlight=False)
+    images_in = sum(len(writer.rows) for writer in writers)
+    console.print(f"{out}: {images_in:,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)
+    if skipped:
+        console.print(f"{len(skipped)} images cannot be read: {out / QUARANTINE}", highlight=False)
     return out
 
 

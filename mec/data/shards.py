@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mec.data.contents import contents_hash, sampled
 from mec.data.dataset import ROLES, TEST, TRAIN
-from mec.data.decoding import SUFFIXES, Picture, open_image
+from mec.data.decoding import SUFFIXES, Picture
 from mec.data.fetching import fetch
 from mec.data.images import Images
 from mec.data.listing import cache_file, pack_names, suffix_words, unpack_names
@@ -80,9 +79,6 @@ class Shards(Images):
 
     def open(self, index: int) -> Picture:
         return Picture.of(self.bytes(index), self.scale)
-
-    def stored(self, index: int) -> Image.Image:
-        return open_image(self.bytes(index))
 
     def take(self, indices: np.ndarray) -> Shards:
         return replace(self, rows=self.rows[indices])

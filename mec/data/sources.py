@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from mec.data.dataset import ROLES, Data, Split, with_scale
-from mec.data.decoding import Skipped, nothing_in
-from mec.data.folders import class_of, readable
+from mec.data.decoding import nothing_in
+from mec.data.folders import first_folder, rows_without, unreadable
 from mec.data.images import Files, Opened
 from mec.data.listing import list_images
 from mec.data.shards import Shards, is_packed, open_packed
@@ -68,7 +68,7 @@ def open_images(
     images = home(images)
     found, table = _found(images, look), None
     if str(labels) == BY_FOLDER and not os.path.exists(BY_FOLDER):
-        words = [class_of(part_and_rest(name)[1]) for name in found.names]
+        words = [first_folder(part_and_rest(name)[1])[0] for name in found.names]
         if len({*words} - {None}) < 2:
             raise BadInput(f"{images}: labels are the names of folders, and there are fewer than two: CLASS/image.png.")
         found = labelled(found, words)
@@ -91,8 +91,8 @@ def part_and_rest(name: str) -> tuple[str, str]:
     >>> part_and_rest("Val/cat/1.png"), part_and_rest("cat/1.png")
     (('val', 'cat/1.png'), ('', 'cat/1.png'))
     """
-    first, _, rest = name.replace(os.sep, "/").partition("/")
-    return (first.lower(), rest) if rest and first.lower() in ROLES else ("", name)
+    first, rest = first_folder(name.replace("/", os.sep))
+    return (first.lower(), rest) if first and first.lower() in ROLES else ("", name)
 
 
 def by_rows(source: Source, table: Table, rows: np.ndarray, *, own: bool = False) -> Source:
@@ -156,10 +156,8 @@ def _found(images: Any, look: bool) -> Source:
 def files(about: Data, root: Path, names: list[str], look: bool) -> tuple[Source, np.ndarray]:
     """The readable ones of these files, and which those are [n]. Raises BadInput: too many are not."""
     paths = [os.path.join(root, name) for name in names]
-    split, skipped = readable(paths, None, root, all_of_them=look)
-    bad: set[str] = {s.path for s in skipped}
-    kept = np.array([i for i, path in enumerate(paths) if path not in bad], np.int64)
-    left: tuple[Skipped, ...] = (*skipped, *about.skipped)
-    chosen = names if not bad else [names[i] for i in kept]
-    parts = tuple(part_and_rest(name)[0] for name in chosen)
-    return Source(replace(about, train=split, skipped=left), tuple(chosen), parts), kept
+    skipped = unreadable(paths, root, all_of_them=look)
+    kept = rows_without(paths, skipped)
+    names = [names[i] for i in kept]
+    about = replace(about, train=Split(Files(tuple(paths[i] for i in kept))), skipped=(*skipped, *about.skipped))
+    return Source(about, tuple(names), tuple(part_and_rest(name)[0] for name in names)), kept

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from mec.errors import BadInput
+from mec.exports.options import Taken
 from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic, write_text
 
@@ -77,12 +77,13 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def export_detectron2(info: EncoderInfo, weights: dict[str, Tensor], out: Path) -> list[str]:
+def export_detectron2(taken: Taken, out: Path) -> list[str]:
     """Write the pickle that detectron2's checkpointer reads, and a configuration for VOC07+12 and one for COCO.
 
     Raises:
         BadInput: an encoder that detectron2 has no network for.
     """
+    info, weights = taken.info, taken.weights
     if info.backbone not in DEPTHS or info.small_stem:
         stem = " with the stem for small images" if info.small_stem else ""
         known = ", ".join(DEPTHS)

@@ -58,10 +58,10 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
         )
         work = out.with_name(f"{out.name}.unfinished")
         key = feature_key(way.encoder, pictures, way.transform, str(way.device))
-        for old in work.glob("*") if work.is_dir() else ():
-            if key is None or not old.name.startswith(key):
+        key = key or "once"  # made anew each time
+        for old in work.glob("*"):
+            if key == "once" or not old.name.startswith(key):
                 old.unlink()
-        key = key or "once"
         if done := progress_of(work, key, len(pictures)):
             console.print(f"resumed after {done:,} of {len(pictures):,} images")
         with evaluating(way.encoder), console.status(f"features of {len(pictures):,} images") as shown:
@@ -73,13 +73,13 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
                     shown.update(f"features of {start:,} of {len(pictures):,} images")
 
             file = stored(work, key, len(pictures), batches)
-            found, unreadable, size = mended(way, file)
+            unreadable, size = mended(way, file)
         skipped = (*source.data.skipped, *reasons(pictures, unreadable))
         data = replace(source.data, skipped=skipped)
         kept = np.setdiff1d(np.arange(len(pictures)), unreadable)
         labels = [data.classes[y] if y >= 0 else "" for y in source.split.y[kept]] if data.classes else None
         names = [source.names[i] for i in kept]
-        rows = Rows(names, labels, data.words(), size, lambda: (b for b in blocks(file, found, unreadable)))
+        rows = Rows(names, labels, data.words(), size, lambda: blocks(file, unreadable))
         written = write_rows(rows, out)
         shutil.rmtree(work)
     console.print(f"{out}: {len(names):,} images, {size} features each", soft_wrap=True)
@@ -106,10 +106,11 @@ def check_room(out: Path, images: int, size: int) -> None:
         )
 
 
-def mended(way: Extraction, file: Path) -> tuple[dict[int, Tensor], list[int], int]:
-    """The rows of images that could be read the second time, the unreadable, and e. Raises BadInput: not finite."""
+def mended(way: Extraction, file: Path) -> tuple[list[int], int]:
+    """Fill in the rows of images that can be read the second time; gives the unreadable, and e.
+    Raises BadInput: features that are not finite."""
     lost, done, bad, size = [], 0, 0, 0
-    for block in raw_blocks(file):
+    for block in blocks(file):
         nan = np.isnan(block[:, 0])
         lost.append(done + np.flatnonzero(nan))
         bad += int((~np.isfinite(block)).any(1).sum() - nan.sum())
@@ -117,25 +118,16 @@ def mended(way: Extraction, file: Path) -> tuple[dict[int, Tensor], list[int], i
     found, unreadable = way.second_try(np.concatenate(lost), size)
     given = sum(map(len, lost)) - len(unreadable) - sum(bool(row.isfinite().all()) for row in found.values())
     refuse_infinite(bad + given, done)
-    return found, unreadable, size
+    rows = np.load(file, mmap_mode="r+")
+    for i, row in found.items():
+        rows[i] = row.numpy()
+    return unreadable, size
 
 
-def raw_blocks(file: Path) -> Iterator[np.ndarray]:
-    """The rows of an .npy, a block at a time; mapped anew for each, so that memory holds no more than one."""
+def blocks(file: Path, unreadable: Sequence[int] = ()) -> Iterator[np.ndarray]:
+    """The rows of an .npy but the unreadable, by blocks, each mapped anew: memory holds no more than one."""
     n, size = np.load(file, mmap_mode="r").shape
     step = max(1, BLOCK // (4 * size))
     for start in range(0, n, step):
-        yield np.array(np.load(file, mmap_mode="r")[start : start + step])
-
-
-def blocks(file: Path, found: dict[int, Tensor], unreadable: Sequence[int]) -> Iterator[np.ndarray]:
-    """The rows with those found later in their place, without the unreadable."""
-    done = 0
-    for block in raw_blocks(file):
-        inside = range(done, done + len(block))
-        for i, row in found.items():
-            if i in inside:
-                block[i - done] = row.numpy()
-        drop = [i - done for i in unreadable if i in inside]
-        yield np.delete(block, drop, axis=0) if drop else block
-        done += len(block)
+        block = np.array(np.load(file, mmap_mode="r")[start : start + step])
+        yield np.delete(block, [i - start for i in unreadable if start <= i < start + step], axis=0)

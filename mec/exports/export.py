@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,35 +14,17 @@ from mec.runtime.flags import File, takes
 from mec.runtime.progress import say
 
 
-def timm(taken: Taken, out: Path) -> list[str]:
-    from mec.exports.weights import timm_lines, write_compared
-
-    return write_compared(taken, out, timm_lines)
-
-
-def torchvision(taken: Taken, out: Path) -> list[str]:
-    from mec.exports.weights import torchvision_lines, write_compared
-
-    return write_compared(taken, out, torchvision_lines)
-
-
-def detectron2(taken: Taken, out: Path) -> list[str]:
-    from mec.exports.detectron2 import export_detectron2
-
-    return export_detectron2(taken.info, taken.weights, out)
-
-
-def onnx(taken: Taken, out: Path) -> list[str]:
-    from mec.exports.onnx import export_encoder
-
-    return export_encoder(taken, out)
+def late(name: str) -> Callable[[Taken, Path], list[str]]:
+    """A function of this room, whose file is loaded when it is called."""
+    file, _, function = name.partition(".")
+    return lambda taken, out: getattr(importlib.import_module(f"mec.exports.{file}"), function)(taken, out)
 
 
 EXPORTS: dict[str, tuple[str, Callable[[Taken, Path], list[str]]]] = {  # suffix; writes the file, says what to do then
-    "torchvision": (".pth", torchvision),
-    "timm": (".safetensors", timm),
-    "detectron2": (".pkl", detectron2),
-    "onnx": (".onnx", onnx),
+    "torchvision": (".pth", late("weights.export_torchvision")),
+    "timm": (".safetensors", late("weights.export_timm")),
+    "detectron2": (".pkl", late("detectron2.export_detectron2")),
+    "onnx": (".onnx", late("onnx.export_encoder")),
 }
 if TYPE_CHECKING:
     Tool = str

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -39,16 +39,21 @@ class Rows:
             done += len(block)
 
 
+def write_array(file: IO[bytes], blocks: Iterator[np.ndarray], shape: tuple[int, ...], kind: Any) -> None:
+    """An .npy, from blocks of its rows."""
+    about = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, kind).tobytes())
+
+
 def to_npz(rows: Rows, part: Path) -> None:
     """`paths` [n], `features` [n, e], `told`, and `labels` [n] where there are any."""
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, blocks: Iterator[np.ndarray], shape: tuple[int, ...], kind: Any) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                about = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, about)
-                for block in blocks:
-                    file.write(np.ascontiguousarray(block, kind).tobytes())
+                write_array(file, blocks, shape, kind)
 
         def add_words(name: str, words: Sequence[str]) -> None:
             kind = np.dtype(("<U", max(map(len, words), default=0) or 1))
@@ -65,10 +70,7 @@ def to_npz(rows: Rows, part: Path) -> None:
 def to_npy(rows: Rows, part: Path) -> None:
     """Features [n, e] alone; paths and labels stand beside them, in `beside`."""
     with open(part, "wb") as file:
-        about = {"descr": "<f4", "fortran_order": False, "shape": (len(rows.names), rows.size)}
-        np.lib.format.write_array_header_1_0(file, about)
-        for block in rows.blocks():
-            file.write(block.tobytes())
+        write_array(file, rows.blocks(), (len(rows.names), rows.size), np.dtype("<f4"))
 
 
 def to_csv(rows: Rows, part: Path, *, features: bool = True) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-import torchvision
 from torch import nn
 
 from mec.errors import BadInput
 from mec.exports.options import Taken
-from mec.networks.backbones import POOLED, SMALL, timm_arguments, use_small_stem
+from mec.networks.backbones import SMALL, timm_arguments
 from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic, write_json
 
@@ -24,36 +23,51 @@ TOLERANCE = 1e-4  # of the largest feature
 TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def write_compared(
-    taken: Taken, out: Path, lines_and_model: Callable[[EncoderInfo, Path], tuple[list[str], nn.Module]]
-) -> list[str]:
-    """Write the file; the model that its lines build has to give the encoder's features, or no file stays."""
-    info = taken.info
-    if lines_and_model is torchvision_lines and info.backbone not in TORCHVISION:
-        small = " Its widths are not torchvision's;" if info.backbone in SMALL else ""
-        raise BadInput(f"torchvision has no {info.backbone!r} (it has {', '.join(TORCHVISION)}).{small} use --to timm.")
+def export_timm(taken: Taken, out: Path) -> list[str]:
+    """Safetensors, the lines that load them with timm alone, and how images are made in timm's words."""
+    save_weights(taken, out)
+    said = compared(taken, out, timm_lines(taken, out))
+    config = out.with_suffix(".json")
+    write_json(config, timm_config(taken.info))
+    return [
+        *said, f"\n{config}: how images are made, in timm's words: timm.data.create_transform(**timm.data."
+        "resolve_data_config(json.load(open(FILE))['pretrained_cfg']))"
+    ]  # fmt: skip
+
+
+def export_torchvision(taken: Taken, out: Path) -> list[str]:
+    """A state dict, and the lines that load it into torchvision's ResNet. Raises BadInput: it has no such network."""
+    name = taken.info.backbone
+    if name not in TORCHVISION:
+        small = " Its widths are not torchvision's;" if name in SMALL else ""
+        raise BadInput(f"torchvision has no {name!r} (it has {', '.join(TORCHVISION)}).{small} use --to timm.")
     with atomic(out) as part:
-        if lines_and_model is timm_lines:
-            about = {"mec": json.dumps(asdict(info))}  # timm passes over it; `mec evaluate` reads the file by it
-            safetensors.torch.save_file(taken.weights, part, metadata=about)
-        else:
-            torch.save(taken.weights, part)
+        torch.save(taken.weights, part)
+    ten = "ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"
+    return compared(taken, out, [
+        "import torch, torchvision",
+        f"model = torchvision.models.{ten if name == 'resnet10' else f'{name}()'}",
+        "model.fc = torch.nn.Identity()",
+        *(_stem_lines(taken.encoder) if taken.info.small_stem else []),
+        f"model.load_state_dict(torch.load({str(out)!r}, weights_only=True))",
+    ])  # fmt: skip
+
+
+def save_weights(taken: Taken, out: Path) -> None:
+    with atomic(out) as part:  # timm passes over the metadata; `mec evaluate` reads the file by it
+        safetensors.torch.save_file(taken.weights, part, metadata={"mec": json.dumps(asdict(taken.info))})
+
+
+def compared(taken: Taken, out: Path, lines: list[str]) -> list[str]:
+    """What is said about a file that the lines load; the model that they build has to give the encoder's features."""
+    lines, names = [*lines, *transform_lines(taken.info)], dict[str, Any]()
     try:
-        lines, other = lines_and_model(info, out)
-        compare(taken.encoder, other, info)
+        exec("\n".join(lines), names)
+        compare(taken.encoder, names["model"], taken.info)
     except BaseException:
         out.unlink()  # no file stays that gives other features
         raise
-    lines += transform_lines(info)
-    said = [f"{out}: features equal to those of {taken.file}. It loads with:\n", *(f"    {line}" for line in lines)]
-    if lines_and_model is timm_lines:
-        config = out.with_suffix(".json")
-        write_json(config, timm_config(info))
-        said += [
-            f"\n{config}: how images are made, in timm's words: timm.data.create_transform(**timm.data."
-            "resolve_data_config(json.load(open(FILE))['pretrained_cfg']))"
-        ]
-    return said
+    return [f"{out}: features equal to those of {taken.file}. It loads with:\n", *(f"    {line}" for line in lines)]
 
 
 def resized_to(info: EncoderInfo) -> int | None:
@@ -67,15 +81,13 @@ def transform_lines(info: EncoderInfo) -> list[str]:
     size = f"({side}, {side})" if shorter is None else f"{shorter}"
     mode = f"v2.InterpolationMode.{info.interpolation.upper()}"
     deep = info.value_range
-    cropped = [] if shorter is None else [f"v2.CenterCrop({side}),"]
     return [
         "from PIL import Image, ImageOps",
         "from torchvision.transforms import v2",
         "transform = v2.Compose([",
-        *(
-            f"    {step}"
-            for step in ("v2.ToImage(), v2.RGB(),", f"v2.Resize({size}, {mode}, antialias=True),", *cropped)
-        ),
+        "    v2.ToImage(), v2.RGB(),",
+        f"    v2.Resize({size}, {mode}, antialias=True),",
+        *([] if shorter is None else [f"    v2.CenterCrop({side}),"]),
         f"    v2.ToDtype(torch.float32, scale=True), v2.Normalize({list(info.mean)}, {list(info.std)}),",
         "])",
         *([f"# 16-bit, float and signed pictures: {deep[0]:g} becomes 0 and {deep[1]:g} 255 first"] if deep else []),
@@ -85,7 +97,6 @@ def transform_lines(info: EncoderInfo) -> list[str]:
 
 def timm_config(info: EncoderInfo) -> dict[str, Any]:
     """What timm's data configuration has to know: its default would crop and normalise otherwise."""
-    arguments = timm_arguments(info.backbone)
     side, shorter = info.image_size, resized_to(info)
     # timm resizes to floor(side / crop_pct): half a pixel more, so that rounding never takes one away.
     crop = {"crop_pct": 1.0, "crop_mode": "squash"} if shorter is None else {
@@ -93,53 +104,32 @@ def timm_config(info: EncoderInfo) -> dict[str, Any]:
     }  # fmt: skip
     shown = {"interpolation": info.interpolation, "mean": info.mean, "std": info.std}
     about = {"input_size": (3, side, side), **crop, **shown}
-    return {"architecture": arguments["model"], "num_features": info.feature_size, "pretrained_cfg": about}
+    name = timm_arguments(info.backbone)["model"]
+    return {"architecture": name, "num_features": info.feature_size, "pretrained_cfg": about}
 
 
-def timm_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
-    """The lines that load the file with timm alone, and the model that they build."""
-    arguments = timm_arguments(info.backbone)
-    model = arguments.pop("model")
-    convolutional = False
-    try:
-        timm.create_model(model, num_classes=0, img_size=info.image_size)
-        arguments |= {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
-    except TypeError:  # it is not told the size
-        convolutional = True
-    extra = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    if not info.small_stem or not convolutional:
-        line = f'model = timm.create_model("{model}", num_classes=0{extra}, checkpoint_path={str(out)!r})'
-        other = timm.create_model(model, num_classes=0, **arguments, checkpoint_path=str(out))
-        return ["import timm, torch", line], other
-    other = timm.create_model(model, num_classes=0, **arguments)
-    use_small_stem(other, pooled=info.backbone in POOLED)
-    other.load_state_dict(safetensors.torch.load_file(out))
+def timm_lines(taken: Taken, out: Path) -> list[str]:
+    """The lines that load the file with timm alone."""
+    arguments, info = timm_model(taken.info), taken.info
+    call = f"model = timm.create_model({json.dumps(arguments.pop('model'))}, num_classes=0"
+    call += "".join(f", {name}={value!r}" for name, value in arguments.items())
+    if not info.small_stem or "img_size" in arguments:
+        return ["import timm, torch", f"{call}, checkpoint_path={str(out)!r})"]
     return [
         "import timm, torch, safetensors.torch",
-        f'model = timm.create_model("{model}", num_classes=0{extra})',
-        *_stem_lines(other),
+        f"{call})",
+        *_stem_lines(taken.encoder),
         f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))",
-    ], other
+    ]
 
 
-def torchvision_lines(info: EncoderInfo, out: Path) -> tuple[list[str], nn.Module]:
-    """The lines that load the file into torchvision's ResNet, and the model that they build."""
-    if info.backbone == "resnet10":
-        other: nn.Module = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
-        made = "torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"
-    else:
-        other, made = torchvision.models.get_model(info.backbone), f"torchvision.models.{info.backbone}()"
-    other.fc = nn.Identity()
-    if info.small_stem:
-        use_small_stem(other)
-    other.load_state_dict(torch.load(out, weights_only=True))
-    return [
-        "import torch, torchvision",
-        f"model = {made}",
-        "model.fc = torch.nn.Identity()",
-        *(_stem_lines(other) if info.small_stem else []),
-        f"model.load_state_dict(torch.load({str(out)!r}, weights_only=True))",
-    ], other
+def timm_model(info: EncoderInfo) -> dict[str, Any]:
+    """What timm makes the network by, the stem for small images aside: its name under 'model', and keywords."""
+    arguments = timm_arguments(info.backbone)
+    with contextlib.suppress(TypeError):  # convolutional networks are not told the size
+        timm.create_model(arguments["model"], num_classes=0, img_size=info.image_size)
+        arguments |= {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
+    return arguments
 
 
 def _stem_lines(model: nn.Module) -> list[str]:

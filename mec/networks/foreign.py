@@ -118,13 +118,13 @@ def read_backbone(path: Path, encoder: nn.Module | None = None, part: str = "") 
     names = [*encoder.state_dict()] if encoder is not None else []
     anchors = (*names[:1], *ANCHORS)
     found = dict.fromkeys(n.removesuffix(a) for n in state for a in anchors if n == a or n.endswith(f".{a}"))
-    below = {prefix: _below(state, prefix) for prefix in found}
+    below = {prefix: {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)} for prefix in found}
     if names:
         own = {*names}
         fitting = {prefix: len(own & renamed(tensors).keys()) for prefix, tensors in below.items()}
         below = {p: t for p, t in below.items() if fitting[p] and 2 * fitting[p] >= max(fitting.values())}
     else:
-        below = {p: t for p, t in below.items() if "blocks." in "".join(t) or _is_resnet(renamed(t))}
+        below = {p: t for p, t in below.items() if re.search(r"blocks\.|\0layer1\.", "\0".join(["", *renamed(t)]))}
     if not below:
         raise BadInput(nothing_known(path, state))
     there = [*below]
@@ -135,7 +135,10 @@ def read_backbone(path: Path, encoder: nn.Module | None = None, part: str = "") 
     prefix = min(below, key=lambda p: (_rank(p), len(p)))
     others = [p for p in there if p != prefix]
     told = f"{path.name}: {len(below[prefix])} tensors of {plain(prefix) or 'the file itself'}"
-    left = Counter(_first_word(name) for name in state if not name.startswith(prefix) and "optimizer" not in name)
+    left = Counter(  # by their first word that is no mere wrapper's
+        next((word for word in name.split(".") if word not in WRAPPERS), name)
+        for name in state if not name.startswith(prefix) and "optimizer" not in name
+    )  # fmt: skip
     left.update(name.partition(".")[0] for name in below[prefix] if is_head(name) and name not in names)
     if left:
         told += "; left: " + ", ".join(f"{plain(word)} ({n})" for word, n in left.most_common(6))
@@ -144,22 +147,9 @@ def read_backbone(path: Path, encoder: nn.Module | None = None, part: str = "") 
     return Foreign(path, renamed(below[prefix]), prefix, (told,))
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _is_resnet(tensors: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith("layer1.") for name in tensors)
-
-
 def _rank(prefix: str) -> int:
     """How late a backbone with this prefix is chosen: SSL's online network first, DINO's teacher before its student."""
     return 2 if any(word in prefix for word in LATER) else int("teacher" in prefix)
-
-
-def _first_word(name: str) -> str:
-    """What a tensor belongs to: its first word that is no mere wrapper's."""
-    return next((word for word in name.split(".") if word not in WRAPPERS), name)
 
 
 def is_head(name: str) -> bool:
