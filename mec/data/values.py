@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image, TiffImagePlugin
 
 PERCENTILES = (0.5, 99.5)  # of the values of a sample: they become 0 and 255
 PIXELS = 16_384  # of an image that are looked at for them
+STRIP = 1 << 20  # pixels that are converted at once: a large image's deep values are never copied whole
 NO_DATA = (-9999.0, -99999.0, -32768.0, float(np.float32(-3.4028235e38)))  # what maps and radar say where nothing is
 GDAL_NO_DATA, CHANNELS, BITS, EXTRA = 42113, 277, 258, 338  # tags of TIFF
 TIFF = (b"II*\0", b"MM\0*")
@@ -30,10 +32,14 @@ class Scale:
 
     def to_bytes(self, values: np.ndarray) -> np.ndarray:
         """[h, w] of any numbers -> uint8 [h, w]. Raises ValueError where none of them is finite."""
-        if not np.isfinite(values).any():
+        if not any(np.isfinite(strip).any() for strip in strips(values)):
             raise ValueError("pixel values are not finite")
-        shifted = (values.astype(np.float32) - np.float32(self.low)) * np.float32(255 / (self.high - self.low))
-        return np.nan_to_num(shifted, nan=0, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
+
+        def converted(strip: np.ndarray) -> np.ndarray:
+            shifted = (strip.astype(np.float32) - np.float32(self.low)) * np.float32(255 / (self.high - self.low))
+            return np.nan_to_num(shifted, nan=0, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
+
+        return np.concatenate([converted(strip) for strip in strips(values)])
 
     def to_eight_bits(self, image: Any) -> Any:
         """A PIL image of deep values as 8-bit RGB, all else as it is: a step of an encoder's transform."""
@@ -43,6 +49,12 @@ class Scale:
         return f"values {self.low:.5g} to {self.high:.5g} become 0 to 255"
 
 
+def strips(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows [h, w] of an image, as many at a time as have about `STRIP` pixels."""
+    rows = max(1, STRIP // max(1, values.shape[1]))
+    return (values[start : start + rows] for start in range(0, len(values), rows))
+
+
 def is_deep(image: Image.Image) -> bool:
     """Whether its values are more than 8 bits: 16-bit, 32-bit or float, always of one channel."""
     return image.mode.startswith("I") or image.mode == "F"
@@ -50,8 +62,8 @@ def is_deep(image: Image.Image) -> bool:
 
 def sampled_values(image: Image.Image) -> np.ndarray:
     """Up to `PIXELS` of a deep image's values, spread evenly, without those that say that there is nothing."""
-    values = np.asarray(image, dtype=np.float64).ravel()
-    values = values[:: -(-len(values) // PIXELS)]
+    values = np.asarray(image).ravel()
+    values = values[:: -(-len(values) // PIXELS)].astype(np.float64)
     empty = [*NO_DATA]
     with contextlib.suppress(AttributeError, KeyError, ValueError):  # not a TIFF, or without the tag
         empty.append(float(str(image.tag_v2[GDAL_NO_DATA]).strip("\0 ")))  # type: ignore[attr-defined]
@@ -77,12 +89,13 @@ def to_rgb(image: Image.Image, scale: Scale | None = None) -> Image.Image:
     if is_deep(image) and scale is not None:
         image = Image.fromarray(scale.to_bytes(np.asarray(image)))
     elif is_deep(image):
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
+        values = np.asarray(image)
+        if not all(np.isfinite(strip).all() for strip in strips(values)):
             raise ValueError("pixel values are not finite")
-        peak = values.max(initial=0)
+        peak = float(values.max(initial=0))
         divisor = 1 if image.mode == "F" and peak <= 1 else 255 if peak <= 255 else 65535 if peak <= 65535 else peak
-        image = Image.fromarray(np.clip(values / divisor * 255, 0, 255).round().astype(np.uint8))
+        shares = (np.clip(strip.astype(np.float64) / divisor * 255, 0, 255) for strip in strips(values))
+        image = Image.fromarray(np.concatenate([share.round().astype(np.uint8) for share in shares]))
     elif image.mode in ("P", "PA", "LA"):
         image = image.convert("RGBA")  # keeps the colours of palettes with transparency
     return image.convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, TiffImagePlugin
 from mec.data.images import common_scale
 from mec.data.opening import open_data
 from mec.data.pack import pack
-from mec.data.values import GDAL_NO_DATA, Scale
+from mec.data.values import GDAL_NO_DATA, PIXELS, STRIP, Scale, sampled_values, to_rgb
 from mec.evaluation import evaluate
 from mec.networks.encoder_file import load_encoder, read_info
 
@@ -131,3 +132,24 @@ def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
     data = Knn(data=str(tmp_path / "set")).open(subject)
     assert data.train.images.scale == data.test.images.scale == Scale(0, 500)
     assert "values 0 to 500 become 0 to 255" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("scale", [None, Scale(0, 4000)])
+def test_a_large_deep_image_takes_little_more_memory_than_its_pixels(scale):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 5000, (3000, 2000), dtype=np.uint16))
+    tracemalloc.start()
+    found = np.asarray(to_rgb(image, scale))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * image.width * image.height + 32 * STRIP  # 2 read, 1 and 1 made, 3 + 3 as RGB; strips of float64
+    values = np.asarray(image, np.float64) / (65535 if scale is None else 4000) * 255
+    assert np.abs(found[..., 0] - values.clip(0, 255)).max() <= 0.502
+
+
+def test_of_a_large_image_values_are_sampled_before_they_become_floats():
+    image = Image.fromarray(np.zeros((3000, 2000), np.uint16))
+    tracemalloc.start()
+    assert len(sampled_values(image)) <= PIXELS
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * image.width * image.height

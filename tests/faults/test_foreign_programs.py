@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import photographs
 import pytest
 from campaign import note
 from helpers import write_images
 
 from mec.cli.main import main
+from mec.evaluation.detection.batches import Sizes
+from mec.evaluation.detection.network import Regions
+from mec.evaluation.detection.presets import PRESETS
+from mec.evaluation.evaluate import evaluate
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 
@@ -31,17 +37,55 @@ HOSTILE = {
 
 
 TINY = ["--recipe", "digits", "--backbone", "resnet10-tiny", "--batch-size", "32", "--set", "views.size=8"]
-COMMANDS = [
+COMMANDS = [  # {} is a folder of train/ and test/ with two classes each, hostile files in all of them
     ["embed", "pixels", "{}", "--out", "{}.npz"],
     ["pack", "{}", "{}-packed"],
     ["pretrain", "{}", "--epochs", "1", "--workers", "0", "--out", "{}-run", *TINY],
+    ["compare", "{}", "--methods", "mec-joint,simclr", "--epochs", "1", "--out", "{}-both", *TINY],
+    ["evaluate", "pixels", "knn", "{}", "--out", "{}-knn"],
+    ["evaluate", "random:resnet10-tiny", "finetune", "{}", "--epochs", "1", "--image-size", "32", "--out", "{}-tuned"],
     ["recipes", "auto", "{}"],
     ["select", "pixels", "{}", "--n", "5", "--out", "{}-picked.csv"],
-    ["search", "pixels", "{}", "--query", "{}/0000.png", "--out", "{}-found.csv"],
+    ["predict", "random:resnet10-tiny", "{}", "--labels", "{}.csv", "--out", "{}-predicted.csv"],
+    ["search", "pixels", "{}", "--query", "{}/train/a/0000.png", "--out", "{}-found.csv"],
     ["duplicates", "pixels", "{}", "--out", "{}-groups.csv"],
     ["outliers", "pixels", "{}", "--out", "{}-odd.csv"],
+    ["mislabelled", "pixels", "{}/train", "--out", "{}-doubtful.csv"],
+    ["detect", "detector", "{}", "--out", "{}-detections.json"],
+    ["track", "pixels", "{}/train/a", "--box", "1,1,6,6", "--out", "{}-tracks.txt"],
     ["bench", "data", "{}", "--workers", "0"],
 ]
+
+
+def hostile_folder(root: Path, files: dict[str, bytes]) -> None:
+    """Images of two classes, training and test, with these files among them, and a table of labels beside it."""
+    rows = ["path,label"]
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        rows += [f"{path},{name[-1]}" for path in write_images(root / name, 50)]
+        for number, content in enumerate(files.values()):
+            (root / name / f"holiday{number}.{('jpg', 'png')[number % 2]}").write_bytes(content)
+    root.with_suffix(".csv").write_text("\n".join(rows))
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory) -> Path:
+    """The folder of a detector that hardly learned."""
+    root = tmp_path_factory.mktemp("detector")
+    sizes, regions = (
+        Sizes((64,), 64, 96),
+        Regions(anchors=32, before_nms=(200, 100), after_nms=(50, 20), regions=16, pooled=7),
+    )
+    tiny = {"iterations": 2, "drops": (1,), "warmup": 1, "sizes": sizes, "seeds": (0,), "batch_size": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        small = replace(PRESETS["voc"]["small"], regions=regions, precise=2, **tiny)
+        patch.setitem(PRESETS["voc"], "small", small)
+        data = photographs.voc(root / "data")
+        (root / "names").write_text("car\ndog\nperson\n")
+        evaluate(
+            "random:resnet10-tiny", "voc", data_root=data, out=root / "run", image_size=64, preset="small",
+            device="cpu", precision="fp32", classes=root / "names",
+        )  # fmt: skip
+    return next(root.glob("run/voc-small/lr-*"))
 
 
 def watched(words: list[str], folder: Path, found) -> None:
@@ -70,15 +114,17 @@ def programs(words: list[str], folder: Path) -> tuple[int | None, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
-def test_a_hostile_folder_starts_no_program(words, tmp_path):
-    for name, files in (("plain", {}), ("hostile", HOSTILE)):
-        write_images(tmp_path / name, 100)
-        for number, content in enumerate(files.values()):
-            (tmp_path / name / f"holiday{number}.{('jpg', 'png')[number % 2]}").write_bytes(content)
-    (code, plain), (_, hostile) = (programs([w.format(name) for w in words], tmp_path) for name in ("plain", "hostile"))
+@pytest.mark.parametrize(
+    "words", COMMANDS, ids=lambda words: " ".join(words[:3:2]) if words[0] == "evaluate" else words[0]
+)
+def test_a_hostile_folder_starts_no_program(words, tmp_path, request):
+    if words[0] == "detect":
+        (tmp_path / "detector").symlink_to(request.getfixturevalue("detector"))
+    hostile_folder(tmp_path / "plain", {})
+    hostile_folder(tmp_path / "hostile", HOSTILE)
+    (code, plain), (told, hostile) = (programs([w.format(n) for w in words], tmp_path) for n in ("plain", "hostile"))
     assert code == 0
-    problem = f"starts {hostile}" if len(hostile) > len(plain) else None
+    problem = f"starts {hostile}" if len(hostile) > len(plain) else None if told in (0, 1, 2) else "does not end"
     for what in HOSTILE:
         note("foreign programs", f"{what}, {words[0]}", problem)
     assert problem is None
