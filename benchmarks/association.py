@@ -21,10 +21,11 @@ from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles, posefiles
 from mec.evaluation.tracking.mot import FIRST_ID, MotBenchmark, MotsBenchmark
 from mec.evaluation.tracking.motfiles import Clip, MaskRow
-from mec.evaluation.tracking.multiobject import TrackingOptions, measure_tracks
+from mec.evaluation.tracking.multiobject import measure_tracks
 from mec.evaluation.tracking.objects import Mask, pose_mask
 from mec.evaluation.tracking.posefiles import PoseFrame
 from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
+from mec.evaluation.tracking.protocols import Association
 
 SEQUENCE = "060470979_bonn"
 
@@ -110,9 +111,10 @@ def main() -> None:
         name = encoder.replace(":", "-").replace("/", "-").strip("-")
         subject = resolve(encoder, device=given.device, out=given.out / f"{name}-every{given.every}")
         for task, (kind, split) in kinds.items():
-            options = TrackingOptions(split, motion=given.motion)
+            flags = {"motion": given.motion, "stage": given.stage, "video": given.video}
+            options = Association(data_root=places[task], split=split, **flags)
             found: dict[str, dict[str, float]] = {}
-            for r in measure_tracks(kind, subject, places[task], options, stage=given.stage, video=given.video):
+            for r in measure_tracks(kind, subject, options):
                 place = r.settings.get("head") or f"stage {r.settings['stage']}"
                 found.setdefault(place, {})[r.metric] = r.value
             for place, figures in found.items():

@@ -8,8 +8,10 @@ one process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -75,6 +77,14 @@ class Ranks:
         box = torch.tensor(float(number), dtype=torch.float64, device=_device())
         dist.broadcast(box, src=0)
         return float(box)
+
+    def values(self, value: Any) -> list[Any]:
+        """What each rank gives, in rank order, as JSON carries it."""
+        if self.size == 1:
+            return [value]
+        line = torch.frombuffer(bytearray(json.dumps(value).encode() + b"\n"), dtype=torch.uint8)
+        found = bytes(self.gather(line.to(_device())).cpu().numpy())
+        return [json.loads(line) for line in found.splitlines()]
 
     def wait(self) -> None:
         """Until all ranks are here."""

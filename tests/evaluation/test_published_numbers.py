@@ -19,7 +19,7 @@ from mec.evaluation.probing.probe import PROBES
 from mec.evaluation.probing.protocols import FewShot, Knn
 from mec.evaluation.tracking import mot, posetrack
 from mec.evaluation.tracking.association import Settings
-from mec.evaluation.tracking.multiobject import TrackingOptions
+from mec.evaluation.tracking.protocols import Association
 from mec.evaluation.transfer.sets import CALTECH_TRAIN, HELD_OUT, TRANSFER_SETS
 from mec.evaluation.transfer.sweeps import FINETUNING
 
@@ -86,7 +86,7 @@ def test_the_life_of_tracks_is_unitracks():
     for kind in (mot.MotBenchmark, mot.MotsBenchmark, posetrack.PoseTrackBenchmark):
         bench = kind.__new__(kind)  # without reading any data
         for motion in (False, True):
-            bench.options = TrackingOptions("val", motion=motion)
+            bench.options = Association(data_root="", motion=motion)
             found = bench.rules()
             assert (found.motion, found.gated) == (printed.WITH_MOTION[kind.__name__] if motion else (None, False))
 

@@ -210,8 +210,8 @@ def read_coco(folder: Path) -> Any:
 
     found = annotations.read_coco(folder, "x")
     found.fingerprint()
-    annotations.largest_objects(found, 2)
-    return annotations.with_objects(found)
+    found.largest_objects(2)
+    return found.with_objects()
 
 
 VOC = b"""<annotation><size><width>8</width><height>8</height></size><object><name>cat</name><difficult>0</difficult>
@@ -228,7 +228,7 @@ def voc_layout(folder: Path) -> None:
 def read_voc(folder: Path) -> Any:
     from mec.evaluation.detection import annotations
 
-    return annotations.with_objects(annotations.read_voc(folder, [(2007, "trainval")]))
+    return annotations.read_voc(folder, [(2007, "trainval")]).with_objects()
 
 
 SEQINFO = b"[Sequence]\nname=a\nimDir=img1\nframeRate=30\nseqLength=2\nimWidth=8\nimHeight=8\nimExt=.png\n"

@@ -27,18 +27,23 @@ from mec.evaluation.detection import runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, preset_named
-from mec.evaluation.detection.reading import Places
+from mec.evaluation.detection.protocols import Coco
 from mec.evaluation.finetuning.finetune import finetune
 from mec.evaluation.probing.logistic import PENALTIES
 from mec.evaluation.probing.probe import train_probe
 from mec.evaluation.subject import resolve
 from mec.evaluation.transfer import sweeps
-from mec.evaluation.transfer.sweeps import Finetuning, transfer
+from mec.evaluation.transfer.protocols import Transfer
+from mec.evaluation.transfer.sweeps import Finetuning
 from mec.networks.backbones import SMALL
 from mec.runtime import checkpoints, records
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.records import read_records
 from mec.training import trainer
+
+
+def transfer(subject, names, root, *, finetuning=None, say, **flags):
+    return sweeps.transfer(subject, Transfer(data=",".join(names), data_root=root, **flags), finetuning, say)
 
 
 class Cut(Exception):
@@ -51,9 +56,9 @@ def pretrains(folder: Path) -> Any:
 
 
 def detects(folder: Path) -> Any:
-    places = Places(photographs.coco(folder / "data"))
+    options = Coco(data_root=photographs.coco(folder / "data"), resume=True)
     subject = resolve("random:resnet10-narrow", device="cpu", image_size=64, out=folder / "run")
-    results = runs.detect(subject, "coco", places, *preset_named("coco", None), save_minutes=0, resume=True)
+    results = runs.detect(subject, options, *preset_named("coco", None), save_minutes=0)
     (run,) = (path for path in folder.glob("run/*/lr-*") if path.is_dir())
     return checkpoints.in_run(run).newest()[0], logged(run, "iteration"), [r.value for r in results]
 

@@ -19,6 +19,7 @@ from mec.evaluation.metrics import VOC_CLASSES
 from mec.runtime.files import read_json, read_text
 
 EMPTY_SIDE = 1e-5  # px: an object thinner than this is dropped
+Flaws = Mapping[str, Sequence[str]]  # what was left out, in words -> where
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Annotations:
     point_starts: np.ndarray | None = None  # [polygons + 1] into `points`
     points: np.ndarray | None = None  # flat x, y, x, y, ...
     order: np.ndarray | None = None  # [objects] which of COCO's annotations, as its file lists them
-    flaws: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what was left out, in words -> where
+    flaws: Flaws = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,13 +63,64 @@ class Annotations:
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()[:16]
 
+    def with_rows(self, rows: np.ndarray, starts: np.ndarray) -> Annotations:
+        """With these objects, which lie from photograph to photograph as `starts` says."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ("boxes", "labels", "ignored")}
+        if self.order is not None:
+            arrays["order"] = self.order[rows]
+        if self.polygon_starts is not None:
+            arrays |= flat_polygons([self.polygons(row) for row in rows])
+        return replace(self, starts=starts, **arrays)
+
+    def take(self, chosen: Sequence[int]) -> Annotations:
+        """The chosen photographs, in that order, with their objects."""
+        each = [self.rows(i) for i in chosen]
+        rows = np.concatenate([*each, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+        ids, paths = (tuple(names[i] for i in chosen) for names in (self.ids, self.paths))
+        found = self.with_rows(rows, np.cumsum([0, *map(len, each)]))
+        return replace(found, ids=ids, paths=paths, sizes=self.sizes[list(chosen)])
+
+    def with_objects(self) -> np.ndarray:
+        """Numbers of the photographs that are trained on: those with an object that `example` keeps."""
+        sizes = np.repeat(self.sizes, np.diff(self.starts), axis=0)
+        before = np.cumsum([0, *self.trainable(np.arange(len(sizes)), sizes)])  # such objects in front of each row
+        return np.flatnonzero(np.diff(before[self.starts]))
+
+    def crowds(self) -> np.ndarray:
+        """Objects that are not trained on: COCO's crowds. VOC's difficult ones are."""
+        return self.ignored if self.category_ids else np.zeros_like(self.ignored)
+
+    def without_polygons(self) -> np.ndarray:
+        """Objects that are no crowds and have no polygon where polygons are given: masks cannot be learned of them."""
+        if self.polygon_starts is None:
+            return np.zeros_like(self.ignored)
+        return ~self.crowds() & (np.diff(self.polygon_starts) == 0)
+
+    def trainable(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Which objects are trained on: no crowds, with a polygon where polygons are given, and not empty.
+
+        Args:
+            rows: of the objects.
+            sizes: [rows, 2] or [2], width and height of their photographs; what is outside does not count."""
+        corners = self.boxes[rows].reshape(-1, 2, 2).clip(0, np.broadcast_to(sizes, (len(rows), 2))[:, None])
+        kept = (corners[:, 1] - corners[:, 0] > EMPTY_SIDE).all(1) & ~self.crowds()[rows]
+        if self.polygon_starts is None:
+            return kept
+        return kept & (self.polygon_starts[rows + 1] > self.polygon_starts[rows])
+
+    def largest_objects(self, count: int) -> Annotations:
+        """The photographs whose median box is largest: for a look on little data, where small objects say little."""
+        usable = self.with_objects()
+        areas = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)
+        objects = [(i, self.rows(i)) for i in usable]
+        medians = [np.median(areas[rows][self.trainable(rows, self.sizes[i])]) for i, rows in objects]
+        best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
+        return self.take(sorted(best.tolist()))
+
 
 def read_image_at(annotations: Annotations, index: int) -> Image.Image:
     """Upright, or as stored where the annotation gives the size of that.
-
-    Raises:
-        BadInput: it cannot be read, or its size is not the annotated one.
-    """
+    Raises BadInput: it cannot be read, or its size is not the annotated one."""
     path = annotations.paths[index]
     try:
         image = read_image(path)
@@ -87,9 +139,7 @@ Object = tuple[str, tuple[float, ...], bool]  # class, box, whether it is ignore
 Photograph = tuple[str, str, tuple[int, int], list[Object]]  # id, path, (width, height) and objects
 
 
-def from_photographs(
-    rows: Sequence[Photograph], classes: Sequence[str], flaws: Mapping[str, Sequence[str]]
-) -> Annotations:
+def from_photographs(rows: Sequence[Photograph], classes: Sequence[str], flaws: Flaws) -> Annotations:
     objects = [found for *_, several in rows for found in several]
     number = {name: i for i, name in enumerate(classes)}
     return Annotations(
@@ -103,14 +153,10 @@ def from_photographs(
 
 def read_voc(root: Path, splits: Sequence[tuple[int | None, str]]) -> Annotations:
     """VOC's objects of splits such as (2007, "trainval"): ROOT[/VOCdevkit]/VOC2007/Annotations, ImageSets, JPEGImages.
-
     Without a year the root itself holds these folders; photographs have any suffix, and annotations that cannot be read
     are left out. Classes are VOC's 20 where no other has an object, else those of the objects, sorted. Boxes become x0,
     y0 = xmin - 1, ymin - 1 and x1, y1 = xmax, ymax.
-
-    Raises:
-        BadInput: a folder or file is missing or cannot be read; says which, and what is there.
-    """
+    Raises BadInput: a folder or file is missing or cannot be read; says which, and what is there."""
     rows: list[Photograph] = []
     flaws: dict[str, list[str]] = {}
     for year, split in splits:
@@ -172,17 +218,13 @@ def _text(node: ElementTree.Element, path: str) -> str:
     return found.strip()
 
 
-def read_coco(root: Path, split: str, images: Path | None = None) -> Annotations:
+def read_coco(root: Path, split: str, images: str | Path | None = None) -> Annotations:
     """COCO's objects of a split such as "train2017": ROOT/annotations/instances_SPLIT.json and ROOT[/images]/SPLIT/.
-
     The split may also be a file of annotations, from the root on; photographs are looked for in `images`, in the
     split's folders, beside the file, in ROOT/images and in ROOT. Annotations without a known image, a known class or a
     box are left out. Read once, then from flat arrays in the cache folder ($XDG_CACHE_HOME, ~/.cache) for as long as
     the file stays the same.
-
-    Raises:
-        BadInput: the file is missing or not COCO's format.
-    """
+    Raises BadInput: the file is missing or not COCO's format."""
     usual = root / "annotations" / f"instances_{split}.json"
     others = (root / "annotations" / f"{split}.json", root / split / "_annotations.coco.json", root / split)
     file = next((path for path in (usual, *others) if path.is_file()), usual)
@@ -217,8 +259,8 @@ def read_coco(root: Path, split: str, images: Path | None = None) -> Annotations
 
 def _coco_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     flaws: dict[str, list[str]] = {}
+    content = read_json(file, dict)
     try:
-        content = read_json(file, dict)
         categories = sorted(content["categories"], key=lambda c: c["id"])
         images = sorted(content["images"], key=lambda image: image["id"])
         by_image: dict[int, list[tuple[int, dict[str, Any]]]] = {image["id"]: [] for image in images}
@@ -232,38 +274,26 @@ def _coco_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]
                 by_image[found["image_id"]].append((place, found))
         if content["annotations"] and not any(by_image.values()):
             raise ValueError(f"none of its {len(content['annotations'])} annotations has an image, a class and a box")
-        counts, boxes, labels, crowds, order = [], [], [], [], []
-        shapes: list[list[np.ndarray]] = []
-        for image in images:
-            counts.append(len(by_image[image["id"]]))
-            for place, found in by_image[image["id"]]:
-                order.append(place)
-                x, y, w, h = found["bbox"]
-                boxes.append((x, y, x + w, y + h))
-                labels.append(number[found["category_id"]])
-                crowds.append(bool(found.get("iscrowd", 0)))
-                shape = found.get("segmentation")
-                # Crowds come as run lengths; a polygon has three points at least.
-                kept = [p for p in shape if len(p) >= 6 and len(p) % 2 == 0] if isinstance(shape, list) else []
-                shapes.append([np.asarray(p, dtype=np.float32) for p in kept])
+        rows = [row for image in images for row in by_image[image["id"]]]
+        boxes = [(x, y, x + w, y + h) for x, y, w, h in (found["bbox"] for _, found in rows)]
+        shapes = [found.get("segmentation") for _, found in rows]  # crowds' are run lengths
+        polygons = [[p for p in s if len(p) >= 6 and len(p) % 2 == 0] if isinstance(s, list) else [] for s in shapes]
         arrays = {
             "classes": np.array([str(c["name"]) for c in categories]),
             "category_ids": np.array([c["id"] for c in categories], dtype=np.int64),
             "ids": np.array([image["id"] for image in images]),
             "names": np.array([str(image["file_name"]) for image in images]),
             "sizes": np.array([(image.get("width", 0), image.get("height", 0)) for image in images]).reshape(-1, 2),
-            "order": np.array(order, dtype=np.int64),
-            "starts": np.cumsum([0, *counts]),
+            "order": np.array([place for place, _ in rows], dtype=np.int64),
+            "starts": np.cumsum([0, *(len(by_image[image["id"]]) for image in images)]),
             "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
-            "labels": np.array(labels, dtype=np.int64),
-            "ignored": np.array(crowds, dtype=bool),
-            **flat_polygons(shapes),
+            "labels": np.array([number[found["category_id"]] for _, found in rows], dtype=np.int64),
+            "ignored": np.array([bool(found.get("iscrowd", 0)) for _, found in rows], dtype=bool),
+            **flat_polygons([[np.asarray(p, dtype=np.float32) for p in several] for several in polygons]),
         }
         if mixed := [name for name, array in arrays.items() if array.dtype == object]:
             raise ValueError(f"{mixed[0]} of several kinds")
         return arrays, flaws
-    except BadInput:
-        raise
     except MALFORMED as error:
         raise BadInput(f"{file}: not COCO's instances format ({type(error).__name__}: {error}).") from error
 
@@ -276,65 +306,3 @@ def flat_polygons(shapes: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
         "point_starts": np.cumsum([0, *map(len, points)]),
         "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
     }
-
-
-def with_rows(annotations: Annotations, rows: np.ndarray, starts: np.ndarray) -> Annotations:
-    """With these objects, which lie from photograph to photograph as `starts` says."""
-    arrays: dict[str, Any] = {name: getattr(annotations, name)[rows] for name in ("boxes", "labels", "ignored")}
-    if annotations.order is not None:
-        arrays["order"] = annotations.order[rows]
-    if annotations.polygon_starts is not None:
-        arrays |= flat_polygons([annotations.polygons(row) for row in rows])
-    return replace(annotations, starts=starts, **arrays)
-
-
-def take(annotations: Annotations, chosen: Sequence[int]) -> Annotations:
-    """The chosen photographs, in that order, with their objects."""
-    each = [annotations.rows(i) for i in chosen]
-    rows = np.concatenate([*each, np.zeros(0, dtype=np.int64)]).astype(np.int64)
-    ids, paths = (tuple(names[i] for i in chosen) for names in (annotations.ids, annotations.paths))
-    found = with_rows(annotations, rows, np.cumsum([0, *map(len, each)]))
-    return replace(found, ids=ids, paths=paths, sizes=annotations.sizes[list(chosen)])
-
-
-def with_objects(annotations: Annotations) -> np.ndarray:
-    """Numbers of the photographs that are trained on: those with an object that `example` keeps."""
-    sizes = np.repeat(annotations.sizes, np.diff(annotations.starts), axis=0)
-    before = np.cumsum([0, *trainable(annotations, np.arange(len(sizes)), sizes)])  # such objects in front of each row
-    return np.flatnonzero(np.diff(before[annotations.starts]))
-
-
-def crowds(annotations: Annotations) -> np.ndarray:
-    """Objects that are not trained on: COCO's crowds. VOC's difficult ones are."""
-    return annotations.ignored if annotations.category_ids else np.zeros_like(annotations.ignored)
-
-
-def without_polygons(annotations: Annotations) -> np.ndarray:
-    """Objects that are no crowds and have no polygon where polygons are given: masks cannot be learned from them."""
-    if annotations.polygon_starts is None:
-        return np.zeros_like(annotations.ignored)
-    return ~crowds(annotations) & (np.diff(annotations.polygon_starts) == 0)
-
-
-def trainable(annotations: Annotations, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which objects are trained on: no crowds, with a polygon where polygons are given, and not empty.
-
-    Args:
-        rows: of the objects.
-        sizes: [rows, 2] or [2], width and height of their photographs; what is outside does not count.
-    """
-    corners = annotations.boxes[rows].reshape(-1, 2, 2).clip(0, np.broadcast_to(sizes, (len(rows), 2))[:, None])
-    kept = (corners[:, 1] - corners[:, 0] > EMPTY_SIDE).all(1) & ~crowds(annotations)[rows]
-    if annotations.polygon_starts is None:
-        return kept
-    return kept & (annotations.polygon_starts[rows + 1] > annotations.polygon_starts[rows])
-
-
-def largest_objects(annotations: Annotations, count: int) -> Annotations:
-    """The photographs whose median box is largest: for a look on little data, where small objects say little."""
-    usable = with_objects(annotations)
-    areas = (annotations.boxes[:, 2:] - annotations.boxes[:, :2]).prod(1)
-    objects = [(i, annotations.rows(i)) for i in usable]
-    medians = [np.median(areas[rows][trainable(annotations, rows, annotations.sizes[i])]) for i, rows in objects]
-    best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
-    return take(annotations, sorted(best.tolist()))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mec.data.loading import prepared
 from mec.errors import BadInput
-from mec.evaluation.detection.annotations import Annotations, read_image_at, trainable, with_objects
+from mec.evaluation.detection.annotations import Annotations, read_image_at
 
 Example = tuple[Tensor, dict[str, Any], int]  # an image uint8 [3, h, w], its target, the seed of what is sampled of it
 
@@ -75,15 +75,13 @@ def example(
     annotations: Annotations, index: int, shorter: int, most: int, mirrored: bool
 ) -> tuple[Tensor, dict[str, Any]]:
     """One photograph resized and perhaps mirrored, with the objects to train on in its px.
-
-    Objects that are not `trainable` are left out.
-    """
+    Objects that are not `trainable` are left out."""
     image = read_image_at(annotations, index)
     before = image.size
     image = image.resize(resized(*before, shorter, most), Image.Resampling.BILINEAR)
     scale = np.array([image.width / before[0], image.height / before[1]], dtype=np.float32)
     rows = annotations.rows(index)
-    rows = rows[trainable(annotations, rows, annotations.sizes[index])]
+    rows = rows[annotations.trainable(rows, annotations.sizes[index])]
     boxes = annotations.boxes[rows] * np.tile(scale, 2)
     boxes = np.clip(boxes, 0, np.tile(np.array(image.size, dtype=np.float32), 2))
     shapes: list[list[np.ndarray]] | None = None
@@ -114,7 +112,7 @@ def training_loader(
     dataset: TrainingBatches, batch_size: int, start: int, stop: int, share: slice, workers: int
 ) -> Iterator[list[Example]]:
     """This rank's part of the batches of iterations start to stop - 1; the order does not depend on start or ranks."""
-    usable = with_objects(dataset.annotations)
+    usable = dataset.annotations.with_objects()
     if not len(usable):
         raise BadInput("none of the training photographs has an object to train on.")
     wide = dataset.annotations.sizes[usable, 0] > dataset.annotations.sizes[usable, 1]
@@ -130,9 +128,6 @@ class TestImages(torch.utils.data.Dataset):
 
     def __init__(self, annotations: Annotations, sizes: Sizes):
         self.annotations, self.sizes = annotations, sizes
-
-    def __len__(self) -> int:
-        return len(self.annotations)
 
     def __getitem__(self, index: int) -> Tensor:
         image = read_image_at(self.annotations, index)

@@ -32,11 +32,9 @@ def draw_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, side: int) ->
 
 
 @torch.no_grad()
-def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
+def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> np.ndarray:
     """uint8 [n, height, width]: masks [n, s, s] of probabilities, bilinear over their boxes, pixel centres at halves.
-
-    Only pixels of the box are looked at: outside it the interpolation with zeros stays below a half.
-    """
+    Only pixels of the box are looked at: outside it the interpolation with zeros stays below a half."""
     pasted = np.zeros((len(masks), height, width), dtype=np.uint8)
     for out, mask, (x0, y0, x1, y1) in zip(pasted, masks.cpu(), boxes.cpu().tolist()):
         left, top = max(int(x0), 0), max(int(y0), 0)
@@ -47,7 +45,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         y = (torch.arange(top, bottom, dtype=mask.dtype) + 0.5 - y0) / (y1 - y0) * 2 - 1
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), 2)
         values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-        out[top:bottom, left:right] = (values >= threshold).numpy()
+        out[top:bottom, left:right] = (values >= 0.5).numpy()
     return pasted
 
 

@@ -6,10 +6,13 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from mec.errors import BadInput
 from mec.evaluation.detection.annotations import Annotations
@@ -17,8 +20,11 @@ from mec.evaluation.metrics import eleven_point_precision
 from mec.runtime.files import read_json
 
 AP_THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))  # of overlap
-AS_WRITTEN = np.array([1.0, 1.0, 0.0, 0.0])  # VOC's files count pixels from 1 and include the last
+AS_WRITTEN = np.array([1.0, 1.0, 0.0, 0.0])  # VOC's files count pixels from 1
+LAST_PIXEL = np.array([0.0, 0.0, 1.0, 1.0])  # and include the last
 MEDIUM = 32**2  # px: COCO's smallest medium object
+Scores = dict[str, float]
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,7 @@ class Detections:
     masks: Sequence[Mapping[str, Any]] | None = None
 
 
-def voc_scores(
-    annotations: Annotations, detections: Sequence[Detections], *, eleven_points: bool = True
-) -> dict[str, float]:
+def voc_scores(annotations: Annotations, detections: Sequence[Detections], *, eleven_points: bool = True) -> Scores:
     """AP (mean over overlaps 0.50 to 0.95), AP50 and AP75, %; each the mean over classes that have objects (detectron2
     counts the others as 0).
 
@@ -46,10 +50,7 @@ def voc_scores(
         eleven_points: the rule of 2007; otherwise the area below the curve.
 
     Source: protocols of VOC 2007 and 2010; the ten thresholds as detectron2 takes them.
-
-    Raises:
-        BadInput: another number of detections, or no object to find.
-    """
+    Raises BadInput: another number of detections, or no object to find."""
     if len(detections) != len(annotations):
         raise BadInput(f"detections of {len(detections)} photographs for {len(annotations)}: one for each, in order.")
     rule = eleven_point_precision if eleven_points else area_precision
@@ -65,32 +66,26 @@ def voc_scores(
     return {"AP": float(each.mean()), "AP50": float(each[0]), "AP75": float(each[5])}
 
 
-def best_objects(
-    annotations: Annotations, detections: Sequence[Detections], label: int
-) -> tuple[np.ndarray, np.ndarray]:
+def best_objects(annotations: Annotations, detections: Sequence[Detections], label: int) -> Pair:
     """Of each detection of a class, by falling score: overlap with the object it overlaps most, and the object's row.
-
-    Equal scores stay in order of appearance. Overlap 0 and row -1 where the photograph has no object of the class.
-    """
-    scores, overlap, row = [], [], []
+    Equal scores stay in order of appearance. Overlap 0 and row -1 where the photograph has no object of the class."""
+    scores: list[float] = []
+    overlap: list[float] = []
+    row: list[int] = []
     for i, found in enumerate(detections):
         rows = annotations.rows(i)
         rows = rows[annotations.labels[rows] == label]
-        truth = annotations.boxes[rows].astype(np.float64) + AS_WRITTEN  # as the file has them
         mine = found.labels == label
-        for box, score in zip(found.boxes[mine], found.scores[mine]):
-            overlaps = inclusive_overlaps(truth, np.round(box.astype(np.float64) + AS_WRITTEN, 1))
-            best = int(overlaps.argmax()) if len(rows) else -1
-            scores.append(round(float(score), 3))
-            overlap.append(overlaps[best] if len(rows) else 0.0)
-            row.append(rows[best] if len(rows) else -1)
+        truth, boxes = annotations.boxes[rows] + AS_WRITTEN, np.round(found.boxes[mine] + AS_WRITTEN, 1)
+        each = box_iou(torch.from_numpy(boxes + LAST_PIXEL), torch.from_numpy(truth + LAST_PIXEL)).numpy()
+        scores += [round(score, 3) for score in found.scores[mine].tolist()]
+        overlap += each.max(1, initial=0).tolist()
+        row += rows[each.argmax(1)].tolist() if len(rows) else [-1] * len(each)
     order = np.argsort(-np.array(scores), kind="stable")
     return np.array(overlap)[order], np.array(row, dtype=np.int64)[order]
 
 
-def voc_curve(
-    overlap: np.ndarray, row: np.ndarray, difficult: np.ndarray, positives: int, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
+def voc_curve(overlap: np.ndarray, row: np.ndarray, difficult: np.ndarray, positives: int, threshold: float) -> Pair:
     """Recall and precision after each detection of a class."""
     near = overlap > threshold
     ignored = near & difficult[row]
@@ -100,14 +95,6 @@ def voc_curve(
     hit[candidates[first]] = True
     right, wrong = hit.cumsum(), (~hit & ~ignored).cumsum()
     return right / positives, right / np.maximum(right + wrong, 1)
-
-
-def inclusive_overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """[n] intersection over union of boxes [n, 4] with one box [4], the last pixel belonging to a box."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2]) + 1
-    both = np.maximum(sides, 0).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
-    return both / (areas + (box[2:] - box[:2] + 1).prod() - both)
 
 
 def area_precision(recall: np.ndarray, precision: np.ndarray) -> float:
@@ -121,25 +108,15 @@ def area_precision(recall: np.ndarray, precision: np.ndarray) -> float:
     return float((np.diff(edges) * falling).sum())
 
 
-def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind: str) -> dict[str, float]:
+def coco_scores(annotations: Annotations, detections: Sequence[Detections], kind: str) -> Scores:
     """AP, AP50, AP75 and AP50 on medium and large objects, %, of "bbox" or "segm"; 100 detections an image.
-
-    Raises:
-        BadInput: another number of detections, or the package is missing.
-    """
+    Raises BadInput: another number of detections, or the package is missing."""
     if len(detections) != len(annotations):
         raise BadInput(f"detections of {len(detections)} photographs for {len(annotations)}: one for each, in order.")
     package = coco_package()
-    rows: list[dict[str, Any]] = []
-    for image, found in enumerate(detections, start=1):
-        for n, (box, score, label) in enumerate(zip(found.boxes, found.scores, found.labels)):
-            x0, y0, x1, y1 = (float(v) for v in box)
-            row: dict[str, Any] = {"image_id": image, "category_id": int(label) + 1, "score": float(score)}
-            if kind == "bbox":
-                row["bbox"] = [x0, y0, x1 - x0, y1 - y0]
-            elif found.masks is not None:  # alone: areas of masks decide over sizes, not those of boxes
-                row["segmentation"] = found.masks[n]
-            rows.append(row)
+    rows = coco_rows(detections)
+    for row in rows if kind == "segm" else ():  # areas of masks decide over sizes, not those of boxes
+        del row["bbox"], row["area"]
     names = ("AP", "AP50", "AP75", "AP50 medium and large")
     if not rows:
         return dict.fromkeys(names, 0.0)
@@ -168,12 +145,27 @@ def coco_truth(annotations: Annotations) -> dict[str, Any]:
             about = {"id": int(row) + 1, "image_id": image + 1, "category_id": int(annotations.labels[row]) + 1}
             area = found.get("area") or found["bbox"][2] * found["bbox"][3]
             rows.append({**found, **about, "area": area, "iscrowd": int(annotations.ignored[row])})
-    sizes = enumerate(annotations.sizes.tolist(), start=1)
-    return {
-        "images": [{"id": number, "width": wide, "height": high} for number, (wide, high) in sizes],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(annotations.classes, start=1)],
-        "annotations": rows,
-    }
+    return as_coco(annotations, rows)
+
+
+def coco_rows(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """Detections as COCO's annotations, numbered from 1."""
+    rows: list[dict[str, Any]] = []
+    for image, each in enumerate(detections, start=1):
+        columns = (v.tolist() for v in (each.boxes, each.scores, each.labels))
+        for (x0, y0, x1, y1), score, label, mask in zip(*columns, each.masks or repeat(None)):
+            about = {"id": len(rows) + 1, "image_id": image, "category_id": label + 1, "score": score, "iscrowd": 0}
+            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+            rows.append(about | box | ({"segmentation": mask} if mask else {}))
+    return rows
+
+
+def as_coco(annotations: Annotations, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """COCO's file of photographs and classes, numbered from 1, with these annotations."""
+    about = enumerate(zip(annotations.ids, annotations.sizes.tolist()), start=1)
+    images = [{"id": i, "file_name": name, "width": w, "height": h} for i, (name, (w, h)) in about]
+    categories = [{"id": i, "name": name} for i, name in enumerate(annotations.classes, start=1)]
+    return {"images": images, "categories": categories, "annotations": rows}
 
 
 def coco_package() -> Any:

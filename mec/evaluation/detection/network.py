@@ -6,6 +6,7 @@ Inside, class 0 is the background and classes are 1 ... K; outside they are 0 ..
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import roi_align
+from torchvision.ops import RoIAlign
 
 from mec.errors import BadInput
 from mec.evaluation.detection.masks import mask_targets
@@ -59,17 +60,6 @@ class Detector(GeneralizedRCNN):
         """Fix what the next forward pass samples: one seed an image, so that no rank or resume changes it."""
         self.rpn.fg_bg_sampler.seeds = self.roi_heads.fg_bg_sampler.seeds = seeds
         self.roi_heads.ranks = ranks
-
-
-class Backbone(nn.Module):
-    """Stem, res2, res3, res4: [m, 3, h, w] -> {"0": [m, c, h / 16, w / 16]}."""
-
-    def __init__(self, body: nn.Module, out_channels: int):
-        super().__init__()
-        self.body, self.out_channels = body, out_channels
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.body(images)
 
 
 class Sampler:
@@ -134,29 +124,6 @@ class ProposalNetwork(RegionProposalNetwork):
         return scores / scale, boxes / scale
 
 
-class AlignedPool(nn.Module):
-    """RoIAlign without the half-pixel shift of older versions, with as many samples as a region needs."""
-
-    def __init__(self, side: int):
-        super().__init__()
-        self.side = side
-
-    def forward(self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: Any) -> Tensor:
-        """[regions, c, side, side]; boxes are px of the padded images."""
-        return roi_align(features["0"], boxes, self.side, 1 / STRIDE, sampling_ratio=0, aligned=True)
-
-
-class Res5(nn.Module):
-    """The encoder's last stage and one more batch norm: [n, c, 14, 14] -> [n, e, 7, 7]."""
-
-    def __init__(self, layer4: nn.Module, channels: int):
-        super().__init__()
-        self.layer4, self.norm = layer4, nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.layer4(x))
-
-
 class Heads(RoIHeads):
     """Boxes and masks from one pass of res5: in training the masks' part are its foreground rows."""
 
@@ -168,7 +135,7 @@ class Heads(RoIHeads):
     def forward(self, features, proposals, image_shapes, targets=None):
         if self.training:
             proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
-        maps = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        maps = self.box_head(self.box_roi_pool(features["0"], proposals))
         logits, deltas = (at_least_single(v) for v in self.box_predictor(maps.mean((2, 3))))
         if self.training:
             found = torch.cat(labels)
@@ -183,7 +150,7 @@ class Heads(RoIHeads):
         results = [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(*found)]
         if self.has_mask():
             counts = [r["boxes"].shape[0] for r in results]  # not len(): ONNX traces shapes
-            maps = self.box_head(self.box_roi_pool(features, [r["boxes"] for r in results], image_shapes))
+            maps = self.box_head(self.box_roi_pool(features["0"], [r["boxes"] for r in results]))
             classes = torch.cat([r["labels"] for r in results])
             masks = at_least_single(self.mask_predictor(maps))[torch.arange(classes.shape[0]), classes].sigmoid()
             for result, part in zip(results, masks.split(counts)):
@@ -203,8 +170,7 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor, r
 
     Args:
         logits, labels: [n, K + 1], class 0 the background; [n].
-        deltas, wanted: [n, 4 (K + 1)], and [n, 4] that would give the true box.
-    """
+        deltas, wanted: [n, 4 (K + 1)], and [n, 4] that would give the true box."""
     count = mean_count(len(labels), logits, ranks)
     foreground = torch.where(labels > 0)[0]
     chosen = deltas.view(len(labels), -1, 4)[foreground, labels[foreground]]
@@ -219,8 +185,7 @@ def mask_loss(logits: Tensor, drawn: Tensor, labels: Tensor, ranks: Ranks = ALON
 
     Args:
         logits, labels: [n, K + 1, s, s]; [n], 1 ... K.
-        drawn: [n, s, s], 0 or 1.
-    """
+        drawn: [n, s, s], 0 or 1."""
     count = mean_count(drawn.numel(), logits, ranks).clamp(min=1)
     return F.binary_cross_entropy_with_logits(logits[torch.arange(len(labels)), labels], drawn, reduction="sum") / count
 
@@ -248,7 +213,7 @@ class PaddedBatch(nn.Module):
         return ImageList(torch.stack(batch), [(image.shape[1], image.shape[2]) for image in images]), targets
 
     def postprocess(self, result, image_shapes, original_image_sizes):
-        """Detections stay in px of the image as given; `testing.in_original` scales them."""
+        """Detections stay in px of the image as given; `saved.in_original` scales them."""
         return result
 
 
@@ -268,10 +233,8 @@ def build_detector(
         classes: K, without the background.
         masks: Mask R-CNN instead of Faster R-CNN.
         mean, std: of the pixels 0 to 255, RGB.
-
-    Raises:
-        BadInput: another kind of encoder, one whose res4 has not stride 16, or one with tensors that find no place.
-    """
+    Raises BadInput: another kind of encoder, one whose res4 has not stride 16, or one with tensors that find no
+    place."""
     names = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if missing := [name for name in names if not hasattr(encoder, name)]:
         raise BadInput(
@@ -291,15 +254,18 @@ def build_detector(
             f"a cell of this encoder's third stage is {64 // example.shape[-1]} px of the image: a detector needs "
             f"{STRIDE}. It has the stem for images under 64 px: pretrain with --set views.size=64 or more."
         )
-    backbone = Backbone(body, example.shape[1])
+    backbone = nn.Sequential(OrderedDict(body=body))  # stem, res2, res3, res4 -> {"0": [m, c, h / 16, w / 16]}
+    res5 = nn.Sequential(OrderedDict(layer4=layer4, norm=nn.BatchNorm2d(wide)))  # [n, c, 14, 14] -> [n, e, 7, 7]
     anchors = Anchors((regions.anchor_sizes,), ((0.5, 1.0, 2.0),))
     head = ExactHead(example.shape[1], anchors.num_anchors_per_location()[0])
     modes = ("training", "testing")
     counts = dict(zip(modes, regions.before_nms)), dict(zip(modes, regions.after_nms))
     rpn = ProposalNetwork(anchors, head, 0.7, 0.3, regions.anchors, 0.5, *counts, 0.7)
     rpn.fg_bg_sampler = Sampler(regions.anchors, 0.5, RPN)
+    # Without the half-pixel shift of older versions, with as many samples as a region needs.
+    pool = RoIAlign(regions.pooled, 1 / STRIDE, sampling_ratio=0, aligned=True)
     heads = Heads(
-        AlignedPool(regions.pooled), Res5(layer4, wide), box_predictor(wide, classes), 0.5, 0.5, regions.regions,
+        pool, res5, box_predictor(wide, classes), 0.5, 0.5, regions.regions,
         LARGEST_SHARE, (10.0, 10.0, 5.0, 5.0), 0.05, 0.5, regions.detections,
         mask_predictor=mask_predictor(wide, classes) if masks else None,
     )  # fmt: skip
@@ -336,10 +302,7 @@ def place_of(name: str) -> str:
 
 def check_loaded(detector: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Every tensor of the encoder is in its place in the detector, and only the named new parts have none.
-
-    Raises:
-        BadInput: names the tensors that are left over or missing.
-    """
+    Raises BadInput: names the tensors that are left over or missing."""
     state = detector.state_dict()
     left = [n for n, t in weights.items() if place_of(n) not in state or not torch.equal(state[place_of(n)], t)]
     filled = {place_of(name) for name in weights}

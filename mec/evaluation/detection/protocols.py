@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from mec.errors import BadInput
 from mec.evaluation.protocol import OnImages, Protocol
@@ -12,7 +12,6 @@ from mec.runtime.flags import File, Folder, Name, Number, OptionalIntegers, Plac
 from mec.runtime.ranges import FROM_0, FROM_1, Range
 
 if TYPE_CHECKING:
-    from mec.evaluation.detection.reading import Places
     from mec.evaluation.results import Result
     from mec.evaluation.subject import Subject
 
@@ -65,24 +64,15 @@ class Detection(OnImages):
         from mec.evaluation.detection.presets import PRESETS, changed_preset, preset_named
         from mec.evaluation.detection.runs import detect
 
-        places = self.places()
-        own = places.own(self.word) and "small" in PRESETS[self.word]
+        own = self.own() and "small" in PRESETS[self.word]
         name, published = preset_named(self.word, self.preset or ("small" if own else None))
-        chosen = changed_preset(
-            published, iterations=self.iterations, batch_size=self.batch_size, seeds=self.chosen_seeds(), lr=self.lr
-        )
-        options: dict[str, Any] = {"sweep": self.sweep, "precision": self.precision, "resume": self.resume}
-        return detect(subject, self.word, places, name, chosen, **options)
+        asked = {name: getattr(self, name) for name in ("iterations", "batch_size", "lr")}
+        return detect(subject, self, name, changed_preset(published, **asked, seeds=self.chosen_seeds()))
 
-    def places(self) -> Places:
-        from mec.evaluation.detection.reading import Places
-
-        def path(name: str) -> Path | None:
-            return None if getattr(self, name, None) is None else Path(getattr(self, name))
-
-        images = path("train_images"), path("test_images")
-        alone = getattr(self, "boxes_only", False)
-        return Places(Path(self.data_root), self.train_split, self.test_split, *images, path("classes"), alone)
+    def own(self) -> bool:
+        """Whether the data are none of the benchmarks, by how they lie."""
+        found = self.word == "yolo" or (self.word != "coco" and (Path(self.data_root) / "Annotations").is_dir())
+        return bool(self.train_split or self.test_split or found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,42 +16,12 @@ import numpy as np
 
 from mec.data.decoding import SUFFIXES, read_image
 from mec.errors import MALFORMED, BadInput
-from mec.evaluation.detection.annotations import (
-    Annotations,
-    Photograph,
-    crowds,
-    from_photographs,
-    largest_objects,
-    read_coco,
-    read_voc,
-    take,
-    with_objects,
-    with_rows,
-    without_polygons,
-)
+from mec.evaluation.detection.annotations import Annotations, Flaws, Photograph, from_photographs, read_coco, read_voc
 from mec.evaluation.detection.presets import Preset
 from mec.runtime.files import first_line, missing, read_text
 
 MOST_LOST = 0.5  # of the photographs of a split; where more are lost, the folder is another one
 PUBLISHED = {"VOC2007": 4_952, "COCO2017": 5_000}  # test photographs
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the data are, and what of them is used; None: as the benchmark has it, or what there is."""
-
-    root: Path
-    train: str | None = None  # a split; for COCO also a file of annotations
-    test: str | None = None
-    train_images: Path | None = None  # for COCO
-    test_images: Path | None = None
-    classes: Path | None = None  # a name a line
-    boxes_only: bool = False
-
-    def own(self, protocol: str) -> bool:
-        """Whether the data are none of the benchmarks, by how they lie."""
-        found = protocol == "yolo" or (protocol != "coco" and (self.root / "Annotations").is_dir())
-        return bool(self.train or self.test or found)
 
 
 @dataclass(frozen=True)
@@ -65,30 +35,27 @@ class DetectionData:
     told: tuple[str, ...]  # what there is and what was left out, in words
 
 
-def read_data(protocol: str, places: Places, preset: Preset) -> DetectionData:
-    """What is trained on and what is tested on.
-
-    Raises:
-        BadInput: something is not there or cannot be read; for data of one's own: if nothing, or little, is left.
-    """
-    root, own = places.root, places.own(protocol)
+def read_data(options: Any, preset: Preset) -> DetectionData:
+    """What is trained on and what is tested on; options: a `protocols.Detection`.
+    Raises BadInput: something is not there or cannot be read; for data of one's own: if nothing, or little, is left."""
+    protocol, root, own = options.word, Path(options.data_root), options.own()
     if own and protocol != "coco":
         listings = sorted(p.stem for p in (root / "ImageSets" / "Main").glob("*.txt"))
-        splits = chosen_splits(places, [*yolo_splits(root)] if protocol == "yolo" else listings)
+        splits = chosen_splits(options, [*yolo_splits(root)] if protocol == "yolo" else listings)
     else:
-        splits = (places.train,) if places.train else preset.train, places.test or preset.test
-    listed = class_names(places.classes) if places.classes else None
+        splits = (options.train_split,) if options.train_split else preset.train, options.test_split or preset.test
+    listed = class_names(Path(options.classes)) if options.classes else None
 
-    def read(names: Sequence[str], images: Path | None) -> Annotations:
+    def read(names: Sequence[str], images: str | Path | None) -> Annotations:
         if protocol == "coco":
             return read_coco(root, names[0], images)
         if protocol == "yolo":
             return read_yolo(root, names[0], listed)
         return read_voc(root, [(None, name) if own else (int(name[:4]), name[5:]) for name in names])
 
-    parts = [read(splits[0], places.train_images)]
+    parts = [read(splits[0], getattr(options, "train_images", None))]
     if preset.photographs is None:
-        parts.append(read((splits[1],), places.test_images))
+        parts.append(read((splits[1],), getattr(options, "test_images", None)))
     classes = listed or tuple(dict.fromkeys(name for part in parts for name in part.classes))
     found: list[Annotations] = []
     told: list[str] = []
@@ -102,8 +69,8 @@ def read_data(protocol: str, places: Places, preset: Preset) -> DetectionData:
             part = cleaned(part)
         told += words_about(part, split)
         found.append(part)
-    masks = protocol == "coco" and not places.boxes_only
-    lacking = [part.source for part in found if (without_polygons(part) | part.ignored).all()]
+    masks = protocol == "coco" and not getattr(options, "boxes_only", False)
+    lacking = [part.source for part in found if (part.without_polygons() | part.ignored).all()]
     if masks and lacking:
         told.append(
             f"No object of {lacking[0]} has a polygon (they have boxes alone, or masks as run lengths): boxes alone "
@@ -113,10 +80,10 @@ def read_data(protocol: str, places: Places, preset: Preset) -> DetectionData:
     if not masks:
         none: dict[str, Any] = dict.fromkeys(("polygon_starts", "point_starts", "points"))
         found = [replace(part, **none) for part in found]
-    elif lost := without_polygons(found[0]).sum():
+    elif lost := found[0].without_polygons().sum():
         told.append(f"{lost:,} objects have no polygon and are not trained on.")
     if preset.photographs is not None:
-        found = [largest_objects(found[0], preset.photographs)] * 2
+        found = [found[0].largest_objects(preset.photographs)] * 2
     known = {"coco": "COCO2017"}.get(protocol, "VOC2007")
     name = known if not own and len(found[1]) == PUBLISHED[known] else root.resolve().name
     rule = "COCO" if protocol == "coco" else "VOC 2010" if own else "VOC 2007"
@@ -124,14 +91,16 @@ def read_data(protocol: str, places: Places, preset: Preset) -> DetectionData:
     return DetectionData(found[0], found[1], name, split, rule, masks, tuple(told))
 
 
-def chosen_splits(places: Places, there: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def chosen_splits(options: Any, there: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """The splits asked for, or the usual ones of those that are there."""
     tests = [name for name in ("test", "val", "valid", "validation") if name in there]
     trains = [name for name in ("trainval", "train") if name in there and (name == "train" or tests[:1] == ["test"])]
-    for asked, usual, flag in ((places.train, trains, "--train-split"), (places.test, tests, "--test-split")):
+    train, test = options.train_split, options.test_split
+    for asked, usual, flag in ((train, trains, "--train-split"), (test, tests, "--test-split")):
         if not asked and not usual:
-            raise BadInput(f"{places.root}: which split? {flag} takes one of: {', '.join(there) or 'none is there'}.")
-    return (places.train or trains[0],), places.test or tests[0]
+            known = ", ".join(there) or "none is there"
+            raise BadInput(f"{options.data_root}: which split? {flag} takes one of: {known}.")
+    return (train or trains[0],), test or tests[0]
 
 
 def yolo_splits(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -207,14 +176,16 @@ def class_names(path: Path) -> list[str]:
     return names
 
 
-def with_flaw(annotations: Annotations, words: str, where: Sequence[str]) -> Annotations:
-    return replace(annotations, flaws={**annotations.flaws, words: where}) if len(where) else annotations
+def with_flaws(annotations: Annotations, found: Flaws) -> Annotations:
+    return replace(
+        annotations, flaws={**annotations.flaws, **{words: where for words, where in found.items() if where}}
+    )
 
 
 def kept_rows(annotations: Annotations, kept: np.ndarray) -> Annotations:
     """Of the objects those that are kept [objects]."""
     starts = np.cumsum([0, *kept])[annotations.starts]
-    return annotations if kept.all() else with_rows(annotations, np.flatnonzero(kept), starts)
+    return annotations if kept.all() else annotations.with_rows(np.flatnonzero(kept), starts)
 
 
 def photographs_of(annotations: Annotations) -> np.ndarray:
@@ -230,7 +201,7 @@ def with_classes(annotations: Annotations, classes: Sequence[str]) -> Annotation
     labels = np.array([number.get(name, -1) for name in annotations.classes], np.int64)[annotations.labels]
     others = [annotations.classes[label] for label in np.unique(annotations.labels[labels < 0])]
     words = f"objects of classes that --classes does not name ({', '.join(others)})"
-    found = with_flaw(annotations, words, [annotations.ids[i] for i in photographs_of(annotations)[labels < 0]])
+    found = with_flaws(annotations, {words: [annotations.ids[i] for i in photographs_of(annotations)[labels < 0]]})
     numbers = tuple(range(1, len(classes) + 1)) if annotations.category_ids else ()
     return kept_rows(replace(found, classes=tuple(classes), labels=labels, category_ids=numbers), labels >= 0)
 
@@ -262,10 +233,8 @@ def with_photographs(annotations: Annotations, split: str) -> Annotations:
     if len(kept) < max(1, len(sizes) * (1 - MOST_LOST)):
         words = "; ".join(f"{len(where)} {reason}, the first is {where[0]}" for reason, where in lost.items())
         raise BadInput(f"{split}: {len(kept)} of {len(sizes)} photographs can be used: {words or 'there is none'}.")
-    for words, where in lost.items():
-        annotations = with_flaw(annotations, words, where)
-    annotations = replace(annotations, sizes=seen)
-    return take(annotations, kept) if lost else annotations
+    annotations = with_flaws(replace(annotations, sizes=seen), lost)
+    return annotations.take(kept) if lost else annotations
 
 
 def cleaned(annotations: Annotations, thinnest: float = 0.0) -> Annotations:
@@ -279,8 +248,8 @@ def cleaned(annotations: Annotations, thinnest: float = 0.0) -> Annotations:
         "boxes of no size": sides == 0,
         "boxes beside their photographs": finite & ((low >= annotations.sizes[of]) | (high <= 0)).any(1),
     }
-    for words, rows in reasons.items():
-        annotations = with_flaw(annotations, words, [annotations.ids[i] for i in of[rows]])
+    flaws = {words: [annotations.ids[i] for i in of[rows]] for words, rows in reasons.items()}
+    annotations = with_flaws(annotations, flaws)
     return kept_rows(annotations, ~np.logical_or.reduce([*reasons.values()]))
 
 
@@ -293,9 +262,9 @@ def words_about(annotations: Annotations, split: str) -> Iterator[str]:
     low, high = annotations.boxes[:, :2], annotations.boxes[:, 2:]
     beyond = ((low < -1e-3) | (high > annotations.sizes[photographs_of(annotations)] + 1e-3)).any(1)
     notes = {
-        "photographs without an object to train on": len(annotations) - len(with_objects(annotations)),
-        "crowds, neither trained on nor counted": crowds(annotations).sum(),
-        "difficult objects, trained on but not counted": (annotations.ignored & ~crowds(annotations)).sum(),
+        "photographs without an object to train on": len(annotations) - len(annotations.with_objects()),
+        "crowds, neither trained on nor counted": annotations.crowds().sum(),
+        "difficult objects, trained on but not counted": (annotations.ignored & ~annotations.crowds()).sum(),
         "boxes that reach beyond their photographs and are cut there": beyond.sum(),
     }
     if said := [f"{number:,} {words}" for words, number in notes.items() if number]:

@@ -14,7 +14,7 @@ import numpy as np
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.evaluation.detection.metrics import coco_package
 from mec.evaluation.detection.presets import SWEEP, Preset, result_name
-from mec.evaluation.detection.reading import Places, read_data
+from mec.evaluation.detection.reading import read_data
 from mec.evaluation.detection.training import RESULT, DetectorRun, Task
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
@@ -27,38 +27,22 @@ from mec.runtime.progress import Console
 
 
 def detect(
-    subject: Subject,
-    protocol: str,
-    places: Places,
-    name: str,
-    preset: Preset,
-    *,
-    sweep: bool = False,
-    precision: str = "auto",
-    resume: bool = False,
-    save_minutes: float = 10.0,
-    quiet: bool = False,
+    subject: Subject, options: Any, name: str, preset: Preset, *, save_minutes: float = 10.0, quiet: bool = False
 ) -> list[Result]:
     """Train detectors from an encoder and measure them; each run has a folder below SUBJECT.folder/PROTOCOL-NAME.
 
     Args:
-        protocol: "voc", "voc0712", "coco" or "yolo".
-        places: where the data are.
-        name: of the preset, one of PRESETS[protocol].
+        options: a `protocols.Detection`. Its sweep tries `SWEEP` with the first seed and takes the best AP on the test
+            photographs, as published searches do; to what it resumes other rates and seeds may be added.
+        name: of the preset, one of the protocol's.
         preset: as `changed_preset` changes it.
-        sweep: try `SWEEP` with the first seed, take the best AP on the test photographs, as published searches do.
-        precision: "auto" (bf16 where the device has units for it), "fp32" or "bf16".
-        resume: resume the runs that the folder holds; other rates and seeds may be added to them.
 
     Returns:
         Mean and spread over seeds of each measure; with `sweep` also the AP of each rate. Nothing on ranks but the
         first.
-
-    Raises:
-        BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged.
-    """
+    Raises BadInput: data, preset or encoder do not fit. TrainingStopped: by a signal, or diverged."""
     coco_package()  # refused now, not after hours of training
-    data = read_data(protocol, places, preset)
+    data, protocol, precision = read_data(options, preset), options.word, options.precision
     fabric, ranks = start_fabric(subject.device), current()
     if preset.batch_size % ranks.size:
         raise BadInput(f"a batch of {preset.batch_size} cannot be shared by {ranks.size} processes.")
@@ -66,9 +50,15 @@ def detect(
     console = Console(quiet=quiet or ranks.rank > 0)
     task = Task(subject, protocol, preset, data, fabric, ranks, console, bf16, save_minutes)
     out = subject.folder / f"{protocol}-{name}"
+    as_stored = json.loads(json.dumps(asdict(preset)))
+    settings = {  # what decides the results of all runs of a folder
+        "protocol": protocol, **{name: value for name, value in as_stored.items() if name not in ("seeds", "lr")},
+        "precision": "bf16" if bf16 else "fp32", "checkpoint": subject.checkpoint,
+        "data_fingerprint": data.train.fingerprint() + data.test.fingerprint(),
+    }  # fmt: skip
     with only_run(out, ranks):
-        start_folder(out, stored_settings(task), resume, ranks)
-        return trained(task, out, name, sweep)
+        start_folder(out, settings, options.resume, ranks)
+        return trained(task, out, name, options.sweep)
 
 
 def trained(task: Task, out: Path, name: str, sweep: bool) -> list[Result]:
@@ -92,7 +82,7 @@ def trained(task: Task, out: Path, name: str, sweep: bool) -> list[Result]:
             console.print(f"lr {rate:g}: {error}", highlight=False)
     if not tried:
         raise TrainingStopped(f"every learning rate of {', '.join(map(str, rates))} diverged.")
-    best = max(tried, key=lambda rate: main_score(tried[rate])[1])
+    best = max(tried, key=lambda rate: next(iter(tried[rate]["scores"].values())))  # by AP, or box AP
     runs = [tried[best], *(run(task, out, best, seed) for seed in preset.seeds[1:])]
     if task.ranks.rank > 0:
         return []
@@ -123,7 +113,7 @@ def as_results(
     """Each rate of a search, then mean and spread of each measure over the runs with the best."""
     results = []
     for rate, found in tried.items():
-        name, value = main_score(found)
+        name, value = next(iter(found["scores"].items()))
         settings = {**about, "lr": rate, "part": "search of the learning rate"}
         results.append(Result(protocol, name, value, seed=found["seed"], settings=settings))
     chosen_on = {"lr_chosen_on": "the test photographs"} if tried else {}
@@ -134,20 +124,6 @@ def as_results(
         value, seed = statistics.mean(values), runs[0]["seed"]
         results.append(Result(protocol, metric, value, spread=spread, n=len(values), seed=seed, settings=settings))
     return results
-
-
-def main_score(found: Found) -> tuple[str, float]:
-    """AP, or box AP: the first of the scores."""
-    return next(iter(found["scores"].items()))
-
-
-def stored_settings(task: Task) -> dict[str, Any]:
-    """What decides the results of all runs of a folder: settings.json."""
-    as_stored = json.loads(json.dumps(asdict(task.preset)))
-    settings = {name: value for name, value in as_stored.items() if name not in ("seeds", "lr")}
-    data = task.data.train.fingerprint() + task.data.test.fingerprint()
-    about = {"precision": "bf16" if task.bf16 else "fp32", "checkpoint": task.subject.checkpoint}
-    return {"protocol": task.protocol, **settings, **about, "data_fingerprint": data}
 
 
 def start_folder(out: Path, settings: Mapping[str, Any], resume: bool, ranks: Ranks) -> None:

@@ -1,33 +1,35 @@
-"""A trained detector in a file, and what it finds in images of one's own. Nothing is unpickled: safetensors."""
+"""A trained detector in a file, and what it finds. Nothing is unpickled: safetensors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import repeat
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from mec.data.decoding import nothing_in
 from mec.data.listing import list_images
 from mec.errors import MALFORMED, BadInput
 from mec.evaluation.detection import pictures
-from mec.evaluation.detection.annotations import from_photographs
-from mec.evaluation.detection.batches import Sizes
-from mec.evaluation.detection.metrics import Detections
+from mec.evaluation.detection.annotations import Annotations, from_photographs
+from mec.evaluation.detection.batches import Sizes, TestImages, loader
+from mec.evaluation.detection.masks import paste_masks, run_lengths
+from mec.evaluation.detection.metrics import Detections, as_coco, coco_rows
 from mec.evaluation.detection.network import Detector, Regions, build_detector
 from mec.evaluation.detection.options import DETECTOR, Finding
 from mec.evaluation.detection.reading import with_photographs
-from mec.evaluation.detection.testing import detections_of
 from mec.networks.backbones import build_encoder
 from mec.recipes.fields import from_file
 from mec.runtime.device import chosen_device
-from mec.runtime.distributed import ALONE
+from mec.runtime.distributed import ALONE, Ranks
 from mec.runtime.files import atomic, first_line, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_one
@@ -66,9 +68,8 @@ def detector_file(run: str | Path) -> Path:
         return path
     found = [p for pattern in (DETECTOR, f"lr-*/{DETECTOR}", f"*/lr-*/{DETECTOR}") for p in sorted(path.glob(pattern))]
     if not found:
-        raise FileNotFoundError(
-            f"{run}: no detector in it. `mec evaluate RUN voc|coco|yolo` leaves one in its lr-LR-seed-SEED folders."
-        )
+        where = "`mec evaluate RUN voc|coco|yolo` leaves one in its lr-LR-seed-SEED folders."
+        raise FileNotFoundError(f"{run}: no detector in it. {where}")
     if len(found) > 1:
         raise BadInput(f"{run}: {len(found)} detectors in it, give one: {', '.join(str(p.parent) for p in found[:8])}.")
     return found[0]
@@ -86,9 +87,8 @@ def load_detector(run: str | Path) -> tuple[Detector, DetectorInfo]:
         detector = build_detector(encoder, len(info.classes), **shape)
         detector.load_state_dict(safetensors.torch.load_file(path))
     except (*MALFORMED, RuntimeError, OSError, safetensors.SafetensorError) as error:
-        raise BadInput(
-            f"{path}: not a detector that can be read ({type(error).__name__}: {first_line(error)})."
-        ) from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise BadInput(f"{path}: not a detector that can be read ({why}).") from error
     return detector.eval(), info
 
 
@@ -127,8 +127,11 @@ def detect(run: str | Path, images: str | Path, options: Finding) -> list[Detect
         seen = with_photographs(seen, str(folder))
         device, sizes = torch.device(chosen_device(options.device)), Sizes((), info.test, info.most)
         found = detections_of(detector.to(device), seen, sizes, device, options.workers, False, ALONE)
-        found = [chosen(each, options.least_score) for each in found]
-        write_json(out, as_coco(seen.ids, seen.sizes.tolist(), info.classes, found))
+        for i, each in enumerate(found):
+            kept = each.scores >= options.least_score
+            masks = None if each.masks is None else tuple(compress(each.masks, kept))
+            found[i] = Detections(each.boxes[kept], each.scores[kept], each.labels[kept], masks)
+        write_json(out, as_coco(seen, coco_rows(found)))
         for i, name in enumerate(seen.ids if options.pictures else ()):
             path = Path(str(options.pictures)) / f"{name.replace('/', '-')}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,22 +143,35 @@ def detect(run: str | Path, images: str | Path, options: Finding) -> list[Detect
     return found
 
 
-def chosen(found: Detections, least: float) -> Detections:
-    kept = found.scores >= least
-    masks = None if found.masks is None else tuple(mask for mask, keep in zip(found.masks, kept) if keep)
-    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)
+@torch.no_grad()
+def detections_of(
+    detector: nn.Module, test: Annotations, sizes: Sizes, device: torch.device, workers: int, bf16: bool, ranks: Ranks
+) -> list[Detections]:
+    """Of every photograph, in its own px, on every rank; each rank looks at its part."""
+    mine = range(len(test) * ranks.rank // ranks.size, len(test) * (ranks.rank + 1) // ranks.size)
+    detector.eval()
+    found = []
+    for index, image in zip(mine, loader(TestImages(test, sizes), mine, workers)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            result = detector([image.to(device)])[0]
+        seen = (image.shape[2], image.shape[1])
+        found.append(in_original(result, seen, tuple(test.sizes[index].tolist())))
+    rows = [(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), d.masks) for d in found]
+    return [
+        Detections(np.array(b, np.float32).reshape(-1, 4), np.array(s, np.float32), np.array(c, np.int64), masks)
+        for b, s, c, masks in chain.from_iterable(ranks.values(rows))
+    ]
 
 
-def as_coco(names: Any, sizes: Any, classes: Any, found: list[Detections]) -> dict[str, Any]:
-    """Images, categories and annotations, all numbered from 1."""
-    rows: list[dict[str, Any]] = []
-    for image, each in enumerate(found, start=1):
-        masks: Iterable[Any] = each.masks or repeat(None)
-        columns = (v.tolist() for v in (each.boxes, each.scores, each.labels))
-        for (x0, y0, x1, y1), score, label, mask in zip(*columns, masks):
-            about = {"id": len(rows) + 1, "image_id": image, "category_id": label + 1, "score": score, "iscrowd": 0}
-            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-            rows.append(about | box | ({"segmentation": mask} if mask else {}))
-    images = [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, (w, h)) in enumerate(zip(names, sizes), 1)]
-    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
-    return {"images": images, "categories": categories, "annotations": rows}
+def in_original(result: Mapping[str, Tensor], seen: tuple[int, int], original: tuple[int, int]) -> Detections:
+    """From px of the image seen (w, h) to the original's (w, h): scaled, clipped, empty ones left out, masks pasted."""
+    scale = torch.tensor([original[0] / seen[0], original[1] / seen[1]] * 2)
+    boxes = result["boxes"].float().cpu() * scale
+    boxes = boxes.clamp(min=torch.zeros(4), max=torch.tensor([*original, *original], dtype=torch.float32))
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    boxes, scores, labels = boxes[kept], result["scores"].float().cpu()[kept], result["labels"].cpu()[kept]
+    masks = None
+    if "masks" in result:
+        pasted = paste_masks(result["masks"].float().cpu()[kept], boxes, original[1], original[0])
+        masks = tuple(map(run_lengths, pasted))
+    return Detections(boxes.numpy(), scores.numpy(), labels.numpy(), masks)

@@ -23,8 +23,7 @@ from mec.evaluation.detection.network import build_detector, parameter_groups
 from mec.evaluation.detection.options import DETECTOR
 from mec.evaluation.detection.presets import Preset
 from mec.evaluation.detection.reading import DetectionData
-from mec.evaluation.detection.saved import DetectorInfo, save_detector
-from mec.evaluation.detection.testing import detections_of
+from mec.evaluation.detection.saved import DetectorInfo, detections_of, save_detector
 from mec.evaluation.subject import Subject
 from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import ALONE, Ranks, synchronise_batch_norm
@@ -62,14 +61,11 @@ class DetectorRun:
         self.task, self.lr, self.seed, self.out = task, lr, seed, out
         self.preset, self.ranks, self.console, self.device = task.preset, task.ranks, task.console, task.fabric.device
         torch.manual_seed(seed)
-        self.detector = build_detector(
-            copy.deepcopy(task.subject.encoder).cpu(),
-            len(task.data.train.classes),
-            masks=task.data.masks,
-            mean=[255 * v for v in task.subject.info.mean],
-            std=[255 * v for v in task.subject.info.std],
-            regions=self.preset.regions,
-        )
+        info, data = task.subject.info, task.data
+        self.mean, self.std = (tuple(255 * v for v in moments) for moments in (info.mean, info.std))
+        how: dict[str, Any] = {"mean": self.mean, "std": self.std, "regions": self.preset.regions}
+        encoder = copy.deepcopy(task.subject.encoder).cpu()
+        self.detector = build_detector(encoder, len(data.train.classes), masks=data.masks, **how)
         if self.ranks.size > 1:
             synchronise_batch_norm(self.detector)
         groups = parameter_groups(self.detector, self.preset.weight_decay)
@@ -81,8 +77,13 @@ class DetectorRun:
     def to_the_end(self) -> dict[str, Any]:
         """Train from the last checkpoint on, test, draw; gives what result.json then holds."""
         task = self.task
-        pace = self.fit(self.restore())
-        self.precise_statistics()
+        pace, last = self.fit(self.restore()), self.preset.iterations
+        # Batch norms' statistics pooled over training batches with the final weights, heads included.
+        with torch.no_grad(), pooled_statistics(self.detector, self.ranks) as take:
+            self.detector.train()
+            for batch in self.batches(last, last + self.preset.precise):
+                self.losses(batch)
+                take()
         self.save()
         found, scores = self.tested()
         result = {"scores": scores, "lr": self.lr, "seed": self.seed, **pace}
@@ -100,8 +101,7 @@ class DetectorRun:
         info, data, sizes = self.task.subject.info, self.task.data, self.preset.sizes
         if self.ranks.rank > 0 or info.backbone == "custom":
             return
-        mean, std = (tuple(255 * v for v in moments) for moments in (info.mean, info.std))
-        shape = info.backbone, info.image_size, info.small_stem, data.train.classes, data.masks, mean, std
+        shape = info.backbone, info.image_size, info.small_stem, data.train.classes, data.masks, self.mean, self.std
         about = DetectorInfo(*shape, sizes.test, sizes.most, self.preset.regions, data.name)
         save_detector(self.out / DETECTOR, self.detector, about)
 
@@ -200,15 +200,6 @@ class DetectorRun:
             append_records(self.log_file, [{"iteration": done, **line}])
         return f"loss {line['loss']:.3f}, {line['seconds']:.2f} s an iteration"
 
-    def precise_statistics(self) -> None:
-        """Batch norms' statistics pooled over training batches with the final weights, heads included."""
-        last = self.preset.iterations
-        with torch.no_grad(), pooled_statistics(self.detector, self.ranks) as take:
-            self.detector.train()
-            for batch in self.batches(last, last + self.preset.precise):
-                self.losses(batch)
-                take()
-
 
 def detector_lr(preset: Preset, base: float, iteration: int) -> float:
     """Linear warm-up from a small factor, then a tenth at each drop."""
@@ -222,10 +213,8 @@ def detector_lr(preset: Preset, base: float, iteration: int) -> float:
 @contextlib.contextmanager
 def pooled_statistics(module: nn.Module, ranks: Ranks = ALONE) -> Iterator[Callable[[], None]]:
     """Within it batch norms' statistics become those of all batches together, told by a call after each batch.
-
     Variances have what lies between batches in them, as in current fvcore (detectron2's precise batch norm); older
-    versions average those of the batches. Counters and momenta stay.
-    """
+    versions average those of the batches. Counters and momenta stay."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     buffers = [[norm.get_buffer(f"running_{name}") for name in ("mean", "var")] for norm in norms]

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mec.errors import BadInput
+from mec.evaluation.cache import state_hash
 from mec.evaluation.subject import PIXELS, Subject, resolve
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
-from mec.runtime.files import atomic
+from mec.runtime.files import atomic, content_hash
 
 CELL = 8  # px
 
@@ -30,18 +31,13 @@ CELL = 8  # px
 @dataclass(frozen=True)
 class Appearance:
     """Frames -> feature maps; made by `open_appearance`.
+    Where frames are warped or padded, they are normalised first, so that zeros outside mean the average colour."""
 
-    Where frames are warped or padded, they are normalised first, so that zeros outside mean the average colour.
-    """
-
-    name: str  # of the encoder, as results call it
     stage: int  # 3 or 4 (of a vision transformer: after three quarters of its blocks, or all); 0 for pixels
     network: nn.Module  # normalised frames [n, 3, h, w] -> maps [n, channels, ceil(h / 8), ceil(w / 8)]
-    channels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str  # of weights, stage and normalisation: equal ones give equal maps
-    checkpoint: str = ""  # hash of the encoder's file, for results
     device: torch.device | str = "cpu"
 
     def normalised(self, frames: Tensor) -> Tensor:
@@ -56,21 +52,20 @@ class Appearance:
 
 
 def feature_maps(
-    appearance: Appearance, frames: Iterable[Tensor], *, batch_size: int = 4, cache: Path | None = None
+    appearance: Appearance, frames: Iterable[Tensor], *, batch_size: int = 4, cache: str | Path | None = None
 ) -> Iterator[Tensor]:
     """The map [channels, ceil(h / 8), ceil(w / 8)] of each uint8 frame [3, h, w], in order.
 
     Args:
         frames: neighbours of one size go through the encoder together.
-        cache: a folder where maps are kept by the fingerprint of encoder and frame, and found again.
-    """
+        cache: a folder where maps are kept by the fingerprint of encoder and frame, and found again."""
     waiting: list[tuple[Tensor, Path | None]] = []
     for frame in frames:
         kept = None
         if cache is not None:
             state = hashlib.sha256(repr(tuple(frame.shape)).encode())
             state.update(frame.contiguous().numpy().data)
-            kept = cache / appearance.fingerprint / f"{state.hexdigest()[:32]}.npy"
+            kept = Path(cache) / appearance.fingerprint / f"{state.hexdigest()[:32]}.npy"
         found = kept is not None and kept.exists()
         if waiting and (found or len(waiting) == batch_size or waiting[0][0].shape != frame.shape):
             yield from _computed(appearance, waiting)
@@ -95,7 +90,6 @@ def _computed(appearance: Appearance, waiting: list[tuple[Tensor, Path | None]])
 
 def open_appearance(encoder: Subject | nn.Module | str | Path, stage: int = 3, *, device: str = "cpu") -> Appearance:
     """The appearance model of an encoder: total stride 8, all convolutions of layer3 and layer4 with stride 1.
-
     An encoder that then strides by less (a stem for small images) sees the frame reduced by area, so that a cell
     still spans 8 px. A vision transformer gives its patches, frames scaled so that a patch spans 8 px.
 
@@ -104,43 +98,30 @@ def open_appearance(encoder: Subject | nn.Module | str | Path, stage: int = 3, *
             ResNet or vision transformer as a module, for ImageNet's normalisation. A module is copied, not changed.
         stage: 3 or 4, the last stage that is kept.
         device: of a name or module; a subject brings its own.
-
-    Raises:
-        BadInput: no such name, or an architecture without stages 3 and 4.
-        FileNotFoundError: no such run or weights.
-    """
+    Raises BadInput: no such name, or an architecture without stages 3 and 4. FileNotFoundError: no such run or
+    weights."""
     if stage not in (3, 4):
         raise BadInput(f"stage is {stage}: 3 or 4.")
     if isinstance(encoder, (str, Path)):
         encoder = resolve(encoder, device=device)
     if isinstance(encoder, nn.Module):
-        name, module, checkpoint, mean, std = type(encoder).__name__, encoder, "", IMAGENET_MEAN, IMAGENET_STD
+        name, module, mean, std = type(encoder).__name__, encoder, IMAGENET_MEAN, IMAGENET_STD
     elif encoder.name == PIXELS:
         # Centred, unlike the subject's own pixels: all colours are above 0, and would all be alike.
-        name, module, checkpoint, mean, std = PIXELS, Patches(), "", IMAGENET_MEAN, IMAGENET_STD
+        name, module, mean, std = PIXELS, Patches(), IMAGENET_MEAN, IMAGENET_STD
         stage, device = 0, encoder.device
     else:
-        name, module, checkpoint, device = encoder.name, encoder.encoder, encoder.checkpoint, encoder.device
-        mean, std = encoder.info.mean, encoder.info.std
+        name, module, mean, std = encoder.name, encoder.encoder, encoder.info.mean, encoder.info.std
+        device = encoder.device
     network = strided(copy.deepcopy(module).to("cpu"), stage, name).to(device)
-    with torch.inference_mode():
-        channels = network(torch.zeros(1, 3, 64, 64, device=device)).shape[1]
-    fingerprint = _fingerprint(network, stage, mean, std)
-    return Appearance(name, stage, network, channels, mean, std, fingerprint, checkpoint, device)
+    fingerprint = content_hash([stage, mean, std, CELL, state_hash(network)])
+    return Appearance(stage, network, mean, std, fingerprint, device)
 
 
 def appearances(subject: Subject, stage: str = "both") -> list[Appearance]:
     """Those of the stages asked for ("3", "4" or "both"); one where they do not differ, as for pixels."""
     found = [open_appearance(subject, number) for number in ((3, 4) if stage == "both" else (int(stage),))]
     return found[:1] if found[0].stage == 0 else found
-
-
-def _fingerprint(network: nn.Module, stage: int, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    state = hashlib.sha256(repr((stage, mean, std, type(network).__name__, CELL)).encode())
-    for name, tensor in network.state_dict().items():
-        state.update(name.encode())
-        state.update(tensor.detach().cpu().contiguous().numpy().data)
-    return state.hexdigest()[:16]
 
 
 def strided(module: Any, stage: int, name: str = "the encoder") -> nn.Module:

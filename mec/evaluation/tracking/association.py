@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import box_iou
 
 from mec.evaluation.tracking import kalman
 from mec.evaluation.tracking.kalman import Floats
@@ -22,6 +23,7 @@ from mec.evaluation.tracking.kalman import Floats
 RECONSTRUCTION_TEMPERATURE = 100.0  # τ of the reconstruction: a logit is τ times a cosine
 NORM_FLOOR = 1e-12  # reconstructions from a wrong object are tiny: a larger floor would change their cosines
 NEVER = 1e6  # stands for an infinite cost: no limit is near it
+LAST_PIXEL = np.array([0, 0, 1, 1])  # belongs to a box
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,8 @@ class Track:
     detection: int = -1  # in the current frame
     returned: bool = False
 
-    @property
-    def age(self) -> int:
-        return self.last - self.start
+
+Left = tuple[list[Track], list[int]]  # tracks and objects without each other
 
 
 @dataclass
@@ -106,7 +107,11 @@ class Tracker:
         once = [track for track in self.tracked if not track.active]
         pool, free = sure + self.lost, list(range(len(objects)))
 
-        _predict(pool)
+        if pool:
+            means, covariances = _states(pool)
+            means[[t.state != "tracked" for t in pool], 7] = 0  # a lost one keeps its height
+            for track, mean, covariance in zip(pool, *kalman.predict(means, covariances)):
+                track.mean, track.covariance = mean, covariance
         pool, free = self._match(pool, free, self._appearance(pool, objects, measured), rules.appearance, objects)
         pool = [track for track in pool if track.state == "tracked"]
         apart = 1 - inclusive_iou(_boxes(pool), objects.boxes[free])
@@ -118,7 +123,11 @@ class Tracker:
             track.state = "lost"
         for track in once:
             track.state = "removed"
-        new = [self._begin(i, objects, measured) for i in free if objects.scores[i] >= rules.score]
+        new = []
+        for i in (i for i in free if objects.scores[i] >= rules.score):
+            (mean,), (covariance,) = kalman.begin(measured[i : i + 1])
+            feature, active, self.born = objects.features[i], rules.sure or self.frame == 1, self.born + 1
+            new.append(Track(self.born, mean, covariance, feature, self.frame, self.frame, active=active, detection=i))
         gone = [t for t in self.lost if t.state != "tracked" and self.frame - t.last > rules.buffer]
         for track in gone:
             track.state = "removed"
@@ -146,9 +155,7 @@ class Tracker:
         cost = share * cost + (1 - share) * away
         return np.where(away > kalman.CHI2_4, np.inf, cost) if self.settings.gated else cost
 
-    def _match(
-        self, tracks: list[Track], free: list[int], cost: Floats, limit: float, objects: Objects
-    ) -> tuple[list[Track], list[int]]:
+    def _match(self, tracks: list[Track], free: list[int], cost: Floats, limit: float, objects: Objects) -> Left:
         """Assign, update the tracks that were found; the tracks and objects that are left."""
         pairs = assign(cost, limit)
         if pairs:
@@ -163,19 +170,12 @@ class Tracker:
         used, taken = {tracks[i].id for i, _ in pairs}, {free[j] for _, j in pairs}
         return [track for track in tracks if track.id not in used], [index for index in free if index not in taken]
 
-    def _begin(self, index: int, objects: Objects, measured: Floats) -> Track:
-        self.born += 1
-        mean, covariance = kalman.begin(measured[index : index + 1])
-        active = self.settings.sure or self.frame == 1
-        feature = objects.features[index]
-        return Track(self.born, mean[0], covariance[0], feature, self.frame, self.frame, active=active, detection=index)
-
     def _drop_duplicates(self) -> None:
         """Of a tracked and a lost track in one place, drop the younger; the tracked one where their ages are equal."""
         apart, dropped = 1 - inclusive_iou(_boxes(self.tracked), _boxes(self.lost)), set()
         for i, j in zip(*np.nonzero(apart < self.settings.duplicate)):
             one, other = self.tracked[i], self.lost[j]
-            dropped.add(other.id if one.age > other.age else one.id)
+            dropped.add(other.id if one.last - one.start > other.last - other.start else one.id)
         self.tracked, self.lost = ([t for t in part if t.id not in dropped] for part in (self.tracked, self.lost))
 
 
@@ -187,29 +187,14 @@ def _boxes(tracks: list[Track]) -> Floats:
     return kalman.boxes_from(np.stack([t.mean for t in tracks])) if tracks else np.empty((0, 4))
 
 
-def _predict(tracks: list[Track]) -> None:
-    if not tracks:
-        return
-    means, covariances = _states(tracks)
-    means[[t.state != "tracked" for t in tracks], 7] = 0  # a lost one keeps its height
-    for track, mean, covariance in zip(tracks, *kalman.predict(means, covariances)):
-        track.mean, track.covariance = mean, covariance
-
-
 def inclusive_iou(one: Floats, other: Floats) -> Floats:
     """Intersection over union [n, m] of boxes (x1, y1, x2, y2), both ends counted: a side is x2 - x1 + 1."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = np.clip(high - low + 1, 0, None).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2] + 1).prod(1) for boxes in (one, other)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared)
+    return box_iou(*(torch.from_numpy(boxes + LAST_PIXEL) for boxes in (one, other))).numpy()
 
 
 def assign(cost: Floats, limit: float) -> list[tuple[int, int]]:
     """The pairs (row, column) with the smallest sum of cost - limit, each row and column at most once.
-
-    Not a full assignment cut at the limit: leaving two unmatched costs `limit`, half for each.
-    """
+    Not a full assignment cut at the limit: leaving two unmatched costs `limit`, half for each."""
     n, m = cost.shape
     if not cost.size:
         return []
@@ -225,34 +210,25 @@ def reconstruction_cost(
     tracks: Sequence[Tensor], found: Sequence[Tensor], temperature: float = RECONSTRUCTION_TEMPERATURE
 ) -> Floats:
     """1 - the similarity [t, d] of sets of local features [cells, c]: how well each rebuilds the other.
-
     Both lists are padded with zero rows to their longest set. A row is rebuilt from all rows of the other side with
     softmax weights of τ cosines; the part that one set contributes is compared, by cosine, with what it should be.
-
-    Raises:
-        ValueError: sets of different numbers of channels.
-    """
+    Raises ValueError: sets of different numbers of channels."""
     if not len(tracks) or not len(found):
         return np.zeros((len(tracks), len(found)))
     channels = {features.shape[1] for features in (*tracks, *found)}
     if len(channels) != 1:
         raise ValueError(f"features of {sorted(channels)} channels: all sets are [cells, c] with one c.")
-    ours, theirs = _padded(tracks), _padded(found)
+    # [sets, longest, c] of unit rows; the rows after a set's own are zero.
+    padded = (torch.nn.utils.rnn.pad_sequence([*sets], batch_first=True).float() for sets in (tracks, found))
+    ours, theirs = (F.normalize(sets, dim=2) for sets in padded)
     similarity = (_rebuilt(ours, theirs, temperature) + _rebuilt(theirs, ours, temperature).T) / 2
     return (1 - similarity).double().cpu().numpy()
 
 
-def _padded(sets: Sequence[Tensor]) -> Tensor:
-    """[sets, longest, c] of unit rows; the rows after a set's own are zero."""
-    return F.normalize(torch.nn.utils.rnn.pad_sequence(list(sets), batch_first=True).float(), dim=2)
-
-
 def _rebuilt(queries: Tensor, sources: Tensor, temperature: float) -> Tensor:
     """Cosine [q, s] of each query set with its reconstruction by each source set alone.
-
     The reconstruction R = W S [n, c] is never formed: <R, Q> is the sum of W * A with A = Q Sᵀ, and |R|² that of
-    (W G) * W with G = S Sᵀ [m, m], which is smaller than R where c is large.
-    """
+    (W G) * W with G = S Sᵀ [m, m], which is smaller than R where c is large."""
     s, m, c = sources.shape
     gram = sources @ sources.transpose(1, 2)  # [s, m, m]
     rows = sources.reshape(s * m, c).T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,10 @@ from PIL import Image
 from mec.errors import MALFORMED, BadInput
 from mec.evaluation.subject import resolve
 from mec.evaluation.tracking import motfiles
-from mec.evaluation.tracking.appearance import Appearance, open_appearance
+from mec.evaluation.tracking.appearance import Appearance, feature_maps, open_appearance
 from mec.evaluation.tracking.association import Settings, Tracker
 from mec.evaluation.tracking.mot import linked_boxes
 from mec.evaluation.tracking.motfiles import Boxes, MaskRow, boxes_of_rows
-from mec.evaluation.tracking.multiobject import Clock, TrackingOptions
 from mec.evaluation.tracking.options import Following
 from mec.evaluation.tracking.sot import BoxVideo, track_targets
 from mec.evaluation.tracking.video import Frames, open_frames, speed, with_boxes, with_masks, write_video
@@ -24,7 +24,7 @@ from mec.evaluation.tracking.vos import VOID, read_mask, segment
 from mec.runtime.files import atomic, read_json
 from mec.runtime.flags import reals, takes
 from mec.runtime.locks import only_one
-from mec.runtime.progress import Console
+from mec.runtime.progress import Console, say
 
 MOTION = 0.98  # with --motion: the share of appearance in the cost, as for MOT16
 
@@ -50,7 +50,7 @@ def track(run: str | Path, video: str | Path, options: Following) -> Path:
     for path in (out, Path(options.video or out)):
         path.parent.mkdir(parents=True, exist_ok=True)
     follow = from_box if options.box is not None else from_mask if options.mask is not None else from_detections
-    prepared = follow(frames, options, lambda words: console.print(words, soft_wrap=True))
+    prepared = follow(frames, options)
     appearance = open_appearance(resolve(run, device=options.device), int(options.stage))
     with only_one(out):
         began = time.perf_counter()
@@ -69,10 +69,9 @@ def track(run: str | Path, video: str | Path, options: Following) -> Path:
 # What is given is read and checked, then followed: how the file is written (it gives how many frames), and pictures.
 Followed = tuple[Callable[[Path], int], Iterator[Image.Image]]
 Follow = Callable[[Appearance], Followed]
-Say = Callable[[str], None]
 
 
-def from_box(frames: Frames, options: Following, say: Say) -> Follow:
+def from_box(frames: Frames, options: Following) -> Follow:
     first = np.add(reals(options.box or (), "--box"), (1, 1, 0, 0))  # OTB's pixels begin at 1
     h, w = frames.size
     if (first[:2] > (w, h)).any() or (first[:2] + first[2:] <= 1).any():
@@ -86,7 +85,7 @@ def from_box(frames: Frames, options: Following, say: Say) -> Follow:
     return followed
 
 
-def from_mask(frames: Frames, options: Following, say: Say) -> Follow:
+def from_mask(frames: Frames, options: Following) -> Follow:
     path, (h, w) = Path(str(options.mask)), frames.size
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such mask.")
@@ -112,17 +111,17 @@ def from_mask(frames: Frames, options: Following, say: Say) -> Follow:
     return followed
 
 
-def from_detections(frames: Frames, options: Following, say: Say) -> Follow:
+def from_detections(frames: Frames, options: Following) -> Follow:
     path = Path(str(options.detections))
-    found = json_boxes(path, frames) if path.suffix == ".json" else motfiles.read_boxes(path, frames.count)
+    length = len(frames.names) or None  # a file's may be told wrongly
+    found = json_boxes(path, frames) if path.suffix == ".json" else motfiles.read_boxes(path, length)
     found = found.where(found.score > options.least_score)
     if not len(found):
         raise BadInput(f"{path}: no detection in it above --least-score {options.least_score:g}.")
     rules = Settings(buffer=max(1, round(frames.rate)), motion=MOTION if options.motion else None, gated=options.motion)
 
     def followed(appearance: Appearance) -> Followed:
-        several = TrackingOptions("", batch_size=options.batch_size)
-        maps = lambda shrunk: Clock().around(several.maps(appearance, shrunk))  # noqa: E731
+        maps = partial(feature_maps, appearance, batch_size=options.batch_size)
         return boxes_written(frames, linked_boxes(Tracker(rules), maps, iter(frames), found))
 
     return followed
@@ -139,16 +138,15 @@ def boxes_written(frames: Frames, tracks: Boxes) -> Followed:
 
 def json_boxes(path: Path, frames: Frames) -> Boxes:
     """Boxes of COCO's JSON, as `mec detect` writes it of the folder of frames: images by their names."""
-    content = read_json(path, dict)
-    number = {name: i for i, name in enumerate(frames.names, start=1)}
+    content, number = read_json(path, dict), {name: i for i, name in enumerate(frames.names, start=1)}
     try:
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        if lacking := [name for name in names.values() if name not in number]:
-            raise BadInput(f"{path}: {len(lacking)} of its images are no frames of {frames.path} ({lacking[0]}).")
         kept = [row for row in content["annotations"] if min(row["bbox"][2:]) > 0]
-        places = (number[names[row["image_id"]]] for row in kept)
-        return boxes_of_rows([(n, -1, *row["bbox"], row.get("score", 1)) for n, row in zip(places, kept)])
-    except BadInput:
-        raise
+        rows = [(number.get(names[row["image_id"]]), -1, *row["bbox"], row.get("score", 1)) for row in kept]
+        lacking = [name for name in names.values() if name not in number]
+        boxes = boxes_of_rows([] if lacking else rows)
     except MALFORMED as error:
         raise BadInput(f"{path}: not detections as `mec detect` writes them ({error!r}).") from error
+    if lacking:
+        raise BadInput(f"{path}: {len(lacking)} of its images are no frames of {frames.path} ({lacking[0]}).")
+    return boxes

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from mec.evaluation.tracking import motfiles, objects, trackscores
 from mec.evaluation.tracking.appearance import Appearance
 from mec.evaluation.tracking.association import Tracker
 from mec.evaluation.tracking.motfiles import Boxes, Clip, MaskRow, boxes_of_rows
-from mec.evaluation.tracking.multiobject import Benchmark, Clock, TrackingOptions, choose_detections, id_map
+from mec.evaluation.tracking.multiobject import Benchmark, choose_detections, id_map
 from mec.evaluation.tracking.trackscores import Scores
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, with_boxes, with_masks
 
@@ -37,16 +38,17 @@ class ClipBenchmark(Benchmark):
     seqmap: ClassVar[str]  # seqmaps/SEQMAP-SPLIT.txt lists the sequences
     title: ClassVar[str]
 
-    def __init__(self, root: Path, options: TrackingOptions):
-        self.root, self.images, self.options = root, root / "images" / options.split, options
+    def __init__(self, options: Any):
+        self.root = root = Path(options.data_root)
+        self.images, self.options = root / "images" / options.split, options
         folders = {p.name: p for p in motfiles.list_clips(root, options.split, f"{self.seqmap}-{options.split}.txt")}
-        self.names = chosen_names(folders, options.names, self.images)
+        self.names = chosen_names(folders, options.names(), self.images)
         self.clips = {name: motfiles.read_clip(folders[name]) for name in self.names}
         clips = [*self.clips.values()]
         det = self.task == "mot" and all((clip.folder / "det" / "det.txt").is_file() for clip in clips)
         self.detections = choose_detections(root / "obs", options.detections, [*(["det"] if det else []), "gt"])
         self.found = {clip.name: self.read_detections(clip) for clip in clips}
-        self.lengths = self.judged(clips)
+        self.lengths, self.judged = {clip.name: len(clip.frames) for clip in clips}, self.have_truth(clips)
         self.data = f"{self.title}-{options.split}"
         self.fingerprint = files_fingerprint([frame for clip in clips for frame in clip.frames], root)
 
@@ -65,15 +67,18 @@ class ClipBenchmark(Benchmark):
         files = [folder / f"{clip.name}.txt" for folder in folders]
         return next((f for f in by_frame if f.is_dir()), None), files[0] if files[0].is_file() else files[1]
 
-    def judged(self, clips: Sequence[Clip]) -> dict[str, int]:
-        """Lengths of the sequences that have a truth (all or none); it is read here, so that errors come early."""
+    def have_truth(self, clips: Sequence[Clip]) -> bool:
+        """Whether the sequences have a truth (all or none); it is read here, so that errors come early."""
         have = [clip for clip in clips if (clip.folder / "gt" / "gt.txt").is_file()]
         if have and len(have) < len(clips):
             place = next(clip.folder for clip in clips if clip not in have)
             raise BadInput(f"{place}: no gt/gt.txt, which {have[0].name} has; all sequences of a split have one.")
         for clip in have:
             self.read_truth(clip.folder / "gt" / "gt.txt", len(clip.frames))
-        return {clip.name: len(clip.frames) for clip in have}
+        return bool(have)
+
+    def scores(self, folder: Path) -> Scores:
+        return trackscores.score_tracks(self.images, folder, self.lengths, self.seqmap) if self.judged else {}
 
 
 class MotBenchmark(ClipBenchmark):
@@ -99,15 +104,13 @@ class MotBenchmark(ClipBenchmark):
             return motfiles.read_observed(folder, len(clip.frames), clip.size)
         return motfiles.read_boxes(file, len(clip.frames))
 
-    def track(self, appearance: Appearance, name: str) -> tuple[Boxes, Clock]:
+    def track(self, appearance: Appearance, name: str) -> Boxes:
         """Boxes of the filter, not too small and not too wide."""
-        clip, clock = self.clips[name], Clock()
-        tracker = Tracker(self.rules(buffer=int(clip.rate)))
-        unitrack = self.options.mode == "unitrack"
-        maps = lambda shrunk: clock.around(self.options.maps(appearance, shrunk))  # noqa: E731
+        clip, unitrack = self.clips[name], self.options.mode == "unitrack"
+        tracker, maps = Tracker(self.rules(buffer=int(clip.rate))), partial(self.maps, appearance)
         tracks = linked_boxes(tracker, maps, clip_frames(clip), self.confident(name), unitrack=unitrack)
         w, h = tracks.box[:, 2:].T
-        return tracks.where((w * h > SMALLEST) & (w <= WIDEST * h)), clock
+        return tracks.where((w * h > SMALLEST) & (w <= WIDEST * h))
 
     def confident(self, name: str) -> Boxes:
         return self.found[name].where(self.found[name].score > CONFIDENT)
@@ -127,24 +130,16 @@ class MotBenchmark(ClipBenchmark):
         images = (with_boxes(f, t.box.tolist(), t.id.tolist()) for f, t in zip(frames_of(clip.frames), shown))
         return images, clip.rate
 
-    def scores(self, folder: Path) -> Scores:
-        return trackscores.score_boxes(self.images, folder, self.lengths) if self.lengths else {}
-
 
 def linked_boxes(
-    tracker: Tracker,
-    maps: Callable[[Iterator[Tensor]], Iterator[Tensor]],
-    frames: Iterator[Tensor],
-    found: Boxes,
-    *,
-    unitrack: bool = False,
-) -> Boxes:
+    tracker: Tracker, maps: Callable[[Iterator[Tensor]], Iterator[Tensor]], frames: Iterator[Tensor], found: Boxes,
+    *, unitrack: bool = False,
+) -> Boxes:  # fmt: skip
     """Tracks of the boxes found in frames uint8 [3, h, w]: the filter's, a row a frame.
 
     Args:
         maps: letterboxed frames -> their feature maps, in order.
-        unitrack: with the source's paddings.
-    """
+        unitrack: with the source's paddings."""
     placed: list[tuple[float, tuple[float, float]]] = []  # scale and corner in the letterbox, of all frames
     moved = np.zeros(2)  # px
 
@@ -202,15 +197,15 @@ class MotsBenchmark(ClipBenchmark):
                 )
         return rows
 
-    def track(self, appearance: Appearance, name: str) -> tuple[list[MaskRow], Clock]:
-        clip, masks, clock = self.clips[name], by_frame(self.found[name]), Clock()
+    def track(self, appearance: Appearance, name: str) -> list[MaskRow]:
+        clip, masks = self.clips[name], by_frame(self.found[name])
         tracker = Tracker(self.rules(buffer=int(clip.rate), sure=True))
         rows: list[MaskRow] = []
-        for number, features in enumerate(clock.around(self.options.maps(appearance, clip_frames(clip))), start=1):
+        for number, features in enumerate(self.maps(appearance, clip_frames(clip)), start=1):
             now = masks[number]
             those, kept = objects.mask_objects(features, [row.decoded() for row in now])
             rows += [replace(now[kept[seen.detection]], id=FIRST_ID + seen.id) for seen in tracker.step(those)]
-        return rows, clock
+        return rows
 
     def still(self, name: str) -> list[MaskRow]:
         first = min((row.frame for row in self.found[name]), default=1)
@@ -226,9 +221,6 @@ class MotsBenchmark(ClipBenchmark):
         shown = ([(row.id - FIRST_ID, row.decoded()) for row in rows[i]] for i in range(1, len(clip.frames) + 1))
         images = (with_masks(f, id_map(masks, clip.size)) for f, masks in zip(frames_of(clip.frames), shown))
         return images, clip.rate
-
-    def scores(self, folder: Path) -> Scores:
-        return trackscores.score_masks(self.images, folder, self.lengths) if self.lengths else {}
 
 
 def by_frame(rows: Iterable[MaskRow]) -> defaultdict[int, list[MaskRow]]:

@@ -74,11 +74,8 @@ class MaskRow:
 
 def read_clip(folder: Path) -> Clip:
     """A sequence by its seqinfo.ini.
-
-    Raises:
-        FileNotFoundError: no seqinfo.ini, or no images.
-        BadInput: a key that is missing or no number; frames that are missing or too many.
-    """
+    Raises FileNotFoundError: no seqinfo.ini, or no images. BadInput: a key that is missing or no number; frames that
+    are missing or too many."""
     file = folder / "seqinfo.ini"
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: no seqinfo.ini in it; a sequence has one beside its img1/ and gt/.")
@@ -135,11 +132,8 @@ def read_boxes(path: Path, frames: int | None = None, unique: bool = False) -> B
     Args:
         frames: length of the sequence; a row of a later frame is an error.
         unique: whether a frame may have an id only once (truth and results).
-
-    Raises:
-        FileNotFoundError: no such file.
-        BadInput: a row of another length, that is no numbers, or of no area; with its line.
-    """
+    Raises FileNotFoundError: no such file. BadInput: a row of another length, that is no numbers, or of no area; with
+    its line."""
     lines = _lines(path)
     rows = []
     for number, line in lines:
@@ -182,8 +176,6 @@ def write_boxes(path: Path, boxes: Boxes, truth: bool = False) -> None:
 
 def read_observed(folder: Path, frames: int, size: tuple[int, int]) -> Boxes:
     """Detections as a file a frame (cx cy w h confidence, shares of the image); a frame without a file has none."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of detections.")
     h, w = size
     rows = []
     for path in sorted(folder.glob("*.txt")):
@@ -205,11 +197,8 @@ def read_masks(path: Path, frames: int | None = None, unique: bool = False, fram
     Args:
         frames, unique: as in `read_boxes`.
         frame: of a file that holds one frame, whatever number its rows have.
-
-    Raises:
-        FileNotFoundError: no such file.
-        BadInput: a row of another form, or run lengths that do not fill the image; with its line.
-    """
+    Raises FileNotFoundError: no such file. BadInput: a row of another form, or run lengths that do not fill the image;
+    with its line."""
     lines, rows = _lines(path), []
     for number, line in lines:
         parts = line.split(" ")
@@ -243,40 +232,32 @@ def encoded_mask(mask: Mask) -> str:
 
 def runs_of(counts: str) -> NDArray[np.int64]:
     """The lengths of runs of 0 and 1, in turn, column by column. pycocotools does not check that they fill the mask.
-
     A number is digits of 5 bits, lowest first, each + 48 and with 32 added where more follow; from the fourth number on
     it is the difference to the one two before.
 
     >>> runs_of("c26>0").tolist()  # "c2" is 19 + 32 * 2
     [83, 6, 14, 6]
     """
-    digits = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
-    last = (digits & 32) == 0
-    if not len(digits) or not last[-1] or (digits < 0).any() or (digits > 63).any():
-        return np.full(1, -1)
-    group = np.concatenate([[0], np.cumsum(last)[:-1]])  # which number a digit belongs to
-    place = np.arange(len(digits)) - np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])[group]
-    if place.max() > 6:
-        return np.full(1, -1)
-    values = np.bincount(group, weights=(digits & 31) * 32.0**place).astype(np.int64)
-    negative = (digits[last] & 16) != 0
-    values -= np.where(negative, 32 ** (place[last] + 1), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    values: list[int] = []
+    value = bits = 0
+    for digit in (byte - 48 for byte in counts.encode()):
+        if not 0 <= digit < 64 or bits > 30:
+            return np.full(1, -1)
+        value, bits = value | (digit & 31) << bits, bits + 5
+        if not digit & 32:
+            number = value - (1 << bits if digit & 16 else 0)
+            values.append(number + values[-2] if len(values) > 2 else number)
+            value = bits = 0
+    return np.array(values if values and not bits else [-1])
 
 
 def overlapping(rows: Sequence[MaskRow]) -> tuple[int, int] | None:
     """Two masks of one frame that share a pixel, by index, or None."""
     from pycocotools import mask as coco
 
-    merged = None
-    for i, row in enumerate(rows):
-        if merged is not None and coco.area(coco.merge([merged, row.coco], intersect=True)):
-            other = next(j for j in range(i) if coco.area(coco.merge([rows[j].coco, row.coco], intersect=True)))
-            return other, i
-        merged = row.coco if merged is None else coco.merge([merged, row.coco])
-    return None
+    codes = [row.coco for row in rows]
+    pairs = np.argwhere(np.triu(coco.iou(codes, codes, [0] * len(codes)), 1)).tolist() if codes else []
+    return (pairs[0][0], pairs[0][1]) if pairs else None
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

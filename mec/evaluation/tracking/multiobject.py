@@ -1,4 +1,4 @@
-"""What MOT16, MOTS20 and PoseTrack share: options, time keeping, choice of detections, and the run over a benchmark.
+"""What MOT16, MOTS20 and PoseTrack share: options, choice of detections, and the run over a benchmark.
 
 Given detections are linked to tracks by a frozen encoder; nothing is trained. A `Benchmark` knows its files and scores:
 see `mot.py` and `posetrack.py`. Needs the extra `tracking`.
@@ -11,9 +11,8 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -25,59 +24,14 @@ from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import Appearance, appearances, feature_maps
 from mec.evaluation.tracking.association import Settings
 from mec.evaluation.tracking.trackscores import SWITCHES, Scores
-from mec.evaluation.tracking.video import write_video
+from mec.evaluation.tracking.video import speed, write_video
 from mec.runtime.files import write_json
 from mec.runtime.progress import say
 
 
-@dataclass(frozen=True)
-class TrackingOptions:
-    """Options of a run over a benchmark."""
-
-    split: str  # train, val or test
-    detections: str | None = None  # see `choose_detections`; None: the only ones there are
-    motion: bool = False
-    mode: Literal["clean", "unitrack"] = "clean"  # unitrack: with the source's errors
-    names: tuple[str, ...] = ()  # of sequences; all where empty
-    batch_size: int = 1
-    cache: Path | None = None  # a folder for feature maps
-
-    def maps(self, appearance: Appearance, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        return feature_maps(appearance, frames, batch_size=self.batch_size, cache=self.cache)
-
-
-@dataclass
-class Clock:
-    """Seconds spent on frames."""
-
-    frames: int = 0
-    features: float = 0.0  # reading and encoding
-    association: float = 0.0
-
-    def around(self, maps: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same maps; counts the time that each takes to come, and that until the next is asked for."""
-        before = time.perf_counter()
-        for features in maps:
-            begun = time.perf_counter()
-            self.features += begun - before
-            yield features
-            before = time.perf_counter()
-            self.association += before - begun
-            self.frames += 1
-
-    def __add__(self, other: Clock) -> Clock:
-        return Clock(self.frames + other.frames, self.features + other.features, self.association + other.association)
-
-    @property
-    def rate(self) -> float:
-        return self.frames / max(self.features + self.association, 1e-9)
-
-
 class Benchmark(ABC):
     """The sequences of a benchmark with their detections, read and checked when it is made.
-
-    What tracks are depends on the benchmark: rows of boxes or masks, or poses with ids.
-    """
+    What tracks are depends on the benchmark: rows of boxes or masks, or poses with ids."""
 
     task: ClassVar[str]  # the command's word
     metrics: ClassVar[tuple[str, ...]]  # that are reported
@@ -86,13 +40,17 @@ class Benchmark(ABC):
     gated: ClassVar[bool]  # with --motion: pairs too far apart for the filter never match
 
     names: list[str]  # of sequences
+    lengths: dict[str, int]  # of them, in frames
     detections: str
     data: str
     fingerprint: str
-    options: TrackingOptions
+    options: Any  # a `protocols.Association`
 
     @abstractmethod
-    def __init__(self, root: Path, options: TrackingOptions): ...
+    def __init__(self, options: Any): ...
+
+    def maps(self, appearance: Appearance, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        return feature_maps(appearance, frames, batch_size=self.options.batch_size, cache=self.options.cache)
 
     def rules(self, **settings: Any) -> Settings:
         """The tracker's rules, with this benchmark's motion term if the options ask for it."""
@@ -100,7 +58,7 @@ class Benchmark(ABC):
         return Settings(compat=self.options.mode == "unitrack", **motion, **settings)
 
     @abstractmethod
-    def track(self, appearance: Appearance, name: str) -> tuple[Any, Clock]:
+    def track(self, appearance: Appearance, name: str) -> Any:
         """Tracks of a sequence."""
 
     @abstractmethod
@@ -120,35 +78,17 @@ class Benchmark(ABC):
         """Scores of what was written; empty without a ground truth."""
 
 
-def measure_tracks(
-    make: type[Benchmark],
-    subject: Subject,
-    root: Path,
-    options: TrackingOptions,
-    *,
-    stage: str = "both",
-    video: str | None = None,
-) -> Iterator[Result]:
+def measure_tracks(make: type[Benchmark], subject: Subject, options: Any) -> Iterator[Result]:
     """Results of tracks that never move, then of each stage; files go to FOLDER/TASK/SPLIT-DETECTIONS/SETTING/.
-
     The data are read and checked at once, the results come as they are asked for. scores.json has every sequence, and
-    where the time went.
-
-    Args:
-        make: `MotBenchmark`, `MotsBenchmark` or `PoseTrackBenchmark`.
-        root: the benchmark's folder.
-        stage: "3", "4" or "both".
-        video: "mp4" or "gif" to draw the tracks over the frames.
-
-    Raises:
-        BadInput, FileNotFoundError: of the data or detections, in words; or a module is missing.
-    """
+    how long it took.
+    Raises BadInput, FileNotFoundError: of the data or detections, in words; or a module is missing."""
     if absent := [name for name in make.needs if importlib.util.find_spec(name) is None]:
         raise BadInput(f"{make.task} needs {', '.join(absent)}: pip install 'mec-ssl[tracking]'.")
-    return _tracked(make(root, options), appearances(subject, stage), subject, video)
+    return _tracked(make(options), appearances(subject, options.stage), subject)
 
 
-def _tracked(bench: Benchmark, maps: Sequence[Appearance], subject: Subject, video: str | None) -> Iterator[Result]:
+def _tracked(bench: Benchmark, maps: Sequence[Appearance], subject: Subject) -> Iterator[Result]:
     options = bench.options
     given = re.sub(r"[^\w.-]+", "-", bench.detections).strip("-")  # a name, or a folder's path
     out = subject.folder / bench.task / f"{options.split}-{given}"
@@ -158,30 +98,27 @@ def _tracked(bench: Benchmark, maps: Sequence[Appearance], subject: Subject, vid
     for appearance in maps:
         motion = "motion" if options.motion else "womotion"
         folder = out / f"stage{appearance.stage}-{motion}-{options.mode}"
-        clocks = {}
+        times = {}
         for name in bench.names:
-            tracks, clocks[name] = bench.track(appearance, name)
+            began = time.perf_counter()
+            tracks = bench.track(appearance, name)
+            times[name] = {"frames": bench.lengths[name], "seconds": time.perf_counter() - began}
             bench.write(folder, name, tracks)
-            if video is not None:
+            if options.video is not None:
                 images, rate = bench.pictures(name, tracks)
-                write_video(folder / f"{name}.{video}", images, rate=rate)
+                write_video(folder / f"{name}.{options.video}", images, rate=rate)
         settings = {"stage": appearance.stage, "motion": options.motion, "mode": options.mode}
-        yield from _results(bench, subject, folder, settings, clocks)
+        total, seconds = (sum(each[key] for each in times.values()) for key in ("frames", "seconds"))
+        say(speed(f"{bench.task} stage {appearance.stage}", int(total), seconds) + subject.where(folder))
+        yield from _results(bench, subject, folder, settings, times)
 
 
 def _results(
-    bench: Benchmark, subject: Subject, folder: Path, settings: dict[str, Any], clocks: dict[str, Clock]
+    bench: Benchmark, subject: Subject, folder: Path, settings: dict[str, Any], times: dict[str, Any]
 ) -> list[Result]:
-    """scores.json, a line on speed, and the results over all sequences."""
+    """scores.json, and the results over all sequences."""
     scores = bench.scores(folder)
-    total = sum(clocks.values(), Clock())
-    times = {name: {**asdict(clock), "frames_per_second": clock.rate} for name, clock in clocks.items()}
     write_json(folder / "scores.json", {"scores": scores, "seconds": times})
-    if clocks:
-        say(
-            f"{bench.task} stage {settings['stage']}: {total.frames} frames, {total.rate:.2f} a second (reading and "
-            f"features {total.features:.0f} s, association {total.association:.1f} s){subject.where(folder)}"
-        )
     if not scores:
         say(f"{bench.task}: no ground truth for this split: nothing was scored{subject.where(folder)}")
         return []
@@ -199,10 +136,7 @@ def choose_detections(folder: Path, asked: str | None, also: Sequence[str]) -> s
         folder: of detections by name.
         asked: a name in it, one of `also`, or another folder.
         also: names that need no folder: "gt", and "det" where every sequence has a det/det.txt.
-
-    Raises:
-        BadInput: none, several to choose from, or not there.
-    """
+    Raises BadInput: none, several to choose from, or not there."""
     names = sorted(p.name for p in folder.glob("*") if p.is_dir())
     if asked is not None:
         if asked in names or asked in also or Path(asked).is_dir():

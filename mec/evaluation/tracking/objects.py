@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mec.errors import BadInput
 from mec.evaluation.tracking.appearance import CELL
 from mec.evaluation.tracking.association import Objects
 from mec.evaluation.tracking.kalman import Floats
@@ -50,8 +49,7 @@ def unitracks_padding(size: tuple[int, int], scale: float) -> tuple[tuple[float,
     """The scale, where UniTrack believes that a frame of `size` (h, w) px begins in the letterbox, and the px by which
     its boxes have moved once they are mapped back, both (x, y).
 
-    Its padding is rounded for the pixels alone; another one, of the side before rounding, is taken off.
-    """
+    Its padding is rounded for the pixels alone; another one, of the side before rounding, is taken off."""
     sides = [(whole, scale * side) for whole, side in zip(LETTERBOX[::-1], size[::-1])]
     x, y = ((whole - round(side)) / 2 for whole, side in sides)
     return (scale, (x, y)), np.array([(side - round(side)) / 2 / scale for _, side in sides])
@@ -68,9 +66,7 @@ def box_objects(features: Tensor, boxes: Floats, scores: Floats, scale: float, c
 
 def mask_objects(features: Tensor, masks: Sequence[Mask], most_cells: int = MOST_CELLS) -> tuple[Objects, list[int]]:
     """Masks [H, W] of a frame; boxes in cells. With them the masks that are kept, by index.
-
-    A mask without a cell is left out, and one whose box is another's (overlap above 0.7 with one listed earlier).
-    """
+    A mask without a cell is left out, and one whose box is another's (overlap above 0.7 with one listed earlier)."""
     from torchvision.ops import box_iou
 
     grids = [on_cells(mask, features.shape[1:]) for mask in masks]
@@ -102,10 +98,8 @@ def box_of_cells(grid: Mask) -> tuple[float, float, float, float]:
 
 def cells_under(features: Tensor, grid: Mask, most: int = MOST_CELLS) -> Tensor:
     """The vectors [cells, c] of a map under a mask; a larger mask is first reduced to about `most` cells.
-
     Reduced like the map times the mask by bilinear interpolation (a side is scaled by sqrt(most / area)), at the cells
-    that the mask, reduced to the nearest, covers.
-    """
+    that the mask, reduced to the nearest, covers."""
     inside = torch.from_numpy(grid).to(features.device)
     area = int(grid.sum())
     if area <= most:
@@ -138,9 +132,7 @@ def _between(index: Tensor, scale: float, side: int) -> tuple[Tensor, Tensor, Te
 
 def pose_objects(features: Tensor, poses: Sequence[Joints], size: tuple[int, int], most_cells: int) -> Objects:
     """Poses in a frame of `size` (height, width) px; boxes in pixels. Nothing is left out.
-
-    A pose that covers no cell has one zero vector; one without joints also a box beside the image.
-    """
+    A pose that covers no cell has one zero vector; one without joints also a box beside the image."""
     sets = []
     for joints in poses:
         grid = on_cells(pose_mask(joints, size), features.shape[1:])
@@ -159,15 +151,9 @@ def pose_box(joints: Joints) -> tuple[float, float, float, float]:
 
 
 def pose_mask(joints: Joints, size: tuple[int, int]) -> Mask:
-    """The person drawn into [height, width]: torso filled, limbs as thick lines. The nose (13) is not drawn.
-
-    Raises:
-        BadInput: a joint that is none of 0 to 14.
-    """
+    """The person drawn into [height, width]: torso filled, limbs as thick lines. The nose (13) is not drawn."""
     import cv2
 
-    if unknown := sorted(set(joints) - set(range(JOINTS))):
-        raise BadInput(f"joint {unknown[0]}: joints have ids 0 to {JOINTS - 1}.")
     canvas = np.zeros(size, np.uint8)
     if not joints:
         return canvas.astype(bool)

@@ -45,10 +45,7 @@ class Following:
     """Where the encoder runs."""
 
     def check(self) -> None:
-        """
-        Raises:
-            BadInput: not one of box, mask and detections; or a name of an output that ends otherwise.
-        """
+        """Raises BadInput: not one of box, mask and detections; or a name of an output that ends otherwise."""
         given = [name for name in ("box", "mask", "detections") if getattr(self, name) is not None]
         if len(given) != 1:
             came = " and ".join(f"--{name}" for name in given) or "none"

@@ -42,11 +42,7 @@ class PoseFrame:
 
 def read_annotations(path: Path) -> dict[str, Any]:
     """A file's content in the 2017 layout.
-
-    Raises:
-        FileNotFoundError: no such file.
-        BadInput: no JSON, or of neither layout.
-    """
+    Raises FileNotFoundError: no such file. BadInput: no JSON, or of neither layout."""
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.json"))[:8]
         raise FileNotFoundError(f"{path}: no such file. Beside it: {', '.join(near) or 'nothing'}.")
@@ -64,10 +60,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
 
 def from_2018(content: Mapping[str, Any]) -> dict[str, Any]:
     """The COCO-like layout of 2018 as an annolist; ears are dropped, a joint at 0, 0 that is not visible is absent.
-
-    Raises:
-        ValueError: a pose without 17 keypoints, or of an image that is not listed.
-    """
+    Raises ValueError: a pose without 17 keypoints, or of an image that is not listed."""
     of_image: dict[Any, list[dict]] = {image["id"]: [] for image in content["images"]}
     for person in content["annotations"]:
         if person["image_id"] not in of_image:
@@ -99,10 +92,8 @@ def from_2018(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def poses_of(content: Mapping[str, Any], path: Path) -> list[PoseFrame]:
     """The frames of an annolist; `path` is for messages.
-
-    Raises:
-        BadInput: a person that cannot be understood: joints with unknown ids, twice, or not finite; named by its frame.
-    """
+    Raises BadInput: a person that cannot be understood: joints with unknown ids, twice, or not finite; named by its
+    frame."""
     frames = []
     for number, entry in enumerate(content["annolist"]):
         try:

@@ -6,8 +6,10 @@ obs/SPLIT/NAME/SEQUENCE.json with the same frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from mec.evaluation.tracking import objects, posefiles, trackscores
 from mec.evaluation.tracking.appearance import Appearance
 from mec.evaluation.tracking.association import Tracker
-from mec.evaluation.tracking.multiobject import Benchmark, Clock, TrackingOptions, choose_detections, id_map
+from mec.evaluation.tracking.multiobject import Benchmark, choose_detections, id_map
 from mec.evaluation.tracking.posefiles import PoseFrame
 from mec.evaluation.tracking.trackscores import Scores
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, with_boxes, with_masks
@@ -36,13 +38,13 @@ class PoseTrackBenchmark(Benchmark):
     needs = ("cv2",)
     motion, gated = 0.9999, False
 
-    def __init__(self, root: Path, options: TrackingOptions):
-        self.root, self.options = root, options
+    def __init__(self, options: Any):
+        self.root, self.options = (root := Path(options.data_root)), options
         places = [root / "posetrack_data" / "annotations" / options.split, root / "annotations" / options.split]
         place = next((p for p in places if any(p.glob("*.json"))), None)
         if place is None:
             raise FileNotFoundError(f"{places[0]}: no SEQUENCE.json there, nor in {places[1]}.")
-        self.names = chosen_names(sorted(p.stem for p in place.glob("*.json")), options.names, place)
+        self.names = chosen_names(sorted(p.stem for p in place.glob("*.json")), options.names(), place)
         observed = root / "obs" / options.split
         self.detections = choose_detections(observed, options.detections, ["gt"])
         folder = place if self.detections == "gt" else observed / self.detections
@@ -55,30 +57,25 @@ class PoseTrackBenchmark(Benchmark):
             self.truth[name] = posefiles.poses_of(posefiles.read_annotations(file), file)
             trackscores.check_frames(name, self.truth[name], self.found[name])
             missing(self.images(name), f"{source}: its images below {root}")
+        self.lengths = {name: len(frames) for name, frames in self.found.items()}
         self.data = f"PoseTrack-{options.split}"
         self.fingerprint = files_fingerprint([place / f"{name}.json" for name in self.names], root)
 
     def images(self, name: str) -> list[Path]:
         return [self.root / frame.name for frame in self.found[name]]
 
-    def track(self, appearance: Appearance, name: str) -> tuple[list[list[int]], Clock]:
+    def track(self, appearance: Appearance, name: str) -> list[list[int]]:
         rules = self.rules(duplicate=0.2, confirm=0.6, buffer=BUFFER, sure=True)
-        tracker, clock, cells = Tracker(rules), Clock(), POSE_CELLS.get(appearance.stage, 400)
-        sizes: list[tuple[int, int]] = []
-
-        def watched() -> Iterator[Tensor]:
-            for frame in frames_of(self.images(name)):
-                sizes.append((frame.shape[1], frame.shape[2]))
-                yield frame
-
+        tracker, cells = Tracker(rules), POSE_CELLS.get(appearance.stage, 400)
+        frames, again = tee(frames_of(self.images(name)))
         ids = []
-        for number, features in enumerate(clock.around(self.options.maps(appearance, watched()))):
-            joints = [pose.joints for pose in self.found[name][number].poses]
-            seen = tracker.step(objects.pose_objects(features, joints, sizes[number], cells))
+        for picture, features, frame in zip(again, self.maps(appearance, frames), self.found[name]):
+            joints = [pose.joints for pose in frame.poses]
+            seen = tracker.step(objects.pose_objects(features, joints, (picture.shape[1], picture.shape[2]), cells))
             # The source does not refresh the pose of a track that returns, so that its detection stays without id.
             of_track = {s.detection: s.id for s in seen if not (rules.compat and s.returned)}
             ids.append([of_track.get(i, NOT_TRACKED) for i in range(len(joints))])
-        return ids, clock
+        return ids
 
     def still(self, name: str) -> dict:
         """An annotation of its own: the poses of the first frame that has some, in every frame."""

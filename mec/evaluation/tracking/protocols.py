@@ -45,9 +45,6 @@ class Tracking(Protocol):
     video: Video = None
     """Also draw the tracks over the frames: a file for each sequence, beside the result files."""
 
-    def shared(self) -> dict[str, Any]:
-        return {"stage": self.stage, "names": self.names(), "batch_size": self.batch_size, "video": self.video}
-
     def names(self) -> tuple[str, ...]:
         return () if self.sequences is None else tuple(names(self.sequences, "--sequences"))
 
@@ -66,8 +63,7 @@ class Sot(Tracking):
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluation.tracking.sot import measure_sot
 
-        heads = ("xcorr", "dcf") if self.head == "both" else (self.head,)
-        return measure_sot(subject, Path(self.data_root), heads=heads, mode=self.mode, **self.shared())
+        return measure_sot(subject, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +77,7 @@ class Vos(Tracking):
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluation.tracking.vos import measure_vos
 
-        cache = None if self.cache is None else Path(self.cache)
-        return measure_vos(subject, Path(self.data_root), cache=cache, **self.shared())
+        return measure_vos(subject, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +100,11 @@ class Association(Tracking):
 
     def measure(self, subject: Subject) -> Iterable[Result]:
         from mec.evaluation.tracking.mot import MotBenchmark, MotsBenchmark
-        from mec.evaluation.tracking.multiobject import Benchmark, TrackingOptions, measure_tracks
+        from mec.evaluation.tracking.multiobject import Benchmark, measure_tracks
         from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
 
         makes: dict[type, type[Benchmark]] = {Mot: MotBenchmark, Mots: MotsBenchmark, PoseTrack: PoseTrackBenchmark}
-        root, cache = Path(self.data_root), None if self.cache is None else Path(self.cache)
-        options = TrackingOptions(
-            self.split, self.detections, self.motion, self.mode, self.names(), self.batch_size, cache
-        )
-        return measure_tracks(makes[type(self)], subject, root, options, stage=self.stage, video=self.video)
+        return measure_tracks(makes[type(self)], subject, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +178,7 @@ class Videos(Protocol):
 
 def benchmarks_in(root: Path) -> dict[str, Path]:
     """Folders of tracking benchmarks by the protocol's word: the root itself, or one of the folders in it.
-
-    Raises:
-        BadInput: none, or two of one kind.
-    """
+    Raises BadInput: none, or two of one kind."""
     marks = {word: kind.mark for word, kind in BENCHMARKS.items()}
     folders = [root, *sorted(p for p in root.glob("*") if p.is_dir())]
     found = {word: [folder for folder in folders if any(folder.glob(mark))] for word, mark in marks.items()}

@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mec.errors import MALFORMED, BadInput, nearest
+from mec.errors import MALFORMED, BadInput
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances
@@ -38,7 +38,6 @@ EQUAL = 5e-6  # of the largest feature
 LEARNING_RATE = 0.01  # of the correlation filter
 RIDGE = 1e-4
 HEADS = ("xcorr", "dcf")
-MODES = ("clean", "unitrack")
 OVERLAP_THRESHOLDS = np.linspace(0, 1, 21)  # of overlap
 NEAR_PX = 20  # px between centres
 
@@ -55,12 +54,8 @@ class BoxVideo:
 
 def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
     """The sequences that ROOT/OTB2015.json lists (only those named, if any are), with the frames it lists.
-
-    Raises:
-        FileNotFoundError: no such file.
-        BadInput: unreadable, an unknown name, missing frames, other counts of boxes than of frames, or an empty box
-            to start from.
-    """
+    Raises FileNotFoundError: no such file. BadInput: unreadable, an unknown name, missing frames, other counts of boxes
+    than of frames, or an empty box to start from."""
     path = root / "OTB2015.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -84,19 +79,17 @@ def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
     return videos
 
 
-def hann(cells: int = CELLS, *, like: Tensor) -> Tensor:
-    """[cells, cells]: the product of symmetric Hann windows, zero at the border."""
-    window = torch.hann_window(cells, periodic=False, dtype=like.dtype, device=like.device)
+def hann(*, like: Tensor) -> Tensor:
+    """[65, 65]: the product of symmetric Hann windows, zero at the border."""
+    window = torch.hann_window(CELLS, periodic=False, dtype=like.dtype, device=like.device)
     return window[:, None] * window
 
 
 @dataclass
 class CrossCorrelation:
     """The first frame's target slides over the search window; nothing is learned.
-
     `unitrack` reproduces two errors of the source: it takes index 26 for no displacement where 25 is right, and a
-    window of 52 cells where 65 is right, which drags the box towards the top left.
-    """
+    window of 52 cells where 65 is right, which drags the box towards the top left."""
 
     unitrack: bool = False
     template: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -124,7 +117,6 @@ class CrossCorrelation:
 @dataclass
 class CorrelationFilter:
     """A filter in the Fourier domain whose response to the target is a narrow peak; updated in each frame.
-
     `start`, `responses` and `displacement` are as in `CrossCorrelation`."""
 
     numerator: Tensor = field(default_factory=lambda: torch.empty(0))  # F(z), [c, 65, 33]
@@ -169,10 +161,8 @@ def label(*, like: Tensor) -> Tensor:
 
 def crop(image: Tensor, centre: np.ndarray, window: np.ndarray, side: int = SIDE, part: slice = slice(None)) -> Tensor:
     """[3, side, side]: the window (w, h) px around the centre (x, y), its corners at the corner pixels' centres.
-
     Bilinear, without antialiasing; outside the normalised image [3, h, w] is 0. Pixel centres are whole numbers. Of the
-    square only the rows and columns of `part` are made.
-    """
+    square only the rows and columns of `part` are made."""
     h, w = image.shape[-2:]
     steps = torch.linspace(-0.5, 0.5, side, dtype=torch.float64)[part]
     x, y = (float(c) + float(size) * steps for c, size in zip(centre, window))
@@ -182,27 +172,17 @@ def crop(image: Tensor, centre: np.ndarray, window: np.ndarray, side: int = SIDE
     return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
 
 
-@dataclass
 class TargetBox:
     """Where a tracker believes its object to be: centre (x, y) and size (w, h), px, the top left pixel is (0, 0)."""
 
-    centre: np.ndarray
-    size: np.ndarray
-    smallest: np.ndarray
-    largest: np.ndarray
-    origin: float = 1.5  # px: a file's x and half the width, minus this, is the centre
-
-    @classmethod
-    def at(cls, box: np.ndarray, image: tuple[int, int], unitrack: bool = False) -> TargetBox:
+    def __init__(self, box: np.ndarray, image: tuple[int, int], unitrack: bool = False):
         """From a box as in OTB's files (the top left pixel is (1, 1)) in an image of (w, h) px.
-
         `unitrack` reproduces two errors of the source: a centre half a pixel towards the top left, and limits of width
-        and height that are each other's.
-        """
-        size, origin = box[2:].copy(), 2.0 if unitrack else 1.5
+        and height that are each other's."""
+        self.origin = 2.0 if unitrack else 1.5  # px: a file's x and half the width, minus this, is the centre
+        self.centre, self.size = box[:2] + box[2:] / 2 - self.origin, box[2:].copy()
         limit = np.array(image[::-1] if unitrack else image)  # the source compares (w, h) with (h, w)
-        sizes = size, np.maximum(0.2 * size, 4), np.minimum(limit, 5 * size)
-        return cls(box[:2] + size / 2 - origin, *sizes, origin)
+        self.smallest, self.largest = np.maximum(0.2 * self.size, 4), np.minimum(limit, 5 * self.size)
 
     def box(self) -> np.ndarray:
         """As in OTB's files."""
@@ -242,112 +222,77 @@ def track_targets(
 
     Args:
         head: "xcorr" or "dcf".
-        mode: "clean", or "unitrack" with that code's errors (see `CrossCorrelation` and `TargetBox.at`).
-        batch_size: crops of 520 px that go through the encoder together; those of all videos share batches.
-    """
-    for value, known in ((head, HEADS), (mode, MODES)):
-        if value not in known:
-            raise BadInput(f"{value!r}: {nearest(value, known)}")
+        mode: "clean", or "unitrack" with that code's errors (see `CrossCorrelation` and `TargetBox`).
+        batch_size: crops of 520 px that go through the encoder together; those of all videos share batches."""
     unitrack, margin = mode == "unitrack", margin_of(appearance)
     heads: list[Head] = [CorrelationFilter() if head == "dcf" else CrossCorrelation(unitrack) for _ in videos]
     readers = [frames_of(video.frames, ahead=2) for video in videos]
     found: list[list[np.ndarray]] = [[video.first] for video in videos]
 
-    def seen(images: dict[int, Tensor], scales: tuple[float, ...]) -> Iterator[tuple[int, Tensor]]:
-        """Features [s, c, 65, 65] of the windows of each video, as many videos at a time as a batch holds."""
+    def seen(
+        images: dict[int, Tensor], scales: tuple[float, ...] = (1.0,), margin: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Features [s, c, 65, 65] of the windows of each video, as many videos at a time as a batch holds; with a
+        margin those of the target's cells, of which alone heads are made: others are 0."""
         numbers, count = [*images], max(1, batch_size // len(scales))
-        for part in (numbers[start : start + count] for start in range(0, len(numbers), count)):
-            windows = [(i, CONTEXT * scale * targets[i].size) for i in part for scale in scales]
-            features = appearance.maps(torch.stack([crop(images[i], targets[i].centre, size) for i, size in windows]))
-            yield from zip(part, features.split(len(scales)))
+        part = slice(None) if margin is None else around(margin)
+        for some in (numbers[start : start + count] for start in range(0, len(numbers), count)):
+            windows = [(images[i], targets[i].centre, CONTEXT * s * targets[i].size) for i in some for s in scales]
+            features = appearance.maps(torch.stack([crop(*window, part=part) for window in windows]))
+            if margin is not None:
+                inner, features = features, features.new_zeros(*features.shape[:2], CELLS, CELLS)
+                features[..., TARGET, TARGET] = inner[..., margin:-margin, margin:-margin]
+            yield from zip(some, features.split(len(scales)))
 
     def following() -> dict[int, Tensor]:
         """The next frame of each video that has one."""
         frames = ((i, next(reader, None)) for i, reader in enumerate(readers))
         return {i: appearance.normalised(frame) for i, frame in frames if frame is not None}
 
-    def seen_targets(images: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """The same of windows of the targets' own scale, of which heads take the target's cells: others may be 0."""
-        if margin is None:
-            yield from ((i, features[0]) for i, features in seen(images, (1.0,)))
-            return
-        numbers = [*images]
-        for part in (numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)):
-            sizes = (CONTEXT * targets[i].size for i in part)
-            crops = [crop(images[i], targets[i].centre, size, part=around(margin)) for i, size in zip(part, sizes)]
-            for i, found in zip(part, appearance.maps(torch.stack(crops))):
-                whole = found.new_zeros(len(found), CELLS, CELLS)
-                whole[:, TARGET, TARGET] = found[:, margin:-margin, margin:-margin]
-                yield i, whole
-
     images = following()
     sizes = [(images[i].shape[2], images[i].shape[1]) for i in images]
-    targets = [TargetBox.at(video.first, size, unitrack) for video, size in zip(videos, sizes)]
-    for i, features in seen_targets(images):
-        heads[i].start(features)
+    targets = [TargetBox(video.first, size, unitrack) for video, size in zip(videos, sizes)]
+    for i, features in seen(images, margin=margin):
+        heads[i].start(features[0])
     while images := following():
         for i, features in seen(images, SCALES):
             targets[i].move(heads[i].responses(features).cpu().numpy(), heads[i])
             found[i].append(targets[i].box())
-        for i, features in seen_targets(images) if head == "dcf" else ():
-            heads[i].update(features)  # type: ignore[union-attr]
+        for i, features in seen(images, margin=margin) if head == "dcf" else ():
+            heads[i].update(features[0])  # type: ignore[union-attr]
     return [np.array(boxes) for boxes in found]
 
 
-def stay(videos: list[BoxVideo]) -> list[np.ndarray]:
-    """The tracker that never moves, a baseline."""
-    return [np.repeat(video.first[None], len(video.frames), 0) for video in videos]
-
-
-def measure_sot(
-    subject: Subject,
-    root: Path,
-    *,
-    stage: str = "both",
-    heads: tuple[str, ...] = HEADS,
-    mode: str = "clean",
-    names: tuple[str, ...] = (),
-    batch_size: int = 8,
-    video: str | None = None,
-) -> Iterator[Result]:
+def measure_sot(subject: Subject, options: Any) -> Iterator[Result]:
     """Results of a tracker that never moves, then of each stage and head; boxes go to FOLDER/sot/SETTING/NAME.txt.
-
-    The data are read and checked at once, the results come as they are asked for.
-
-    Args:
-        root: OTB-2015's folder.
-        names: of sequences; all where empty.
-        video: "mp4" or "gif" to draw the boxes found (and, as number 0, the true ones) over the frames.
-    """
-    videos = read_otb(root, names)
+    The data are read and checked at once, the results come as they are asked for. options: those of `protocols.Sot`."""
+    root, mode, video = Path(options.data_root), options.mode, options.video
+    videos = read_otb(root, options.names())
     data = files_fingerprint([root / "OTB2015.json", *(frame for each in videos for frame in each.frames)], root)
     where = {"data": "OTB2015", "data_fingerprint": data}
-    maps = appearances(subject, stage)
+    maps = appearances(subject, options.stage)
 
     def results() -> Iterator[Result]:
-        yield from labelled(sot_scores(stay(videos), videos, {"head": "still"}), **where)
+        still = [np.repeat(each.first[None], len(each.frames), 0) for each in videos]  # never moves
+        yield from labelled(sot_scores(still, videos, {"head": "still"}), **where)
         for appearance in maps:
-            for head in heads:
+            for head in HEADS if options.head == "both" else (options.head,):
                 began = time.perf_counter()
-                found = track_targets(appearance, videos, head, mode=mode, batch_size=batch_size)
+                found = track_targets(appearance, videos, head, mode=mode, batch_size=options.batch_size)
                 seconds = time.perf_counter() - began
                 settings = {"stage": appearance.stage, "head": head, "mode": mode}
                 folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
                 for boxes, each in zip(found, videos):
                     write_otb_boxes(folder / f"{each.name}.txt", boxes)
                     if video is not None:
-                        write_video(folder / f"{each.name}.{video}", drawn_boxes(each, boxes))
+                        both = zip(frames_of(each.frames), np.stack([each.boxes, boxes], 1) - [1, 1, 0, 0])
+                        drawn = (with_boxes(frame, pair, (0, 1)) for frame, pair in both)  # the true one is number 0
+                        write_video(folder / f"{each.name}.{video}", drawn)
                 frames = sum(len(each.frames) for each in videos)
                 say(speed(f"sot stage {appearance.stage}, {head}", frames, seconds) + subject.where(folder))
                 yield from labelled(sot_scores(found, videos, settings), **where)
 
     return results()
-
-
-def drawn_boxes(video: BoxVideo, boxes: np.ndarray) -> Iterator[Image.Image]:
-    """Frames with the box found (1) over the true one (0)."""
-    for frame, *pair in zip(frames_of(video.frames), video.boxes, boxes):
-        yield with_boxes(frame, np.array(pair) - [1, 1, 0, 0], (0, 1))
 
 
 def write_otb_boxes(path: Path, boxes: np.ndarray) -> None:

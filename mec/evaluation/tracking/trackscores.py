@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from mec.errors import BadInput
-from mec.evaluation.tracking.objects import JOINTS
+from mec.evaluation.tracking.objects import JOINTS, Joints
 from mec.evaluation.tracking.posefiles import Pose, PoseFrame
 
 Pairs = tuple[Sequence[int], Sequence[int], NDArray[np.float64]]
@@ -26,33 +27,16 @@ HEAD_SHARE = 0.6  # the size of a head is this times the diagonal of its rectang
 NEAR_HEADS = 0.5  # a joint is found within this many head sizes
 
 
-def score_boxes(truth: Path, results: Path, lengths: Mapping[str, int], benchmark: str = "MOT16") -> Scores:
-    """MOT scores of results/SEQUENCE.txt against truth/SEQUENCE/gt/gt.txt.
+def score_tracks(truth: Path, results: Path, lengths: Mapping[str, int], benchmark: str) -> Scores:
+    """Scores of results/SEQUENCE.txt against truth/SEQUENCE/gt/gt.txt.
 
     Args:
         lengths: frames of each sequence that is judged.
-        benchmark: MOT15 has no classes, hence no preprocessing; MOT16 and MOT17 take distractors away.
+        benchmark: MOTS, with sMOTA; or of boxes: MOT15 has no classes, hence no preprocessing; MOT16 and MOT17 take
+            distractors away.
 
-    Raises:
-        BadInput: trackeval refuses the files; in its words.
-    """
-    from trackeval.datasets import MotChallenge2DBox
-
-    return _trackeval(MotChallenge2DBox, {"BENCHMARK": benchmark}, truth, results, lengths)
-
-
-def score_masks(truth: Path, results: Path, lengths: Mapping[str, int]) -> Scores:
-    """MOTS scores of results/SEQUENCE.txt against truth/SEQUENCE/gt/gt.txt; as `score_boxes`, with sMOTA.
-
-    Raises:
-        BadInput: trackeval refuses the files, for example because masks of a frame overlap; in its words.
-    """
-    from trackeval.datasets import MOTSChallenge
-
-    return _trackeval(MOTSChallenge, {}, truth, results, lengths)
-
-
-def _trackeval(kind: Any, config: dict, truth: Path, results: Path, lengths: Mapping[str, int]) -> Scores:
+    Raises BadInput: trackeval refuses the files, for example because masks of a frame overlap; in its words."""
+    from trackeval.datasets import MotChallenge2DBox, MOTSChallenge
     from trackeval.metrics import CLEAR, HOTA, Identity
     from trackeval.utils import TrackEvalException
 
@@ -63,8 +47,9 @@ def _trackeval(kind: Any, config: dict, truth: Path, results: Path, lengths: Map
         "GT_FOLDER": str(truth), "TRACKERS_FOLDER": str(results.parent), "TRACKERS_TO_EVAL": [results.name],
         "TRACKER_SUB_FOLDER": "", "SEQ_INFO": dict(lengths), "SKIP_SPLIT_FOL": True,
     }  # fmt: skip
+    boxes = {} if benchmark == "MOTS" else {"BENCHMARK": benchmark}
     try:
-        data = kind({**config, **quiet, **where})
+        data = (MotChallenge2DBox if boxes else MOTSChallenge)({**boxes, **quiet, **where})
         for sequence in lengths:
             rows = data.get_preprocessed_seq_data(data.get_raw_seq_data(results.name, sequence), "pedestrian")
             for name, metric in metrics.items():
@@ -73,26 +58,22 @@ def _trackeval(kind: Any, config: dict, truth: Path, results: Path, lengths: Map
         raise BadInput(f"trackeval cannot score {results} against {truth}: {error}") from error
     for name, metric in metrics.items():
         found[name]["all"] = metric.combine_sequences({s: found[name][s] for s in lengths})
-    return {sequence: _named(*(scores[sequence] for scores in found.values())) for sequence in [*lengths, "all"]}
-
-
-def _named(hota: Mapping, clear: Mapping, identity: Mapping) -> dict[str, float]:
-    shares = {"IDF1": identity["IDF1"], **{name: np.mean(hota[name]) for name in ("HOTA", "DetA", "AssA")}}
-    shares |= {name: clear[name] for name in ("MOTA", "sMOTA")}
-    counts = {SWITCHES: clear["IDSW"], "false positives": clear["CLR_FP"], "misses": clear["CLR_FN"]}
-    return {k: 100 * float(v) for k, v in shares.items()} | {k: float(v) for k, v in counts.items()}
+    named = {}
+    for sequence in [*lengths, "all"]:
+        hota, clear, identity = (scores[sequence] for scores in found.values())
+        shares = {"IDF1": identity["IDF1"], **{name: np.mean(hota[name]) for name in ("HOTA", "DetA", "AssA")}}
+        shares |= {name: clear[name] for name in ("MOTA", "sMOTA")}
+        counts = {SWITCHES: clear["IDSW"], "false positives": clear["CLR_FP"], "misses": clear["CLR_FN"]}
+        named[sequence] = {k: 100 * float(v) for k, v in shares.items()} | {k: float(v) for k, v in counts.items()}
+    return named
 
 
 def score_poses(pairs: Mapping[str, tuple[Sequence[PoseFrame], Sequence[PoseFrame]]]) -> Scores:
     """PoseTrack's scores of (truth, found) frames by sequence, joint by joint.
-
     IDF1: mean over sequences for each joint, then over joints. MOTA: counts are summed over sequences for each joint;
     mean over joints. Switches, misses and false positives are sums over joints and sequences.
     Source: poseval, with UniTrack's IDF1 and switches.
-
-    Raises:
-        BadInput: unequal numbers of frames, other images, or truth without ids or heads.
-    """
+    Raises BadInput: unequal numbers of frames, other images, or truth without ids or heads."""
     counts = {name: _joint_counts(name, *pair) for name, pair in pairs.items()}  # [joints, 5] each
     scores = {name: _pose_scores(table[None]) for name, table in counts.items()}
     return {**scores, "all": _pose_scores(np.stack(list(counts.values())))}
@@ -130,10 +111,8 @@ def _joint_counts(name: str, truth: Sequence[PoseFrame], found: Sequence[PoseFra
 
 def identity_counts(frames: Iterable[Pairs]) -> tuple[float, int, int, int, int]:
     """IDF1 (0 to 1, NaN where nothing is there), switches, misses, false positives and objects of a sequence.
-
     A frame is (true ids [n], found ids [m], distances [n, m], NaN where a pair may not match). What was matched to each
-    other before stays so where it may; the rest is paired for the smallest sum of distances.
-    """
+    other before stays so where it may; the rest is paired for the smallest sum of distances."""
     partner: dict[int, int] = {}  # the latest of each true id
     together: Counter[tuple[int, int]] = Counter()
     switches = matched = objects = predictions = 0
@@ -185,24 +164,17 @@ def _visible(poses: Sequence[Pose], ignored: Sequence[NDArray[np.float64]]) -> l
     """Persons without the joints inside ignored polygons; those without any joint are left out."""
     from matplotlib.path import Path as Outline
 
-    kept = []
-    for pose in poses:
-        joints = dict(pose.joints)
-        for polygon in ignored:
-            if joints and len(polygon) >= 3:
-                inside = Outline(polygon).contains_points(list(joints.values()))
-                joints = {joint: place for (joint, place), within in zip(joints.items(), inside) if not within}
-        if joints:
-            kept.append(Pose(joints, pose.id, pose.head))
-    return kept
+    def outside(joints: Joints) -> Joints:
+        for outline in (Outline(polygon) for polygon in ignored if len(polygon) >= 3):
+            joints = {joint: place for joint, place in joints.items() if not outline.contains_point(place)}
+        return joints
+
+    return [replace(pose, joints=joints) for pose in poses if (joints := outside(pose.joints))]
 
 
 def check_frames(name: str, truth: Sequence[PoseFrame], found: Sequence[PoseFrame]) -> None:
     """Both sides are the same frames, by the file names of their images.
-
-    Raises:
-        BadInput: they are not.
-    """
+    Raises BadInput: they are not."""
     if len(truth) != len(found):
         raise BadInput(f"{name}: {len(truth)} frames in the truth and {len(found)} of poses; both list every frame.")
     for number, (t, f) in enumerate(zip(truth, found)):

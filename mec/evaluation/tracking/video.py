@@ -25,10 +25,7 @@ from mec.runtime.files import atomic
 
 def read_frame(path: str | Path) -> Tensor:
     """uint8 [3, h, w].
-
-    Raises:
-        BadInput: not there, or not an image.
-    """
+    Raises BadInput: not there, or not an image."""
     try:
         return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
@@ -38,10 +35,7 @@ def read_frame(path: str | Path) -> Tensor:
 
 def chosen_names(found: Iterable[str], asked: Sequence[str], where: Path) -> list[str]:
     """The sequences asked for, or all, in the order in which they are found.
-
-    Raises:
-        BadInput: one is not there, or none is.
-    """
+    Raises BadInput: one is not there, or none is."""
     found = list(found)
     for name in asked:
         if name not in found:
@@ -64,10 +58,6 @@ class Frames:
     names: tuple[str, ...]  # of a folder's frames; a file has none
     size: tuple[int, int]  # h, w of the first
     rate: float  # a second
-
-    @property
-    def count(self) -> int | None:
-        return len(self.names) or None  # a file's may be told wrongly
 
     def __iter__(self) -> Iterator[Tensor]:
         return frames_of([self.path / name for name in self.names]) if self.names else video_frames(self.path)
@@ -101,12 +91,18 @@ def video_frames(path: Path) -> Iterator[Tensor]:
             yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
 
 
-@contextlib.contextmanager
-def av_opened(path: Path) -> Iterator[Any]:
+def library() -> Any:
     try:
         import av
     except ImportError as error:
-        raise BadInput("video files need the library av: pip install 'mec-ssl[tracking]'. Or give frames.") from error
+        words = "video files need the library av: pip install 'mec-ssl[tracking]'. Or give frames, and ask for a gif."
+        raise BadInput(words) from error
+    return av
+
+
+@contextlib.contextmanager
+def av_opened(path: Path) -> Iterator[Any]:
+    av = library()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -165,10 +161,7 @@ def with_masks(frame: Tensor, ids: np.ndarray, *, share: float = 0.5) -> Image.I
 
 def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, most: int = 640) -> None:
     """Write frames as .gif (Pillow) or .mp4 (H.264, with the library av), at most `most` px wide.
-
-    Raises:
-        BadInput: another ending, no frame, or mp4 without av.
-    """
+    Raises BadInput: another ending, no frame, or mp4 without av."""
     if path.suffix not in (".gif", ".mp4"):
         raise BadInput(f"{path}: a video's name ends with .gif or .mp4.")
     images = (_fitting(image, most) for image in frames)
@@ -182,10 +175,7 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
             plain = (image.quantize(256, dither=Image.Dither.NONE) for image in chain([first], images))
             next(plain).save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
             return
-        try:
-            import av
-        except ImportError as error:
-            raise BadInput("mp4 needs the library av: pip install 'mec-ssl[tracking]'. Or ask for a gif.") from error
+        av = library()
         with av.open(part, "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=round(rate))
             stream.width, stream.height, stream.pix_fmt = *first.size, "yuv420p"

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,11 +50,8 @@ class MaskVideo:
 
 def read_davis(root: Path, names: tuple[str, ...] = ()) -> list[MaskVideo]:
     """The sequences of ImageSets/2017/val.txt (only those named, if any are), at 480p.
-
-    Raises:
-        FileNotFoundError: no such list.
-        BadInput: an unknown name, fewer than three frames, frames without a mask, or masks without a frame.
-    """
+    Raises FileNotFoundError: no such list. BadInput: an unknown name, fewer than three frames, frames without a mask,
+    or masks without a frame."""
     path = root / "ImageSets" / "2017" / "val.txt"
     if not path.is_file():
         layout = "ImageSets/2017/val.txt, JPEGImages/480p/NAME/*.jpg, Annotations/480p/NAME/*.png"
@@ -75,10 +73,7 @@ def read_davis(root: Path, names: tuple[str, ...] = ()) -> list[MaskVideo]:
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Ids [h, w] uint8 of an image of `size` (w, h).
-
-    Raises:
-        BadInput: unreadable, of another size, or of colours instead of ids.
-    """
+    Raises BadInput: unreadable, of another size, or of colours instead of ids."""
     try:
         with open_image(path) as image:
             image.load()
@@ -93,10 +88,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 def first_mask(video: MaskVideo, size: tuple[int, int]) -> np.ndarray:
     """Ids [h, w] of the first frame; void is background.
-
-    Raises:
-        BadInput: no object in it.
-    """
+    Raises BadInput: no object in it."""
     ids = read_mask(video.masks[0], size)
     void = int((ids == VOID).sum())
     ids[ids == VOID] = 0
@@ -110,25 +102,17 @@ def first_mask(video: MaskVideo, size: tuple[int, int]) -> np.ndarray:
 
 
 def propagate(
-    query: Tensor,
-    free: tuple[Tensor, Tensor],
-    near: tuple[Tensor, Tensor],
-    *,
-    radius: float = RADIUS,
-    topk: int = TOPK,
-    temperature: float = PROPAGATION_TEMPERATURE,
-    tile: int = 10,
-) -> Tensor:
+    query: Tensor, free: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], *, radius: float = RADIUS,
+    topk: int = TOPK, temperature: float = PROPAGATION_TEMPERATURE, tile: int = 10,
+) -> Tensor:  # fmt: skip
     """Soft labels [k, h, w] of a frame: for each cell those of its `topk` most similar cells, weighted by a softmax.
-
     Tile by tile: for a tile only cells within the radius are compared, a sixth of a 480p frame.
 
     Args:
         query: [c, h, w] unit features of the frame.
         free: features [f, c, h, w] and labels [f, k, h, w] of frames searched as a whole.
         near: the same of frames [t, ...] searched only at distances below `radius` cells.
-        temperature: a cell weighs exp(cosine / temperature).
-    """
+        temperature: a cell weighs exp(cosine / temperature)."""
     h, w = query.shape[1:]
     k = free[1].shape[1]
     free_keys, free_labels = (x.transpose(0, 1).flatten(1) for x in free)  # [c, f h w], [k, f h w]
@@ -160,9 +144,7 @@ def propagate(
 
 def largest(rows: Tensor, count: int, block: int = 64) -> tuple[Tensor, Tensor]:
     """Values and places [n, count] of the largest of each row [n, m], as topk, whose cost on a CPU this divides by ten.
-
-    The `count` largest lie in the `count` blocks of columns with the largest maxima: only those are looked through.
-    """
+    The `count` largest lie in the `count` blocks of columns with the largest maxima: only those are looked through."""
     n, m = rows.shape
     count = min(count, m)
     if m <= 2 * count * block:
@@ -184,21 +166,14 @@ def soft_labels(ids: np.ndarray) -> tuple[Tensor, list[int]]:
     return F.interpolate(hot[None], size, mode="bilinear", align_corners=False)[0], known
 
 
-def hard_labels(soft: Tensor, known: list[int], size: tuple[int, int]) -> np.ndarray:
-    """Soft labels [k, h / 8, w / 8] -> id map [h, w]."""
-    full = F.interpolate(soft[None], size, mode="bilinear", align_corners=False)[0]
-    return np.array(known, dtype=np.uint8)[full.argmax(0).cpu().numpy()]
-
-
-def segment(
-    appearance: Appearance, frames: Iterator[Tensor], ids: np.ndarray, *, batch_size: int = 4, cache: Path | None = None
-) -> Iterator[np.ndarray]:
-    """Id map [h, w] of each frame, from that of the first on (which is given back as its cells have it)."""
+def segment(appearance: Appearance, frames: Iterator[Tensor], ids: np.ndarray, **how: Any) -> Iterator[np.ndarray]:
+    """Id map [h, w] of each frame, from that of the first on (which is given back as its cells have it).
+    how: as `feature_maps` takes it."""
     soft, known = soft_labels(ids)
     soft = soft.to(appearance.device)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
     first: tuple[Tensor, Tensor] | None = None
-    for number, found in enumerate(feature_maps(appearance, frames, batch_size=batch_size, cache=cache)):
+    for number, found in enumerate(feature_maps(appearance, frames, **how)):
         features = F.normalize(found, dim=0)
         if first is None:
             first = features[None], soft[None]
@@ -211,35 +186,21 @@ def segment(
             keys, labels = (torch.stack(several) for several in zip(*memory))
             soft = propagate(features, first, (keys, labels))
             memory.append((features, soft))
-        yield hard_labels(soft, known, ids.shape)
+        full = F.interpolate(soft[None], ids.shape, mode="bilinear", align_corners=False)[0]
+        yield np.array(known, dtype=np.uint8)[full.argmax(0).cpu().numpy()]
 
 
-def measure_vos(
-    subject: Subject,
-    root: Path,
-    *,
-    stage: str = "both",
-    names: tuple[str, ...] = (),
-    batch_size: int = 4,
-    cache: Path | None = None,
-    video: str | None = None,
-) -> Iterator[Result]:
+def measure_vos(subject: Subject, options: Any) -> Iterator[Result]:
     """Results of masks that never move, then of each stage; masks go to FOLDER/vos/stageN/NAME/*.png.
-
-    The data are read and checked at once, the results come as they are asked for.
-
-    Args:
-        root: DAVIS-2017's folder.
-        names: of sequences; all where empty.
-        cache: a folder to keep feature maps in, and to find them in.
-        video: "mp4" or "gif" to draw the masks over the frames.
-    """
-    videos = read_davis(root, names)
+    The data are read and checked at once, the results come as they are asked for. options: those of `protocols.Vos`."""
+    root, video = Path(options.data_root), options.video
+    videos = read_davis(root, options.names())
     files = [path for each in videos for path in (*each.frames, *each.masks)]
     where = {"data": "DAVIS2017", "split": "val", "data_fingerprint": files_fingerprint(files, root)}
     sizes = [next(frames_of(each.frames[:1])).shape[1:] for each in videos]
     firsts = [first_mask(each, (size[1], size[0])) for each, size in zip(videos, sizes)]
-    maps = appearances(subject, stage)
+    maps = appearances(subject, options.stage)
+    how: dict[str, Any] = {"batch_size": options.batch_size, "cache": options.cache}
 
     def results() -> Iterator[Result]:
         stayed = [davis_score([ids] * len(each.frames), each, int(ids.max())) for each, ids in zip(videos, firsts)]
@@ -249,7 +210,7 @@ def measure_vos(
             scores, seconds = [], 0.0
             for each, ids in zip(videos, firsts):
                 began = time.perf_counter()
-                found = [*segment(appearance, frames_of(each.frames), ids, batch_size=batch_size, cache=cache)]
+                found = [*segment(appearance, frames_of(each.frames), ids, **how)]
                 seconds += time.perf_counter() - began
                 write_masks(folder, each, found)
                 scores.append(davis_score(found, each, int(ids.max())))
@@ -278,8 +239,7 @@ def davis_score(found: Iterable[np.ndarray], video: MaskVideo, objects: int) -> 
     """[objects, 2]: means of J and F over all frames but the first and the last, for objects 1, 2, ...
 
     Args:
-        found: ids [h, w] of every frame of the video, in order.
-    """
+        found: ids [h, w] of every frame of the video, in order."""
     sums = np.zeros((objects, 2))
     for number, ids in enumerate(found):
         if 0 < number < len(video.frames) - 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
@@ -70,7 +69,6 @@ class Transfer(OnImages):
             raise BadInput("--standardise belongs to the mode linear; fine-tuning has no such thing.")
 
     def measure(self, subject: Subject) -> Iterable[Result]:
-        from mec.evaluation.transfer.sets import Choices, names_of
         from mec.evaluation.transfer.sweeps import FINETUNING, transfer
 
         recipe = None
@@ -80,10 +78,7 @@ class Transfer(OnImages):
                 value = getattr(self, name)
                 changed[name] = None if value is None else tuple(reals(value, as_flag(name)))
             recipe = replace(FINETUNING[self.preset], **{k: v for k, v in changed.items() if v is not None})
-        choices = Choices(self.seed, self.background, self.difficult_as_absent)
-        options: dict[str, Any] = {"standardise": self.standardise, "limit": self.limit, "download": self.download}
-        root = Path(self.data_root)
-        yield from transfer(subject, names_of(self.data), root, choices=choices, finetuning=recipe, **options)
+        yield from transfer(subject, self, recipe)
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {"transfer": Transfer}

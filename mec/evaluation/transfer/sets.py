@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mec.data.dataset import Split, stratified
 from mec.data.decoding import SUFFIXES
-from mec.data.images import Files, Images, InMemory
+from mec.data.images import Files, InMemory
 from mec.data.named import TORCHVISION, terms_of, torchvision_split
 from mec.errors import Absent, BadInput, absent, nearest
 from mec.evaluation.metrics import VOC_CLASSES
@@ -35,9 +36,7 @@ class Choices:
 @dataclass(frozen=True)
 class Parts:
     """`fit` and `held_out` choose the settings, both together are then fitted once more, and `test` is used once.
-
-    Labels are [n] classes from 0; for VOC [n, 20] of 1 (present), -1 (absent) and 0 (difficult instances only).
-    """
+    Labels are [n] classes from 0; for VOC [n, 20] of 1 (present), -1 (absent) and 0 (difficult instances only)."""
 
     name: str
     fit: Split
@@ -50,20 +49,13 @@ class Parts:
 
     def together(self) -> Split:
         """fit and held_out, in order."""
-        both = (self.fit, self.held_out)
-        if all(part.images.pixels is not None for part in both):
-            import torch
-
-            images: Images = InMemory(
-                torch.cat([part.images.pixels for part in both if part.images.pixels is not None])
-            )
-        else:
-            images = Files(tuple(part.images.name(i) for part in both for i in range(len(part))))
-        return Split(images, np.concatenate([part.y for part in both]))
+        both, y = (self.fit.images, self.held_out.images), np.concatenate([self.fit.y, self.held_out.y])
+        pixels = [images.pixels for images in both if images.pixels is not None]
+        names = tuple(images.name(i) for images in both for i in range(len(images)))
+        return Split(InMemory(torch.cat(pixels)) if pixels else Files(names), y)
 
 
-Opener = Callable[[Path, Choices], Parts]
-Fetcher = Callable[[Path], None]
+Official = tuple[Sequence[tuple[Split, tuple[str, ...]]], dict[str, list[int]]]  # parts with classes; rows drawn
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,17 @@ class TransferSet:
     metric: str
     needs: tuple[str, ...]  # below --data-root
     get: str
-    open: Opener
-    fetch: Fetcher | None = None  # where torchvision still can
+    kind: str  # torchvision's class
+    parts: tuple[dict[str, Any], ...]  # and its keywords for each
+    read: Callable[[Path, Choices], Official] | None = None  # where that class does not give what the protocol takes
+    fetched: bool = True  # whether torchvision still can
+
+    def fetch(self, root: Path) -> None:
+        """Have torchvision fetch it from its own home."""
+        import torchvision
+
+        for keywords in self.parts:
+            getattr(torchvision.datasets, self.kind)(root=str(root), download=True, **keywords)
 
 
 # Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
@@ -86,7 +87,22 @@ HELD_OUT = {
 CALTECH_TRAIN = 30  # images a class
 
 
-def sun397(root: Path, choices: Choices) -> Parts:
+def open_set(name: str, root: Path, choices: Choices) -> Parts:
+    """A data set. Raises BadInput: its files cannot be understood."""
+    entry = TRANSFER_SETS[name]
+    try:
+        if entry.read is not None:
+            return transfer_parts(name, root, entry.read(root, choices), choices)
+        official = [torchvision_split(entry.kind, root, **keywords) for keywords in entry.parts]
+        return transfer_parts(name, root, (official, {}), choices)
+    except BadInput:
+        raise
+    except Exception as error:  # of lists, XML, archives and torchvision's readers
+        words = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise BadInput(f"{name}: its files below {root} cannot be read ({words}). Is the copy whole?") from error
+
+
+def sun397(root: Path, choices: Choices) -> Official:
     """Partition 1 of the official ten: 50 training and 50 test images a class, not all 108,754 images."""
     folder = root / "SUN397"
     classes = tuple(read_text(folder / "ClassName.txt").split())
@@ -97,38 +113,25 @@ def sun397(root: Path, choices: Choices) -> Parts:
         names = sorted(read_text(beside if beside.exists() else packed).split())  # /a/abbey/sun_aakbd.jpg
         labels = np.array([number[os.path.dirname(name)] for name in names])
         splits.append((Split(Files(tuple(f"{folder}{name}" for name in names)), labels), classes))
-    return transfer_parts("sun397", root, splits, choices)
+    return splits, {}
 
 
-def voc2007(root: Path, choices: Choices) -> Parts:
-    """Many labels an image, from the lists of ImageSets/Main; official train, val and test."""
+def voc2007(root: Path, choices: Choices) -> Official:
+    """Many labels an image: those of its objects; official train, val and test."""
     folder, splits = root / "VOCdevkit" / "VOC2007", []
     for part in ("train", "val", "test"):
         names = read_text(folder / "ImageSets" / "Main" / f"{part}.txt").split()
-        labels = voc_labels(folder, part, names)
+        labels = np.stack([voc_labels(folder / "Annotations" / f"{name}.xml") for name in names])
         if choices.difficult_as_absent:
             labels[labels == 0] = -1
         images = Files(tuple(str(folder / "JPEGImages" / f"{name}.jpg") for name in names))
         splits.append((Split(images, labels), VOC_CLASSES))
-    return transfer_parts("voc2007", root, splits, choices)
+    return splits, {}
 
 
-def voc_labels(folder: Path, part: str, names: Sequence[str]) -> np.ndarray:
-    """[n, 20] of 1, -1 and 0 (difficult instances only): from the lists of each class, or, without them, the XML."""
-    lists = [folder / "ImageSets" / "Main" / f"{c}_{part}.txt" for c in VOC_CLASSES]
-    if not all(path.exists() for path in lists):
-        return np.stack([voc_labels_of_xml(folder / "Annotations" / f"{name}.xml") for name in names])
-    labels = np.empty((len(names), len(lists)), dtype=np.int64)
-    for c, path in enumerate(lists):
-        said = dict(line.split() for line in read_text(path).splitlines() if line.strip())
-        if missing := [name for name in names if name not in said]:
-            raise BadInput(f"{path}: {len(missing)} images of {part}.txt are not in it, among them {missing[0]}.")
-        labels[:, c] = [int(said[name]) for name in names]
-    return labels
-
-
-def voc_labels_of_xml(path: Path) -> np.ndarray:
-    """[20]: 1 with an instance that is not difficult, 0 with difficult ones only, else -1."""
+def voc_labels(path: Path) -> np.ndarray:
+    """[20]: 1 with an instance that is not difficult, 0 with difficult ones only, else -1; as VOC's own lists of each
+    class have it."""
     labels = np.full(len(VOC_CLASSES), -1)
     for item in ElementTree.parse(path).iter("object"):
         name, difficult = item.findtext("name", ""), item.findtext("difficult", "0").strip() == "1"
@@ -137,11 +140,9 @@ def voc_labels_of_xml(path: Path) -> np.ndarray:
     return labels
 
 
-def caltech101(root: Path, choices: Choices) -> Parts:
+def caltech101(root: Path, choices: Choices) -> Official:
     """30 random images a class to train on, without replacement; all others are the test set.
-
-    torchvision's class leaves out the background folder and has no split, so that the folders are read here.
-    """
+    torchvision's class leaves out the background folder and has no split, so that the folders are read here."""
     folder = root / "caltech101" / "101_ObjectCategories"
     names = sorted(p.name for p in folder.iterdir() if p.is_dir())
     classes = tuple(n for n in names if choices.background or n != "BACKGROUND_Google")
@@ -161,31 +162,12 @@ def caltech101(root: Path, choices: Choices) -> Parts:
     chosen = np.sort(np.concatenate(draws))
     everything = Split(Files(tuple(paths)), y)
     rest = np.setdiff1d(np.arange(len(y)), chosen)
-    official = [(everything.take(rows), classes) for rows in (chosen, rest)]
-    parts = transfer_parts("caltech101", root, official, choices)
-    parts.drawn["train"] = chosen.tolist()
-    return parts
+    return [(everything.take(rows), classes) for rows in (chosen, rest)], {"train": chosen.tolist()}
 
 
-def by_torchvision(name: str, kind: str, *which: dict[str, Any], **common: Any) -> tuple[Opener, Fetcher]:
-    """How a set is opened and fetched of which torchvision has the official parts.
-
-    Args:
-        kind: torchvision's class.
-        which: keywords of the class for each part; common: for all.
-    """
-
-    def open_set(root: Path, choices: Choices) -> Parts:
-        official = [torchvision_split(kind, root, **keywords, **common) for keywords in which]
-        return transfer_parts(name, root, official, choices)
-
-    return open_set, fetcher(kind, *({**keywords, **common} for keywords in which))
-
-
-def transfer_parts(name: str, root: Path, official: Sequence[tuple[Split, tuple[str, ...]]], choices: Choices) -> Parts:
+def transfer_parts(name: str, root: Path, found: Official, choices: Choices) -> Parts:
     """From the official train, val and test; without val a seeded, stratified part is held out, as large as BYOL's."""
-    (fit, classes), *val, (test, _) = official
-    drawn = {}
+    ((fit, classes), *val, (test, _)), drawn = found
     if val:
         held_out = val[0][0]
     else:
@@ -197,32 +179,15 @@ def transfer_parts(name: str, root: Path, official: Sequence[tuple[Split, tuple[
     for split in (fit, held_out, test):
         if not len(split):
             raise BadInput(f"{name}: a part of it is empty below {root}. Is the copy whole?")
-        add_to_hash(split, root, state)
+        if split.images.pixels is not None:
+            state.update(split.images.pixels.numpy().tobytes())
+        else:  # names and sizes of files
+            paths = [split.images.name(i) for i in range(len(split))]
+            if missing := [p for p in paths if not os.path.exists(p)]:
+                raise BadInput(f"{len(missing)} images named by the lists are not there, among them {missing[0]}.")
+            state.update("\n".join(f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in paths).encode())
+        state.update(np.ascontiguousarray(split.y).tobytes())
     return Parts(name, fit, held_out, test, classes, TRANSFER_SETS[name].metric, state.hexdigest()[:16], drawn)
-
-
-def add_to_hash(split: Split, root: Path, state) -> None:
-    """Add images (pixels, or names and sizes of files) and labels to a hash."""
-    if split.images.pixels is not None:
-        state.update(split.images.pixels.numpy().tobytes())
-    else:
-        paths = [split.images.name(i) for i in range(len(split))]
-        if missing := [p for p in paths if not os.path.exists(p)]:
-            raise BadInput(f"{len(missing)} images named by the lists are not there, among them {missing[0]}.")
-        state.update("\n".join(f"{os.path.relpath(p, root)} {os.path.getsize(p)}" for p in paths).encode())
-    state.update(np.ascontiguousarray(split.y).tobytes())
-
-
-def fetcher(kind: str, *which: dict[str, Any]) -> Fetcher:
-    """Have torchvision fetch a data set from its own home."""
-
-    def fetch(root: Path) -> None:
-        import torchvision
-
-        for keywords in which:
-            getattr(torchvision.datasets, kind)(root=str(root), download=True, **keywords)
-
-    return fetch
 
 
 TRAIN, VAL, TEST = ({"split": part} for part in ("train", "val", "test"))
@@ -231,21 +196,21 @@ DOWNLOAD = "--download fetches it"
 TRANSFER_SETS: dict[str, TransferSet] = {
     "food101": TransferSet(
         "Food", "top-1", ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
-        DOWNLOAD, *by_torchvision("food101", "Food101", TRAIN, TEST),
+        DOWNLOAD, "Food101", (TRAIN, TEST),
     ),
     "cifar10": TransferSet(
         "C10", "top-1", ("cifar-10-batches-py",),
-        DOWNLOAD, *by_torchvision("cifar10", "CIFAR10", {"train": True}, {"train": False}),
+        DOWNLOAD, "CIFAR10", ({"train": True}, {"train": False}),
     ),
     "cifar100": TransferSet(
         "C100", "top-1", ("cifar-100-python",),
-        DOWNLOAD, *by_torchvision("cifar100", "CIFAR100", {"train": True}, {"train": False}),
+        DOWNLOAD, "CIFAR100", ({"train": True}, {"train": False}),
     ),
     "sun397": TransferSet(
         "SUN", "top-1", ("SUN397/ClassName.txt", "SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
         "unpack SUN397.tar.gz, and put the lists of Partitions.zip, a file of its own, into SUN397/; both are on the "
         "set's page at vision.princeton.edu/projects/2010/SUN",
-        sun397,
+        "SUN397", (), sun397, fetched=False,
     ),
     "cars": TransferSet(
         "Cars", "top-1",
@@ -253,39 +218,39 @@ TRANSFER_SETS: dict[str, TransferSet] = {
          "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_train", "stanford_cars/cars_test"),
         "its home (ai.stanford.edu/~jkrause/cars) is gone and nothing can fetch it: copy it from somebody who has "
         "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, and unpack them there",
-        by_torchvision("cars", "StanfordCars", TRAIN, TEST)[0],
+        "StanfordCars", (TRAIN, TEST), fetched=False,
     ),
     "aircraft": TransferSet(  # the 100 variants
         "Aircraft", "mean per class",
         ("fgvc-aircraft-2013b/data/images_variant_train.txt", "fgvc-aircraft-2013b/data/images_variant_val.txt",
          "fgvc-aircraft-2013b/data/images_variant_test.txt", "fgvc-aircraft-2013b/data/images"),
-        DOWNLOAD, *by_torchvision("aircraft", "FGVCAircraft", TRAIN, VAL, TEST, annotation_level="variant"),
+        DOWNLOAD, "FGVCAircraft", tuple({**part, "annotation_level": "variant"} for part in (TRAIN, VAL, TEST)),
     ),
     "voc2007": TransferSet(
         "VOC07", "11-point mAP",
         ("VOCdevkit/VOC2007/ImageSets/Main/train.txt", "VOCdevkit/VOC2007/ImageSets/Main/val.txt",
-         "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOCdevkit/VOC2007/JPEGImages"),
+         "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOCdevkit/VOC2007/Annotations", "VOCdevkit/VOC2007/JPEGImages"),
         f"{DOWNLOAD}, where its host is up; or unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
-        voc2007,
-        fetcher("VOCDetection", *({"year": "2007", "image_set": part} for part in ("train", "test"))),
+        "VOCDetection", tuple({"year": "2007", "image_set": part} for part in ("train", "test")), voc2007,
     ),
     "dtd": TransferSet(  # partition 1 of the official ten
         "DTD", "top-1",
         ("dtd/dtd/labels/train1.txt", "dtd/dtd/labels/val1.txt", "dtd/dtd/labels/test1.txt", "dtd/dtd/images"),
-        DOWNLOAD, *by_torchvision("dtd", "DTD", TRAIN, VAL, TEST, partition=1),
+        DOWNLOAD, "DTD", tuple({**part, "partition": 1} for part in (TRAIN, VAL, TEST)),
     ),
     "pets": TransferSet(
         "Pets", "mean per class",
         ("oxford-iiit-pet/annotations/trainval.txt", "oxford-iiit-pet/annotations/test.txt", "oxford-iiit-pet/images"),
-        DOWNLOAD, *by_torchvision("pets", "OxfordIIITPet", {"split": "trainval"}, TEST, target_types="category"),
+        DOWNLOAD, "OxfordIIITPet",
+        tuple({"split": part, "target_types": "category"} for part in ("trainval", "test")),
     ),
     "caltech101": TransferSet(
         "Caltech", "mean per class", ("caltech101/101_ObjectCategories",),
-        DOWNLOAD, caltech101, fetcher("Caltech101", {}),
+        DOWNLOAD, "Caltech101", ({},), caltech101,
     ),
     "flowers102": TransferSet(  # the test set is the larger part
         "Flowers", "mean per class", ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
-        DOWNLOAD, *by_torchvision("flowers102", "Flowers102", TRAIN, VAL, TEST),
+        DOWNLOAD, "Flowers102", (TRAIN, VAL, TEST),
     ),
 }  # fmt: skip
 
@@ -307,14 +272,11 @@ def names_of(asked: str | Sequence[str]) -> list[str]:
 
 def require_sets(names: Sequence[str], root: Path, *, download: bool = False) -> None:
     """See that every data set's files are there, fetching those that can be fetched where asked for.
-
-    Raises:
-        BadInput: some are absent: one message says which, where each is expected, and how to get it.
-    """
+    Raises BadInput: some are absent: one message says which, where each is expected, and how to get it."""
     missing = []
     for name in names:
         entry, reason = TRANSFER_SETS[name], ""
-        if download and lacking(name, root) and entry.fetch is not None:
+        if download and lacking(name, root) and entry.fetched:
             say(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else OTHER_TERMS[name]))
             try:
                 root.mkdir(parents=True, exist_ok=True)
@@ -331,6 +293,5 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
 
 def lacking(name: str, root: Path) -> list[str]:
     """Which of its files are not there; SUN's lists may lie in a folder of their own, as they are packed."""
-    there = [p for p in TRANSFER_SETS[name].needs if (root / p).exists()]
-    there += [p for p in TRANSFER_SETS[name].needs if (root / p.replace("SUN397/", "SUN397/Partitions/")).exists()]
-    return [p for p in TRANSFER_SETS[name].needs if p not in there]
+    ways = ((p, p.replace("SUN397/", "SUN397/Partitions/")) for p in TRANSFER_SETS[name].needs)
+    return [place for place, packed in ways if not (root / place).exists() and not (root / packed).exists()]

@@ -28,10 +28,10 @@ from mec.evaluation.metrics import METRICS
 from mec.evaluation.probing.logistic import PENALTIES, Logistic, coefficients_of, logistic_path, model, prepare, solve
 from mec.evaluation.results import Result
 from mec.evaluation.subject import Subject
-from mec.evaluation.transfer.sets import TRANSFER_SETS, Choices, Parts, require_sets
+from mec.evaluation.transfer.sets import Choices, Parts, names_of, open_set, require_sets
 from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.checkpoints import Checkpoints
-from mec.runtime.files import first_line, write_text
+from mec.runtime.files import write_text
 from mec.runtime.locks import only_one
 from mec.runtime.progress import say as say_plainly
 from mec.runtime.records import Ledger
@@ -72,38 +72,22 @@ FINETUNING: dict[str, Finetuning] = {
 
 
 def transfer(
-    subject: Subject,
-    names: Sequence[str],
-    root: Path,
-    *,
-    choices: Choices | None = None,
-    finetuning: Finetuning | None = None,
-    standardise: bool = False,
-    limit: int | None = None,
-    download: bool = False,
-    say: Callable[[str], None] = say_plainly,
+    subject: Subject, options: Any, finetuning: Finetuning | None = None, say: Callable[[str], None] = say_plainly
 ) -> Iterator[Result]:
     """One result per data set, each as soon as it is there. Interrupted, it resumes when it is run again.
 
     Args:
         subject: the encoder; it is left as it is.
-        names: keys of TRANSFER_SETS.
-        root: where the data sets' files are.
-        choices: seed, and what the protocol leaves open about the data.
+        options: a `protocols.Transfer`.
         finetuning: the recipe to fine-tune by; None: logistic regression on frozen features.
-        standardise: features of mean 0 and standard deviation 1 for the regression; the protocol takes them raw.
-        limit: this many training and test images, for a quick look; tables leave such results out.
-        download: fetch what torchvision still can.
         say: gets lines for the reader.
-
-    Raises:
-        BadInput: data sets are absent (all of them in one message, before anything runs), or broken.
-    """
-    choices = choices or Choices()
-    require_sets(names, root, download=download)
-    folder = subject.folder / "transfer"
+    Raises BadInput: data sets are absent (all of them in one message, before anything runs), or broken."""
+    names, root, folder = names_of(options.data), Path(options.data_root), subject.folder / "transfer"
+    choices = Choices(options.seed, options.background, options.difficult_as_absent)
+    require_sets(names, root, download=options.download)
+    standardise, limit = options.standardise, options.limit
     for name in names:
-        parts = limited_parts(opened(name, root, choices), limit, choices.seed)
+        parts = limited_parts(open_set(name, root, choices), limit, choices.seed)
         mode = "linear" if finetuning is None else "finetune"
         settings: dict[str, Any] = {
             "mode": mode, "set": name, "preset": transfer_preset(finetuning, standardise, choices), **asdict(choices),
@@ -128,17 +112,6 @@ def transfer(
             "transfer", parts.metric, value, data=name, seed=choices.seed, settings=settings | found, images=n,
             data_fingerprint=parts.fingerprint, interval=wilson(value, n) if parts.metric == "top-1" else None,
         )  # fmt: skip
-
-
-def opened(name: str, root: Path, choices: Choices) -> Parts:
-    """A data set. Raises BadInput: its files cannot be understood."""
-    try:
-        return TRANSFER_SETS[name].open(root, choices)
-    except BadInput:
-        raise
-    except Exception as error:  # of lists, XML, archives and torchvision's readers
-        words = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise BadInput(f"{name}: its files below {root} cannot be read ({words}). Is the copy whole?") from error
 
 
 def transfer_preset(finetuning: Finetuning | None, standardise: bool, choices: Choices) -> str:
@@ -166,10 +139,7 @@ def limited_parts(parts: Parts, limit: int | None, seed: int) -> Parts:
 
 def best_of(found: dict[Any, float], parts: Parts) -> Any:
     """The key of the highest figure; of equal ones the first.
-
-    Raises:
-        BadInput: no figure is a number.
-    """
+    Raises BadInput: no figure is a number."""
     numbers = {key: value for key, value in found.items() if not math.isnan(value)}
     if not numbers:
         raise BadInput(
@@ -206,8 +176,8 @@ def linear_transfer(
         (subject.features(Split(split.images), transform, whole=True).x, split.y)
         for split in (parts.fit, parts.held_out, parts.test)
     )
-    options: dict[str, Any] = {"standardise": standardise, "device": subject.device, "say": say}
-    return ledger.once("test", lambda: logistic_transfer(fit, held_out, test, parts, ledger, **options))
+    how: dict[str, Any] = {"standardise": standardise, "device": subject.device, "say": say}
+    return ledger.once("test", lambda: logistic_transfer(fit, held_out, test, parts, ledger, **how))
 
 
 def logistic_transfer(

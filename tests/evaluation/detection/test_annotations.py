@@ -11,14 +11,7 @@ import pytest
 import torch
 
 from mec.errors import BadInput
-from mec.evaluation.detection.annotations import (
-    largest_objects,
-    read_coco,
-    read_voc,
-    take,
-    with_objects,
-    without_polygons,
-)
+from mec.evaluation.detection.annotations import read_coco, read_voc
 from mec.evaluation.detection.batches import (
     Sizes,
     TestImages,
@@ -65,7 +58,7 @@ def test_coco_numbers_categories_from_zero_and_leaves_crowds_out(tmp_path):
 def test_photographs_without_a_trainable_object_are_left_out(tmp_path):
     scenes = [*photographs.SCENES, (96, 64, []), (96, 64, [("car", 4.0, 4.0, 40.0, 40.0, True)]), (96, 64, [])]
     found = read_coco(photographs.coco(tmp_path, scenes), "train2017")
-    assert with_objects(found).tolist() == [0, 1, 2, 3]
+    assert found.with_objects().tolist() == [0, 1, 2, 3]
     drawn = {int(i) for batch in _some_batches(found, 6, batch_size=2) for i in batch}
     assert drawn == {0, 1, 2, 3}
 
@@ -83,9 +76,9 @@ def test_an_object_without_polygons_or_extent_is_not_trained_on_and_alone_not_lo
     found = read_coco(tmp_path, "train2017")
     seen = [len(example(found, i, 64, 96, mirrored=False)[1]["labels"]) for i in range(4)]
     assert seen == [1, 0, 0, 1]
-    assert with_objects(found).tolist() == [0, 3]
-    assert without_polygons(found).nonzero()[0].tolist() == [0, 2]
-    assert len(largest_objects(found, 4)) == 2
+    assert found.with_objects().tolist() == [0, 3]
+    assert found.without_polygons().nonzero()[0].tolist() == [0, 2]
+    assert len(found.largest_objects(4)) == 2
 
 
 def _some_batches(found, count: int, batch_size: int):
@@ -187,11 +180,11 @@ def test_a_batch_is_a_function_of_seed_and_iteration(tmp_path):
 
 
 def test_the_largest_median_box_decides_which_are_kept(tmp_path):
-    found = largest_objects(read_coco(photographs.coco(tmp_path), "train2017"), 2)
+    found = read_coco(photographs.coco(tmp_path), "train2017").largest_objects(2)
     assert found.ids == ("101", "102")  # 60 x 50 (its crowd does not count) and 40 x 70
     assert found.boxes[found.rows(1)].tolist() == [[10, 20, 50, 90]]
     assert found.polygons(2)[0].tolist() == [10, 20, 50, 20, 50, 90, 10, 90]
-    assert take(found, [1]).ids == ("102",)
+    assert found.take([1]).ids == ("102",)
 
 
 def test_test_images_keep_their_order_and_size(tmp_path):
@@ -239,5 +232,5 @@ def test_the_samples_are_read(samples):
     assert len(read_voc(root / "voc2007_mini", [(2007, "trainval")])) == 6
     found = read_coco(root / "coco_tiny38", "train2017")
     assert (len(found), len(found.labels), len(found.classes), int(found.ignored.sum())) == (32, 288, 80, 4)
-    assert len(largest_objects(found, 8)) == 8
+    assert len(found.largest_objects(8)) == 8
     assert all(Path(path).exists() for path in found.paths)

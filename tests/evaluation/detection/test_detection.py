@@ -20,9 +20,9 @@ from mec.evaluation.detection import presets, runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, Preset, changed_preset, preset_named
-from mec.evaluation.detection.reading import Places
+from mec.evaluation.detection.protocols import PROTOCOLS
 from mec.evaluation.detection.runs import as_results
-from mec.evaluation.detection.testing import in_original
+from mec.evaluation.detection.saved import in_original
 from mec.evaluation.detection.training import detector_lr
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
@@ -54,11 +54,11 @@ def subject(folder: Path):
     return resolve("random:resnet10-narrow", device="cpu", image_size=64, out=folder)
 
 
-def detect(subject, protocol, root, *, iterations=None, seeds=None, lr=None, **options):
+def detect(subject, protocol, root, *, iterations=None, seeds=None, lr=None, quiet=False, **flags):
     """By the protocol's default preset, changed."""
     name, published = preset_named(protocol, None)
     changed = changed_preset(published, iterations=iterations, seeds=seeds, lr=lr)
-    return runs.detect(subject, protocol, Places(root), name, changed, **options)
+    return runs.detect(subject, PROTOCOLS[protocol](data_root=root, **flags), name, changed, quiet=quiet)
 
 
 @pytest.mark.parametrize("protocol", ["voc", "voc0712", "coco"])

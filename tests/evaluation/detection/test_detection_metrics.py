@@ -12,7 +12,7 @@ import photographs
 import pytest
 
 from mec.errors import BadInput
-from mec.evaluation.detection.annotations import Annotations, crowds, read_coco, read_voc
+from mec.evaluation.detection.annotations import Annotations, read_coco, read_voc
 from mec.evaluation.detection.metrics import Detections, area_precision, coco_scores, voc_scores
 from mec.evaluation.metrics import eleven_point_precision
 
@@ -207,7 +207,7 @@ def as_detections(truth: Annotations, masks=None) -> list[Detections]:
     """The objects that are to be found, as if they were found."""
     out = []
     for i in range(len(truth)):
-        rows = truth.rows(i)[~crowds(truth)[truth.rows(i)]]
+        rows = truth.rows(i)[~truth.crowds()[truth.rows(i)]]
         coded = None if masks is None else [masks(i, row) for row in rows]
         out.append(Detections(truth.boxes[rows], np.ones(len(rows)), truth.labels[rows], coded))
     return out

@@ -105,13 +105,13 @@ def test_regions_are_pooled_without_a_shift():
     made = detector()
     features = torch.randn(1, 5, 6, 7, dtype=torch.float64)
     boxes = [[10.0, 20.0, 70.0, 60.0], [-5.0, 0.0, 112.0, 96.0], [40.0, 40.0, 41.0, 43.0]]
-    found = made.roi_heads.box_roi_pool({"0": features}, [torch.tensor(boxes, dtype=torch.float64)], None)
+    found = made.roi_heads.box_roi_pool(features, [torch.tensor(boxes, dtype=torch.float64)])
     for row, box in zip(found, boxes, strict=True):
         assert_close(row, torch.from_numpy(plain.pooled(features[0].numpy(), box)))
     # A region that needs several samples a bin: 14 bins over 30 cells.
     wide = torch.randn(1, 2, 40, 40, dtype=torch.float64)
     box = [8.0, 12.0, 488.0, 500.0]
-    found = made.roi_heads.box_roi_pool({"0": wide}, [torch.tensor([box], dtype=torch.float64)], None)
+    found = made.roi_heads.box_roi_pool(wide, [torch.tensor([box], dtype=torch.float64)])
     assert_close(found[0], torch.from_numpy(plain.pooled(wide[0].numpy(), box)))
 
 

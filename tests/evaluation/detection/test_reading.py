@@ -19,15 +19,8 @@ from mec.evaluation.detection.annotations import Annotations, read_coco, read_vo
 from mec.evaluation.detection.metrics import Detections, coco_scores
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, VOC07, Sizes
-from mec.evaluation.detection.reading import (
-    DetectionData,
-    Places,
-    cleaned,
-    read_data,
-    read_yolo,
-    words_about,
-    yolo_names,
-)
+from mec.evaluation.detection.protocols import PROTOCOLS
+from mec.evaluation.detection.reading import DetectionData, cleaned, read_data, read_yolo, words_about, yolo_names
 from mec.networks.backbones import SMALL
 
 CELLS = {"car": "Red cell", "dog": "White cell", "person": "Platelet"}
@@ -100,7 +93,8 @@ def own_yolo(root: Path, export: bool = False) -> Path:
 
 
 def data(protocol: str, root: Path, **places) -> DetectionData:
-    return read_data(protocol, Places(root, **places), VOC07)
+    flags = {{"train": "train_split", "test": "test_split"}.get(name, name): value for name, value in places.items()}
+    return read_data(PROTOCOLS[protocol](data_root=root, **flags), VOC07)
 
 
 def objects(found: Annotations) -> list[tuple[str, list[float]]]:

@@ -21,8 +21,7 @@ from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.options import DETECTOR
 from mec.evaluation.detection.presets import PRESETS
-from mec.evaluation.detection.saved import detect, detector_file, load_detector
-from mec.evaluation.detection.testing import in_original
+from mec.evaluation.detection.saved import detect, detector_file, in_original, load_detector
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import SMALL

@@ -73,7 +73,7 @@ def test_a_video_file_is_followed_and_its_own_rate_is_kept(tmp_path, suffix):
     video = tmp_path / f"a{suffix}"
     write_video(video, (frame(t) for t in range(FRAMES)), rate=10)
     opened = open_frames(video)
-    assert (opened.size, opened.rate, opened.count) == ((120, 160), 10, None)
+    assert (opened.size, opened.rate, opened.names) == ((120, 160), 10, ())
     assert len([*opened]) == len([*opened]) == FRAMES  # as often as it is asked for
     out = mec.track(
         "pixels", video, box=[40, 40, 24, 24], head="xcorr", out=tmp_path / "t.txt", video=tmp_path / "b.gif"

@@ -16,14 +16,13 @@ from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.results import Result
 from mec.evaluation.subject import resolve
-from mec.evaluation.tracking import mot, motfiles, posefiles
+from mec.evaluation.tracking import mot, motfiles, multiobject, posefiles
 from mec.evaluation.tracking.appearance import open_appearance
 from mec.evaluation.tracking.mot import FIRST_ID, MotBenchmark, MotsBenchmark, boxes_of_rows
 from mec.evaluation.tracking.motfiles import MaskRow
-from mec.evaluation.tracking.multiobject import TrackingOptions, measure_tracks
 from mec.evaluation.tracking.objects import pose_mask
 from mec.evaluation.tracking.posetrack import NOT_TRACKED, PoseTrackBenchmark
-from mec.evaluation.tracking.protocols import benchmarks_in
+from mec.evaluation.tracking.protocols import Association, benchmarks_in
 
 FRAMES, HEIGHT, WIDTH = 9, 160, 256
 COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230))
@@ -32,6 +31,14 @@ SKELETON = {
     0: (8, 58), 1: (9, 46), 2: (10, 34), 3: (20, 34), 4: (21, 46), 5: (22, 58), 6: (4, 32), 7: (5, 24),
     8: (8, 14), 9: (22, 14), 10: (25, 24), 11: (26, 32), 12: (15, 12), 13: (15, 7), 14: (15, 2),
 }  # fmt: skip
+
+
+def asked(split: str, detections: str | None = None, **flags) -> Association:
+    return Association(data_root="", split=split, detections=detections, **flags)
+
+
+def measure_tracks(kind, subject, root: Path, options: Association, **flags):
+    return multiobject.measure_tracks(kind, subject, replace(options, data_root=root, **flags))
 
 
 def corners(t: int) -> list[tuple[int, int]]:
@@ -122,7 +129,7 @@ TASKS = [("mot", MotBenchmark, "train"), ("mots", MotsBenchmark, "train"), ("pos
 @pytest.mark.parametrize("motion", [False, True])
 def test_colours_keep_people_apart_who_cross(made, tmp_path, task, kind, split, motion):
     subject = resolve("pixels", out=tmp_path)
-    results = list(measure_tracks(kind, subject, made / task, TrackingOptions(split, motion=motion)))
+    results = list(measure_tracks(kind, subject, made / task, asked(split, motion=motion)))
     found = figures(results)
     assert found["ID switches"] == 0
     assert found["IDF1"] == pytest.approx(100)
@@ -138,21 +145,19 @@ def test_colours_keep_people_apart_who_cross(made, tmp_path, task, kind, split, 
 @pytest.mark.parametrize(("task", "kind", "split"), TASKS)
 def test_a_grey_encoder_confuses_them(made, tmp_path, task, kind, split, monkeypatch):
     """The figures above come from looks: with features that are alike everywhere, those who cross are mixed up."""
-    from mec.evaluation.tracking import multiobject
-
     blind = open_appearance("pixels")
     blind.network.forward = lambda frames: frames.new_ones(
         len(frames), 4, -(-frames.shape[2] // 8), -(-frames.shape[3] // 8)
     )  # type: ignore[method-assign]
     monkeypatch.setattr(multiobject, "appearances", lambda subject, stage: [blind])
-    results = list(measure_tracks(kind, resolve("pixels", out=tmp_path), made / task, TrackingOptions(split)))
+    results = list(measure_tracks(kind, resolve("pixels", out=tmp_path), made / task, asked(split)))
     assert figures(results)["IDF1"] < 95
 
 
 def test_result_files_are_in_the_submission_formats(made, tmp_path):
     subject = resolve("pixels", out=tmp_path)
     for task, kind, split in TASKS:
-        list(measure_tracks(kind, subject, made / task, TrackingOptions(split), video="gif"))
+        list(measure_tracks(kind, subject, made / task, asked(split), video="gif"))
     setting = "stage0-womotion-clean"
     boxes = motfiles.read_boxes(tmp_path / f"mot/train-det/{setting}/MOT16-01.txt", FRAMES, unique=True)
     assert set(boxes.id.tolist()) == {1, 2, 3}
@@ -181,10 +186,7 @@ def test_a_pose_that_returns_has_its_id_at_once_or_as_in_the_source_a_frame_late
     posefiles.write_annotations(path, content)
     list(
         measure_tracks(
-            PoseTrackBenchmark,
-            resolve("pixels", out=tmp_path / "out"),
-            root / "posetrack",
-            TrackingOptions("val", mode=mode),
+            PoseTrackBenchmark, resolve("pixels", out=tmp_path / "out"), root / "posetrack", asked("val", mode=mode)
         )
     )
     named = posefiles.read_annotations(tmp_path / f"out/posetrack/val-made/stage0-womotion-{mode}/a.json")
@@ -201,7 +203,7 @@ def test_unitracks_mode_moves_boxes_by_what_its_paddings_differ_and_takes_featur
     found = []
     for mode in ("clean", "unitrack"):
         out = tmp_path / mode
-        options = TrackingOptions("train", mode=mode)
+        options = asked("train", mode=mode)
         list(measure_tracks(MotBenchmark, resolve("pixels", out=out), made / "mot", options))
         found.append(motfiles.read_boxes(out / f"mot/train-det/stage0-womotion-{mode}/MOT16-01.txt"))
     clean, theirs = found
@@ -228,7 +230,7 @@ def test_the_truth_as_detections_scores_a_hundred(made, tmp_path, task, capsys):
 
 def test_maps_are_kept_and_found_again(made, tmp_path):
     subject, cache = resolve("pixels", out=tmp_path / "out"), tmp_path / "maps"
-    options = TrackingOptions("train", cache=cache)
+    options = asked("train", cache=cache)
     first = list(measure_tracks(MotsBenchmark, subject, made / "mots", options))
     kept = sorted(cache.glob("*/*.npy"))
     assert len(kept) == FRAMES
@@ -248,7 +250,7 @@ def copied(made: Path, to: Path) -> Path:
 
 def refused(kind, root: Path, split: str, tmp_path: Path, **options) -> str:
     with pytest.raises((BadInput, FileNotFoundError)) as error:
-        list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root, TrackingOptions(split, **options)))
+        list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root, asked(split, **options)))
     return str(error.value)
 
 
@@ -261,9 +263,7 @@ def test_no_detections_at_all_give_no_tracks_and_no_crash(made, tmp_path):
     content = posefiles.read_annotations(poses)
     posefiles.write_annotations(poses, {"annolist": [{**frame, "annorect": []} for frame in content["annolist"]]})
     for task, kind, split in TASKS:
-        found = figures(
-            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, TrackingOptions(split)))
-        )
+        found = figures(list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, asked(split))))
         assert found["IDF1"] == 0, task
 
 
@@ -282,9 +282,7 @@ def test_objects_off_the_image_and_of_one_pixel_are_carried_along(made, tmp_path
     content["annolist"][2]["annorect"] += [{"annopoints": [{"point": [away]}]}, {"annopoints": []}, {}]
     posefiles.write_annotations(poses, content)
     for task, kind, split in TASKS:
-        found = figures(
-            list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, TrackingOptions(split)))
-        )
+        found = figures(list(measure_tracks(kind, resolve("pixels", out=tmp_path / "out"), root / task, asked(split))))
         assert found["ID switches"] == 0, task
         assert 80 < found["IDF1"] <= 100, task
 
@@ -344,16 +342,10 @@ def test_a_folder_of_detections_is_taken_and_a_missing_sequence_named(made, tmp_
     )
     (mine / "MOT16-01.txt").write_text((root / "mot/images/train/MOT16-01/det/det.txt").read_text())
     results = list(
-        measure_tracks(
-            MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", TrackingOptions("train", str(mine))
-        )
+        measure_tracks(MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", asked("train", str(mine)))
     )
     assert figures(results)["IDF1"] == pytest.approx(100)
-    list(
-        measure_tracks(
-            MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", TrackingOptions("train", "gt")
-        )
-    )
+    list(measure_tracks(MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", asked("train", "gt")))
     folders = sorted(p.parent for p in (tmp_path / "out").glob("mot/*/still/MOT16-01.txt"))
     assert [p.parent.name for p in folders] == ["train-gt", f"train-{str(mine).strip('/').replace('/', '-')}"]
     texts = {(folder.parent / "stage0-womotion-clean/MOT16-01.txt").read_text() for folder in folders}
@@ -361,7 +353,7 @@ def test_a_folder_of_detections_is_taken_and_a_missing_sequence_named(made, tmp_
 
 
 def test_unknown_sequences_and_splits_are_named(made, tmp_path):
-    assert "no sequence 'MOT16-99'" in refused(MotBenchmark, made / "mot", "train", tmp_path, names=("MOT16-99",))
+    assert "no sequence 'MOT16-99'" in refused(MotBenchmark, made / "mot", "train", tmp_path, sequences="MOT16-99")
     assert "images/test: no such folder" in refused(MotBenchmark, made / "mot", "test", tmp_path)
     assert "no SEQUENCE.json" in refused(PoseTrackBenchmark, made / "posetrack", "test", tmp_path)
 
@@ -370,12 +362,7 @@ def test_without_a_truth_tracks_are_written_and_nothing_is_scored(made, tmp_path
     root = copied(made, tmp_path)
     (root / "mot/images/train/MOT16-01/gt/gt.txt").unlink()
     assert (
-        list(
-            measure_tracks(
-                MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", TrackingOptions("train")
-            )
-        )
-        == []
+        list(measure_tracks(MotBenchmark, resolve("pixels", out=tmp_path / "out"), root / "mot", asked("train"))) == []
     )
     assert (tmp_path / "out/mot/train-det/stage0-womotion-clean/MOT16-01.txt").stat().st_size > 0
     assert "nothing was scored" in capsys.readouterr().out
@@ -432,5 +419,5 @@ def test_tracking_without_data_or_with_two_of_a_kind_is_refused(made, tmp_path):
 def test_an_encoder_that_cannot_follow_is_refused_before_anything_is_scored(made, tmp_path):
     """Results of what stands still would be stored again at each try."""
     with pytest.raises(BadInput, match="tracking takes stages 3 and 4"):
-        measure_tracks(MotBenchmark, small_subject(tmp_path), made / "mot", TrackingOptions("train"))
+        measure_tracks(MotBenchmark, small_subject(tmp_path), made / "mot", asked("train"))
     assert list(tmp_path.rglob("*.txt")) == []

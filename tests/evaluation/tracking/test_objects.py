@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mec.errors import BadInput
 from mec.evaluation.tracking import objects
 
 
@@ -197,8 +196,3 @@ def test_the_box_of_a_pose_is_around_whole_pixels_and_never_flat():
     assert objects.pose_box({1: (3.9, 7.2), 5: (10.7, 30.9)}) == (3, 7, 10, 30)
     assert objects.pose_box({1: (3.9, 7.2)}) == (3, 7, 13, 17)
     assert objects.pose_box({1: (3.9, 7.2), 2: (3.1, 20)}) == (3, 7, 13, 20)
-
-
-def test_an_unknown_joint_is_named():
-    with pytest.raises(BadInput, match="joint 15: joints have ids 0 to 14"):
-        objects.pose_mask({15: (1.0, 1.0)}, (10, 10))

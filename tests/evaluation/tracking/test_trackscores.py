@@ -37,7 +37,7 @@ def test_trackevals_known_answers_come_through_our_reader_and_writer(samples, tm
         found = motfiles.read_boxes(given / f"mot15_tracker_results/{name}.txt", length, unique=True)
         motfiles.write_boxes(tmp_path / f"gt/{name}/gt/gt.txt", truth, truth=True)
         motfiles.write_boxes(tmp_path / f"found/{name}.txt", found)
-    scores = trackscores.score_boxes(tmp_path / "gt", tmp_path / "found", lengths, benchmark="MOT15")
+    scores = trackscores.score_tracks(tmp_path / "gt", tmp_path / "found", lengths, "MOT15")
     for name, known in KNOWN.items():
         for metric, value in known.items():
             assert scores[name][metric] == pytest.approx(value, abs=6e-4), (name, metric)
@@ -98,7 +98,7 @@ def test_perturbed_boxes_score_as_trackeval_scores_them(samples, tmp_path, capsy
         ]
         (tmp_path / "plain").mkdir(exist_ok=True)
         (tmp_path / f"plain/{name}.txt").write_text("\n".join(plain))
-    ours = trackscores.score_boxes(tmp_path / "ours", tmp_path / "found", lengths)
+    ours = trackscores.score_tracks(tmp_path / "ours", tmp_path / "found", lengths, "MOT16")
     theirs = directly("MotChallenge2DBox", tmp_path / "truth", tmp_path / "plain", dict(lengths), BENCHMARK="MOT16")
     compare(ours, theirs)
     assert 20 < ours["all"]["IDF1"] < 95
@@ -132,7 +132,7 @@ def test_perturbed_masks_score_as_trackeval_scores_them(samples, tmp_path, capsy
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/MOTS20-05.txt").write_text(plain)
     lengths = {"MOTS20-05": length}
-    ours = trackscores.score_masks(tmp_path / "ours", tmp_path / "found", lengths)
+    ours = trackscores.score_tracks(tmp_path / "ours", tmp_path / "found", lengths, "MOTS")
     compare(ours, directly("MOTSChallenge", tmp_path / "truth", tmp_path / "plain", dict(lengths)))
     assert 20 < ours["all"]["sMOTA"] < 95
     assert ours["all"]["ID switches"] > 0
@@ -144,7 +144,7 @@ def test_what_trackeval_refuses_is_said_in_its_words(tmp_path, capsys):
     motfiles.write_masks(tmp_path / "gt/a/gt/gt.txt", rows[:1])
     motfiles.write_masks(tmp_path / "found/a.txt", rows)
     with pytest.raises(BadInput, match=r"trackeval cannot score .* overlapping masks"):
-        trackscores.score_masks(tmp_path / "gt", tmp_path / "found", {"a": 1})
+        trackscores.score_tracks(tmp_path / "gt", tmp_path / "found", {"a": 1}, "MOTS")
 
 
 # --- poses -------------------------------------------------------------------------------------------------------

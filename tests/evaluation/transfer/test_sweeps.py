@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from mec.evaluation.finetuning import finetune
 from mec.evaluation.probing.logistic import PENALTIES
 from mec.evaluation.subject import Subject
 from mec.evaluation.transfer import sweeps
+from mec.evaluation.transfer.protocols import Transfer
 from mec.evaluation.transfer.sets import Choices, Parts
 from mec.evaluation.transfer.sweeps import (
     FINETUNING,
@@ -34,7 +35,6 @@ from mec.evaluation.transfer.sweeps import (
     finetuned_or_none,
     logistic_transfer,
     square,
-    transfer,
     transfer_preset,
 )
 from mec.networks.encoder_file import EncoderInfo
@@ -44,6 +44,11 @@ from mec.runtime.records import Ledger
 
 SIDE = 8
 QUICK = Finetuning("a test", 3, 4, (0.01, 0.1), (0.0, 1e-3), True, 256 / 224)
+
+
+def transfer(subject, names, root, *, finetuning=None, choices=None, say, **flags):
+    flags = {"data": ",".join(names), "data_root": root, **(asdict(choices) if choices else {}), **flags}
+    return sweeps.transfer(subject, Transfer(**flags), finetuning, say)
 
 
 @pytest.fixture
