@@ -7,7 +7,7 @@ from .answers.looking import mislabelled as mislabelled
 from .answers.looking import outliers as outliers
 from .answers.looking import search as search
 from .answers.predict import predict as predict
-from .answers.select import select as select
+from .answers.predict import select as select
 from .data.dataset import Data as Data
 from .data.opening import open_data as open_data
 from .data.pack import pack as pack

@@ -49,8 +49,14 @@ def choose(
     return WAYS[way](Rows(features), count, known, seed)
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    """[n, e], each divided by its length; a row of zeros stays one."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length == 0, 1, length)
+
+
 class Rows:
-    """The unit rows of features [n, e], in float64; a row of zeros stays one. Raises BadInput: they are not finite."""
+    """The unit rows of features [n, e], in float64. Raises BadInput: they are not finite."""
 
     def __init__(self, features: np.ndarray):
         self.features, self.size, self.held = features, features.shape[1], None
@@ -70,9 +76,7 @@ class Rows:
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
         if self.held is not None:
             return self.held[which]
-        rows = np.asarray(self.features[which], dtype=np.float64)
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.where(length == 0, 1, length)
+        return unit(np.asarray(self.features[which], dtype=np.float64))
 
     def each(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """What a function makes of parts of the rows, together."""
@@ -127,9 +131,7 @@ def coding_of_chosen(rows: Rows, count: int, known: np.ndarray, seed: int) -> np
     Alone, all are as long: the first is the nearest to the mean.
     """
     code = Code(rows, CHOSEN_ERROR)
-    chosen = Chosen(rows, known, code.take)
-    first = [] if len(known) else [chosen.best(to_mean(rows))]
-    return np.array(first + [chosen.best(code.d) for _ in range(count - len(first))])
+    return greedy(Chosen(rows, known, code.take), count, lambda: code.d)
 
 
 def coding_of_others(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
@@ -156,10 +158,13 @@ def coding_of_others(rows: Rows, count: int, known: np.ndarray, seed: int) -> np
     return np.array(found)
 
 
-def to_mean(rows: Rows) -> np.ndarray:
-    """[n]: how near each row lies to the mean of all."""
-    mean = np.sum([part.sum(0) for _, part in rows.parts()], 0)
-    return rows.each(lambda part: part @ mean)
+def greedy(chosen: Chosen, count: int, score: Callable[[], np.ndarray]) -> np.ndarray:
+    """One after the other by the score as it is then; where nothing is chosen yet, first the nearest to the mean."""
+    first = []
+    if chosen.open.all():
+        mean = np.sum([part.sum(0) for _, part in chosen.rows.parts()], 0)
+        first = [chosen.best(chosen.rows.each(lambda part: part @ mean))]
+    return np.array(first + [chosen.best(score()) for _ in range(count - len(first))])
 
 
 def farthest(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
@@ -169,9 +174,7 @@ def farthest(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray
     def take(row: np.ndarray, index: int) -> None:
         np.maximum(likeness, rows.each(lambda part: part @ row), out=likeness)
 
-    chosen = Chosen(rows, known, take)
-    first = [] if len(known) else [chosen.best(to_mean(rows))]
-    return np.array(first + [chosen.best(-likeness) for _ in range(count - len(first))])
+    return greedy(Chosen(rows, known, take), count, lambda: -likeness)
 
 
 def typical(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
@@ -186,31 +189,21 @@ def typical(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
     starts = max(1, min(STARTS, STARTED_ROWS // len(drawn)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer clusters than wanted: seen below
-        centres = (
-            KMeans(wanted, n_init=starts, max_iter=100, random_state=seed)
-            .fit(rows[drawn].astype(np.float32))
-            .cluster_centers_
-        )
+        means = KMeans(wanted, n_init=starts, max_iter=100, random_state=seed).fit(rows[drawn].astype(np.float32))
+    centres = means.cluster_centers_
     lengths = (centres.astype(np.float64) ** 2).sum(1) / 2
-    nearness = np.concatenate([_best(part @ centres.T - lengths) for _, part in rows.parts()])
-    cluster = nearness["at"]
+    nearness = (part @ centres.T - lengths for _, part in rows.parts())
+    cluster, value = (np.concatenate(found) for found in zip(*((part.argmax(1), part.max(1)) for part in nearness)))
     sizes = np.bincount(cluster, minlength=wanted)
     sizes[cluster[known]] = 0
     found = []
     for number in np.argsort(-sizes, kind="stable")[:count]:
         if sizes[number]:
             members = np.flatnonzero(cluster == number)
-            found.append(members[nearness["value"][members].argmax()])
+            found.append(members[value[members].argmax()])
     rest = count - len(found)
     taken = np.array(found, np.int64)
     return np.append(taken, farthest(rows, rest, np.append(known, taken), seed)) if rest else taken
-
-
-def _best(values: np.ndarray) -> np.ndarray:
-    """The largest of each row, and where it stands."""
-    found = np.empty(len(values), [("at", np.int64), ("value", np.float64)])
-    found["at"], found["value"] = values.argmax(1), values.max(1)
-    return found
 
 
 def random(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:

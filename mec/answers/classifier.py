@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from mec.answers.choosing import unit
 from mec.answers.classifying import Fitted, likeness
 from mec.errors import MALFORMED, BadInput
 from mec.evaluation.evaluate import features
@@ -41,8 +42,7 @@ class Classifier:
         x = np.asarray(x, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.seen.shape[1]:
             raise BadInput(f"features are {[*x.shape]}: this classifier takes [n, {self.seen.shape[1]}].")
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        return self.fitted.probabilities(x / np.where(length == 0, 1, length))
+        return self.fitted.probabilities(unit(x))
 
     def flags(self, unit: np.ndarray, confidence: np.ndarray) -> list[str]:
         """ "unlike", "unsure", both or neither of unit rows [n, e]."""
@@ -64,9 +64,9 @@ def save_classifier(folder: Path, classifier: Classifier, subject: Subject, abou
     """The classifier and its encoder; `about` is for people to read, in classifier.json."""
     folder.mkdir(parents=True, exist_ok=True)
     save_encoder(folder / ENCODER, subject.encoder, subject.info)
-    tensors = {"weight": classifier.fitted.weight, "bias": classifier.fitted.bias, "seen": classifier.seen}
-    numbers = {"temperature": classifier.fitted.temperature, "doubt": classifier.fitted.doubt,
-               "unsure": classifier.fitted.unsure, "unlike": classifier.unlike}  # fmt: skip
+    fitted = classifier.fitted
+    tensors = {"weight": fitted.weight, "bias": fitted.bias, "seen": classifier.seen}
+    numbers = dict(zip(NUMBERS, (fitted.temperature, fitted.doubt, fitted.unsure, classifier.unlike)))
     known = {"classes": classifier.classes, **numbers, "encoder": file_hash(folder / ENCODER)}
     with atomic(folder / FILE) as part:
         safetensors.numpy.save_file(

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mec.data.dataset import Data, Split, fingerprint, in_memory_if_small, with_scale
-from mec.data.images import Opened
+from mec.data.dataset import Data, fingerprint, in_memory_if_small, with_scale
 from mec.data.sources import open_images
 from mec.errors import BadInput, home
 from mec.evaluation.evaluate import features
@@ -50,7 +48,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Encoder:
         """Train on images, unless `run` is given; labels y are not used."""
-        given = opened(X)
+        given = open_images(X, look=False).split
         if self.run is not None:
             self.run_ = str(home(self.run))
         else:
@@ -65,7 +63,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> np.ndarray:
         """Features [n, e] float32, a row an image. Raises BadInput: one of them cannot be read."""
         check_is_fitted(self)
-        given = opened(X)
+        given = open_images(X, look=False).split
         found = features(self.run_, given, device=self.device)
         if found.skipped:
             first = found.skipped[0]
@@ -80,18 +78,3 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array, tags.input_tags.three_d_array, tags.input_tags.string = False, True, True
         tags.requires_fit, tags.no_validation, tags.non_deterministic = True, True, False
         return tags
-
-
-def opened(images: Any) -> Split:
-    """The images as a part of a data set, none left out. Raises BadInput: of another kind, or unreadable."""
-    if isinstance(images, Split):
-        return images
-    if isinstance(images, (str, Path)):
-        return open_images(images, look=False).split
-    if len(images) == 0:
-        raise BadInput("no images: give a folder, a list of paths or of PIL images, or pixels uint8 [n, h, w, 3].")
-    if not isinstance(images, np.ndarray) or images.dtype.kind in "OU":
-        return open_images([*images], look=False).split
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise BadInput(f"images are {images.dtype} {[*images.shape]}: pixels are uint8 [n, h, w] or [n, h, w, 3].")
-    return Split(Opened(tuple(Image.fromarray(each).convert("RGB") for each in images)))

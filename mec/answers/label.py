@@ -8,6 +8,7 @@ import importlib.util
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from mec.answers.choosing import choose
 from mec.answers.classifying import fit
 from mec.answers.neighbours import nearest
 from mec.answers.options import Labelling
-from mec.answers.page import thumbnail
 from mec.answers.pool import Pool, gather, reserved, write_csv
 from mec.answers.predict import quality
 from mec.data.tables import read_table
@@ -49,26 +49,22 @@ class Answers:
             foreign = sorted({*self.rows.values()} - {*classes, ""})
             if foreign:
                 raise BadInput(f"{self.out}: has the label {foreign[0]!r}. --classes: {', '.join(classes)}.")
-        self.queue: list[int] = []
+        self.queue: list[int]
         self.choose()
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices [m] of the images that have an answer, and which class, -1: skipped."""
-        found = [
-            (self.index_of[n], self.classes.index(w) if w else -1) for n, w in self.rows.items() if n in self.index_of
-        ]
-        index, label = zip(*found) if found else ((), ())
-        return np.array(index, np.int64), np.array(label, np.int64)
+        own = [name for name in self.rows if name in self.index_of]
+        label = [self.classes.index(self.rows[name]) if self.rows[name] else -1 for name in own]
+        return np.array([self.index_of[name] for name in own], np.int64), np.array(label, np.int64)
 
     def choose(self) -> None:
         """The next images, and how well those labelled tell the classes apart."""
         index, label = self.known()
         self.most = min(self.options.n, len(self.pool))
-        left = self.most - len(index)
-        options = self.options
-        self.queue = (
-            choose(self.pool.x, left, way=options.way, labelled=index, seed=options.seed).tolist() if left > 0 else []
-        )
+        left, options, self.queue = self.most - len(index), self.options, []
+        if left > 0:
+            self.queue = choose(self.pool.x, left, way=options.way, labelled=index, seed=options.seed).tolist()
         index, label = index[label >= 0], label[label >= 0]
         if len(label) >= EACH and len(np.unique(label)) > 1:
             fitted = fit(self.unit[index].astype(np.float64), label, len(self.classes), unlabelled="no")
@@ -122,6 +118,7 @@ def application(answers: Answers, token: str, port: int) -> Any:
     from starlette.routing import Route
 
     hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+    numbers = range(len(answers.classes))
     page = (Path(__file__).parent / "label.html").read_text(encoding="utf-8")
 
     def guarded(function: Any) -> Any:
@@ -147,34 +144,32 @@ def application(answers: Answers, token: str, port: int) -> Any:
         policy = f"{POLICY}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
         return HTMLResponse(page.replace("NONCE", nonce), headers={"content-security-policy": policy})
 
-    async def state(request: Request) -> Response:
-        with answers.lock:
-            return JSONResponse(answers.state())
-
     async def image(request: Request) -> Response:
         index = request.path_params["index"]
         if index >= len(answers.pool):
             return PlainTextResponse("no such image", 404)
-        return Response(thumbnail(answers.pool.source.split.images, index, SHOWN), media_type="image/jpeg")
+        return Response(answers.pool.thumbnail(index, SHOWN), media_type="image/jpeg")
 
     async def answer(request: Request) -> Response:
         try:
             body = await request.json()
             index, label = body["index"], body["label"]
-            if type(index) is not int or not (
-                label is None or (type(label) is int and 0 <= label < len(answers.classes))
-            ):
+            if type(index) is not int or (label is not None and (type(label) is not int or label not in numbers)):
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
             return PlainTextResponse("an answer is {index: N, label: N or null}", 400)
-        with answers.lock:
-            stored = answers.answer(index, label)
-            return JSONResponse(answers.state(), 200 if stored else 409)
+        return now(lambda: answers.answer(index, label))
 
     async def undo(request: Request) -> Response:
+        return now(answers.undo)
+
+    async def state(request: Request) -> Response:
+        return now(lambda: None)
+
+    def now(act: Callable[[], bool | None]) -> Response:
+        """What the page shows after an act; 409 where that was refused."""
         with answers.lock:
-            answers.undo()
-            return JSONResponse(answers.state())
+            return JSONResponse(answers.state(), 409 if act() is False else 200)
 
     gets = {"/": root, "/state": state, "/image/{index:int}": image}
     routes = [Route(path, guarded(function), methods=["GET"]) for path, function in gets.items()]

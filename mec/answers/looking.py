@@ -12,27 +12,34 @@ import numpy as np
 from mec.answers.classifying import STRENGTHS, calibrated, calibration, crossed
 from mec.answers.neighbours import nearest, others
 from mec.answers.options import Duplicates, Mislabelled, Outliers, Searching
-from mec.answers.page import write_page
-from mec.answers.pool import Pool, gather, of_source, reserved, write_csv
+from mec.answers.pool import gather, of_source, reserved, write_csv
 from mec.data.sources import BY_FOLDER, open_images
-from mec.errors import BadInput
+from mec.errors import BadInput, plain
+from mec.pages.page import data_uri, write_page
 from mec.runtime.flags import takes
 from mec.runtime.progress import say
 
 Row = tuple[Any, ...]
+SIDE, MOST = 128, 600  # px of a thumbnail; most of them in a page
 LINKED = 10  # nearest images by which copies find each other
 
 
 def answered(out: Path, title: str, header: Sequence[str], rows: list[Row], groups: Any, words: str) -> list[Row]:
-    """Write the CSV and the page, say so, and give the rows."""
+    """Write the CSV and the page of thumbnails, say so, and give the rows.
+
+    groups: each with a heading and images: a pool, an index and a caption. Those beyond `MOST` are counted.
+    """
     write_csv(out, header, rows)
-    write_page(out.with_suffix(".html"), title, groups)
+    shown, left = [], MOST
+    for heading, images in groups:
+        each = [(data_uri(pool.thumbnail(index, SIDE), "image/jpeg"), plain(f"{pool.names[index]} {caption}"))
+                for pool, index, caption in images[:left]]  # fmt: skip
+        shown += [(plain(heading), each)] * bool(each)
+        left -= len(each)
+    facts = {"title": title, "groups": shown, "more": sum(len(images) for _, images in groups) - MOST + left}
+    write_page(out.with_suffix(".html"), "thumbnails.html", {}, facts)
     say(f"{out}: {words} Thumbnails: {out.with_suffix('.html')}")
     return rows
-
-
-def shown(pool: Pool, index: int, caption: str = "") -> tuple[Any, int, str]:
-    return pool.source.split.images, int(index), f"{pool.names[index]} {caption}".strip()
 
 
 @takes(Searching)
@@ -58,7 +65,7 @@ def search(run: Any, images: Any, options: Searching) -> list[Row]:
         for number, name in enumerate(queries.names):
             best = list(zip(index[number].tolist(), similarity[number].tolist()))
             rows += [(name, rank, pool.names[i], f"{s:.4f}") for rank, (i, s) in enumerate(best, 1)]
-            groups.append((name, [shown(queries, number, "(asked)"), *(shown(pool, i, f"{s:.3f}") for i, s in best)]))
+            groups.append((name, [(queries, number, "(asked)"), *((pool, i, f"{s:.3f}") for i, s in best)]))
         words = f"the {similarity.shape[1]} nearest of {len(pool):,} images to each of {len(queries):,}."
         return answered(out, "Most like", ["query", "rank", "path", "similarity"], rows, groups, words)
 
@@ -87,7 +94,7 @@ def duplicates(run: Any, images: Any, options: Duplicates) -> list[Row]:
             leaks += bool(leak)
             like = x[members] @ x[members[0]]
             rows += [(number, pool.names[i], pool.source.parts[i], f"{s:.4f}", leak) for i, s in zip(members, like)]
-            each = [shown(pool, i, f"{s:.3f}") for i, s in zip(members, like)]
+            each = [(pool, int(i), f"{s:.3f}") for i, s in zip(members, like)]
             groups.append((f"{number}: {len(members)} images" + f", LEAK: in {leak}" * bool(leak), each))
         words = f"{len(groups):,} groups of {len(rows):,} images, of {len(pool):,}; {leaks:,} leak between parts."
         header = ["group", "path", "part", "similarity", "leak"]
@@ -130,7 +137,7 @@ def outliers(run: Any, images: Any, options: Outliers) -> list[Row]:
         like = others(pool.unit(), min(options.neighbours, len(pool) - 1))[0].mean(1)
         order = np.argsort(like, kind="stable")[: options.n]
         rows: list[Row] = [(rank, pool.names[i], f"{like[i]:.4f}") for rank, i in enumerate(order, 1)]
-        groups = [("The strangest first", [shown(pool, i, f"{like[i]:.3f}") for i in order])]
+        groups = [("The strangest first", [(pool, int(i), f"{like[i]:.3f}") for i in order])]
         words = f"the {len(rows):,} of {len(pool):,} images that are least like others."
         return answered(out, "Outliers", ["rank", "path", "similarity"], rows, groups, words)
 
@@ -172,7 +179,7 @@ def mislabelled(run: Any, images: Any, options: Mislabelled) -> list[Row]:
         for rank, i in enumerate(order, 1):
             given, other = (pool.classes[classes[k]] for k in (y[i], chance[i].argmax()))
             rows.append((rank, pool.names[known[i]], given, other, f"{quality[i]:.4f}"))
-            each.append(shown(pool, known[i], f"{given}, rather {other}? {quality[i]:.3f}"))
+            each.append((pool, int(known[i]), f"{given}, rather {other}? {quality[i]:.3f}"))
         words = f"{len(rows):,} of {len(known):,} labels are doubtful."
         header = ["rank", "path", "label", "suggested", "quality"]
         return answered(out, "Doubtful labels", header, rows, [("The most doubtful first", each)], words)

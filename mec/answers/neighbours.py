@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mec.evaluation.probing.knn import BANK, QUERIES, most_similar
 from mec.runtime.progress import say
 
 EXACT = 100_000  # rows
@@ -38,17 +39,10 @@ def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, 
     return np.where(found < 0, -1, similarity), np.maximum(found, 0)
 
 
-def exact(bank: np.ndarray, queries: np.ndarray, k: int, at_once: int = 16_384) -> tuple[np.ndarray, np.ndarray]:
+def exact(bank: np.ndarray, queries: np.ndarray, k: int, at_once: int = BANK) -> tuple[np.ndarray, np.ndarray]:
     """`nearest`, every row compared with every other, in parts."""
-    similarity, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
-    for start in range(0, len(bank), at_once):
-        part = torch.from_numpy(np.ascontiguousarray(bank[start : start + at_once], np.float32)).T
-        found = [(rows @ part).topk(min(k, part.shape[1]), dim=1) for rows in asked.split(1024)]
-        similarity = torch.cat([similarity, torch.cat([values for values, _ in found])], 1)
-        index = torch.cat([index, torch.cat([rows for _, rows in found]) + start], 1)
-        similarity, kept = similarity.topk(min(k, similarity.shape[1]), dim=1)
-        index = index.gather(1, kept)
+    rows, asked = (torch.from_numpy(np.ascontiguousarray(each, np.float32)) for each in (bank, queries))
+    similarity, index = most_similar(rows, asked, k=k, at_once=(QUERIES, at_once))
     return similarity.numpy(), index.numpy()
 
 

@@ -27,21 +27,27 @@ class OnImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selecting(OnImages):
-    """Choose the images that are worth labelling first, by what the encoder sees."""
+class Choosing(OnImages):
+    """What is chosen, and how."""
 
-    out: Out
-    """The CSV to write: path,label, the labels left empty for you to fill in, and then for `mec predict --labels`."""
     n: Annotated[int, FROM_1] = 50
     """How many images."""
-    labels: Labels = None
-    """A CSV with the columns path,label: images that are labelled already count as chosen."""
     way: Way = "auto"
     """How to choose. coding: after which all others have the shortest code given the chosen; coding-chosen: of which
     the code is longest; typical: nearest to the centres of k-means; farthest: least like those chosen; random; auto:
     typical up to 50 labels in all, then coding (docs/results.md)."""
     seed: Annotated[int, SEED] = 0
     """Of what is drawn: by random, and at the start of k-means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting(Choosing):
+    """Choose the images that are worth labelling first, by what the encoder sees."""
+
+    out: Out
+    """The CSV to write: path,label, the labels left empty for you to fill in, and then for `mec predict --labels`."""
+    labels: Labels = None
+    """A CSV with the columns path,label: images that are labelled already count as chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +115,12 @@ class Mislabelled(OnImages):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling(OnImages):
+class Labelling(Choosing):
     """Label images in the browser: the most telling ones first, one key an image, each answer on disk at once."""
 
     classes: Names
     """Names of the classes; the keys 1 to 9 stand for the first nine."""
     out: Out
     """The CSV of answers: path,label. Those in it already count, so that the same command resumes."""
-    n: Annotated[int, FROM_1] = 50
-    """How many images to ask for."""
-    way: Way = "auto"
-    """How to choose them, as for `mec select`."""
     port: Annotated[int, Range(int, 0, 65535)] = 0
     """Port on 127.0.0.1; 0: one that is free."""
-    seed: Annotated[int, SEED] = 0
-    """Of what is drawn."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+from PIL import Image
 
+from mec.answers.choosing import unit
 from mec.answers.options import OnImages
 from mec.data.sources import Source, open_images
 from mec.errors import BadInput
@@ -27,16 +29,14 @@ class Pool:
 
     source: Source
     x: np.ndarray
+    y: np.ndarray  # [n], -1 where there is no label
     subject: Subject
 
     def __len__(self) -> int:
         return len(self.x)
 
-    @property
-    def y(self) -> np.ndarray:
-        """[n], -1 where there is no label."""
-        labels = self.source.split.labels
-        return np.full(len(self.x), -1) if labels is None else labels
+    def unit(self) -> np.ndarray:
+        return unit(self.x)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,9 +46,12 @@ class Pool:
     def classes(self) -> tuple[str, ...]:
         return self.source.data.classes
 
-    def unit(self) -> np.ndarray:
-        length = np.linalg.norm(self.x, axis=1, keepdims=True)
-        return self.x / np.where(length == 0, 1, length)
+    def thumbnail(self, index: int, side: int) -> bytes:
+        """A JPEG of at most side x side px. Raises as `Images.read`."""
+        image, file = self.source.split.images.read(index), io.BytesIO()
+        image.thumbnail((side, side), Image.Resampling.BICUBIC)
+        image.save(file, "JPEG", quality=80)
+        return file.getvalue()
 
 
 def gather(run: Any, images: Any, options: OnImages, labels: str | Path | None = None) -> Pool:
@@ -67,7 +70,7 @@ def of_source(subject: Subject, source: Source) -> Pool:
     if lost:
         name = source.split.images.name
         source = source.take(np.array([i for i in range(len(source.names)) if name(i) not in lost], np.int64))
-    return Pool(source, found.x.numpy(), subject)
+    return Pool(source, found.x.numpy(), found.y.numpy(), subject)
 
 
 @contextmanager
@@ -85,8 +88,4 @@ def reserved(out: Path, *suffixes: str) -> Iterator[None]:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """In UTF-8, whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, pandas.DataFrame([*rows], columns=[*header]).to_csv(index=False, lineterminator="\n"))

@@ -1,4 +1,4 @@
-"""`mec predict`: few labels and many images -> a class, a confidence and flags for each image."""
+"""`mec select`: which images to label first; `mec predict`: then a class, a confidence and flags for each image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mec.answers.choosing import choose
 from mec.answers.classifier import Classifier, save_classifier
 from mec.answers.classifying import REPEATS, UNLIKE, Fitted, calibration_error, calibration_interval, fit, likeness
-from mec.answers.options import Predicting
+from mec.answers.options import Predicting, Selecting
 from mec.answers.pool import gather, reserved, write_csv
 from mec.errors import BadInput
 from mec.evaluation.accuracy import accuracies
@@ -19,6 +20,30 @@ from mec.runtime.flags import takes
 from mec.runtime.progress import say
 
 HEADER = ("path", "label", "confidence", "second", "second_confidence", "third", "third_confidence", "given", "flags")
+
+
+@takes(Selecting)
+def select(run: Any, images: Any, options: Selecting) -> list[str]:
+    """Write the images that are worth labelling first to a CSV path,label; returns their names.
+
+    Args:
+        run: a run folder, a file of weights or a name, as `mec evaluate` takes it.
+        images: a folder, tars, a CSV or text of paths, a file, a list of paths or of PIL images.
+    {options}
+
+    Raises:
+        BadInput: no image, more asked than are not labelled, labels that do not fit; OUT does not end with .csv.
+        FileNotFoundError: no such run or folder.
+    """
+    out = Path(options.out)
+    with reserved(out, ".csv"):
+        pool = gather(run, images, options, options.labels)
+        known = np.flatnonzero(pool.y >= 0)
+        found = choose(pool.x, options.n, way=options.way, labelled=known, seed=options.seed)
+        names = [pool.names[index] for index in found]
+        write_csv(out, ["path", "label"], ([name, ""] for name in names))
+    say(f"{out}: {len(names):,} of {len(pool):,} images, beside {len(known):,} labelled. Fill in its column label.")
+    return names
 
 
 @takes(Predicting)

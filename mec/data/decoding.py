@@ -80,25 +80,18 @@ def open_image(file: str | Path | bytes) -> Image.Image:
     return image
 
 
-def without_notes(data: bytes) -> bytes:
-    """A PNG without texts and profiles; other data as they are."""
-    if not data.startswith(PNG):
-        return data
-    kept, at = [PNG], len(PNG)
-    while at < len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kept += [] if data[at + 4 : at + 8] in NOTES else [data[at:end]]
-        at = end
-    return b"".join(kept)
-
-
 def forgiving(use: Callable[[bytes], T], data: bytes) -> T:
-    """What `use` makes of an image's bytes; where Pillow finds notes in it too long, of the image without them."""
+    """What `use` makes of an image's bytes; where Pillow finds notes in a PNG too long, of the image without them."""
     try:
         return use(data)
     except ValueError:
-        less = without_notes(data)
-        if len(less) == len(data):
+        kept, at = [PNG], len(PNG)
+        while data.startswith(PNG) and at < len(data):
+            end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+            kept += [] if data[at + 4 : at + 8] in NOTES else [data[at:end]]
+            at = end
+        less = b"".join(kept)
+        if less == PNG or len(less) == len(data):
             raise
         return use(less)
 

@@ -122,10 +122,10 @@ def open_packed(name: str, root: str | Path | None = None) -> Packed:
     """A folder that `mec pack` wrote, a tar or a brace pattern of tars; those behind a URL are first fetched to `root`.
     Raises BadInput: something is missing, damaged or of another format."""
     if is_url(name):
-        given = name
-        name = fetch_packed(given, Path(root) if root else cache_file(given, "fetched").with_suffix(""))
+        last = name.removesuffix(INDEX).rstrip("/").rpartition("/")[2]
+        name = fetch_packed(name, Path(root) if root else cache_file(name, "fetched").with_suffix(""))
         if not name.endswith(".tar"):
-            return replace(read_index(Path(name)), name=name_from_url(given))
+            return replace(read_index(Path(name)), name=last)
     if not name.endswith(".tar"):
         return read_index(Path(name))
     tars = [tar for pattern in expand_braces(name) for tar in sorted(glob.glob(pattern)) or [pattern]]
@@ -227,6 +227,8 @@ def scan_tars(tars: Sequence[str]) -> Packed:
     left_out: Counter[str] = Counter()
     told = []
     for number, tar in enumerate(tars):
+        word = re.split(r"[^a-z]", os.path.basename(tar).lower())[0]  # val of set/val-000001.tar
+        part = word if ROLES.get(word, TRAIN) != TRAIN else TRAIN
         labels: dict[str, int] = {}
         images: list[tuple[str, tarfile.TarInfo]] = []  # by key, which an image shares with its label
         try:
@@ -268,32 +270,17 @@ def scan_tars(tars: Sequence[str]) -> Packed:
                 continue
             rows.append((number, image.offset_data, image.size, NO_CRC, labels.get(key, labels.get(first, -1))))
             names.append(image.name)
-            parts.append(part_of(tar))
+            parts.append(part)
         state.append(f"{os.path.basename(tar)} {os.path.getsize(tar)}")
     if not rows:
         raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(SUFFIXES))}.")
     columns = np.array(rows, np.int64).T
     table = Table(tuple(tars), **dict(zip(COLUMNS, columns)), names=tuple(names))
     name = os.path.basename(os.path.dirname(os.path.abspath(tars[0])))
-    part = np.array(parts if TRAIN in parts else [TRAIN] * len(parts))
+    of_each = np.array(parts if TRAIN in parts else [TRAIN] * len(parts))
     sizes = [os.path.getsize(tar) for tar in tars]
     told += sampled(sizes)
-    return Packed(name, (), table, part, tuple(state), contents_hash(tars, sizes), dict(left_out), tuple(told))
-
-
-def part_of(tar: str) -> str:
-    """The part that a tar without an index holds, by the first word of its name: val for set/val-000001.tar."""
-    word = re.split(r"[^a-z]", os.path.basename(tar).lower())[0]
-    return word if ROLES.get(word, TRAIN) != TRAIN else TRAIN
-
-
-def name_from_url(url: str) -> str:
-    """The data set's name: the last folder of the URL.
-
-    >>> name_from_url("https://example.org/packed/"), name_from_url("https://example.org/packed/index.json")
-    ('packed', 'packed')
-    """
-    return url.removesuffix(INDEX).rstrip("/").rpartition("/")[2]
+    return Packed(name, (), table, of_each, tuple(state), contents_hash(tars, sizes), dict(left_out), tuple(told))
 
 
 def fetch_packed(url: str, folder: Path) -> str:
@@ -311,10 +298,8 @@ def fetch_packed(url: str, folder: Path) -> str:
         if not all((folder / name).exists() for name in (INDEX, TABLE)):
             raise
     try:
-        listed = [
-            (os.path.basename(s["name"]), str(s["sha256"]), int(s["bytes"]))
-            for s in read_json(folder / INDEX, dict)["shards"]
-        ]
+        shards = read_json(folder / INDEX, dict)["shards"]
+        listed = [(os.path.basename(s["name"]), str(s["sha256"]), int(s["bytes"])) for s in shards]
     except MALFORMED as error:
         raise BadInput(f"{base}/{INDEX}: not what `mec pack` writes ({type(error).__name__}: {error}).") from error
     for name, checksum, size in listed:

@@ -55,7 +55,7 @@ def open_images(
     Args:
         images: a folder, nested in any way; tars, a pattern of them or what `mec pack` wrote; a CSV with a column of
             paths (labels and parts too, where it has them); a text with a path a line; a file; a list of paths, or of
-            PIL images; or a part of a data set, `mec.open_data("digits").train`.
+            PIL images; pixels uint8 [n, h, w] or [n, h, w, 3]; a part of a data set, `mec.open_data("digits").train`.
         labels: a CSV with the columns path and label; or "folders": by the first folder below the images' own, or
             below train/, val/, test/. Default: those of a CSV, of tars, or of a part of a data set.
         scale: of 16-bit, float and signed values, as an encoder was trained on. Default: one that fits these images.
@@ -144,10 +144,17 @@ def _found(images: Any, look: bool) -> Source:
         raise FileNotFoundError(
             f"{images}: no such folder or image. Of a data set give a part: mec.open_data({str(images)!r}).train"
         )
-    several: list[Any] = [images] if isinstance(images, (str, Path)) else list(images)
+    several: Any = [images] if isinstance(images, (str, Path)) else images
+    if isinstance(several, np.ndarray) and several.dtype.kind not in "OU":
+        if several.dtype != np.uint8 or several.ndim not in (3, 4) or several.shape[3:] not in ((), (3,)):
+            kind = f"{several.dtype} {[*several.shape]}"
+            raise BadInput(f"images are {kind}: pixels are uint8 [n, h, w] or [n, h, w, 3].")
+        several = [Image.fromarray(each).convert("RGB") for each in several]
+    several = [*several]
     of_paths = all(isinstance(image, (str, Path)) for image in several)
     if not several or not (of_paths or all(isinstance(image, Image.Image) for image in several)):
-        raise BadInput("images are a folder, a list of paths or of PIL images (not empty), or a part of a data set.")
+        kinds = "a list of paths or of PIL images (not empty), pixels uint8 [n, h, w(, 3)], or a part of a data set"
+        raise BadInput(f"no images: give a folder, {kinds}.")
     split = Split(Files(tuple(map(str, several))) if of_paths else Opened(tuple(several)))
     names = tuple(split.images.name(i) for i in range(len(split)))
     return Source(Data("", split), names, ("",) * len(names))

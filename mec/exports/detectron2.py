@@ -14,12 +14,12 @@ import numpy as np
 
 from mec.errors import BadInput
 from mec.exports.options import Taken
-from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic, write_text
 
 # Its C4 heads build res5 of bottlenecks, so that no ResNet-18 or -34 fits.
 DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
 
+# What is not in it is detectron2's own default.
 CONFIG = """\
 # {title}, for detectron2 (its tools/train_net.py --config-file THIS). Written by mec.
 # The published protocol has one more BatchNorm after res5, which is no part of detectron2: to have it, register ROI
@@ -92,24 +92,18 @@ def export_detectron2(taken: Taken, out: Path) -> list[str]:
     with atomic(out) as part, open(part, "wb") as file:
         pickle.dump({"model": tensors, "__author__": "mec", "matching_heuristics": True}, file)
     said = [f"{out}: {len(weights)} tensors under detectron2's names. Settings that go with it:"]
+    numbers = [", ".join(f"{255 * v:.6g}" for v in part) for part in (info.mean, info.std)]
     for kind in ("voc0712", "coco"):
-        path = out.with_name(f"{out.stem}-{kind}.yaml")
-        write_text(path, config_text(info, out, kind))
+        coco, path = kind == "coco", out.with_name(f"{out.stem}-{kind}.yaml")
+        write_text(path, CONFIG.format(
+            title="Mask R-CNN, R50-C4, COCO 1x" if coco else "Faster R-CNN, R50-C4, VOC 07+12, 24k",
+            weights=json.dumps(out.resolve().as_posix()), mean=numbers[0], std=numbers[1], masks=coco,
+            depth=DEPTHS[info.backbone], classes=80 if coco else 20,
+            train='("coco_2017_train",)' if coco else '("voc_2007_trainval", "voc_2012_trainval")',
+            test='("coco_2017_val",)' if coco else '("voc_2007_test",)',
+            sizes=", ".join(map(str, range(640 if coco else 480, 801, 32))),
+            steps="60000, 80000" if coco else "18000, 22000", iterations=90_000 if coco else 24_000,
+            warmup=1000 if coco else 100,
+        ))  # fmt: skip
         said.append(f"    {path}")
     return said
-
-
-def config_text(info: EncoderInfo, weights: Path, kind: str) -> str:
-    """The settings of the protocol as detectron2's YAML; what is not in it is detectron2's own default."""
-    coco = kind == "coco"
-    numbers = [", ".join(f"{255 * v:.6g}" for v in part) for part in (info.mean, info.std)]
-    return CONFIG.format(
-        title="Mask R-CNN, R50-C4, COCO 1x" if coco else "Faster R-CNN, R50-C4, VOC 07+12, 24k",
-        weights=json.dumps(weights.resolve().as_posix()), mean=numbers[0], std=numbers[1], masks=coco,
-        depth=DEPTHS[info.backbone], classes=80 if coco else 20,
-        train='("coco_2017_train",)' if coco else '("voc_2007_trainval", "voc_2012_trainval")',
-        test='("coco_2017_val",)' if coco else '("voc_2007_test",)',
-        sizes=", ".join(map(str, range(640 if coco else 480, 801, 32))),
-        steps="60000, 80000" if coco else "18000, 22000", iterations=90_000 if coco else 24_000,
-        warmup=1000 if coco else 100,
-    )  # fmt: skip

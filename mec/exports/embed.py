@@ -52,7 +52,12 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
         for words in (*subject.told, *said):
             console.print(words, soft_wrap=True)
         pictures = source.split.images
-        check_room(out, len(pictures), subject.info.feature_size)
+        needed, free = 2 * 4 * len(pictures) * subject.info.feature_size, shutil.disk_usage(out.parent).free
+        if needed > free:  # the rows are there twice: as they come, and in the file
+            raise BadInput(
+                f"--out is {out}: {len(pictures):,} images of {subject.info.feature_size} features need {needed:,} "
+                f"bytes there while they are made, and {free:,} are free."
+            )
         way = Extraction(
             subject.encoder, pictures, subject.transform, subject.device, options.batch_size, options.workers
         )
@@ -94,16 +99,6 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
     else:
         listing.unlink(missing_ok=True)  # of an earlier time
     return out
-
-
-def check_room(out: Path, images: int, size: int) -> None:
-    """Raise BadInput where the disk has no room for the rows, once as they come and once in the file."""
-    needed, free = 2 * 4 * images * size, shutil.disk_usage(out.parent).free
-    if needed > free:
-        raise BadInput(
-            f"--out is {out}: {images:,} images of {size} features need {needed:,} bytes there while they are made, "
-            f"and {free:,} are free."
-        )
 
 
 def mended(way: Extraction, file: Path) -> tuple[list[int], int]:

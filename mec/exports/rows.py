@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import zipfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pandas
 
 from mec.errors import BadInput, plain
 from mec.runtime.files import atomic
@@ -76,13 +76,11 @@ def to_npy(rows: Rows, part: Path) -> None:
 def to_csv(rows: Rows, part: Path, *, features: bool = True) -> None:
     """A row an image: path, label where there are any, f0, f1, ... in nine digits, which give float32 exactly."""
     with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        columns = [f"f{i}" for i in range(rows.size)] if features else []
-        table.writerow(["path", *["label"] * (rows.labels is not None), *columns])
         for names, labels, block in rows.parts():
-            for i, name in enumerate(names):
-                label = [] if labels is None else [labels[i]]
-                table.writerow([name, *label, *([f"{v:.9g}" for v in block[i].tolist()] if features else [])])
+            table = pandas.DataFrame({"path": names, **({} if labels is None else {"label": labels})})
+            if features:
+                table = table.join(pandas.DataFrame(block).add_prefix("f"))
+            table.to_csv(file, index=False, header=file.tell() == 0, float_format="%.9g", lineterminator="\n")
 
 
 def to_parquet(rows: Rows, part: Path) -> None:

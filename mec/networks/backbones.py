@@ -60,8 +60,10 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
             ) from error
         if small and not extra:
             use_small_stem(encoder, pooled=name in POOLED)
-        if not zero_init:
-            start_at_one(encoder)
+        for block in [] if zero_init else encoder.modules():
+            if hasattr(block, "zero_init_last"):  # timm's blocks: their last batch norm at one, torch's own start
+                last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
+                nn.init.ones_(last.get_parameter("weight"))
         return encoder
     raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px.")
 
@@ -69,14 +71,6 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
 def timm_arguments(name: str) -> dict[str, Any]:
     """What `timm.create_model` is given for a backbone: its model name under 'model', and keywords."""
     return dict(SMALL.get(name, {"model": name}))
-
-
-def start_at_one(encoder: nn.Module) -> None:
-    """The last batch norm of each residual block at one, torch's own start, in place."""
-    for block in encoder.modules():
-        if hasattr(block, "zero_init_last"):  # timm's blocks
-            last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
-            nn.init.ones_(last.get_parameter("weight"))
 
 
 def use_small_stem(encoder: nn.Module, *, pooled: bool = False) -> None:

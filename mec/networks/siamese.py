@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,17 +95,7 @@ def build_siamese(network: Network, encoder: nn.Module, features: int) -> Siames
             f"network.predictor ends with {network.predictor[-1]}, embeddings have {embedding}: they are compared, so "
             f"the predictor's last width is {embedding}."
         )
-    return Siamese(
-        encoder,
-        projector(
-            features,
-            network.projector,
-            hidden=network.projector_hidden,
-            output=network.projector_output,
-            prototypes=network.prototypes,
-        ),
-        predictor(embedding, network.predictor, bias=network.predictor_bias) if network.predictor else None,
-        embedding=embedding,
-        target=network.target,
-        together=network.views_together,
-    )
+    kinds: dict[str, Any] = {"hidden": network.projector_hidden, "output": network.projector_output}
+    head = projector(features, network.projector, prototypes=network.prototypes, **kinds)
+    last = predictor(embedding, network.predictor, bias=network.predictor_bias) if network.predictor else None
+    return Siamese(encoder, head, last, embedding=embedding, target=network.target, together=network.views_together)

@@ -57,24 +57,32 @@ def knn(
 def neighbours(
     train: Features, queries: Tensor, *, k: int, device: str = "cpu", at_once: tuple[int, int] = (QUERIES, BANK)
 ) -> tuple[Tensor, Tensor]:
-    """Cosines [q, k] in float32, largest first, and labels [q, k], of the k most similar rows of the bank.
+    """Cosines [q, k] in float32, largest first, and labels [q, k], of the k most similar rows of the bank."""
+    similarity, index = most_similar(train.x, queries, k=k, device=device, at_once=at_once)
+    return similarity, train.y[index]
+
+
+def most_similar(
+    bank: Tensor, queries: Tensor, *, k: int, device: str = "cpu", at_once: tuple[int, int] = (QUERIES, BANK)
+) -> tuple[Tensor, Tensor]:
+    """Cosines [q, k] in float32, largest first, and indices [q, k], of the k most similar rows of the bank [n, e].
 
     Chunks of the bank are compared with chunks of queries, so neither has to fit in memory as a whole; features that
     are mapped from disk are read once.
     """
-    k = min(k, len(train.x))
+    k = min(k, len(bank))
     queries = F.normalize(queries.float(), dim=1)
     similarity = torch.empty(len(queries), 0)
     index = torch.empty(len(queries), 0, dtype=torch.int64)
-    for start in range(0, len(train.x), at_once[1]):
-        part = F.normalize(train.x[start : start + at_once[1]].float(), dim=1).T.to(device)
+    for start in range(0, len(bank), at_once[1]):
+        part = F.normalize(bank[start : start + at_once[1]].float(), dim=1).T.to(device)
         few = min(k, part.shape[1])
         found = [(rows.to(device) @ part).topk(few, dim=1) for rows in queries.split(at_once[0])]
         similarity = torch.cat([similarity, torch.cat([values.cpu() for values, _ in found])], 1)
         index = torch.cat([index, torch.cat([rows.cpu() for _, rows in found]) + start], 1)
         similarity, kept = similarity.topk(min(k, similarity.shape[1]), dim=1)
         index = index.gather(1, kept)
-    return similarity, train.y[index]
+    return similarity, index
 
 
 def weighted_votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
