@@ -169,7 +169,8 @@ def application(answers: Answers, token: str, port: int) -> Any:
     def now(act: Callable[[], bool | None]) -> Response:
         """What the page shows after an act; 409 where that was refused."""
         with answers.lock:
-            return JSONResponse(answers.state(), 409 if act() is False else 200)
+            refused = act() is False
+            return JSONResponse(answers.state(), 409 if refused else 200)
 
     gets = {"/": root, "/state": state, "/image/{index:int}": image}
     routes = [Route(path, guarded(function), methods=["GET"]) for path, function in gets.items()]

@@ -160,19 +160,15 @@ class Picture:
 
     @classmethod
     def _of(cls, data: bytes, scale: Scale | None) -> Picture:
-        orientation = 1
-        if data[:2] != JPEG or b"Exif\0\0" in data or b"tiff:Orientation" in data:
-            with open_image(data) as image:
-                height, width = image.height, image.width
-                orientation = orientation_of(image)
-        fast = False
+        orientation, fast = 1, False
         if data[:2] == JPEG:
             with contextlib.suppress(ValueError):  # damaged: Pillow has the last word
                 height, width, space, _ = simplejpeg.decode_jpeg_header(data)
                 fast = space in ("YCbCr", "Gray", "RGB")
-            if not fast:
-                with open_image(data) as image:
-                    height, width = image.height, image.width
+        if not fast or b"Exif\0\0" in data or b"tiff:Orientation" in data:
+            with open_image(data) as image:
+                orientation = orientation_of(image)
+                height, width = (height, width) if fast else (image.height, image.width)
         check_size(height, width)
         turned = orientation in (5, 6, 7, 8)
         if turned and data[:2] != JPEG:  # some of Pillow's readers have turned the size already, by version

@@ -95,18 +95,15 @@ def from_packed(
     if labels is not None:
         table = read_table(labels, labels=True)
         packed, stamp = relabelled(packed, table), [table.stamp]
-
-    def part(name: str) -> Split:
-        rows = np.flatnonzero(packed.part == name)
-        labels = packed.table.label[rows]
-        return Split(Shards(packed.table, rows), labels if (labels >= 0).any() else None)
-
-    train = limited(part(TRAIN), limit, seed)
+    parts = {
+        part: packed.split(np.flatnonzero(packed.part == part))
+        for part in dict.fromkeys((TRAIN, *packed.part.tolist()))
+    }
+    train = limited(parts.pop(TRAIN), limit, seed)
     if not len(train):
         raise BadInput(f"{name}: holds no images to train on.")
     assert isinstance(train.images, Shards)
     state = hashlib.sha256("\n".join([*packed.checksums, *stamp]).encode() + train.images.rows.tobytes())
-    held_out = {other: part(other) for other in dict.fromkeys(packed.part.tolist()) if other != TRAIN}
     found = Data(
         packed.name,
         train,
@@ -115,17 +112,16 @@ def from_packed(
         told=packed.told,
         fingerprint="-".join([state.hexdigest()[:16], *filter(None, [packed.contents])]),
     )
-    return found, {name: part.labelled() for name, part in held_out.items() if part.labels is not None}
+    return found, {name: part.labelled() for name, part in parts.items() if part.labels is not None}
 
 
 def relabelled(packed: Packed, table: Table) -> Packed:
     """Shards with the labels of a table, and its parts. Raises BadInput: they do not fit."""
-    names = packed.table.names
-    parts, words, told = assigned(table, names, Path(packed.table.tars[0]).parent, packed.part.tolist())
+    parts, words, told = assigned(table, packed.names, Path(packed.tars[0]).parent, packed.part.tolist())
     found = members(parts)
     numbers, classes, more = with_labels([*found], [[words[i] for i in rows] for rows in found.values()])
-    label = np.full(len(names), -1)
+    label = np.full(len(words), -1)
     for of_part, rows in zip(numbers, found.values()):
         label[rows] = -1 if of_part is None else of_part
     told_too, part_of = (*packed.told, *told, *more), np.array(parts)
-    return replace(packed, table=replace(packed.table, label=label), part=part_of, classes=classes, told=told_too)
+    return replace(packed, label=label, part=part_of, classes=classes, told=told_too)

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import hashlib
 import io
+import itertools
 import os
 import re
 import tarfile
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from braceexpand import braceexpand
 
 from mec.data.contents import contents_hash, sampled
-from mec.data.dataset import ROLES, TEST, TRAIN
+from mec.data.dataset import ROLES, TEST, TRAIN, Split
 from mec.data.decoding import SUFFIXES, Picture
 from mec.data.fetching import fetch
 from mec.data.images import Images
@@ -36,23 +38,35 @@ MOST_TARS = 100_000  # that a pattern may stand for
 
 
 @dataclass(frozen=True)
-class Table:
-    """Where the images lie: for each its tar, first byte, length in bytes, CRC-32 (or -1), label (or -1) and name."""
+class Packed:
+    """The n images of a folder of shards, or of the tars that a pattern names, and where each of them lies."""
 
+    name: str
+    classes: tuple[str, ...]
     tars: tuple[str, ...]
-    shard: np.ndarray
+    names: tuple[str, ...]
+    part: np.ndarray  # [n] of texts: the part that the image belongs to, "train" or what a held-out one is called
+    shard: np.ndarray  # [n] its tar, as are its first byte, length in bytes, CRC-32 (or -1) and label (or -1)
     offset: np.ndarray
     length: np.ndarray
     crc: np.ndarray
     label: np.ndarray
-    names: tuple[str, ...]
+    checksums: tuple[str, ...]  # of the tars; without an index their names and sizes
+    contents: str = ""  # a hash of what the tars hold, where there are no checksums
+    left_out: Mapping[str, int] = field(default_factory=dict)  # a reason in words -> how many
+    told: tuple[str, ...] = ()
+
+    def split(self, rows: np.ndarray) -> Split:
+        """The images at these rows [m], with labels where any has one."""
+        label = self.label[rows]
+        return Split(Shards(self, rows), label if (label >= 0).any() else None)
 
 
 @dataclass(frozen=True)
 class Shards(Images):
     """Images inside tar files."""
 
-    table: Table
+    table: Packed
     rows: np.ndarray  # [n] of the table
     scale: Scale | None = None
     pixels = None
@@ -95,20 +109,6 @@ class Shards(Images):
         return None
 
 
-@dataclass(frozen=True)
-class Packed:
-    """The contents of a folder of shards, or of the tars that a pattern names."""
-
-    name: str
-    classes: tuple[str, ...]
-    table: Table
-    part: np.ndarray  # [n] of texts: the part that the image belongs to, "train" or what a held-out one is called
-    checksums: tuple[str, ...]  # of the tars; without an index their names and sizes
-    contents: str = ""  # a hash of what the tars hold, where there are no checksums
-    left_out: Mapping[str, int] = field(default_factory=dict)  # a reason in words -> how many
-    told: tuple[str, ...] = ()
-
-
 def is_packed(name: str) -> bool:
     """Whether packed images are named: a folder with an index, a tar, a pattern of tars, or a URL of these."""
     return is_url(name) or (name.endswith(".tar") and not os.path.isdir(name)) or (Path(name) / INDEX).is_file()
@@ -136,19 +136,14 @@ def open_packed(name: str, root: str | Path | None = None) -> Packed:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that a brace pattern stands for.
-
-    >>> expand_braces("a-{08..10}.tar")
-    ['a-08.tar', 'a-09.tar', 'a-10.tar']
-    """
-    found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
-    if found is None:
-        return [pattern]
-    first, last, words = found.groups()
-    if not words and not 0 <= int(last) - int(first) < MOST_TARS:
-        raise BadInput(f"{pattern}: {{{first}..{last}}} counts upwards, over at most {MOST_TARS:,} numbers.")
-    parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
-    return [path for part in parts for path in expand_braces(pattern[: found.start()] + part + pattern[found.end() :])]
+    """The names that a brace pattern stands for. Raises BadInput: too many, or its braces do not match."""
+    try:
+        found = [*itertools.islice(braceexpand(pattern, escape=False), MOST_TARS + 1)]
+    except ValueError as error:
+        raise BadInput(f"{pattern}: {error}; {{00..09}} and {{a,b}} stand for several names.") from error
+    if len(found) > MOST_TARS:
+        raise BadInput(f"{pattern} stands for more than {MOST_TARS:,} names, the most that are read.")
+    return found
 
 
 def read_index(folder: Path) -> Packed:
@@ -163,9 +158,11 @@ def read_index(folder: Path) -> Packed:
             names = tuple(unpack_names(arrays["names"]))
         tars = tuple(str(folder / shard["name"]) for shard in shards)
         part = np.array([str(shard["part"]) for shard in shards])[columns["shard"]]
-        table, checksums = Table(tars, **columns, names=names), tuple(shard["sha256"] for shard in shards)
-        check_table(table, shards, index["classes"])
-        packed = Packed(folder.resolve().name, tuple(index["classes"]), table, part, checksums)
+        checksums = tuple(shard["sha256"] for shard in shards)
+        packed = Packed(
+            folder.resolve().name, tuple(index["classes"]), tars, names, part, **columns, checksums=checksums
+        )
+        check_table(packed, shards, index["classes"])
     except BadInput:
         raise
     except Exception as error:  # JSON, zip and key errors of many kinds
@@ -181,7 +178,7 @@ def read_index(folder: Path) -> Packed:
     return packed
 
 
-def check_table(table: Table, shards: Sequence[Any], classes: Sequence[Any]) -> None:
+def check_table(table: Packed, shards: Sequence[Any], classes: Sequence[Any]) -> None:
     """Raise ValueError where an index contradicts itself, or points out of its folder."""
     if any(os.path.basename(shard["name"]) != shard["name"] for shard in shards):
         raise ValueError("a shard lies outside of the folder")
@@ -274,13 +271,13 @@ def scan_tars(tars: Sequence[str]) -> Packed:
         state.append(f"{os.path.basename(tar)} {os.path.getsize(tar)}")
     if not rows:
         raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(SUFFIXES))}.")
-    columns = np.array(rows, np.int64).T
-    table = Table(tuple(tars), **dict(zip(COLUMNS, columns)), names=tuple(names))
+    columns: dict[str, Any] = dict(zip(COLUMNS, np.array(rows, np.int64).T))
     name = os.path.basename(os.path.dirname(os.path.abspath(tars[0])))
     of_each = np.array(parts if TRAIN in parts else [TRAIN] * len(parts))
     sizes = [os.path.getsize(tar) for tar in tars]
     told += sampled(sizes)
-    return Packed(name, (), table, of_each, tuple(state), contents_hash(tars, sizes), dict(left_out), tuple(told))
+    about: dict[str, Any] = {"contents": contents_hash(tars, sizes), "left_out": dict(left_out), "told": tuple(told)}
+    return Packed(name, (), tuple(tars), tuple(names), of_each, **columns, checksums=tuple(state), **about)
 
 
 def fetch_packed(url: str, folder: Path) -> str:

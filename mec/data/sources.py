@@ -16,7 +16,7 @@ from mec.data.decoding import nothing_in
 from mec.data.folders import first_folder, rows_without, unreadable
 from mec.data.images import Files, Opened
 from mec.data.listing import list_images
-from mec.data.shards import Shards, is_packed, open_packed
+from mec.data.shards import is_packed, open_packed
 from mec.data.tables import Table, fits, located, matched, read_table
 from mec.data.values import Scale
 from mec.errors import BadInput, home, plain
@@ -121,12 +121,11 @@ def _found(images: Any, look: bool) -> Source:
         return Source(Data("", images), names, ("",) * len(names))
     if isinstance(images, (str, Path)) and is_packed(str(images)):
         packed = open_packed(str(images))
-        label = packed.table.label
-        split = Split(Shards(packed.table, np.arange(len(label))), label if (label >= 0).any() else None)
+        split = packed.split(np.arange(len(packed.names)))
         data = Data(packed.name, split, classes=packed.classes, left_out=packed.left_out, told=packed.told)
         kinds, of_each = np.unique(packed.part, return_inverse=True)
         shared = kinds.tolist()  # a text a part, not one an image
-        return Source(data, packed.table.names, tuple(shared[i] for i in of_each))
+        return Source(data, packed.names, tuple(shared[i] for i in of_each))
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         folder = Path(images)
         listed = list_images(folder)
@@ -153,8 +152,8 @@ def _found(images: Any, look: bool) -> Source:
     several = [*several]
     of_paths = all(isinstance(image, (str, Path)) for image in several)
     if not several or not (of_paths or all(isinstance(image, Image.Image) for image in several)):
-        kinds = "a list of paths or of PIL images (not empty), pixels uint8 [n, h, w(, 3)], or a part of a data set"
-        raise BadInput(f"no images: give a folder, {kinds}.")
+        fit = "a list of paths or of PIL images (not empty), pixels uint8 [n, h, w(, 3)], or a part of a data set"
+        raise BadInput(f"no images: give a folder, {fit}.")
     split = Split(Files(tuple(map(str, several))) if of_paths else Opened(tuple(several)))
     names = tuple(split.images.name(i) for i in range(len(split)))
     return Source(Data("", split), names, ("",) * len(names))

@@ -45,7 +45,7 @@ def as_files(folder: Path, suffix: str = ".png") -> Images:
 def as_shards(folder: Path, suffix: str = ".png") -> Images:
     as_files(folder, suffix)
     out = pack(folder, folder.with_name("shards"), shard_size=0.02, quiet=True)
-    table = open_packed(str(out)).table
+    table = open_packed(str(out))
     assert len(table.tars) > 1
     return Shards(table, np.argsort(table.names))  # packing shuffles
 
