@@ -8,6 +8,16 @@ from typing import Any
 # Okabe and Ito's colours, which the colour-blind tell apart; then more of the kind for further classes.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b5a900", "#777777", "#7b3fa0", "#8c510a")
 INK, GRID = "#808080", "#80808040"  # to be read on white and on black alike
+THEME = {  # what all charts look like
+    "attrs": {
+        "Plot": {"background_fill_alpha": 0, "border_fill_alpha": 0, "outline_line_color": GRID},
+        "Title": {"text_color": INK}, "Grid": {"grid_line_color": GRID},
+        "Axis": {**dict.fromkeys(("axis_line_color", "major_tick_line_color", "minor_tick_line_color"), GRID),
+                 **dict.fromkeys(("major_label_text_color", "axis_label_text_color"), INK)},
+        "Legend": {"background_fill_alpha": 0, "border_line_alpha": 0, "label_text_color": INK,
+                   "label_text_font_size": "8pt"},
+    }
+}  # fmt: skip
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 
@@ -19,14 +29,9 @@ Curve = tuple[Sequence[float], Sequence[float]]  # x, y
 
 
 def curves(
-    title: str,
-    lines: Mapping[str, Curve],
-    *,
-    x: str = "step",
-    limits: Mapping[str, Curve] | None = None,
-    mark: tuple[float, str] | None = None,
-    log: bool = False,
-) -> Any:
+    title: str, lines: Mapping[str, Curve], *, x: str = "step", limits: Mapping[str, Curve] | None = None,
+    mark: tuple[float, str] | None = None, log: bool = False,
+) -> Any:  # fmt: skip
     """A chart of named lines; `limits` are drawn thin and dashed, `mark` is a place on x with a word."""
     from bokeh.models import HoverTool
     from bokeh.models.annotations import Label, Span
@@ -34,20 +39,18 @@ def curves(
     chart = _figure(title, x, y_axis_type="log" if log else "linear")
     several = len(lines) > 1 or bool(limits)
     for number, (name, (across, up)) in enumerate(lines.items()):
-        look = {"color": colour(number), "line_dash": DASHES[number // len(COLOURS) % len(DASHES)]}
-        drawn = chart.line(list(across), list(up), line_width=2, name=name, **look, **_legend(several, name))
+        look: dict[str, Any] = {"color": colour(number), "line_dash": DASHES[number // len(COLOURS) % len(DASHES)]}
+        look |= {"legend_label": name} if several else {}
+        drawn = chart.line(list(across), list(up), line_width=2, name=name, **look)
         told = [("", "$name"), (x, "$snap_x"), ("", "$snap_y{0.[000]}")]
         chart.add_tools(HoverTool(renderers=[drawn], tooltips=told))
     for name, (across, up) in (limits or {}).items():
-        chart.line(list(across), list(up), color=INK, line_dash="dashed", **_legend(several, name))
+        chart.line(list(across), list(up), color=INK, line_dash="dashed", legend_label=name)
     if mark is not None:
         chart.add_layout(Span(location=mark[0], dimension="height", line_color="#d55e00", line_dash="dotted"))
         words = Label(x=mark[0], y=6, y_units="screen", text=mark[1], text_color="#d55e00", text_font_size="9pt")
         chart.add_layout(words)
     if several:
-        chart.legend.background_fill_alpha = chart.legend.border_line_alpha = 0
-        chart.legend.label_text_color = INK
-        chart.legend.label_text_font_size = "8pt"
         chart.legend.location = "center_right" if limits and len(lines) == 1 else "bottom_right"
     return chart
 
@@ -79,23 +82,15 @@ def maps(points: Mapping[str, Sequence[Sequence[float]]], columns: Mapping[str, 
     return charts
 
 
-def _legend(several: bool, name: str) -> dict[str, str]:
-    return {"legend_label": name} if several else {}
-
-
 def _figure(title: str, x: str, *, height: int = 230, x_axis: bool = True, **options: Any) -> Any:
     from bokeh.plotting import figure
 
-    chart: Any = figure(
-        title=title, height=height, sizing_mode="stretch_width", toolbar_location=None, tools="",
-        background_fill_alpha=0, border_fill_alpha=0, outline_line_color=GRID, **options,
-    )  # fmt: skip
-    chart.title.text_color = INK
-    for axis in chart.axis:
-        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = GRID
-        axis.major_label_text_color = axis.axis_label_text_color = INK
-        axis.visible = x_axis
-    chart.grid.grid_line_color = GRID if x_axis else None
-    if x_axis:
-        chart.xaxis.axis_label = x
+    look: dict[str, Any] = {
+        "sizing_mode": "stretch_width",
+        "toolbar_location": None,
+        "tools": "",
+        "x_axis_label": x or None,
+    }
+    chart: Any = figure(title=title, height=height, **look, **options)
+    chart.axis.visible = chart.grid.visible = x_axis
     return chart

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mec.pages.charts import THEME
 from mec.runtime.files import write_text
 
 HERE = Path(__file__).parent
@@ -24,8 +25,9 @@ def write_page(path: Path, template: str, charts: Mapping[str, Any], facts: Mapp
     import jinja2
     from bokeh.embed import components
     from bokeh.resources import Resources
+    from bokeh.themes import Theme
 
-    script, found = components(dict(charts), wrap_script=False) if charts else ("", {})
+    script, found = components(dict(charts), wrap_script=False, theme=Theme(json=THEME)) if charts else ("", {})
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw) if charts else ""
     scripts = [text for text in (library, script, (HERE / "page.js").read_text("utf-8")) if text]
     house = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)

@@ -17,8 +17,7 @@ from mec.evaluation.results import RESULTS
 from mec.recipes.fields import fitted
 from mec.recipes.recipe import Recipe
 from mec.reports.options import Comparison
-from mec.reports.standings import PICTURE, table, tell
-from mec.reports.trials import Setup, Trial, finished, folder_of, stored, stored_of, training_keywords
+from mec.reports.trials import PICTURE, Setup, Trial, finished, folder_of, stored, table, tell, training_keywords
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE, current
 from mec.runtime.files import read_json, write_json
@@ -66,18 +65,18 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
             for name in setup.options.method_names
             if rates[name] is not None or not setup.options.rates
         ]
-        drawn = tell(stored_of(wanted, setup.out), setup)
+        told = {trial: done for trial in wanted if (done := stored(trial, setup.out)) is not None}
+        drawn = tell([*told.values()], setup)
         for trial in wanted:
-            if stored(trial, setup.out) is None:
-                run(trial)
-                drawn = tell(stored_of(wanted, setup.out), setup)
+            if trial not in told:
+                told[trial] = run(trial)
+                drawn = tell([*told.values()], setup)
         setup.console.width = max(setup.console.width, 110)  # of the table
-        setup.console.print(table(stored_of(wanted, setup.out), rates, setup))
+        setup.console.print(table([*told.values()], rates, setup))
         setup.console.print(f"Written: {setup.out / RESULTS}" + f", {setup.out / PICTURE}" * drawn, soft_wrap=True)
-        folders = [folder for trial in wanted if (folder := folder_of(trial, setup.out) / METRICS).exists()]
+        folders = [folder for trial in wanted if ((folder := folder_of(trial, setup.out)) / METRICS).exists()]
         if folders:  # one that diverged at its first step has left nothing
-            page = write_report([path.parent for path in folders], setup.out / REPORT)
-            setup.console.print(f"Page: {page}", soft_wrap=True)
+            setup.console.print(f"Page: {write_report(folders, setup.out / REPORT)}", soft_wrap=True)
     return setup.out
 
 

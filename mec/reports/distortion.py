@@ -49,10 +49,7 @@ class Curve:
 
 def studied(recipe: Recipe, data: Data, out: Path, options: DistortionFigure) -> tuple[Curve, Features | None]:
     """Train a run in `out` where that was not done before; what came of it, and its features of training images.
-
-    Raises:
-        BadInput: the folder holds a run with another recipe, seed or data.
-    """
+    Raises BadInput: the folder holds a run with another recipe, seed or data."""
     if (out / SETTINGS).exists():
         stored = read_settings(out)
         if (stored.recipe, stored.seed) != (recipe, options.seed) or not data.fits(stored.data_fingerprint):

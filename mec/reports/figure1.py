@@ -6,9 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 
@@ -16,13 +15,13 @@ from mec.errors import BadInput
 from mec.reports.tables import Row, Table, read
 from mec.runtime.files import as_drawn, atomic, write_json
 
+CONDITIONS = ("preset", "limit", "labels", "stage", "head", "mode", "detections", "motion", "sequences", "epoch")
 LOOKS = ("-", "--", "-.", ":")
 MARKS = "osD^vPX*"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#777777", "#000000")
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """A task: which results count, and what is published of it."""
 
     name: str
@@ -103,11 +102,7 @@ def figure_1(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
 
 def of_runs(runs: Sequence[Path], out: Path) -> list[Path]:
     """Draw it from the results of run folders; returns what was written.
-
-    Raises:
-        FileNotFoundError: a run has no results.
-        BadInput: no run was given.
-    """
+    Raises FileNotFoundError: a run has no results. BadInput: no run was given."""
     if not runs:
         raise BadInput("no run was given: name at least one run folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +146,8 @@ def compared(axis: Axis, results: Sequence[Mapping[str, Any]]) -> dict[str, Mapp
 
 def condition_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same for two results to be compared."""
-    telling = ("preset", "limit", "labels", "stage", "head", "mode", "detections", "motion", "sequences", "epoch")
-    of = {key: result["settings"][key] for key in telling if key in result["settings"]}
-    return {"protocol": result["protocol"], "data": result["data"], "split": result.get("split"), **of}
+    of = {key: result["settings"][key] for key in CONDITIONS if key in result["settings"]}
+    return {"protocol": result["protocol"], "data": result.get("data"), "split": result.get("split"), **of}
 
 
 def key_of(result: Mapping[str, Any]) -> str:

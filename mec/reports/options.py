@@ -83,10 +83,7 @@ class Comparison:
         return [] if self.lrs is None else flags.reals(self.lrs, "--lrs")
 
     def check(self) -> None:
-        """
-        Raises:
-            BadInput: methods that are unknown or named twice, two budgets or none.
-        """
+        """Raises BadInput: methods that are unknown or named twice, two budgets or none."""
         given = self.method_names
         if len(frozenset(given)) < len(given):
             raise BadInput(f"--methods is {','.join(given)}: different ones of {', '.join(METHODS)}.")
@@ -189,10 +186,7 @@ class Suite:
         return [] if self.only is None else flags.names(self.only, "--only")
 
     def check(self) -> None:
-        """
-        Raises:
-            BadInput: --only names something else than a part.
-        """
+        """Raises BadInput: --only names something else than a part."""
         for name in self.chosen:
             if name not in SUITE:
                 raise BadInput(f"--only has {name!r}. {nearest(name, SUITE)}")

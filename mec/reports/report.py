@@ -45,11 +45,7 @@ def report(runs: str | Path | Sequence[str | Path], options: Reporting) -> Path:
 
 def runs_in(folder: Path) -> list[Path]:
     """The run folder itself; of a comparison its runs.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        BadInput: neither of them.
-    """
+    Raises FileNotFoundError: no such folder. BadInput: neither of them."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run folder.")
     if (folder / SETTINGS).exists():

@@ -104,7 +104,7 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     out = Path(options.out)
     pace = {run: seconds_an_image(subject) for run, subject in subjects.items()}
     console.print(plan_table(parts, subjects, pace, out))
-    if not any(not part.lacking for part in parts):
+    if all(part.lacking for part in parts):
         raise BadInput("there are no data for any part: name some by --data or --data-root.")
     if options.dry_run:
         return out
@@ -241,10 +241,6 @@ def tracked(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator
 # --- in words -----------------------------------------------------------------------------------------------------
 
 
-def seconds_of(part: Part, subject: Subject, an_image: float) -> float:
-    return an_image * (part.work + part.pixels / (subject.info.image_size or 224) ** 2)
-
-
 def seconds_an_image(subject: Subject) -> float:
     """Of a forward pass, from a short timing."""
     side = subject.info.image_size or 224
@@ -268,13 +264,13 @@ def plan_table(parts: Sequence[Part], subjects: Mapping[str, Subject], pace: Map
     total = 0.0
     for part in parts:
         left = [run for run, subject in subjects.items() if key_of(part, subject) not in done]
-        seconds = 0.0 if part.lacking else sum(seconds_of(part, subjects[run], pace[run]) for run in left)
+        images = {run: part.work + part.pixels / (subjects[run].info.image_size or 224) ** 2 for run in left}
+        seconds = 0.0 if part.lacking else sum(pace[run] * number for run, number in images.items())
         total += seconds
         words = f"no data: {part.lacking}" if part.lacking else "done" if not left else ""
         table.add_row(part.name, duration(seconds) if seconds else "", words)
-    table.caption = (
-        f"about {duration(total)} in all, from a short timing; this machine has {memory_bytes() / 2**30:.0f} GiB"
-    )
+    memory = f"{memory_bytes() / 2**30:.0f} GiB"
+    table.caption = f"about {duration(total)} in all, from a short timing; this machine has {memory}"
     return table
 
 
@@ -292,11 +288,7 @@ def outcomes(parts: Sequence[Part], subjects: Mapping[str, Subject], out: Path) 
 
 def suite_table(folders: Sequence[Path]) -> Figures:
     """A row a part, a column an encoder: its main figure; and why figures are missing.
-
-    Raises:
-        FileNotFoundError: no suite has ended there.
-        BadInput: its table is damaged.
-    """
+    Raises FileNotFoundError: no suite has ended there. BadInput: its table is damaged."""
     told: list[Outcome] = []
     for path in (folder / TABLE for folder in folders or [Path(Suite.out)]):
         if not path.exists():

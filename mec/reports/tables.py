@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 
@@ -27,19 +26,14 @@ TRANSFER = {
     "voc2007": "VOC07", "dtd": "DTD", "pets": "Pets", "caltech101": "Caltech", "flowers102": "Flowers",
 }  # fmt: skip
 
+PROBES = {"preset": "", "epoch": " epoch"}
 LARGE, CROPS = " (large projector)", " (multi-crop)"
 
 TABLE_7: tuple[tuple[str, int, float], ...] = (  # method, epochs, top-1
-    ("SimSiam", 800, 71.3),
-    ("Barlow Twins" + LARGE, 1000, 73.2),
-    ("VICReg" + LARGE, 1000, 73.2),
-    ("BYOL", 1000, 74.3),
-    ("DINO" + CROPS, 800, 75.3),
-    ("UniGrad" + LARGE + CROPS, 800, 75.5),
-    ("MEC", 800, 74.5),
-    ("MEC" + LARGE, 800, 75.1),
-    ("MEC" + CROPS, 800, 75.5),
-)
+    ("SimSiam", 800, 71.3), ("Barlow Twins" + LARGE, 1000, 73.2), ("VICReg" + LARGE, 1000, 73.2), ("BYOL", 1000, 74.3),
+    ("DINO" + CROPS, 800, 75.3), ("UniGrad" + LARGE + CROPS, 800, 75.5), ("MEC", 800, 74.5),
+    ("MEC" + LARGE, 800, 75.1), ("MEC" + CROPS, 800, 75.5),
+)  # fmt: skip
 
 TABLE_8: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
     "linear": (
@@ -58,8 +52,7 @@ TABLE_8: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line: a name, words that are no figures, and figures (None: missing)."""
 
     name: str
@@ -68,8 +61,7 @@ class Row:
     ours: bool = False
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A heading, the names of the columns, and by title blocks of rows that are compared with each other."""
 
     title: str
@@ -81,8 +73,7 @@ class Table:
     by_row: bool = False  # the best figures are those of a row
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """The results of one encoder, of one checkpoint, of one run folder."""
 
     name: str
@@ -98,8 +89,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
 
     Lines that are no results are passed over, and a warning names them.
 
-    Raises:
-        FileNotFoundError: a run has no results.jsonl.
+    Raises FileNotFoundError: a run has no results.jsonl.
     """
     found: list[Measured] = []
     for run in runs:
@@ -111,8 +101,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
             settings_of = result.get("settings")
             result["settings"] = settings_of if isinstance(settings_of, dict) else {}
             by_encoder.setdefault((result["encoder"], str(result.get("checkpoint", ""))), []).append(result)
-        settings = path.parent / SETTINGS
-        epochs = epochs_of(settings) if settings.exists() else None
+        epochs = epochs_of(path.parent / SETTINGS)
         several = Counter(encoder for encoder, _ in by_encoder)
         for (encoder, checkpoint), results in by_encoder.items():
             trained = encoder not in ("untrained", "start", "pixels") and not encoder.startswith("random:")
@@ -123,7 +112,7 @@ def read(runs: Sequence[Path]) -> list[Measured]:
 
 def epochs_of(settings: Path) -> int | None:
     """What a run's settings.json says of its length: a time budget may have cut the recipe's epochs."""
-    stored = read_json(settings)
+    stored = read_json(settings) if settings.exists() else None
     steps, each = (stored.get(key) if isinstance(stored, dict) else None for key in ("steps", "steps_per_epoch"))
     if not isinstance(steps, int) or not isinstance(each, int) or not 0 < each < 2**53 > abs(steps):
         return None
@@ -154,8 +143,7 @@ def table_7(runs: Sequence[Path]) -> Table:
 def probe_of(result: dict[str, Any]) -> str:
     """In words: the probe's preset, and whether its best or its last epoch is meant."""
     settings = result["settings"]
-    forms = {"preset": "{}", "epoch": "{} epoch"}
-    return ", ".join(form.format(settings[key]) for key, form in forms.items() if key in settings) or MISSING
+    return ", ".join(str(settings[key]) + word for key, word in PROBES.items() if key in settings) or MISSING
 
 
 def table_8(runs: Sequence[Path]) -> Table:

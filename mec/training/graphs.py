@@ -22,8 +22,8 @@ def captured(
 
     What it returns is written over by the next call.
 
-    Raises:
-        RuntimeError: the network does what cannot be captured: it waits for the GPU, or is not the same each time.
+    Raises RuntimeError: the network does what cannot be captured: it waits for the GPU, or is not the same each
+    time.
     """
     with contextlib.suppress(AttributeError):  # torch < 2.10: it does not warn of the graphs' own stream
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)

@@ -110,11 +110,7 @@ def spectral_norm(online: Tensor, target: Tensor, iterations: int = 8) -> float:
 
 def health(run: str | Path) -> Verdict:
     """How the run in a folder trained, from its metrics.jsonl, in plain words.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        BadInput: it is not the folder of a run.
-    """
+    Raises FileNotFoundError: no such folder. BadInput: it is not the folder of a run."""
     folder = Path(run)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such run folder.")

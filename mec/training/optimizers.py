@@ -11,12 +11,9 @@ from mec.recipes.recipe import Optimizer
 
 
 def build_optimizer(
-    recipe: Optimizer,
-    parameters: Iterable[nn.Parameter],
-    predictor: Iterable[nn.Parameter] = (),
-    old: Iterable[nn.Parameter] = (),
-    old_rate: float = 1.0,
-) -> torch.optim.Optimizer:
+    recipe: Optimizer, parameters: Iterable[nn.Parameter], predictor: Iterable[nn.Parameter] = (), old:
+    Iterable[nn.Parameter] = (), old_rate: float = 1.0,
+) -> torch.optim.Optimizer:  # fmt: skip
     """SGD, LARS or AdamW over two groups: matrices and kernels, and 1-d parameters (biases, norms).
 
     With `predictor_lr_constant` the parameters of `predictor` are two more groups, and so are those of `old`, whose

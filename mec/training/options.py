@@ -112,10 +112,7 @@ class Options:
         object.__setattr__(self, "set", flat(self.set))
 
     def check(self) -> None:
-        """
-        Raises:
-            BadInput: two of a number of steps and a time budget; what goes with given weights, and none.
-        """
+        """Raises BadInput: two of a number of steps and a time budget; what goes with given weights, and none."""
         for flag in ("freeze", "init_lr"):
             if getattr(self, flag) is not None and self.init is None and not self.resume:
                 raise BadInput(f"--{flag.replace('_', '-')} is {getattr(self, flag)}: it goes with --init RUN.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bokeh.palettes import interp_palette
 from scipy.stats import rankdata
 
 from mec.data.decoding import open_image
@@ -30,6 +31,7 @@ NEIGHBOURS = 12  # images whose neighbours are shown
 MOST_CELLS = 20  # classes of a confusion matrix that is shown whole
 MOST_NAMED = 60  # classes in a legend
 MOST_PICTURES, PICTURE = 12, 720  # of detections, masks and tracks; px of the longer side
+SHADES = interp_palette(("#56b4e9", "#d55e00"), 256)
 TITLES = {BEFORE: "before training", AFTER: "after training"}
 CURVES: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {  # title, lines and limits by the names of figures
     "loss": ("Loss, and the least that it can be", {"loss": "loss"}, {"bound": "loss_bound"}),
@@ -73,11 +75,7 @@ class Told:
 
 def read_run(folder: Path) -> Told:
     """What a run's folder holds.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        BadInput: not that of a run, or a damaged file in it.
-    """
+    Raises FileNotFoundError: no such folder. BadInput: not that of a run, or a damaged file in it."""
     verdict = health(folder)
     kept = folder / RESULTS
     results = read_records(kept, protocol=str, metric=str, value=float) if kept.exists() else []
@@ -86,11 +84,7 @@ def read_run(folder: Path) -> Told:
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write the page of one run or several; returns where.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        BadInput: not that of a run, or a damaged file in it.
-    """
+    Raises FileNotFoundError: no such folder. BadInput: not that of a run, or a damaged file in it."""
     runs = [read_run(Path(folder)) for folder in folders]
     drawn: dict[str, Any] = {}
     sections = []
@@ -115,20 +109,11 @@ def section(run: Told, key: str, most: int) -> dict[str, Any]:
     shown = None if run.shown is None else fewer(run.shown, most)
     drawn = {f"{key}-{name}": chart for name, chart in learning(run).items()}
     found: dict[str, Any] = {
-        "key": key,
-        "name": run.name,
-        "method": run.method,
-        "headline": list(headline(run)),
-        "verdict": run.verdict,
-        "curves": list(drawn),
-        "closing": closing(run.own, run.method),
-        "confusions": list(confusions(run.folder)),
-        "pictures": list(pictures(run.folder)),
-        "results": [result_row(r) for r in run.results],
-        "settings": facts_of(run.settings),
-        "command": command_of(run.settings, run.folder),
-        "map": None,
-    }
+        "key": key, "name": run.name, "method": run.method, "headline": list(headline(run)), "verdict": run.verdict,
+        "curves": list(drawn), "closing": closing(run.own, run.method), "confusions": list(confusions(run.folder)),
+        "pictures": list(pictures(run.folder)), "results": [result_row(r) for r in run.results],
+        "settings": facts_of(run.settings), "command": command_of(run.settings, run.folder), "map": None,
+    }  # fmt: skip
     if shown is not None:
         found |= mapped(shown, key)
         titles = {TITLES[name]: places for name, places in shown.points.items()}
@@ -145,14 +130,13 @@ def section(run: Told, key: str, most: int) -> dict[str, Any]:
 def headline(run: Told) -> Iterator[str]:
     """What was trained on what, and how well, in sentences."""
     settings = run.settings
-    steps = steps_of(settings)
     done = run.metrics[-1]["step"] if run.metrics else 0
     epochs = done / max(1, settings.steps_per_epoch)
     labels = "with their labels" if method_named(run.method).labels else "without labels"
     yield (
         f"A {settings.recipe.network.backbone} was trained by {run.method} on {settings.images:,} images of "
         f"{settings.data}, {labels}: {done:,} steps of {settings.recipe.batch_size} images, {epochs:.3g} passes"
-        + ("." if done >= steps else f", of {steps:,} steps that were planned.")
+        + ("." if done >= settings.total else f", of {settings.total:,} steps that were planned.")
     )
     best = {(r["protocol"], str(r.get("encoder"))): r for r in run.own if column_of(r) in ("k-NN (20)", "linear probe")}
     for protocol, words in (("knn", "By its 20 nearest neighbours"), ("linear-fast", "By a linear classifier")):
@@ -169,16 +153,12 @@ def headline(run: Told) -> Iterator[str]:
     yield from settings.told
 
 
-def steps_of(settings: RunSettings) -> int:
-    return settings.corrections[-1].steps if settings.corrections else settings.steps
-
-
 def command_of(settings: RunSettings, folder: Path) -> str:
     """The command that trains this run again."""
     words = ["mec", "pretrain", str(settings.asked.get("data") or "DATA"), "--out", str(folder)]
     asked = {name: value for name, value in settings.asked.items() if name not in ("data", "out", "time_budget")}
-    if steps_of(settings) != settings.recipe.epochs * settings.steps_per_epoch:
-        asked |= {"epochs": None, "steps": steps_of(settings)}
+    if settings.total != settings.recipe.epochs * settings.steps_per_epoch:
+        asked |= {"epochs": None, "steps": settings.total}
     for name, value in asked.items():
         if value in (None, (), [], ""):
             continue
@@ -317,17 +297,14 @@ def fewer(shown: Shown, most: int) -> Shown:
         return shown
     kept = [i * n // most for i in range(most)]
     place = {old: new for new, old in enumerate(kept)}
-
-    def part(values: Sequence[Any]) -> list[Any]:
-        return [values[i] for i in kept]
-
-    changed: dict[str, Any] = {key: part(getattr(shown, key)) for key in ("names", "thumbnails", "labels", "clusters")}
-    for key in ("points", "cosine"):
-        changed[key] = {name: part(rows) for name, rows in getattr(shown, key).items()}
-    changed["near"] = {
-        name: [[place[j] for j in row if j in place] for row in part(rows)] for name, rows in shown.near.items()
-    }
-    return replace(shown, **changed)
+    rows: dict[str, Any] = {}
+    for key in ("names", "thumbnails", "labels", "clusters"):
+        rows[key] = [getattr(shown, key)[i] for i in kept]
+    for key in ("points", "cosine", "near"):
+        rows[key] = {name: [values[i] for i in kept] for name, values in getattr(shown, key).items()}
+    for name, near in rows["near"].items():
+        rows["near"][name] = [[place[j] for j in row if j in place] for row in near]
+    return replace(shown, **rows)
 
 
 def label_of(shown: Shown, index: int) -> str:
@@ -354,8 +331,7 @@ def columns(shown: Shown) -> dict[str, list[Any]]:
 
 def ramp(share: float) -> str:
     """From blue (0) to orange (1)."""
-    low, high = (0x56, 0xB4, 0xE9), (0xD5, 0x5E, 0x00)
-    return "#" + "".join(f"{round(a + (b - a) * share**3):02x}" for a, b in zip(low, high))
+    return SHADES[round((len(SHADES) - 1) * share**3)]
 
 
 def mapped(shown: Shown, key: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from mec.training.plan import build_objective, planned
 from mec.training.report import HEALTH, diverged, finish_run
 from mec.training.run import Run, RunSettings, check_images, resumable, resume_command
 from mec.training.runlog import SKIPPED, Watch, listed
-from mec.training.start import Start, freeze, given_start, stored_start, take
+from mec.training.start import Start, freeze, start_from, take
 from mec.training.timing import steps_within
 from mec.training.trainer import Trainer, parameters_of
 from mec.version import __version__
@@ -73,7 +73,7 @@ def pretrain(data: Source, options: Options) -> Path:
         if options.resume and stored is None:
             console.print(f"{out}: no run to resume there; a new one starts")
         options = options.resuming(stored.asked if stored else {})
-        given = None if options.init is None else stored_start(out) if stored else given_start(options.init)
+        given = None if options.init is None else start_from(options.init, out if stored else None)
         images = opened(data, options, ranks)
         if stored is None:
             recipe, why = planned(name, images, options, fabric.device.type, given)
@@ -163,15 +163,9 @@ def as_data(data: Any, options: Options) -> Data | None:
 
 
 def make_trainer(
-    data: Any,
-    images: Data | None,
-    recipe: Recipe,
-    name: str,
-    options: Options,
-    fabric: Any,
-    ranks: Ranks,
+    data: Any, images: Data | None, recipe: Recipe, name: str, options: Options, fabric: Any, ranks: Ranks,
     start: Start | None = None,
-) -> tuple[Trainer, EncoderInfo]:
+) -> tuple[Trainer, EncoderInfo]:  # fmt: skip
     """Batches, network, objective and optimizer of a recipe, before the first step."""
     seed = options.seed or 0
     batches = make_batches(data, images, recipe, options, fabric.device, ranks)
@@ -208,13 +202,9 @@ def make_batches(
 
 
 def build_network(
-    recipe: Recipe,
-    encoder: nn.Module | None,
-    batches: Batches,
-    images: Data | None,
-    recipe_name: str,
+    recipe: Recipe, encoder: nn.Module | None, batches: Batches, images: Data | None, recipe_name: str,
     start: Start | None = None,
-) -> tuple[Siamese, EncoderInfo]:
+) -> tuple[Siamese, EncoderInfo]:  # fmt: skip
     """The network around the recipe's backbone, with given weights where there are any, or the caller's own encoder;
     and what is stored with its weights."""
     view = max(recipe.views, key=lambda v: v.size)
@@ -230,20 +220,12 @@ def build_network(
     example = torch.zeros(2, 3, size, size) if isinstance(batches, ViewBatches) else batches.first()
     features = feature_size(encoder, example.to(next(encoder.parameters()).device))
     info = EncoderInfo(
-        backbone="custom" if own else recipe.network.backbone,
-        feature_size=features,
-        image_size=size,
-        small_stem=bool(size < SMALL_STEM_BELOW if small is None else small),
-        interpolation=view.interpolation,
-        mean=view.mean,
-        std=view.std,
-        method=recipe.method,
-        recipe=recipe_name,
-        data=images.name if images else "views",
-        data_fingerprint=images.fingerprint if images else "",
+        backbone="custom" if own else recipe.network.backbone, feature_size=features, image_size=size,
+        small_stem=bool(size < SMALL_STEM_BELOW if small is None else small), interpolation=view.interpolation,
+        mean=view.mean, std=view.std, method=recipe.method, recipe=recipe_name, data=images.name if images else "views",
+        data_fingerprint=images.fingerprint if images else "", steps=0,
         value_range=(images.scale.low, images.scale.high) if images and images.scale else (),
-        steps=0,
-    )
+    )  # fmt: skip
     heads = recipe.network
     if method_named(recipe.method).labels:
         if images is None or images.train.labels is None:
@@ -263,20 +245,11 @@ def facts(name: str, data: Any, images: Data | None, options: Options, trainer: 
             why.append(f"{steps} steps are {words}")
     where = {"data": str(data) if isinstance(data, (str, Path)) else None}
     return RunSettings(
-        recipe_name=name,
-        recipe=trainer.recipe,
-        data=images.name if images else "views",
-        data_fingerprint=images.fingerprint if images else "",
-        images=len(images.train) if images else 0,
-        **about(images),
-        seed=trainer.seed,
-        steps=steps,
-        steps_per_epoch=trainer.batches.steps_per_epoch,
-        why=why,
-        asked={**where, **options.asked, "seed": trainer.seed},
-        version=__version__,
-        minutes=options.time_budget,
-    )
+        recipe_name=name, recipe=trainer.recipe, data=images.name if images else "views",
+        data_fingerprint=images.fingerprint if images else "", images=len(images.train) if images else 0,
+        **about(images), seed=trainer.seed, steps=steps, steps_per_epoch=trainer.batches.steps_per_epoch, why=why,
+        asked={**where, **options.asked, "seed": trainer.seed}, version=__version__, minutes=options.time_budget,
+    )  # fmt: skip
 
 
 def about(images: Data | None) -> dict[str, Any]:

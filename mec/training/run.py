@@ -47,6 +47,11 @@ class RunSettings:
     minutes: float | None = None  # to train, where that decides the steps
     corrections: Sequence[Correction] = ()  # of the steps planned, in their order
 
+    @property
+    def total(self) -> int:
+        """Steps in all; after corrections of a time budget fewer than planned."""
+        return self.corrections[-1].steps if self.corrections else self.steps
+
 
 @dataclass(frozen=True)
 class Run:
@@ -62,9 +67,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """In all; after corrections of a time budget fewer than planned."""
-        corrections = self.settings.corrections
-        return corrections[-1].steps if corrections else self.settings.steps
+        return self.settings.total
 
 
 def read_settings(out: Path) -> RunSettings:
@@ -76,10 +79,7 @@ def read_settings(out: Path) -> RunSettings:
 
 def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
     """The settings of the run to resume; None if the folder is empty.
-
-    Raises:
-        BadInput: something else than epochs and the data's place is asked for than the run was started with.
-    """
+    Raises BadInput: something else than epochs and the data's place is asked for than the run was started with."""
     if not out.exists() or is_empty(out):
         return None
     stored = read_settings(out)
@@ -89,7 +89,6 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 
 
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
-    """The images are those that the run was started on."""
     # Of another number: one cannot be read now, or can be again.
     if images is not None and not (images.fits(stored.data_fingerprint) and len(images.train) == stored.images):
         raise BadInput(

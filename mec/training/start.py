@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mec.errors import BadInput
 from mec.evaluation.subject import PIXELS, resolve
-from mec.networks.encoder_file import EncoderInfo, read_info
+from mec.networks.encoder_file import EncoderInfo
 from mec.networks.foreign import with_own_positions
 from mec.networks.siamese import Siamese
 from mec.recipes.recipe import Recipe
@@ -29,20 +29,18 @@ class Start:
     told: list[str] = field(default_factory=list)
 
 
-def given_start(init: str | Path) -> Start:
-    """The weights that RUN names. Raises BadInput: of no backbone that is built by name; else as `resolve`."""
-    subject = resolve(str(init), device="cpu")
+def start_from(init: str | Path, resumed: Path | None) -> Start:
+    """The weights that RUN names; or what the run in the folder that is resumed started from.
+
+    Raises BadInput: of no backbone that is built by name, or gone; else as `resolve`.
+    """
+    kept = None if resumed is None else resumed / START
+    if kept and not kept.exists():
+        raise BadInput(f"{kept} is gone: the weights that this run started from. Put it back to resume.")
+    subject = resolve(str(kept or init), device="cpu")
     if subject.info.backbone in ("custom", PIXELS):
         raise BadInput(f"--init is {init}: of no backbone with a name, so it cannot be built again to be trained.")
     return Start(str(init), subject.info, subject.encoder.state_dict(), [*subject.told])
-
-
-def stored_start(out: Path) -> Start:
-    """What a run that is resumed started from."""
-    if not (out / START).exists():
-        raise BadInput(f"{out / START} is gone: the weights that this run started from. Put it back to resume.")
-    subject = resolve(str(out / START), device="cpu")
-    return Start("", read_info(out / START), subject.encoder.state_dict())
 
 
 def starting(recipe: Recipe, start: Start) -> Recipe:
@@ -58,12 +56,7 @@ def take(encoder: nn.Module, start: Start) -> list[str]:
     taken: dict[str, Tensor] = {}
     for name, tensor in own.items():
         found = given.get(name)
-        if (
-            found is not None
-            and found.shape != tensor.shape
-            and found.ndim == 4
-            and found.shape[:2] == tensor.shape[:2]
-        ):
+        if found is not None and found.ndim == 4 and found.shape[:2] == tensor.shape[:2]:
             found = with_kernel(found, tensor.shape[-2:])
         if found is None or found.shape != tensor.shape:
             left.append(name)

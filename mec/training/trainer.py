@@ -48,18 +48,10 @@ class Trainer:
     """The parts of a run that change as it goes, and the loop over its steps."""
 
     def __init__(
-        self,
-        fabric: Any,
-        ranks: Ranks,
-        recipe: Recipe,
-        network: Siamese,
-        objective: Callable[..., Tensor],
-        settings: Mapping[str, Any],
-        optimizer: torch.optim.Optimizer,
-        batches: ViewBatches | IterableBatches,
-        seed: int,
-        graphs: bool = False,
-    ):
+        self, fabric: Any, ranks: Ranks, recipe: Recipe, network: Siamese, objective: Callable[..., Tensor],
+        settings: Mapping[str, Any], optimizer: torch.optim.Optimizer, batches: ViewBatches | IterableBatches,
+        seed: int, graphs: bool = False,
+    ):  # fmt: skip
         self.fabric, self.ranks, self.recipe, self.batches, self.seed = fabric, ranks, recipe, batches, seed
         self.network, self.objective, self.settings = network, objective, settings
         kept = network.target_encoder if method_named(recipe.method).keeps == "target" else None

@@ -144,17 +144,9 @@ def _colour_each(images, out, unit, scale, offset, linear, centres, hue_at, grey
 
 
 def colour(
-    images: np.ndarray,
-    jitter: Jitter,
-    *,
-    grey: np.ndarray,
-    taps: np.ndarray,
-    reach: np.ndarray,
-    solarize: np.ndarray,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    threads: int,
-) -> np.ndarray:
+    images: np.ndarray, jitter: Jitter, *, grey: np.ndarray, taps: np.ndarray, reach: np.ndarray, solarize: np.ndarray,
+    mean: tuple[float, ...], std: tuple[float, ...], threads: int,
+) -> np.ndarray:  # fmt: skip
     """Images [n, 3, h, w] (contiguous; uint8, or float32 in [0, 1]) -> others, float32, normalised by mean and std.
 
     After the jitter come grey ([n] bool), blur (taps [n, 1 + r]: its middle and one side; reach [n] px, 0 for none) and

@@ -210,16 +210,10 @@ def colour_on_cpu(images: Tensor, draw: Draw) -> Tensor:
     low, high = view.blur_sigma
     taps, reach = blur_taps(low + (high - low) * draw["sigma"], high, *images.shape[2:])
     made = augment_cpu.colour(
-        images.contiguous().numpy(),
-        draw.jitter(),
-        grey=draw.is_chosen("grey"),
-        taps=taps,
-        reach=np.where(draw.is_chosen("blur"), reach, 0),
-        solarize=draw.is_chosen("solarize"),
-        mean=view.mean,
-        std=view.std,
-        threads=torch.get_num_threads(),
-    )
+        images.contiguous().numpy(), draw.jitter(), grey=draw.is_chosen("grey"), taps=taps,
+        reach=np.where(draw.is_chosen("blur"), reach, 0), solarize=draw.is_chosen("solarize"), mean=view.mean,
+        std=view.std, threads=torch.get_num_threads(),
+    )  # fmt: skip
     return torch.from_numpy(made)
 
 

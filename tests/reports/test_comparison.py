@@ -13,7 +13,7 @@ from mec.bench.step import StepTiming
 from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.reports import comparison, standings
+from mec.reports import comparison
 from mec.reports import trials as running
 from mec.reports.comparison import compare
 from mec.reports.options import Comparison
@@ -158,7 +158,7 @@ def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch, capsy
 def test_figures_that_a_run_lacks_are_left_out_of_the_table():
     """Of more than 100 classes no linear probe is fitted at the end of a run."""
     trial = Trial("mec-joint", None, 0, sweep=False, accuracy={"knn": 40.0}, steps=1, peak_memory=1.0)
-    found = standings.summary([trial], "mec-joint")
+    found = running.summary([trial], "mec-joint")
     assert found["knn"] == (40.0, None, 1)
     assert "linear-fast" not in found
 
