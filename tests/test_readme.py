@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +109,32 @@ def test_the_site_has_every_page_once_and_asks_nobody():
 def test_forms_and_workflows_are_yaml_without_a_registry(file):
     assert yaml.safe_load(file.read_text(encoding="utf-8"))
     assert "://" not in file.read_text(encoding="utf-8")
+
+
+BROWSERS = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+
+
+@pytest.mark.slow
+def test_the_site_opened_as_a_file_finds_a_word_and_asks_nobody(tmp_path):
+    pytest.importorskip("mkdocs")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not BROWSERS:
+        pytest.skip("no chromium on this machine")
+    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "batch_size" in (tmp_path / "site/api.html").read_text(encoding="utf-8")
+    asked, wrong = [], []
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSERS[0], args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto((tmp_path / "site/index.html").as_uri())
+        page.click(".md-search__input")
+        page.keyboard.type("distortion")
+        page.wait_for_selector(".md-search-result__item")
+        browser.close()
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert wrong == []

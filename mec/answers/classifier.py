@@ -11,7 +11,8 @@ import numpy as np
 import safetensors.numpy
 
 from mec.answers.choosing import unit
-from mec.answers.classifying import Fitted, likeness
+from mec.answers.classifying import Fitted
+from mec.answers.neighbours import nearest
 from mec.errors import MALFORMED, BadInput
 from mec.evaluation.evaluate import features
 from mec.evaluation.subject import Subject
@@ -46,7 +47,7 @@ class Classifier:
 
     def flags(self, unit: np.ndarray, confidence: np.ndarray) -> list[str]:
         """ "unlike", "unsure", both or neither of unit rows [n, e]."""
-        unlike = likeness(unit, self.seen) < self.unlike
+        unlike = nearest(self.seen, unit, 1)[0][:, 0] < self.unlike
         unsure = confidence < self.fitted.unsure
         return [" ".join(["unlike"] * bool(a) + ["unsure"] * bool(b)) for a, b in zip(unlike, unsure)]
 

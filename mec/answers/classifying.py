@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mec.answers.neighbours import others
 from mec.errors import BadInput
 
 FOLDS, REPEATS = 5, 4
@@ -79,12 +80,9 @@ class Spread:
         import scipy.sparse as sparse
 
         self.x, self.classes, n = x, classes, len(x)
-        likeness = x @ x.T
-        np.fill_diagonal(likeness, -np.inf)
-        k = min(NEIGHBOURS, n - 1)
-        at = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-        near = np.take_along_axis(likeness, at, 1).clip(min=0) ** 3
-        graph = sparse.csr_matrix((near.ravel(), (np.repeat(np.arange(n), k), at.ravel())), (n, n))
+        cosines, at = others(x, min(NEIGHBOURS, n - 1))
+        near = cosines.astype(np.float64).clip(min=0) ** 3
+        graph = sparse.csr_matrix((near.ravel(), (np.repeat(np.arange(n), near.shape[1]), at.ravel())), (n, n))
         graph = graph.maximum(graph.T)
         scale = sparse.diags(1 / np.sqrt(np.asarray(graph.sum(1)).ravel() + 1e-12))
         self.graph = scale @ graph @ scale
@@ -202,15 +200,3 @@ def calibration_interval(confidence: np.ndarray, right: np.ndarray, draws: int =
         found.append(calibration_error(confidence[:, images].ravel(), right[:, images].ravel()))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
-
-
-def likeness(x: np.ndarray, seen: np.ndarray, *, among: bool = False) -> np.ndarray:
-    """[n] the largest cosine of each unit row with labelled ones [m, e]; among: of these themselves with the others."""
-    found = np.empty(len(x))
-    for start in range(0, len(x), 4096):
-        part = x[start : start + 4096] @ seen.T
-        if among:
-            rows = np.arange(len(part))
-            part[rows, start + rows] = -1
-        found[start : start + 4096] = part.max(1)
-    return found

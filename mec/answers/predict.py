@@ -10,7 +10,8 @@ import numpy as np
 
 from mec.answers.choosing import choose
 from mec.answers.classifier import Classifier, save_classifier
-from mec.answers.classifying import REPEATS, UNLIKE, Fitted, calibration_error, calibration_interval, fit, likeness
+from mec.answers.classifying import REPEATS, UNLIKE, Fitted, calibration_error, calibration_interval, fit
+from mec.answers.neighbours import others
 from mec.answers.options import Predicting, Selecting
 from mec.answers.pool import gather, reserved, write_csv
 from mec.errors import BadInput
@@ -81,7 +82,7 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
         figures = quality(fitted, y[known])
         for result in figures:
             say(result.line())
-        unlike = float(np.quantile(likeness(x[known], x[known], among=True), UNLIKE))
+        unlike = float(np.quantile(others(x[known], 1)[0], UNLIKE))
         classifier = Classifier(fitted, pool.classes, x[known], unlike)
         chance = fitted.probabilities(x)
         order = np.argsort(-chance, axis=1, kind="stable")[:, :3]

@@ -124,9 +124,8 @@ class ViewBatches:
 
     def on_device(self, pixels: Tensor) -> Tensor:
         """The pixels of all images: on the GPU where they take a small part of its memory, else where they are."""
-        if self.device.type != "cuda":
-            return pixels
-        room = torch.cuda.get_device_properties(self.device).total_memory
+        on_gpu = self.device.type == "cuda"
+        room = torch.cuda.get_device_properties(self.device).total_memory if on_gpu else 0
         return pixels.to(self.device) if pixels.nbytes < MOST_OF_GPU * room else pixels
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
@@ -154,26 +153,19 @@ class Crops(torch.utils.data.Dataset):
         shown = indices.copy()
         with quiet():
             for row, index in enumerate(indices.tolist()):
-                found = self._crops(index, [draw.take(np.array([row])) for draw in draws], skipped)
-                if found is None:
+                # Of the image, or of the next one that can be read: the same on every machine and after resuming.
+                for other in range(index, index + min(IN_A_ROW, len(self.images))):
+                    shown[row] = other % len(self.images)
+                    try:
+                        made = crops_of(self.images.open(shown[row]), [draw.take(np.array([row])) for draw in draws])
+                        break
+                    except Exception as error:  # Pillow's decoders raise almost anything on broken files
+                        skipped.append(Skipped(self.images.name(shown[row]), reason(error)))
+                else:
                     return key, [], shown, tuple(skipped)
-                made, shown[row] = found
                 for of_view, crop in zip(crops, made):
                     of_view[row] = torch.from_numpy(crop)
         return key, crops, shown, tuple(skipped)
-
-    def _crops(self, index: int, draws: list[Draw], skipped: list[Skipped]) -> tuple[list[np.ndarray], int] | None:
-        """Of the image, or of the next one that can be read: the same on every machine and after resuming.
-
-        None where `IN_A_ROW` cannot.
-        """
-        for other in range(index, index + min(IN_A_ROW, len(self.images))):
-            other %= len(self.images)
-            try:
-                return crops_of(self.images.open(other), draws), other
-            except Exception as error:  # Pillow's decoders raise almost anything on broken files
-                skipped.append(Skipped(self.images.name(other), reason(error)))
-        return None
 
 
 def crops_of(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:

@@ -52,9 +52,9 @@ def cached_listing(root: Path) -> Listing:
     found = list_images(root)
     settled = len(found.times) and time.time_ns() - found.times.max() > SETTLED
     if len(found.names) >= CACHE_FROM and settled and not found.closed:
-        packed = {"names": pack_names(found.names), "folders": pack_names(found.folders)}
-        packed |= {"reasons": pack_names([*found.left_out]), "counts": np.array([*found.left_out.values()], np.int64)}
-        save_cache(root, "listing", **packed, sizes=found.sizes, times=found.times)
+        lists = {"names": found.names, "folders": found.folders, "reasons": [*found.left_out]}
+        arrays = {"sizes": found.sizes, "times": found.times, "counts": np.array([*found.left_out.values()], np.int64)}
+        save_cache(root, "listing", **arrays, **{kind: pack_names(names) for kind, names in lists.items()})
     return found
 
 

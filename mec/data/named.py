@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +27,7 @@ def digits() -> Data:
     return Data("digits", train, test, classes=tuple("0123456789"), typical_size=(8, 8), suits="digits")
 
 
-@dataclass(frozen=True)
-class TorchvisionSet:
+class TorchvisionSet(NamedTuple):
     """How torchvision opens a data set: its class, the keywords of the training and of the test part; terms of use."""
 
     kind: str

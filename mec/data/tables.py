@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION
 from mec.data.decoding import SUFFIXES, read_file
@@ -140,7 +141,7 @@ def matched(table: Table, names: Sequence[str], root: str | Path) -> np.ndarray:
         base = name.rpartition("/")[2]
         for key in {base, os.path.splitext(base)[0]}:
             ends[key].append(name)
-    rows, row_of = np.full(len(names), -1), dict[str, int]()
+    rows = np.full(len(names), -1)
     for row, written in enumerate(table.paths):
         path = posix(written)
         if os.path.isabs(path):
@@ -157,11 +158,11 @@ def matched(table: Table, names: Sequence[str], root: str | Path) -> np.ndarray:
             some = plain(", ".join(sorted(found)[:3]))
             raise BadInput(f"{table.file}: {plain(written)} fits {len(found)} images ({some}): write more of its path.")
         for name in found:
-            before = row_of.setdefault(name, row)
-            if table.words(np.array([before])) != table.words(np.array([row])):
+            before = rows[exact[name]]
+            if before >= 0 and len({*table.words(np.array([before, row]))}) > 1:
                 two = plain(f"{table.paths[before]} and {written}")
                 raise BadInput(f"{table.file}: {two} are one image with two labels: keep one.")
-            rows[exact[name]] = before
+            rows[exact[name]] = row if before < 0 else before
     return rows
 
 
@@ -229,10 +230,6 @@ def drawn(keys: Sequence[str], words: Sequence[str | None]) -> np.ndarray:
     each time, whatever else is there."""
     out = np.zeros(len(keys), bool)
     order = sorted(range(len(keys)), key=lambda i: hashlib.sha256(keys[i].encode("utf-8", "replace")).digest())
-    members: dict[str, list[int]] = defaultdict(list)
-    for i in order:
-        if words[i] is not None:
-            members[str(words[i])].append(i)
-    for found in members.values():
+    for _, found in pandas.Series(order).groupby([words[i] for i in order]):  # those without a word are in no group
         out[found[: round(HELD_OUT * len(found))]] = True
     return out

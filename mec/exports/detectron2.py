@@ -31,18 +31,10 @@ MODEL:
   PIXEL_MEAN: [{mean}]
   PIXEL_STD: [{std}]
   MASK_ON: {masks}
-  BACKBONE:
-    FREEZE_AT: 0
-  RESNETS:
-    DEPTH: {depth}
-    NORM: SyncBN
-    STRIDE_IN_1X1: False
-  RPN:
-    PRE_NMS_TOPK_TEST: 6000
-    POST_NMS_TOPK_TEST: 1000
-  ROI_HEADS:
-    NAME: Res5ROIHeads
-    NUM_CLASSES: {classes}
+  BACKBONE: {{FREEZE_AT: 0}}
+  RESNETS: {{DEPTH: {depth}, NORM: SyncBN, STRIDE_IN_1X1: False}}
+  RPN: {{PRE_NMS_TOPK_TEST: 6000, POST_NMS_TOPK_TEST: 1000}}
+  ROI_HEADS: {{NAME: Res5ROIHeads, NUM_CLASSES: {classes}}}
 DATASETS:
   TRAIN: {train}
   TEST: {test}
@@ -53,8 +45,7 @@ INPUT:
   MAX_SIZE_TEST: 1333
 TEST:
   EVAL_PERIOD: 0
-  PRECISE_BN:
-    ENABLED: True
+  PRECISE_BN: {{ENABLED: True}}
 SOLVER:
   IMS_PER_BATCH: 16
   BASE_LR: 0.02

@@ -60,10 +60,17 @@ def save_weights(taken: Taken, out: Path) -> None:
 
 def compared(taken: Taken, out: Path, lines: list[str]) -> list[str]:
     """What is said about a file that the lines load; the model that they build has to give the encoder's features."""
-    lines, names = [*lines, *transform_lines(taken.info)], dict[str, Any]()
+    lines, names, side = [*lines, *transform_lines(taken.info)], dict[str, Any](), taken.info.image_size
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         exec("\n".join(lines), names)
-        compare(taken.encoder, names["model"], taken.info)
+        with torch.no_grad():
+            expected, found = taken.encoder.eval()(images), names["model"].eval()(images)
+        error = (expected - found).abs().max() / expected.abs().max()
+        if not error < TOLERANCE:
+            raise RuntimeError(
+                f"{out}: the model that reads it gives features that differ by {error:.1e} of the largest."
+            )
     except BaseException:
         out.unlink()  # no file stays that gives other features
         raise
@@ -139,14 +146,3 @@ def _stem_lines(model: nn.Module) -> list[str]:
     made = f"torch.nn.Conv2d({first.in_channels}, {first.out_channels}, 3, 1, 1, bias={first.bias is not None})"
     pool_is_gone = isinstance(getattr(model, "maxpool", None), nn.Identity)
     return [f"model{place} = {made}", *["model.maxpool = torch.nn.Identity()"] * pool_is_gone]
-
-
-@torch.no_grad()
-def compare(ours: nn.Module, other: nn.Module, info: EncoderInfo) -> None:
-    """Raise unless both give the same features for random images."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, info.image_size, info.image_size, generator=generator)
-    expected, found = ours.eval()(images), other.eval()(images)
-    error = (expected - found).abs().max() / expected.abs().max()
-    if not error < TOLERANCE:
-        raise RuntimeError(f"the exported {info.backbone} gives features that differ by {error:.1e} of the largest.")

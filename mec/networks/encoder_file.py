@@ -127,13 +127,12 @@ def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.M
         features = of_fixed_image(module, info.image_size)
         if not features.isfinite().all():
             raise BadInput(f"{path}: {NOT_FINITE.format('features')}")
-        found = tuple(features[: len(info.probe)].tolist())
-        scale = max(1e-3, *(abs(v) for v in info.probe))
+        found, stored = features[: len(info.probe)], torch.tensor(info.probe)
         # "Not all within": so that NaN, on either side, is not within.
-        if not all(abs(a - b) <= PROBE_TOLERANCE * scale for a, b in zip(found, info.probe)):
+        if not ((found - stored).abs() <= PROBE_TOLERANCE * stored.abs().max().clamp(min=1e-3)).all():
             raise BadInput(
                 f"{path}: {info.backbone} built here gives other features than when it was saved (a fixed image: "
-                f"{found[:3]} against {info.probe[:3]}): another version of the backbone's code. Saved by mec "
+                f"{found[:3].tolist()} against {info.probe[:3]}): another version of the backbone's code. Saved by mec "
                 f"{info.version}."
             )
     return module, image_transform(info)

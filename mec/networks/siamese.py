@@ -67,8 +67,7 @@ class Siamese(nn.Module):
         features: list[Tensor] = []
         for run in runs_of_one_shape(views):
             features += encoder(torch.cat(run)).unflatten(0, (len(run), -1)).unbind()
-        stacked = torch.stack(features)
-        projected: Tensor = head(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+        projected: Tensor = head(torch.cat(features)).unflatten(0, (len(features), -1))
         return projected
 
     @torch.no_grad()

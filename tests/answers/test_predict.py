@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 
 import mec
 from mec.answers import classifying
-from mec.answers.classifying import calibration_error, crossed, fit, folds, likeness, linear
+from mec.answers.classifying import calibration_error, crossed, fit, folds, linear
+from mec.answers.neighbours import nearest, others
 from mec.errors import BadInput
 
 
@@ -90,9 +91,9 @@ def test_the_calibration_error_is_the_mean_distance_of_bins():
 def test_likeness_is_the_largest_cosine_and_leaves_itself_out():
     x, _ = blobs(50, 0.5)
     cosines = x @ x.T
-    assert np.allclose(likeness(x, x[:9]), cosines[:, :9].max(1))
+    assert np.allclose(nearest(x[:9], x, 1)[0][:, 0], cosines[:, :9].max(1))
     np.fill_diagonal(cosines, -1)
-    assert np.allclose(likeness(x, x, among=True), cosines.max(1))
+    assert np.allclose(others(x, 1)[0][:, 0], cosines.max(1))
 
 
 def test_two_classes_one_of_them_rare_and_one_that_is_absent():
