@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import command
@@ -97,14 +96,12 @@ def test_the_functions_are_callable_whatever_was_imported_first():
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["recipes"], ["--version"]])
-def test_help_and_recipes_answer_at_once_without_torch(words):
+def test_help_and_recipes_answer_without_torch(words):
     code = "import sys; from mec.cli.main import main\ntry: main({words!r})\nfinally: assert 'torch' not in sys.modules"
-    began = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", code.format(words=words)], capture_output=True, text=True, timeout=30, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - began < 5  # half a second on an idle machine; tests share theirs
     assert {"--help": "mec pretrain digits", "pretrain": "--time-budget", "recipes": "imagenet-100ep"}.get(
         words[0], mec.__version__
     ) in result.stdout

@@ -83,7 +83,8 @@ class Data:
     @property
     def about(self) -> dict[str, Any]:
         """What a result on these images says of them."""
-        return {"data": self.name, "split": self.split, "data_fingerprint": self.fingerprint}
+        about = {"data": self.name, "split": self.split, "data_fingerprint": self.fingerprint}
+        return {**about, "told": tuple(self.words())}
 
     def fits(self, stored: str) -> bool:
         """Whether a fingerprint is of these images; those of 0.1 are of names and sizes, or pixels in memory, alone."""
@@ -116,13 +117,20 @@ def with_held_out(data: Data, held_out: Mapping[str, Split], split: str = "") ->
     if not held_out:
         return data
     chosen = wanted[0] if split else min(held_out, key=lambda name: roles[name] != TEST)
-    other = next((part for name, part in held_out.items() if name != chosen and roles[name] == VALIDATION), None)
-    return replace(data, test=held_out[chosen], split=chosen, validation=other)
+    other = next((name for name in held_out if name != chosen and roles[name] == VALIDATION), None)
+    unused = [f"{name} ({len(part):,} images)" for name, part in held_out.items() if name not in (chosen, other)]
+    if unused and not split:
+        words = f"measured on {chosen}{f', settings chosen on {other}' if other else ''}, not on {', '.join(unused)}"
+        data = replace(data, told=(*data.told, f"Several held-out parts: {words}; --split NAME measures on another."))
+    return replace(data, test=held_out[chosen], split=chosen, validation=held_out.get(other or ""))
 
 
 def with_scale(data: Data, scale: Scale | None = None) -> Data:
     """The data with a scale for deep values: the one given, or that of a sample of the training images."""
-    own = common_scale(data.train.images)
+    own, cut = common_scale(data.train.images)
+    if cut:
+        words = f"{counted(cut, 'images')} of those looked at have colours of 16 bits in a format other than PNG"
+        data = replace(data, told=(*data.told, f"{words}: the upper 8 bits are read."))
     if own is None and scale is None:
         return data
     found = scale or own
@@ -159,17 +167,22 @@ def in_memory_if_small(data: Data) -> Data:
     sizes = sample_sizes(data.train.images)
     held_out = [part for part in (data.test, data.validation) if part is not None and len(part)]
     of_one_size = {*sizes}.union(*(sample_sizes(part.images) for part in held_out)) == {sizes[0]}
-    skipped = list(data.skipped)
+    skipped, strays = list(data.skipped), list[str]()
     needed = (len(data.train) + sum(map(len, held_out))) * 3 * math.prod(sizes[0])
     if of_one_size and max(sizes[0]) <= KEEP_BELOW and needed <= KEEP_BYTES:
-        train = decode_all(data.train, sizes[0], skipped)
-        test, validation = (part and decode_all(part, sizes[0], skipped) for part in (data.test, data.validation))
-        data = replace(data, train=train, test=test, validation=validation, skipped=tuple(skipped))
+        train = decode_all(data.train, sizes[0], skipped, strays)
+        test, choosing = (part and decode_all(part, sizes[0], skipped, strays) for part in (data.test, data.validation))
+        data = replace(data, train=train, test=test, validation=choosing, skipped=tuple(skipped))
+        if strays:
+            height, width = sizes[0]
+            words = f"{counted(len(strays), 'images')} of another size made {width} x {height} px, as the others are"
+            data = replace(data, told=(*data.told, f"{words}: {', '.join(strays[:3])}{', ...' * (len(strays) > 3)}"))
     return replace(data, typical_size=median_size(sizes))
 
 
-def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> Split:
-    """Decode small images into memory. A stray image of another size is resized (bicubic), an unreadable one dropped.
+def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped], strays: list[str]) -> Split:
+    """Decode small images into memory. A stray image of another size is resized (bicubic), an unreadable one dropped;
+    `strays` and `skipped` get them.
     Raises BadInput: too many of them cannot be read."""
     images = split.images
 
@@ -179,6 +192,7 @@ def decode_all(split: Split, size: tuple[int, int], skipped: list[Skipped]) -> S
         except Exception as error:  # Pillow's decoders raise almost anything on broken files
             return Skipped(images.name(index), reason(error))
         if found.shape[:2] != size:
+            strays.append(images.name(index))
             found = np.asarray(Image.fromarray(found).resize(size[::-1], Image.Resampling.BICUBIC))
         return found
 

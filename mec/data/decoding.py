@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from mec.data.values import Scale, check_channels, tiff_channels, to_rgb
+from mec.data.values import Scale, check_channels, tiff_channels, to_rgb, wide_values
 
 # Of Pillow's decoders those that are tried, whatever a file is called: others start programs (EPS) or are rarely tried.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
@@ -124,6 +124,8 @@ def decode(data: bytes, reduce: int = 1, scale: Scale | None = None) -> Image.Im
         with open_image(data) as stored:
             image: Image.Image = stored
             check_size(image.height, image.width)
+            if scale is not None and (values := wide_values(image)) is not None:
+                return Image.fromarray(scale.to_bytes(values)).convert("RGB")
             if reduce > 1:
                 image.draft(None, (-(-image.width // reduce), -(-image.height // reduce)))
             image.load()

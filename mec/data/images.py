@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from mec.data.contents import contents_hash
 from mec.data.decoding import Picture, Skipped, open_image, quiet, read_file
-from mec.data.values import MORE_CHANNELS, Scale, is_deep, sampled_values, scale_of, to_rgb
+from mec.data.values import MORE_CHANNELS, Scale, is_deep, is_wide, sampled_values, scale_of, to_rgb
 from mec.errors import BadInput
 
-LOOKED_AT, DEEP = 256, 64  # images of a set that are looked at for deep values, and of those deep ones that are read
+CANDIDATES = 20_000  # images of a set among which deep values are looked for:
+LOOKED_AT, DEEP = 256, 64  # so many of each suffix are looked at, and so many deep ones are read
 MOST_UNREADABLE = 0.2  # of a set's images; above it training does not start, or stops
 
 
@@ -162,21 +164,26 @@ def too_many(skipped: Sequence[Skipped], looked_at: int, root: object) -> str:
     )
 
 
-def common_scale(images: Images) -> Scale | None:
-    """The scale that fits the deep values of a sample of images, drawn with a fixed seed; None where none is deep."""
+def common_scale(images: Images) -> tuple[Scale | None, int]:
+    """The scale that fits the deep values of a sample of images, drawn with a fixed seed; None where none is deep.
+    And how many of the sample hold colours of 16 bits in a format of which only the upper 8 are read."""
     if images.pixels is not None:
-        return None
+        return None, 0
     samples: list[np.ndarray] = []
+    cut, looked_at = 0, Counter[str]()
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(images))
     with quiet():
-        for i in order[:LOOKED_AT].tolist():
+        for i in order[:CANDIDATES].tolist():
+            suffix = os.path.splitext(images.name(i))[1].lower()
+            if len(samples) == DEEP or looked_at[suffix] == LOOKED_AT:
+                continue
+            looked_at[suffix] += 1
             with contextlib.suppress(Exception):  # Pillow's decoders raise almost anything on broken files
                 image = images.stored(i)
-                if is_deep(image):
+                if is_deep(image) or (is_wide(image) and image.format == "PNG"):
                     samples.append(sampled_values(image))
-            if len(samples) == DEEP:
-                break
-    return scale_of(samples)
+                cut += is_wide(image) and image.format != "PNG"
+    return scale_of(samples), cut
 
 
 def sample_sizes(images: Images, count: int = 200) -> list[tuple[int, int]]:

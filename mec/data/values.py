@@ -31,7 +31,7 @@ class Scale:
     high: float
 
     def to_bytes(self, values: np.ndarray) -> np.ndarray:
-        """[h, w] of any numbers -> uint8 [h, w]. Raises ValueError where none of them is finite."""
+        """[h, w, ...] of any numbers -> uint8 of that shape. Raises ValueError where none of them is finite."""
         if not any(np.isfinite(strip).any() for strip in strips(values)):
             raise ValueError("pixel values are not finite")
 
@@ -50,7 +50,7 @@ class Scale:
 
 
 def strips(values: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows [h, w] of an image, as many at a time as have about `STRIP` pixels."""
+    """The rows [h, w, ...] of an image, as many at a time as have about `STRIP` pixels."""
     rows = max(1, STRIP // max(1, values.shape[1]))
     return (values[start : start + rows] for start in range(0, len(values), rows))
 
@@ -60,9 +60,27 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
+def is_wide(image: Image.Image) -> bool:
+    """Whether its colours have 16 bits, of which Pillow keeps the upper 8; asked before its pixels are decoded."""
+    return image.mode in ("RGB", "RGBA", "LA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def wide_values(image: Image.Image) -> np.ndarray | None:
+    """uint16 [h, w, 3] or [h, w] of a PNG of 16-bit colours, not decoded yet, without its transparency; else None."""
+    if image.format != "PNG" or not is_wide(image):
+        return None
+    import torch
+    from torchvision.io import decode_png
+
+    file = image.fp  # type: ignore[attr-defined]
+    values = decode_png(torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+    return values[..., :3] if values.shape[2] > 2 else values[..., 0]
+
+
 def sampled_values(image: Image.Image) -> np.ndarray:
-    """Up to `PIXELS` of a deep image's values, spread evenly, without those that say that there is nothing."""
-    values = np.asarray(image).ravel()
+    """Up to `PIXELS` of a deep or wide image's values, spread evenly, without those that say that there is nothing."""
+    wide = wide_values(image)
+    values = (np.asarray(image) if wide is None else wide).ravel()
     values = values[:: -(-len(values) // PIXELS)].astype(np.float64)
     empty = [*NO_DATA]
     with contextlib.suppress(AttributeError, KeyError, ValueError):  # not a TIFF, or without the tag

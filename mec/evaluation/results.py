@@ -77,6 +77,7 @@ class Result:
     images: int | None = None  # that it was measured on
     interval: tuple[float, float] | None = None  # 95 %, in the unit of the value: another such set of images
     largest_class: float | None = None  # share (%) of the images: what one gets who always says the same
+    told: tuple[str, ...] = ()  # of the data: what was left out by reason, and what else there is to know
     confusion: Confusion | None = field(default=None, compare=False, repr=False)  # in a file of its own
 
     def __str__(self) -> str:

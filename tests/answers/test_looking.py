@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command, digit_images
+from helpers import digit_images
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -17,6 +17,7 @@ import mec
 from mec.answers import neighbours
 from mec.answers.looking import alike
 from mec.answers.neighbours import exact, nearest, others
+from mec.cli.main import main
 from mec.errors import BadInput
 
 
@@ -86,18 +87,17 @@ def labelled(tmp_path: Path, finished: Path) -> tuple[Path, Path]:
     return tmp_path / "run", tmp_path / "set"
 
 
-def test_a_copy_in_the_test_part_is_named_as_a_leak_from_the_command_line(labelled, tmp_path):
+def test_a_copy_in_the_test_part_is_named_as_a_leak_from_the_command_line(labelled, tmp_path, capsys):
     run, folder = labelled
     first = sorted((folder / "train" / "d0").iterdir())[0]
     shutil.copy(first, folder / "test" / "d1" / "copy.png")
     shutil.copy(first, folder / "train" / "d2" / "again.png")
-    done = command("-m", "mec", "duplicates", run, folder, "--out", tmp_path / "c.csv", "--above", "0.99999")
-    assert done.returncode == 0, done.stderr
+    assert main(["duplicates", str(run), str(folder), "--out", str(tmp_path / "c.csv"), "--above", "0.99999"]) == 0
     group = next(row for row in rows(tmp_path / "c.csv") if row["path"].endswith(first.name))["group"]
     members = {row["path"]: row for row in rows(tmp_path / "c.csv") if row["group"] == group}
     assert members.keys() == {f"train/d0/{first.name}", "test/d1/copy.png", "train/d2/again.png"}
     assert {row["leak"] for row in members.values()} == {"test train"}
-    assert "leak between parts" in done.stdout
+    assert "leak between parts" in capsys.readouterr().out
 
 
 def test_the_strangest_image_is_the_one_of_another_kind(labelled, tmp_path, photographs):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command, digit_images
+from helpers import digit_images
 from sklearn.datasets import load_digits
 
 import mec
 from mec.answers import classifying
 from mec.answers.classifying import calibration_error, crossed, fit, folds, linear
 from mec.answers.neighbours import nearest, others
+from mec.cli.main import main
 from mec.errors import BadInput
 
 
@@ -117,11 +118,10 @@ def digits(tmp_path: Path, finished: Path) -> tuple[Path, Path, np.ndarray]:
     return tmp_path / "run", folder, load_digits().target[:200]
 
 
-def test_select_label_predict_load_from_the_command_line(digits, tmp_path):
+def test_select_label_predict_load_from_the_command_line(digits, tmp_path, capsys):
     run, folder, y = digits
     picked = tmp_path / "picked.csv"
-    done = command("-m", "mec", "select", run, folder, "--n", "30", "--out", picked)
-    assert done.returncode == 0, done.stderr
+    assert main(["select", str(run), str(folder), "--n", "30", "--out", str(picked)]) == 0
     chosen = rows(picked)
     assert len(chosen) == len({row["path"] for row in chosen}) == 30
     assert {row["label"] for row in chosen} == {""}
@@ -130,9 +130,9 @@ def test_select_label_predict_load_from_the_command_line(digits, tmp_path):
     more = mec.select(run, folder, out=tmp_path / "more.csv", n=20, labels=labels)
     assert not {*more} & {row["path"] for row in chosen}
     out = tmp_path / "predictions.csv"
-    done = command("-m", "mec", "predict", run, folder, "--labels", labels, "--out", out)
-    assert done.returncode == 0, done.stderr
-    told = done.stdout
+    capsys.readouterr()
+    assert main(["predict", str(run), str(folder), "--labels", str(labels), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
     assert (
         told.index("top-1") < told.index("balanced accuracy") < told.index("calibration error") < told.index(str(out))
     )

@@ -168,3 +168,31 @@ def test_held_out_images_without_a_class_or_with_other_classes_are_told(tmp_path
     found = open_data(str(tmp_path / "other"))
     assert not found.can_be_measured
     assert found.words() == ["val/ has no class of train/ (x): nothing can be measured on it."]
+
+
+def test_held_out_parts_that_are_not_measured_on_are_named(tmp_path, three_parts):
+    assert three_parts_words(tmp_path) == []
+    labelled_folder(tmp_path / "more", test_name="testing", test=4)
+    (tmp_path / "more" / "testing").rename(tmp_path / "set" / "testing")
+    (told,) = three_parts_words(tmp_path)
+    assert told.startswith(
+        "Several held-out parts: measured on test, settings chosen on validation, not on testing (12 "
+    )
+    assert three_parts_words(tmp_path, split="testing") == []
+
+
+def three_parts_words(folder, **options) -> list[str]:
+    return open_data(str(folder / "set"), **options).words()
+
+
+def test_a_stray_size_among_small_images_is_told_and_kept_with_the_results(tmp_path, monkeypatch):
+    monkeypatch.setattr("mec.data.dataset.sample_sizes", lambda images: [(8, 8)])
+    labelled_folder(tmp_path / "set")
+    noise_image(5, width=9).save(tmp_path / "set" / "train" / "a" / "odd.png")
+    data = open_data(str(tmp_path / "set"))
+    assert data.train.images.pixels.shape[1:] == (3, 8, 8)
+    (told,) = data.words()
+    assert told == f"1 image of another size made 8 x 8 px, as the others are: {tmp_path}/set/train/a/odd.png"
+    (result, *_) = evaluate("pixels", "knn", str(tmp_path / "set"), out=tmp_path / "out")
+    assert result.told == (told,)
+    assert lines(tmp_path / "out" / "results.jsonl")[0]["told"] == [told]

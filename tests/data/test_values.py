@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from helpers import small_subject, tiny_run
 from PIL import Image, TiffImagePlugin
 
+from mec.data.decoding import quiet
 from mec.data.images import common_scale
 from mec.data.opening import open_data
 from mec.data.pack import pack
@@ -116,7 +119,7 @@ def test_the_scale_is_kept_with_the_encoder_and_used_by_every_later_command(tmp_
         assert np.allclose(encoder(inputs[0][None]).detach()[0], row, atol=1e-4)
     assert not np.allclose(found.x[0], found.x[1])
     assert "as the encoder was trained" in found.told[0]
-    assert common_scale(open_data(str(other)).train.images) != info.scale  # it would have been another one
+    assert common_scale(open_data(str(other)).train.images)[0] != info.scale  # it would have been another one
 
 
 def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
@@ -132,6 +135,53 @@ def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
     data = Knn(data=str(tmp_path / "set")).open(subject)
     assert data.train.images.scale == data.test.images.scale == Scale(0, 500)
     assert "values 0 to 500 become 0 to 255" in capsys.readouterr().err.replace("\n", " ")
+
+
+def png_of_sixteen_bits(values: np.ndarray) -> bytes:
+    """uint16 [h, w, c] as a PNG: c 2 is grey with transparency, 3 RGB, 4 with transparency. Pillow writes none."""
+    height, width, channels = values.shape
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_twelve_bits_in_sixteen_are_not_nearly_black(tmp_path, channels):
+    (tmp_path / "set").mkdir()
+    values = np.random.default_rng(0).integers(0, 4096, (10, 70, 80, channels), dtype=np.uint16)
+    for i, one in enumerate(values):
+        (tmp_path / f"set/{i}.png").write_bytes(png_of_sixteen_bits(one))
+    data = open_data(str(tmp_path / "set"))
+    assert data.scale.high == pytest.approx(0.995 * 4095, rel=0.02)
+    assert "become 0 to 255" in data.words()[0]
+    read, seen = np.asarray(data.train.images.read(3)), values[3, ..., : 3 if channels > 2 else 1].astype(float)
+    expected = ((seen - data.scale.low) / (data.scale.high - data.scale.low) * 255).clip(0, 255)
+    assert read.shape == (70, 80, 3)
+    assert np.abs(read - expected).max() <= 0.51
+    with quiet():
+        np.testing.assert_array_equal(data.train.images.open(3).pixels(), read)
+
+
+def test_colours_of_sixteen_bits_that_cannot_be_read_whole_are_told(tmp_path, monkeypatch):
+    folder = write(tmp_path / "set", [ramp(0, 90).astype(np.uint8) for _ in range(3)], ".tif")
+    assert open_data(str(folder)).words() == []
+    monkeypatch.setattr("mec.data.images.is_wide", lambda image: image.format == "TIFF")  # Pillow writes none
+    (told,) = open_data(str(folder)).words()
+    assert (
+        told
+        == "3 images of those looked at have colours of 16 bits in a format other than PNG: the upper 8 bits are read."
+    )
+
+
+def test_one_deep_image_of_another_suffix_among_many_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("mec.data.images.LOOKED_AT", 4)
+    folder = write(tmp_path / "set", [ramp(0, 90).astype(np.uint8) for _ in range(40)], ".png")
+    Image.fromarray(ramp(0, 4000).astype(np.uint16)).save(folder / "xray.tif")
+    assert open_data(str(folder)).scale.high == pytest.approx(3980, abs=5)
 
 
 @pytest.mark.parametrize("scale", [None, Scale(0, 4000)])

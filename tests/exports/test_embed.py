@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import command, lines, noise_image, small_subject, write_images
+from helpers import lines, noise_image, small_subject, write_images
 
 import mec
+from mec.cli.main import main
 from mec.errors import BadInput
 from mec.exports import embed as embedding
 from mec.exports.rows import WRITERS
@@ -67,8 +68,7 @@ def test_several_files_and_lists_from_the_command_line(images, tmp_path):
     chosen = sorted((images / "a").glob("000*.png"))
     (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(f"{p},{i % 2}" for i, p in enumerate(chosen)))
     for given, out in ((chosen, "files.csv"), ([tmp_path / "list.csv"], "listed.csv"), (chosen[:1], "one.csv")):
-        done = command("-m", "mec", "embed", "pixels", *given, "--out", tmp_path / out)
-        assert done.returncode == 0, done.stderr
+        assert main(["embed", "pixels", *map(str, given), "--out", str(tmp_path / out)]) == 0
     files, listed, one = (read(tmp_path / f"{name}.csv") for name in ("files", "listed", "one"))
     assert np.array_equal(files.x, listed.x)
     assert np.array_equal(files.x[:1], one.x)
