@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from braceexpand import braceexpand
 
-from mec.data.contents import contents_hash, sampled
+from mec.data.contents import CHUNK, contents_hash, sampled
 from mec.data.dataset import ROLES, TEST, TRAIN, Split
 from mec.data.decoding import SUFFIXES, Picture
 from mec.data.fetching import fetch
@@ -194,28 +194,6 @@ def check_table(table: Packed, shards: Sequence[Any], classes: Sequence[Any]) ->
         raise ValueError("a label of no class")
 
 
-class Header(tarfile.TarInfo):
-    """A tar's header; the file that it is read from counts the blocks where there should be one and is none."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: Any) -> Any:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
-            if tarfile_.offset != tarfile_.broken[1]:  # not the block after another broken one
-                tarfile_.broken[0] += 1
-            tarfile_.broken[1] = tarfile_.offset + tarfile.BLOCKSIZE
-            raise
-
-
-class WholeTar(tarfile.TarFile):
-    """A tar that is read to its end: over zeros (two tars put together) and over headers that are damaged."""
-
-    def __init__(self, path: str):
-        self.broken = [0, -1]  # stretches that belong to no member; where the last one ended
-        super().__init__(path, "r", tarinfo=Header, ignore_zeros=True)
-
-
 def scan_tars(tars: Sequence[str]) -> Packed:
     """Tars of the webdataset layout without an index: only their headers are read. Raises BadInput as `open_packed`."""
     rows: list[tuple[int, int, int, int, int]] = []
@@ -229,8 +207,13 @@ def scan_tars(tars: Sequence[str]) -> Packed:
         labels: dict[str, int] = {}
         images: list[tuple[str, tarfile.TarInfo]] = []  # by key, which an image shares with its label
         try:
-            with WholeTar(tar) as file:
+            # To its end: over zeros (two tars put together) and over headers that are damaged.
+            with tarfile.TarFile(tar, ignore_zeros=True) as file, open(tar, "rb") as raw:
+                broken, end = 0, 0  # stretches that belong to no member and are not zeros
                 for member in file:
+                    raw.seek(end)
+                    broken += any(raw.read(max(0, min(member.offset - end, CHUNK))))
+                    end = member.offset_data + -(-member.size * member.isreg() // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     stem, suffix = os.path.splitext(member.name)
                     base = os.path.basename(member.name)
                     if member.isdir():
@@ -246,8 +229,8 @@ def scan_tars(tars: Sequence[str]) -> Packed:
                             labels[stem] = int(words)
                     else:
                         left_out[suffix_words(suffix)] += 1
-                broken = file.broken[0]
-            with open(tar, "rb") as raw:
+                raw.seek(end)
+                broken += any(raw.read(CHUNK))
                 raw.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
                 ended = not any(raw.read())
         except (tarfile.TarError, OSError) as error:
