@@ -103,9 +103,7 @@ def time_coding(
     rows: Sequence[int], sizes: Sequence[int], *, device: str = "cpu", repeats: int = 7, seed: int = 0
 ) -> list[Timing]:
     """Every contender at every m in rows and d in sizes, forward alone and with backward, on random unit rows, fp32.
-
-    Raises:
-        BadInput: a size or the number of repeats is below 1.
+    Raises BadInput: a size or the number of repeats is below 1.
     """
     for name, values in {"--rows": rows, "--sizes": sizes, "--repeats": [repeats]}.items():
         if min(values) < 1:

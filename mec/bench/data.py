@@ -51,8 +51,7 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
         data: digits, a data set's name, a folder of images, shards that `mec pack` wrote, or the result of `open_data`.
     {options}
 
-    Raises:
-        BadInput: fewer than two images to time, or no such recipe.
+    Raises BadInput: fewer than two images to time, or no such recipe.
     """
     images, recipe, workers, out = options.images, options.recipe, options.workers, Path(options.out)
     device = chosen_device(options.device)

@@ -6,29 +6,29 @@ import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from tyro.conf import Positional, Suppress, arg
 
+from mec.cli.command import Command, Run
 from mec.cli.parsing import columns, parse, refused
 from mec.data.options import Packing
 from mec.errors import BadInput
 from mec.evaluation.detection.options import Finding
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.tracking.options import Following
-from mec.exports import export
+from mec.exports import export as options
 from mec.exports.options import Embedding
+from mec.recipes.recipe import Recipe
 from mec.reports.options import Comparison
-from mec.runtime.flags import DataSet, Device, Folder, flags_of
+from mec.runtime.flags import DataSet, Device, Folder
 from mec.runtime.paths import check_data, check_run
 from mec.training.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(Options):
-    __doc__ = Options.__doc__
-
-    more: ClassVar[str] = """\
+class Pretrain(Options, Command):
+    more = """\
   mec pretrain digits                                  small and real: about a minute on a CPU
   mec pretrain photos/                                 your own folder, nested in any way
   mec pretrain photos/ --labels labels.csv             measured with the labels of a CSV
@@ -57,17 +57,16 @@ sees the statistics of 64 images.
     def run(self) -> None:
         check_data(self.data, None if self.download else self.data_root)
         from mec.runtime.memory import keep_freed
-        from mec.training.pretrain import pretrain
 
         keep_freed()
-        pretrain(self.data, **flags_of(self, Options))
+        super().run()
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Measure an encoder by a protocol; results are added to the results.jsonl of its folder."""
 
-    more: ClassVar[str] = """\
+    more = """\
   mec evaluate runs/digits-digits knn digits
   mec evaluate runs/photos-auto fewshot labelled/ --labels-per-class 1,5,20
   mec evaluate runs/photos-auto linear labelled/
@@ -123,10 +122,10 @@ train/CLASS/ and val/CLASS/ or test/CLASS/, or comes with --labels CSV (path,lab
 
 
 @dataclass(frozen=True)
-class Recipes:
+class Recipes(Command):
     """List the recipes: method, backbone, batch, epochs, expected figures, source."""
 
-    more: ClassVar[str] = """\
+    more = """\
   mec recipes                  all, a few lines each
   mec recipes imagenet-100ep   one in full; its keys are those that --set takes
   mec recipes auto photos/     what `auto` would choose for these images on this machine, and why"""
@@ -146,14 +145,15 @@ class Recipes:
 
         from mec.recipes.table import RECIPES, recipe_named
 
-        if self.data is not None:
-            self.chosen()
-        elif self.name is not None:
-            if self.name == "auto":
-                words = "auto: the sizes below are used by no run; `mec recipes auto DATA` shows its choice."
-                print(words, file=sys.stderr)
-            print(json.dumps(asdict(recipe_named(self.name)), indent=1, ensure_ascii=False))
         if self.name is not None:
+            recipe, words = recipe_named(self.name), list[str]()
+            if self.data is not None:
+                recipe, words = self.chosen(self.data)
+            elif self.name == "auto":
+                words = ["auto: the sizes below are used by no run; `mec recipes auto DATA` shows its choice."]
+            for line in words:
+                print(line, file=sys.stderr)
+            print(json.dumps(asdict(recipe), indent=1, ensure_ascii=False))
             return
         for name, recipe in RECIPES.items():
             network = recipe.network
@@ -163,31 +163,25 @@ class Recipes:
                 print("  expects " + ", ".join(f"{k} {v:g}" for k, v in recipe.expects.items()))
             print(f"  source: {recipe.source}")
 
-    def chosen(self) -> None:
-        """Print what `auto` chooses for the data, and its reasons."""
+    def chosen(self, data: str) -> tuple[Recipe, list[str]]:
+        """What `auto` chooses for the data, and its reasons."""
         if self.name != "auto":
-            raise BadInput(f"{self.name} is the same for all data: leave {self.data} out. Only auto depends on it.")
-        check_data(self.data)
-        import json
-        from dataclasses import asdict
-
+            raise BadInput(f"{self.name} is the same for all data: leave {data} out. Only auto depends on it.")
+        check_data(data)
         from mec.data.opening import open_data
         from mec.runtime.device import chosen_device
-        from mec.training.options import Options
         from mec.training.plan import planned
 
-        images = open_data(str(self.data), root=self.data_root)
+        images = open_data(data, root=self.data_root)
         recipe, why = planned("auto", images, Options(), chosen_device(self.device))
-        for reason in why:
-            print(f"  {reason}", file=sys.stderr)
-        print(json.dumps(asdict(recipe), indent=1, ensure_ascii=False))
+        return recipe, [f"  {reason}" for reason in why]
 
 
 @dataclass(frozen=True)
-class Health:
+class Health(Command):
     """Say in plain words whether a run trained well, with its figures over time."""
 
-    more: ClassVar[str] = """\
+    more = """\
   mec health runs/photos-auto
 
 The verdict: healthy; narrow (few directions); hardly trained (views agree little more than before training, the loss
@@ -219,18 +213,15 @@ What its lines say:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(Embedding):
-    __doc__ = Embedding.__doc__
-
-    more: ClassVar[str] = """\
+class Embed(Embedding, Command):
+    more = """\
   mec embed runs/photos-auto photos/ --out features.npz
   mec embed runs/photos-auto photos/ --labels labels.csv --out features.parquet
   mec embed runs/photos-auto photos/*.jpg --out features.csv
 
 What was done stays in OUT.unfinished/ after a stop; the same command goes on from there."""
 
-    run_folder: Annotated[Positional[str], arg(metavar="RUN")]
-    """A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."""
+    run_folder: Run
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES")]
     """A folder, nested in any way; tars; a CSV with a column of paths; a text with a path a line; or files."""
 
@@ -240,16 +231,12 @@ What was done stays in OUT.unfinished/ after a stop; the same command goes on fr
             check_data(images, names=False)
         if not self.images:
             raise BadInput("IMAGES are missing: a folder, tars, a CSV or text with paths, or files.")
-        from mec.exports.embed import embed
-
-        embed(self.run_folder, self.images[0] if len(self.images) == 1 else self.images, **flags_of(self, Embedding))
+        super().run()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detect(Finding):
-    __doc__ = Finding.__doc__
-
-    more: ClassVar[str] = """\
+class Detect(Finding, Command):
+    more = """\
   mec evaluate runs/cells-auto voc --data-root cells/                                   train a detector
   mec detect runs/cells-auto new/ --out detections.json --pictures drawn/               use it"""
 
@@ -260,16 +247,12 @@ class Detect(Finding):
 
     def run(self) -> None:
         check_data(self.images, names=False)
-        from mec.evaluation.detection.saved import detect
-
-        detect(self.run_folder, self.images, **flags_of(self, Finding))
+        super().run()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Track(Following):
-    __doc__ = Following.__doc__
-
-    more: ClassVar[str] = """\
+class Track(Following, Command):
+    more = """\
   mec track runs/photos-auto street.mp4 --box 310,95,40,88 --out tracks.txt --video followed.mp4
   mec track runs/photos-auto frames/ --mask first.png --out tracks.txt --video followed.gif
   mec detect runs/cells-auto frames/ --out detections.json
@@ -282,16 +265,12 @@ class Track(Following):
 
     def run(self) -> None:
         check_run(self.run_folder)
-        from mec.evaluation.tracking.following import track
-
-        track(self.run_folder, self.frames, **flags_of(self, Following))
+        super().run()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(export.Export):
-    __doc__ = export.Export.__doc__
-
-    more: ClassVar[str] = """\
+class Export(options.Export, Command):
+    more = """\
   mec export runs/photos-auto --to timm
   mec export runs/imagenet-100ep --to torchvision   ResNets of 18 layers and more
   mec export runs/imagenet-100ep --to detectron2
@@ -301,20 +280,18 @@ Prints the lines of Python that load the file; for detectron2 it writes the conf
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder, or an encoder.safetensors; for onnx also a detector's folder."""
-    to: export.Tool
+    to: options.Tool
     """The names and layout to write."""
 
     def run(self) -> None:
         if self.to != "onnx":  # which may be a detector's
             check_run(self.run_folder)
-        export.export(self.run_folder, self.to, **flags_of(self, export.Export))
+        super().run()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Comparison):
-    __doc__ = Comparison.__doc__
-
-    more: ClassVar[str] = """\
+class Compare(Comparison, Command):
+    more = """\
   mec compare digits --methods mec-joint,simclr,byol --epochs 45 --seeds 3
   mec compare cifar10/ --limit 10000 --methods mec,mec-joint,simclr --time-budget 8 --seeds 3 --lrs 0.3,1,3
 
@@ -329,18 +306,15 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
 
     def run(self) -> None:
         check_data(self.data, self.data_root)
-        from mec.reports.comparison import compare
         from mec.runtime.memory import keep_freed
 
         keep_freed()
-        compare(self.data, **flags_of(self, Comparison))
+        super().run()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pack(Packing):
-    __doc__ = Packing.__doc__
-
-    more: ClassVar[str] = """\
+class Pack(Packing, Command):
+    more = """\
   mec pack photos/ packed/                       bytes as they are, in tars of about 256 MB
   mec pack photos/ packed/ --resize 256          shorter side at most 256 px: decoded several times as fast
   mec pretrain packed/                           reads them; so do a quoted pattern and a URL:
@@ -357,6 +331,4 @@ packed; those that cannot be read are listed in quarantine.jsonl."""
 
     def run(self) -> None:
         check_data(self.folder, names=False)
-        from mec.data.pack import pack
-
-        pack(self.folder, self.out, **flags_of(self, Packing))
+        super().run()

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
 from mec.bench.options import Coding, Loading, Step
+from mec.cli.command import Command
 from mec.reports.options import ApproximationFigure, DistortionFigure, Reporting, TransferFigure
 from mec.reports.options import Suite as Measuring
-from mec.runtime.flags import DataSet, File, flags_of
+from mec.runtime.flags import DataSet, File
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchData(Loading):
     __doc__ = Loading.__doc__
-
     data: DataSet
     """digits, a data set's name, a folder of images, or what `mec pack` wrote."""
 
-    def run(self) -> None:
-        from mec.bench.data import bench_data
-
-        bench_data(self.data, **flags_of(self, Loading))
-
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Command):
     """Time what this package does."""
 
-    more: ClassVar[str] = """\
+    more = """\
   mec bench coding                                     m 1024 to 4096 at d 2048: some minutes on a CPU
   mec bench coding --rows 256,1024 --sizes 512 --repeats 15
   mec bench step --batch-size 16                       a training step of each method on ResNet-50 at 224 px
@@ -52,23 +48,15 @@ Leave the machine alone meanwhile: other work on its cores spoils every figure."
     )
 
     def run(self) -> None:
-        if isinstance(self.what, Coding):
-            from mec.bench.coding import bench_coding
-
-            bench_coding(**vars(self.what))
-        elif isinstance(self.what, Step):
-            from mec.bench.step import bench_step
-
-            bench_step(**vars(self.what))
-        else:
-            self.what.run()
+        name = {Coding: "coding", Step: "step", BenchData: "data"}[type(self.what)]
+        getattr(importlib.import_module(f"mec.bench.{name}"), f"bench_{name}")(**vars(self.what))
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Command):
     """The paper's tables: results of any number of runs beside the published rows; and what a suite found."""
 
-    more: ClassVar[str] = """\
+    more = """\
   mec table 7 runs/imagenet-mec                        ImageNet, linear probing
   mec table 8 runs/*/ --format latex --out table8.tex  transfer to eleven data sets
   mec table figure1 runs/one runs/other                the figures of Figure 1, what was measured alike, mean ranks
@@ -102,10 +90,10 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Command):
     """Make a figure of the paper from measurements taken here."""
 
-    more: ClassVar[str] = """\
+    more = """\
   mec figure coding                                   on random unit rows: a minute on a CPU
   mec figure coding --run runs/digits-digits          and on an encoder's features
   mec figure distortion --data digits                 trains five small models: some minutes on a CPU
@@ -118,14 +106,14 @@ class Figure:
     )
 
     def run(self) -> None:
-        if isinstance(self.which, ApproximationFigure):
-            from mec.reports.approximation import approximation_study
-
-            approximation_study(**vars(self.which))
-        elif isinstance(self.which, TransferFigure):
+        if isinstance(self.which, TransferFigure):
             from mec.reports.figure1 import of_runs
 
             print("Written: " + ", ".join(map(str, of_runs(self.which.runs, Path(self.which.out)))))
+        elif isinstance(self.which, ApproximationFigure):
+            from mec.reports.approximation import approximation_study
+
+            approximation_study(**vars(self.which))
         else:
             from mec.reports.distortion import distortion_study
             from mec.runtime.memory import keep_freed
@@ -135,10 +123,8 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suite(Measuring):
-    __doc__ = Measuring.__doc__
-
-    more: ClassVar[str] = """\
+class Suite(Measuring, Command):
+    more = """\
   mec suite runs/a --data digits --preset quick                what there is without any data set
   mec suite runs/a random:resnet50 --data imagenet,cifar10/ --data-root /data --dry-run
   mec suite runs/a --data-root /data --only voc,coco --budget 8
@@ -150,17 +136,10 @@ each process takes its share of the parts."""
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN", help_behavior_hint="")]
     """What `mec evaluate` takes: run folders, files, names."""
 
-    def run(self) -> None:
-        from mec.reports.suite import suite
-
-        suite(list(self.runs), **flags_of(self, Measuring))
-
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Reporting):
-    __doc__ = Reporting.__doc__
-
-    more: ClassVar[str] = """\
+class Report(Reporting, Command):
+    more = """\
   mec report runs/digits-digits                    report.html in the run folder, as training leaves it
   mec report runs/one runs/other --out both.html   runs side by side
   mec report runs/compare-digits                   all runs of a comparison
@@ -172,6 +151,4 @@ added to a run since it was trained is in it, too."""
     """Run folders, or the folder of a comparison."""
 
     def run(self) -> None:
-        from mec.reports.report import report
-
-        print(f"Written: {report(list(self.runs), **flags_of(self, Reporting))}")
+        print(f"Written: {super().run()}")

@@ -39,9 +39,7 @@ class Protocol(ABC):
 
     def check(self) -> None:
         """Refuse flags that do not fit, before anything is loaded.
-
-        Raises:
-            BadInput: repeats the flag and its value, and says what fits.
+        Raises BadInput: repeats the flag and its value, and says what fits.
         """
         check(self)
 
@@ -100,8 +98,7 @@ class OnLabels(OnImages):
 
         Deep values are scaled as the subject was trained; what there is to know about the data is printed.
 
-        Raises:
-            BadInput: it is not there, or has no labels.
+        Raises BadInput: it is not there, or has no labels.
         """
         from rich.console import Console
 

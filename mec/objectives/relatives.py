@@ -27,14 +27,9 @@ def mmcr(views: Tensor, *, local: NotNegative = 0.0, ranks: Ranks = ALONE) -> Te
         views: [V, m, d]. Rows are normalised here; their average is not.
         local: weight of the mean nuclear norm of each image's own views, which is kept small; >= 0.
 
-    Returns:
-        [], dimensionless: -Σ σ(Ȳ) + local · mean_i ‖views of image i‖_*; at least -sqrt(m min(m, d)).
-
-    Raises:
-        BadInput: not [V, m, d], or a weight that is not finite or negative.
-
-    Source:
-        Yerxa et al., NeurIPS 2023, and its code; the weight is 0 there by default.
+    Returns: [], dimensionless: -Σ σ(Ȳ) + local · mean_i ‖views of image i‖_*; at least -sqrt(m min(m, d)).
+    Raises: BadInput (not [V, m, d], or a weight that is not finite or negative).
+    Source: Yerxa et al., NeurIPS 2023, and its code; the weight is 0 there by default.
 
     >>> mmcr(torch.eye(4).expand(2, 4, 4))  # views agree, images at right angles: four singular values of 1
     tensor(-4.)
@@ -58,14 +53,9 @@ def emp_ssl(views: Tensor, *, distance: Positive = 0.2, agreement: NotNegative =
         distance: ε² of the coding rate; in MEC's terms ε_d² = ε² / d; > 0.
         agreement: weight of the mean cosine of a view with the average of its image's views; >= 0.
 
-    Returns:
-        [], in nats: -agreement · mean_v cos(z_v, z̄) - mean_v ½ log det(I + d / (m ε²) Z_vᵀ Z_v).
-
-    Raises:
-        BadInput: not [V, m, d], or a setting out of its range.
-
-    Source:
-        Tong et al., 2023, and its code, where 0.2 is ε² and not ε.
+    Returns: [], in nats: -agreement · mean_v cos(z_v, z̄) - mean_v ½ log det(I + d / (m ε²) Z_vᵀ Z_v).
+    Raises: BadInput (not [V, m, d], or a setting out of its range).
+    Source: Tong et al., 2023, and its code, where 0.2 is ε² and not ε.
 
     >>> round(emp_ssl(torch.eye(4).expand(2, 4, 4), distance=1.0, agreement=1.0).item(), 4)  # -1 - 2 log 2
     -2.3863
@@ -104,15 +94,10 @@ def simdino(
         distance: ε² of the coding rate; > 0.
         agreement: weight of the mean cosine of student and teacher over pairs of different views; >= 0.
 
-    Returns:
-        [], in nats: -agreement · mean cos - γ mean_v ½ log det(I + d / (m ε²) Ȳ_vᵀ Ȳ_v), where Ȳ_v is the mean of
+    Returns: [], in nats: -agreement · mean cos - γ mean_v ½ log det(I + d / (m ε²) Ȳ_vᵀ Ȳ_v), where Ȳ_v is the mean of
         student and teacher on view v, and γ = (d + m) / (d m).
-
-    Raises:
-        BadInput: shapes that do not fit, no target, or a setting out of its range.
-
-    Source:
-        Wu et al., ICML 2025, and its code.
+    Raises: BadInput (shapes that do not fit, no target, or a setting out of its range).
+    Source: Wu et al., ICML 2025, and its code.
     """
     teacher = needed(target, "simdino")
     check_stacks(online, teacher)
@@ -145,14 +130,9 @@ def matrix_ssl(
         own: γ >= 0, weight of the cross-entropy of the views' own covariances.
         centred: whether the mean row is taken out of the covariances.
 
-    Returns:
-        [], dimensionless: -Tr log(I + C_12) - γ Tr((I + C_11) log(I + C_22)), C_ab = P_aᵀ J P_b / m.
-
-    Raises:
-        BadInput: shapes differ, order < 1, or a negative weight.
-
-    Source:
-        Zhang et al., ICML 2024, and its code, with I in place of its I / 2.
+    Returns: [], dimensionless: -Tr log(I + C_12) - γ Tr((I + C_11) log(I + C_22)), C_ab = P_aᵀ J P_b / m.
+    Raises: BadInput (shapes differ, order < 1, or a negative weight).
+    Source: Zhang et al., ICML 2024, and its code, with I in place of its I / 2.
     """
     check_pair(online, target)
     check_order(order)
@@ -202,14 +182,9 @@ def frossl(views: Tensor, *, invariance: NotNegative = 1.0, ranks: Ranks = ALONE
         views: [V, m, d]. Columns are brought to length 1 here.
         invariance: weight of agreement; >= 0.
 
-    Returns:
-        [], dimensionless: Σ_v [2 log ‖cov_v / Tr cov_v‖_F + invariance · V d · MSE(z_v, z̄)].
-
-    Raises:
-        BadInput: not [V, m, d], or a weight that is not finite or negative.
-
-    Source:
-        Skean et al., ECCV 2024, and its code.
+    Returns: [], dimensionless: Σ_v [2 log ‖cov_v / Tr cov_v‖_F + invariance · V d · MSE(z_v, z̄)].
+    Raises: BadInput (not [V, m, d], or a weight that is not finite or negative).
+    Source: Skean et al., ECCV 2024, and its code.
     """
     check_stack(views)
     AT_LEAST_0.check(invariance=invariance)
@@ -234,14 +209,9 @@ def w_mse(views: Tensor, *, shrink: Share = 0.0, ranks: Ranks = ALONE) -> Tensor
         views: [V, m, d], m above d.
         shrink: share of the identity that is mixed into covariances; from 0 to 1.
 
-    Returns:
-        [], dimensionless, from 0 to 4: the mean over pairs of 2 - 2 cos.
-
-    Raises:
-        BadInput: not [V, m, d], fewer than two views, or no more images than dimensions.
-
-    Source:
-        Ermolov et al., ICML 2021, and its code, which whitens parts of the batch.
+    Returns: [], dimensionless, from 0 to 4: the mean over pairs of 2 - 2 cos.
+    Raises: BadInput (not [V, m, d], fewer than two views, or no more images than dimensions).
+    Source: Ermolov et al., ICML 2021, and its code, which whitens parts of the batch.
     """
     check_stacks(views, None)
     SHARE.check(shrink=shrink)
@@ -268,8 +238,7 @@ class CorInfoMax(nn.Module):
     Args:
         embedding: d.
 
-    Source:
-        Ozsoy et al., NeurIPS 2022, and its code, with the unit rows of its CIFAR settings.
+    Source: Ozsoy et al., NeurIPS 2022, and its code, with the unit rows of its CIFAR settings.
     """
 
     def __init__(self, embedding: int):
@@ -299,11 +268,8 @@ class CorInfoMax(nn.Module):
             kept: how much of the old means and covariances is kept; from 0 to 1.
             floor: added to the diagonal of covariances; > 0.
 
-        Returns:
-            [], dimensionless: invariance · MSE(z_1, z_2) - Σ_v log det(R_v + floor I) / d.
-
-        Raises:
-            BadInput: shapes or settings that do not fit.
+        Returns: [], dimensionless: invariance · MSE(z_1, z_2) - Σ_v log det(R_v + floor I) / d.
+        Raises: BadInput (shapes or settings that do not fit).
         """
         check_stacks(online, None, self.means.shape[1])
         AT_LEAST_0.check(invariance=invariance)

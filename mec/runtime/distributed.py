@@ -53,9 +53,7 @@ class Ranks:
 
     def share(self, n: int) -> slice:
         """This rank's part of n rows.
-
-        Raises:
-            BadInput: n is not a multiple of the number of ranks, so that rows would be lost.
+        Raises BadInput: n is not a multiple of the number of ranks, so that rows would be lost.
         """
         each, left = divmod(n, self.size)
         if left:

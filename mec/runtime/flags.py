@@ -64,9 +64,7 @@ else:  # several after each --set, which may be repeated
 
 def check(options: Any) -> None:
     """Hold the fields of a dataclass to their types: numbers to their `Range`, words to their choices.
-
-    Raises:
-        BadInput: repeats the flag and what was given, and says what fits.
+    Raises BadInput: repeats the flag and what was given, and says what fits.
     """
     hints = typing.get_type_hints(type(options), include_extras=True)
     for name in field_names(options):
@@ -135,8 +133,7 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
 
 def refuse_unknown(function: str, flags: Iterable[str], known: Sequence[str]) -> None:
     """
-    Raises:
-        TypeError: a keyword that the function does not take, with the nearest one that it does.
+    Raises TypeError: a keyword that the function does not take, with the nearest one that it does.
     """
     for name in flags:
         if name not in known:

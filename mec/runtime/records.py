@@ -87,8 +87,7 @@ class Ledger:
 
     The first line says what the work is, and the file's name holds a hash of it.
 
-    Raises:
-        BadInput: the file is of other work.
+    Raises BadInput: the file is of other work.
     """
 
     def __init__(self, folder: Path, name: str, about: Mapping[str, Any]):

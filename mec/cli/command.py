@@ -1,0 +1,50 @@
+"""What commands share: a command of a function of `mec` has the function's options as its first base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import Positional, arg
+
+from mec.runtime.flags import field_names, flags_of
+from mec.runtime.paths import check_data, check_run
+
+Run = Annotated[
+    Positional[str],
+    arg(metavar="RUN", help="A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."),
+]
+
+
+class Command:
+    """Its fields are its flags, its docstring that of the options; help shows `more` below it.
+
+    `run` calls the function of `mec` that has the command's name: with its own fields, then the options as keywords.
+    """
+
+    more: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.__doc__ = cls.__doc__ or cls.__bases__[0].__doc__
+
+    def run(self) -> Any:
+        import mec
+
+        kind = type(self)
+        flags = flags_of(self, kind.__bases__[0])
+        own = [getattr(self, name) for name in field_names(self) if name not in flags]
+        return getattr(mec, kind.__name__.lower())(*own, **flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnRun(Command):
+    """What is asked about a run and images."""
+
+    run_folder: Run
+    images: Annotated[Positional[str], arg(metavar="IMAGES")]
+    """A folder of images nested in any way, tars, a CSV or text of paths, or a file."""
+
+    def run(self) -> Any:
+        check_run(self.run_folder)
+        check_data(self.images, names=False)
+        return super().run()
