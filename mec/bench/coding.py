@@ -1,7 +1,5 @@
 """The objectives timed: the released loop with autograd, ours at several orders, the exact forms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,11 +7,11 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from rich.table import Column, Table
+from rich.table import Table
 from torch import Tensor
 
 from mec.bench.options import Coding
-from mec.bench.turns import in_turns, report
+from mec.bench.turns import in_turns, report, table
 from mec.errors import BadInput
 from mec.objectives.coding import log_det_cross, log_det_symmetric
 from mec.objectives.matched import unit_rows
@@ -21,7 +19,6 @@ from mec.runtime.device import chosen_device
 from mec.runtime.files import write_figure
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
-from mec.runtime.progress import Console
 
 RELEASED = "released loop"
 DISTORTION = 0.06  # the paper's
@@ -66,9 +63,8 @@ class _Products(torch.autograd.Function):
     def backward(ctx, grad):
         online, target, matrix = ctx.saved_tensors
         to_online = matrix.T @ target if ctx.batch_wise else target @ matrix.T
-        if not ctx.needs_input_grad[1]:
-            return to_online, None
-        return to_online, (matrix @ online if ctx.batch_wise else online @ matrix)
+        to_target = (matrix @ online if ctx.batch_wise else online @ matrix) if ctx.needs_input_grad[1] else None
+        return to_online, to_target
 
 
 def released_loop(online: Tensor, target: Tensor, lam: float, order: int = 4) -> Tensor:
@@ -142,23 +138,23 @@ def bench_coding(options: Coding) -> list[Timing]:
     rows, sizes = integers(options.rows, "--rows"), integers(options.sizes, "--sizes")
     device, out = chosen_device(options.device), Path(options.out)
     timings = time_coding(rows, sizes, device=device, repeats=options.repeats)
-    console = Console(markup=False, highlight=False)
     kinds = dict.fromkeys((t.m, t.d) for t in timings)
     tables = [timing_table([t for t in timings if (t.m, t.d) == kind], *kind) for kind in kinds]
-    report(console, machine(device), tables, {"timings": [asdict(t) for t in timings]}, out / "coding.json")
+    out.mkdir(parents=True, exist_ok=True)
     timing_plot([t for t in timings if t.backward], out / "coding.png")
-    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}", soft_wrap=True)
+    written = {"timings": [asdict(t) for t in timings]}
+    report(machine(device), tables, written, out / "coding.json", out / "coding.png")
     return timings
 
 
 def timing_table(timings: Sequence[Timing], m: int, d: int) -> Table:
-    right = [Column(name, justify="right") for name in ("value", "value + gradient", "ratio")]
-    table = Table("", *right, "to", title=f"m {m}, d {d}: median ms (range), fp32")
+    found = table("", "value", "value + gradient", "ratio", title=f"m {m}, d {d}: median ms (range), fp32")
+    found.add_column("to")
     forward, both = ({t.name: t for t in timings if t.backward == b} for b in (False, True))
     for name, timing in both.items():
         cells = [f"{t.median:.1f} ({t.low:.1f}-{t.high:.1f})" for t in (forward[name], timing)]
-        table.add_row(name, *cells, f"{timing.ratio:.2f}", timing.against)
-    return table
+        found.add_row(name, *cells, f"{timing.ratio:.2f}", timing.against)
+    return found
 
 
 def timing_plot(timings: Sequence[Timing], path: Path) -> None:

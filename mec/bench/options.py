@@ -1,7 +1,5 @@
 """What `mec bench` takes, a dataclass a benchmark: the home of every flag, its default and its words."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -3,18 +3,15 @@
 The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48 (ratios 1 : 1.07 : 1.14).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Column, Table
 
 from mec.bench.options import Step
-from mec.bench.turns import in_turns, report
+from mec.bench.turns import in_turns, report, table
 from mec.data.batches import Batch, IterableBatches
 from mec.networks.backbones import build_encoder, feature_size
 from mec.networks.siamese import build_siamese
@@ -25,7 +22,6 @@ from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE
 from mec.runtime.flags import names, takes
 from mec.runtime.machine import machine
-from mec.runtime.progress import Console
 from mec.training.optimizers import build_optimizer
 from mec.training.plan import build_objective, with_method
 from mec.training.trainer import Trainer, parameters_of
@@ -95,18 +91,16 @@ def bench_step(options: Step) -> list[StepTiming]:
     Args:
     {options}
     """
-    data, repeats, out = options.recipes, options.repeats, Path(options.out)
-    console, fabric = Console(markup=False, highlight=False), start_fabric(options.device)
+    data, repeats = options.recipes, options.repeats
+    fabric = start_fabric(options.device)
     asked = {name: getattr(options, name) for name in ("batch_size", "image_size", "backbone")}
     methods = dict.fromkeys(names(options.methods, "--methods"))
     steps = {name: step_of(name, data, fabric=fabric, **asked) for name in methods}
     timings = time_steps(steps, repeats, fabric.device)
-    right = [Column(name, justify="right") for name in ("s a step", f"over {timings[0].method}")]
     title = f"{data}: a training step, batch {options.batch_size}, median of {repeats} (range)"
-    table = Table("method", *right, title=title)
+    shown = table("method", "s a step", f"over {timings[0].method}", title=title)
     for t in timings:
-        table.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
+        shown.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
     found = {"data": data, **asked, "timings": [asdict(t) for t in timings]}
-    report(console, machine(fabric.device.type), [table], found, out / "step.json")
-    console.print(f"Written: {out / 'step.json'}", soft_wrap=True)
+    report(machine(fabric.device.type), [shown], found, Path(options.out) / "step.json")
     return timings

@@ -1,12 +1,12 @@
 """Speed, all sides in one run: the contenders take turns, so that a machine's moods meet all of them alike."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from rich.table import Column, Table
 
 from mec.runtime.device import wait_for
 from mec.runtime.files import write_json
@@ -34,10 +34,19 @@ def in_turns(
     return {name: (statistics.median(t[1:]), min(t[1:]), max(t[1:])) for name, t in times.items()}
 
 
-def report(console: Console, where: Mapping[str, Any], shown: Iterable[Any], found: Mapping[str, Any], path: Path):
-    """Print the machine, then what there is to show; write the machine and what was found to a JSON file."""
-    console.print(", ".join(f"{k} {v}" for k, v in where.items()))
-    for each in shown:
+def report(
+    where: Mapping[str, Any], shown: Iterable[Any], found: Mapping[str, Any], path: Path, *others: Path, width: int = 0
+) -> None:
+    """Print the machine, then what there is to show; write the machine and what was found to a JSON file; name all."""
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, width)
+    for each in (", ".join(f"{k} {v}" for k, v in where.items()), *shown):
         console.print(each)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"machine": where, **found})
+    console.print("Written: " + ", ".join(map(str, (path, *others))), soft_wrap=True)
+
+
+def table(first: str, *columns: str, title: str) -> Table:
+    """A table of figures, to the right, after words."""
+    return Table(first, *[Column(name, justify="right") for name in columns], title=title)

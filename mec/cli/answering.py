@@ -1,7 +1,5 @@
 """From images to answers: `mec select`, `predict`, `search`, `duplicates`, `outliers`, `mislabelled`, `label`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mec.answers import options

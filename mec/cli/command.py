@@ -1,7 +1,5 @@
 """What commands share: a command of a function of `mec` has the function's options as its first base."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 

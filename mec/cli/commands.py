@@ -1,7 +1,5 @@
 """The commands: each a dataclass whose fields are its flags, and `run`, which calls one function."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 from dataclasses import dataclass
@@ -99,7 +97,7 @@ train/CLASS/ and val/CLASS/ or test/CLASS/, or comes with --labels CSV (path,lab
     """The protocol's dataclass, with its data and flags."""
 
     @classmethod
-    def parsed(cls, words: list[str]) -> Evaluate:
+    def parsed(cls, words: list[str]) -> "Evaluate":
         """From RUN PROTOCOL FLAGS; each protocol's flags are parsed by its own dataclass."""
         if len(words) < 2 or {"-h", "--help"} & {*words[:2]}:
             text = f"{cls.__doc__}\n\n{cls.more}".replace("{protocols}", protocol_list(columns()))

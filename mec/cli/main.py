@@ -1,7 +1,5 @@
 """The command line: parse, look up, call one function. Heavy imports wait until a command runs."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import io

@@ -1,7 +1,5 @@
 """`mec bench`, `mec table` and `mec figure`: speed, and the paper's tables and figures."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from pathlib import Path

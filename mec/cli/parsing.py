@@ -1,7 +1,5 @@
 """Words of the command line -> a dataclass: tyro parses; text keeps to the terminal's width, near words are named."""
 
-from __future__ import annotations
-
 import io
 import re
 import shutil

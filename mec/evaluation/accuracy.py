@@ -1,7 +1,5 @@
 """Accuracy on held-out images, as results: top-1 with its interval, balanced over classes, the confusion matrix."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

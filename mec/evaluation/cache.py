@@ -4,8 +4,6 @@ A file FEATURES/<key>.npy serves only what its key was computed from, so a stale
 to <key>.part and notes its progress, so that it resumes after a stop. The folder may be deleted at any time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -68,7 +66,8 @@ def stored(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iter
     """
     path = folder / f"{key}.npy"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{key}.lock", "w") as lock, only_writer(lock):  # another process waits, and finds the file
+    with open(folder / f"{key}.lock", "w") as lock:
+        only_writer(lock)  # another process waits, and finds the file
         if not _is_whole(path, rows):
             _write(path, rows, batches)
     return path
@@ -129,12 +128,11 @@ def _progress(part: Path, note: Path, rows: int) -> tuple[int, int]:
     try:
         values = json.loads(note.read_text())
         done, size = int(values["done"]), int(values["size"])
-        if not (0 < done <= rows and 0 < size < 2**31):
-            return 0, 0
+        there = 0 < done <= rows and 0 < size < 2**31
+        there = there and part.stat().st_size >= len(_header(rows, size)) + 4 * size * done
     except (OSError, *MALFORMED):
-        return 0, 0
-    needed = len(_header(rows, size)) + 4 * size * done
-    return (done, size) if part.exists() and part.stat().st_size >= needed else (0, 0)
+        there = False
+    return (done, size) if there else (0, 0)
 
 
 def _header(rows: int, size: int) -> bytes:

@@ -1,7 +1,5 @@
 """Training a classifier on a backbone, frozen or as a whole: what probe, few labels and fine-tuning share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,16 +124,10 @@ def unfinished(subject: Subject, protocol: str, data: Data, train: Split, recipe
 
 
 def train_classifier(
-    subject: Subject,
-    head: nn.Module,
-    train: Split,
-    recipe: Training,
-    *,
-    seed: int = 0,
-    after_epoch: Callable[[int], None] | None = None,
-    console: Console | None = None,
+    subject: Subject, head: nn.Module, train: Split, recipe: Training, *, seed: int = 0,
+    after_epoch: Callable[[int], None] | None = None, console: Console | None = None,
     state: Checkpoints | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Train the head, and the subject's encoder unless it is frozen, in place; both are left in evaluation mode.
 
     Views are random resized crops and flips, functions of (seed, epoch, image). The last incomplete batch is kept,
@@ -186,11 +178,9 @@ def train_classifier(
             loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
             if not torch.isfinite(loss):
                 state.remove()
-                raise Diverged(
-                    f"the loss is {loss.item()} at step {step + 1} of {steps}; a lower --base-lr (now "
-                    f"{recipe.base_lr:g}){'' if recipe.frozen else ' or --head-lr'} is the usual cure.",
-                    loss.item(),
-                )
+                cure = f"a lower --base-lr (now {recipe.base_lr:g}){' or --head-lr' * (not recipe.frozen)}"
+                where = f"at step {step + 1} of {steps}"
+                raise Diverged(f"the loss is {loss.item()} {where}; {cure} is the usual cure.", loss.item())
             optimizer.step()
             done = step + 1
             bar.step(done, f"loss {loss.item():.3f}" if done % 10 == 0 else "")
@@ -199,14 +189,10 @@ def train_classifier(
                 after_epoch(-(-done // each))
             if done == steps or state.is_due():
                 state.save(done, parts)
-    if unreadable:
-        first = next(iter(unreadable.values()))
-        console.print(
-            f"{len(unreadable)} of {len(train):,} training images cannot be read, and others took their places: "
-            f"{first.path} ({first.reason}){', ...' if len(unreadable) > 1 else ''}",
-            style="yellow",
-            highlight=False,
-        )
+    for first in [*unreadable.values()][:1]:
+        words = f"{len(unreadable)} of {len(train):,} training images cannot be read, and others took their places: "
+        words += f"{first.path} ({first.reason})" + ", ..." * (len(unreadable) > 1)
+        console.print(words, style="yellow", highlight=False)
 
 
 def backward(encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training) -> Tensor:

@@ -1,7 +1,5 @@
 """Features averaged over several crops of each image, as EMP-SSL is measured; results have a name of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """`mec.evaluate` and `mec.features`: an encoder under a protocol, and what it makes of images, in one call each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
@@ -138,15 +136,10 @@ def _of_features(train: Features, test: Features, protocol: Protocol) -> Iterato
 
 
 def features(
-    run: Encoder,
-    images: str | Path | Sequence[str | Path] | Sequence[Image.Image] | Split,
-    *,
-    labels: str | Path | None = None,
-    device: str = "auto",
-    workers: int = 0,
-    batch_size: int = 256,
+    run: Encoder, images: str | Path | Sequence[str | Path] | Sequence[Image.Image] | Split, *,
+    labels: str | Path | None = None, device: str = "auto", workers: int = 0, batch_size: int = 256,
     say: Callable[[str], None] = lambda _: None,
-) -> Features:
+) -> Features:  # fmt: skip
     """What an encoder makes of images: features x [n, e], and the name of the image of each row.
 
     Args:
@@ -173,11 +166,10 @@ def features(
     data, split = source.data, source.split
     for words in (*subject.told, *data.words()):
         say(words)
-    found = extract(
-        subject.encoder, split, subject.transform, device=subject.device, batch_size=batch_size, workers=workers
-    )
+    where: Any = {"device": subject.device, "batch_size": batch_size, "workers": workers}
+    found = extract(subject.encoder, split, subject.transform, **where)
     found.check_finite()
     lost = {image.path for image in found.skipped}
-    names = [name for i, name in enumerate(source.names) if split.images.name(i) not in lost]
+    names = tuple(name for i, name in enumerate(source.names) if split.images.name(i) not in lost)
     data = replace(data, skipped=(*data.skipped, *found.skipped))
-    return replace(found, names=tuple(names), skipped=data.skipped, told=tuple(data.words()))
+    return replace(found, names=names, skipped=data.skipped, told=tuple(data.words()))

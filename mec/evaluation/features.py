@@ -1,7 +1,5 @@
 """The features [n, e] of a frozen backbone, with labels [n], extracted once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +68,7 @@ class Extraction:
         """A row for each image, NaN where it cannot be read, and which can; size: e, or 0 where it is not known yet.
         Raises BadInput: none can be read, and e is not known."""
         waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
-        for inputs, kept in _batches(images, self.transform, self.batch_size, self.workers):
+        for inputs, kept in self.inputs(images):
             waiting.append(kept)
             found = self.encoder(inputs.to(self.device)).float().cpu() if len(inputs) else torch.empty(0, size)
             size = found.shape[1]
@@ -82,6 +80,18 @@ class Extraction:
         if waiting:
             first = f"{images.name(0)}: {reading_error(images, 0)}"
             raise BadInput(f"none of {len(images):,} images can be read ({first}). Mend or remove them.")
+
+    def inputs(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """The inputs of a batch's images that can be read, and which those are [m] bool."""
+        if self.workers < 0:
+            raise BadInput(f"--workers is {self.workers}: 0 (no processes beside this one) or more.")
+        if images.pixels is None:
+            yield from prepared(
+                _Transformed(images, self.transform), self.workers, _collate, batch_size=self.batch_size
+            )
+            return
+        for part in images.pixels.split(self.batch_size):
+            yield self.transform(part), torch.ones(len(part), dtype=torch.bool)
 
     def batches(self, start: int, size: int = 0) -> Iterator[Tensor]:
         """The rows from one on."""
@@ -102,16 +112,9 @@ class Extraction:
 
 
 def extract(
-    encoder: nn.Module,
-    split: Split,
-    transform: Callable[[Any], Tensor],
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 256,
-    workers: int = 0,
-    cache: Path | None = None,
-    whole: bool = False,
-) -> Features:
+    encoder: nn.Module, split: Split, transform: Callable[[Any], Tensor], *, device: torch.device | str = "cpu",
+    batch_size: int = 256, workers: int = 0, cache: Path | None = None, whole: bool = False,
+) -> Features:  # fmt: skip
     """Features of a split's images, in order; the encoder runs in evaluation mode, and its mode is restored.
 
     An image that cannot be read, at two attempts, is left out with its label, unless `whole` makes that an error.
@@ -134,23 +137,21 @@ def extract(
         found, unreadable = way.second_try(lost.numpy(), x.shape[1])
         if found:
             x[[*found]] = torch.stack([*found.values()])
-    y = labels_of(split)
-    return drop_rows(split.images, x, y, unreadable, whole) if unreadable else Features(x, y)
+    features = Features(x, labels_of(split))
+    if not unreadable:
+        return features
+    skipped = reasons(split.images, unreadable)
+    if whole:
+        first = f"{skipped[0].path} cannot be read: {skipped[0].reason}."
+        raise BadInput(f"{first} This measurement needs all of its images.")
+    kept = np.setdiff1d(np.arange(len(x)), unreadable)
+    return Features(x[kept], features.y[kept], skipped)
 
 
 def labels_of(split: Split) -> Tensor:
     """[n] int64, -1 where an image has no label."""
     labels = split.labels if split.labels is not None else np.full(len(split), -1)
     return torch.from_numpy(np.asarray(labels, dtype=np.int64))
-
-
-def drop_rows(images: Images, x: Tensor, y: Tensor, unreadable: Sequence[int], whole: bool) -> Features:
-    """Features without the rows of images that cannot be read, and the reasons why. Raises BadInput as `extract`."""
-    found = reasons(images, unreadable)
-    if whole:
-        raise BadInput(f"{found[0].path} cannot be read: {found[0].reason}. This measurement needs all of its images.")
-    kept = np.setdiff1d(np.arange(len(x)), unreadable)
-    return Features(x[kept], y[kept], found)
 
 
 def reasons(images: Images, unreadable: Sequence[int]) -> tuple[Skipped, ...]:
@@ -174,14 +175,10 @@ def tell_skipped(parts: Sequence[Features], console: Console) -> None:
     """Print one line about the images that could not be read, where there are any."""
     found = [skipped for part in parts for skipped in part.skipped]
     if found:
-        console.print(
-            f"{len(found)} of {sum(len(p.x) for p in parts) + len(found):,} images cannot be read and are left out: "
-            + ", ".join(f"{s.path} ({s.reason})" for s in found[:3])
-            + (", ..." if len(found) > 3 else ""),
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+        first = ", ".join(f"{s.path} ({s.reason})" for s in found[:3]) + ", ..." * (len(found) > 3)
+        number = f"{len(found)} of {sum(len(p.x) for p in parts) + len(found):,}"
+        words = f"{number} images cannot be read and are left out: {first}"
+        console.print(words, style="yellow", highlight=False, soft_wrap=True)
 
 
 def is_grey(images: Images) -> bool:
@@ -200,19 +197,6 @@ def pixels(split: Split, side: int = 32, *, grey: bool | None = None) -> Feature
     else:
         x = images.pixels[:, :1] if (is_grey(images) if grey is None else grey) else images.pixels
     return Features(x.flatten(1).float() / 255, labels_of(split))
-
-
-def _batches(
-    images: Images, transform: Callable[[Any], Tensor], batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The inputs of a batch's images that can be read, and which those are [m] bool."""
-    if images.pixels is not None:
-        for part in images.pixels.split(batch_size):
-            yield transform(part), torch.ones(len(part), dtype=torch.bool)
-        return
-    if workers < 0:
-        raise BadInput(f"--workers is {workers}: 0 (no processes beside this one) or more.")
-    yield from prepared(_Transformed(images, transform), workers, _collate, batch_size=batch_size)
 
 
 class _Transformed(torch.utils.data.Dataset):

@@ -1,7 +1,5 @@
 """A picture of features: t-SNE maps, coloured by class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ def map_points(part: Features) -> np.ndarray:
 
 
 def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> np.ndarray:
-    """t-SNE [n, 2] of the unit rows of a set of features, drawn on an axis, coloured by class."""
+    """`map_points`, drawn on an axis, coloured by class."""
     points = map_points(part)
     # The limits of the colours are fixed, so that a class keeps its colour where others are missing.
     axis.scatter(*points.T, c=part.y.numpy(), cmap=colours(classes), vmin=0, vmax=max(9, len(classes) - 1), s=7)
@@ -63,10 +61,8 @@ def draw_classes(figure: Any, classes: Sequence[str]) -> None:
 
     shades = colormaps[colours(classes)]
     names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in map(as_drawn, classes)]
-    handles = [
-        Line2D([], [], linestyle="", marker="o", markersize=5, color=shades(i / max(9, len(classes) - 1)))
-        for i in range(len(classes))
-    ]
+    colour = [shades(i / max(9, len(classes) - 1)) for i in range(len(classes))]
+    handles = [Line2D([], [], linestyle="", marker="o", markersize=5, color=each) for each in colour]
     width, height = figure.get_size_inches()
     font = 9 if len(classes) <= 20 else 7
     column = (0.8 * max(map(len, names)) + 4) * font / 72  # inches: names, marker and what lies between columns

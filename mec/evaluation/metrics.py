@@ -1,7 +1,5 @@
 """Metrics of scores against labels, in per cent: top-k, mean per class, 11-point mean average precision."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -87,7 +85,5 @@ METRICS: dict[str, Metric] = {
 def check_scores(scores: np.ndarray, labels: np.ndarray, *, many: bool) -> None:
     wanted = scores.shape if many else scores.shape[:1]
     if scores.ndim != 2 or labels.shape != wanted or not len(scores):
-        shape = "[n, c]" if many else "[n]"
-        raise BadInput(
-            f"scores are {[*scores.shape]}, labels {[*labels.shape]}: scores [n, c] and labels {shape}, n > 0."
-        )
+        fit = f"scores [n, c] and labels {'[n, c]' if many else '[n]'}, n > 0"
+        raise BadInput(f"scores are {[*scores.shape]}, labels {[*labels.shape]}: {fit}.")

@@ -47,7 +47,8 @@ class Protocol(ABC):
         """The encoder that `run` names or is, set up by these flags."""
         from mec.evaluation.subject import resolve
 
-        return resolve(run, device=self.device, out=self.out)
+        about = {name: getattr(self, name) for name in ("image_size", "workers") if hasattr(self, name)}
+        return resolve(run, device=self.device, out=self.out, **about)
 
     @abstractmethod
     def measure(self, subject: Subject) -> Iterable[Result]:
@@ -62,11 +63,6 @@ class OnImages(Protocol):
     """Side of the images the encoder gets, px. Default: the size it was trained on, where that is known; else 224."""
     workers: Annotated[int, FROM_0] = 0
     """Processes that decode images."""
-
-    def subject(self, run: Any) -> Subject:
-        from mec.evaluation.subject import resolve
-
-        return resolve(run, device=self.device, out=self.out, image_size=self.image_size, workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +111,10 @@ class OnLabels(OnImages):
             for words in data.words():
                 Console(stderr=True, markup=False, highlight=False).print(words, style="yellow", soft_wrap=True)
         if not data.can_be_measured:
-            raise BadInput(
-                f"{data.name} has no labels to measure with: it needs folders train/CLASS/, and val/CLASS/ or "
-                "test/CLASS/; or --labels CSV, with the columns path and label."
+            needs = (
+                "folders train/CLASS/, and val/CLASS/ or test/CLASS/; or --labels CSV, with the columns path and label"
             )
+            raise BadInput(f"{data.name} has no labels to measure with: it needs {needs}.")
         assert data.test is not None
         return replace(data, test=limited(data.test, self.limit, seed=0))
 
@@ -126,12 +122,9 @@ class OnLabels(OnImages):
         """The results with the data they were measured on, and settings that the function did not know."""
         from mec.evaluation.results import named
 
-        if self.limit is not None:
-            settings["limit"] = self.limit
-        return [
-            replace(result, **data.about, settings={**result.settings, **settings})
-            for result in named(found, data.classes)
-        ]
+        settings |= {} if self.limit is None else {"limit": self.limit}
+        found = named(found, data.classes)
+        return [replace(result, **data.about, settings={**result.settings, **settings}) for result in found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +185,5 @@ class Trained(OnLabels):
         flags = ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps", "head_norm")
         asked: dict[str, Any] = {name: getattr(self, name, None) for name in flags}
         asked["crop"] = None if self.crop is None else (self.crop, 1.0)
-        if self.epochs is not None:
-            recipe = replace(recipe, steps=None)
+        recipe = recipe if self.epochs is None else replace(recipe, steps=None)
         return replace(recipe, **{name: value for name, value in asked.items() if value is not None})

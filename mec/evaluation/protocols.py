@@ -3,8 +3,6 @@
 A new protocol is a dataclass and a row in its room's `protocols.py`; see `mec.evaluation.protocol`. No torch here.
 """
 
-from __future__ import annotations
-
 import textwrap
 
 from mec.evaluation.detection import protocols as detection

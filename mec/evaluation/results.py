@@ -1,7 +1,5 @@
 """A result is a named number with where it came from; results.jsonl holds one per line."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,13 +30,13 @@ class Confusion:
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str] = ()) -> Confusion:
+    def of(cls, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str] = ()) -> "Confusion":
         """Of predictions [n] and labels [n]; classes without a name go by their number."""
         size = max(int(max(predicted.max(), labels.max())) + 1, len(classes))
         counts = np.bincount(labels * size + predicted, minlength=size * size).reshape(size, size)
         return cls(counts, ()).named(classes)
 
-    def named(self, classes: Sequence[str]) -> Confusion:
+    def named(self, classes: Sequence[str]) -> "Confusion":
         """With the classes' names, among them those that no image has."""
         size = max(len(self.counts), len(classes))
         counts = np.pad(self.counts, (0, size - len(self.counts)))

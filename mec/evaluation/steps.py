@@ -1,7 +1,5 @@
 """A protocol's figures over the encoders that a run kept, as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Nothing is unpickled: .pth files are read with weights_only, and nothing is fetched from anywhere.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable
@@ -79,13 +77,9 @@ class Subject:
 
 
 def resolve(
-    run: str | Path | tuple[nn.Module, Callable[[Any], Tensor]],
-    *,
-    device: str = "auto",
-    out: str | Path | None = None,
-    image_size: int | None = None,
-    workers: int = 0,
-) -> Subject:
+    run: str | Path | tuple[nn.Module, Callable[[Any], Tensor]], *, device: str = "auto",
+    out: str | Path | None = None, image_size: int | None = None, workers: int = 0,
+) -> Subject:  # fmt: skip
     """The encoder that RUN names.
 
     Args:

@@ -5,8 +5,6 @@ and gradient those of all rows: what can be split is split, the rest is gathered
 unscaled; the setting `scale` of a method multiplies them (1 unless said), as published losses are multiples.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,13 +82,9 @@ def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ran
 
 
 def barlow_twins(
-    online: Tensor,
-    target: Tensor,
-    *,
-    off_diagonal: NotNegative = 0.0051,
-    normalise: Normalise = "bn",
+    online: Tensor, target: Tensor, *, off_diagonal: NotNegative = 0.0051, normalise: Normalise = "bn",
     ranks: Ranks = ALONE,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Distance of the cross-correlation of dimensions from the identity: Barlow Twins.
 
     Args:
@@ -119,14 +113,9 @@ def barlow_twins(
 
 
 def vicreg(
-    online: Tensor,
-    target: Tensor,
-    *,
-    invariance: NotNegative = 25.0,
-    variance: NotNegative = 25.0,
-    covariance: NotNegative = 1.0,
-    ranks: Ranks = ALONE,
-) -> Tensor:
+    online: Tensor, target: Tensor, *, invariance: NotNegative = 25.0, variance: NotNegative = 25.0,
+    covariance: NotNegative = 1.0, ranks: Ranks = ALONE,
+) -> Tensor:  # fmt: skip
     """Views agree, each dimension varies, dimensions do not vary together: VICReg.
 
     As in the official code: agreement is a mean over dimensions, and the variance terms of the two sides are halved.
@@ -166,13 +155,9 @@ def variance_and_covariance(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
 
 
 def cross_entropy(
-    online: Tensor,
-    target: Tensor | None = None,
-    *,
-    labels: Tensor | None = None,
-    label_smoothing: Share = 0.0,
+    online: Tensor, target: Tensor | None = None, *, labels: Tensor | None = None, label_smoothing: Share = 0.0,
     ranks: Ranks = ALONE,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Supervised learning in the loop's call: mean cross-entropy of the logits of all views with the labels.
 
     Args:

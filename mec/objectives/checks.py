@@ -3,8 +3,6 @@
 Numbers are held against the ranges of `mec.runtime.ranges`; a NaN in the embeddings is no setting: it gives a NaN.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

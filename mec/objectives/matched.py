@@ -3,8 +3,6 @@
 Rows are embeddings, row i of every view the same image; a rank holds its own rows, and numbers are those of all.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,36 +1,23 @@
 """MEC's formulas: pure functions of matched embeddings. With `ranks`, m is the sum of their rows, the work is split."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import Tensor
 
 from mec.errors import BadInput
+from mec.objectives import coding
 from mec.objectives.checks import check_distortion, check_order, check_pair, check_stack
-from mec.objectives.coding import (
-    Distortion,
-    distortion_for,
-    full_precision,
-    log_det_cross,
-    log_det_symmetric,
-    sum_of_powers,
-)
+from mec.objectives.coding import Distortion, distortion_for, full_precision, sum_of_powers
 from mec.objectives.matched import Normalise, centred_columns, mean_of_rows, normalised, unit_rows
 from mec.runtime.distributed import ALONE, Ranks
 from mec.runtime.ranges import AT_LEAST_0, FROM_1, SHARE, Count, NotNegative, Share
 
 
 def maximum_entropy_coding(
-    online: Tensor,
-    target: Tensor,
-    *,
-    distortion: Distortion = 0.06,
-    order: Count | None = 4,
-    normalise: Normalise = "l2",
-    ranks: Ranks = ALONE,
-) -> Tensor:
+    online: Tensor, target: Tensor, *, distortion: Distortion = 0.06, order: Count | None = 4,
+    normalise: Normalise = "l2", ranks: Ranks = ALONE,
+) -> Tensor:  # fmt: skip
     """Minus the coding length shared by matched views, scaled so that order 1 is minus the mean cosine.
 
     Args:
@@ -60,20 +47,13 @@ def maximum_entropy_coding(
     lam = 1 / (shares.total * distortion)
     with full_precision(online):
         online, target = normalised(online, normalise, ranks), normalised(target, normalise, ranks)
-        return -distortion * log_det_cross(online, target, lam, order, shares)  # 1 / (λ m) = ε_d²
+        return -distortion * coding.log_det_cross(online, target, lam, order, shares)  # 1 / (λ m) = ε_d²
 
 
 def joint_coding(
-    views: Tensor,
-    *,
-    distortion: Distortion = 0.06,
-    exponent: Share = 0.0,
-    agreement: NotNegative = 0.0,
-    centred: bool = False,
-    weights: Tensor | None = None,
-    normalise: Normalise = "l2",
-    ranks: Ranks = ALONE,
-) -> Tensor:
+    views: Tensor, *, distortion: Distortion = 0.06, exponent: Share = 0.0, agreement: NotNegative = 0.0,
+    centred: bool = False, weights: Tensor | None = None, normalise: Normalise = "l2", ranks: Ranks = ALONE,
+) -> Tensor:  # fmt: skip
     """Minus the exact coding length of the view average, scaled as `maximum_entropy_coding`.
 
     The average Ȳ of unit embeddings is long where views agree and the log-determinant is large where images differ,
@@ -103,32 +83,25 @@ def joint_coding(
     check_distortion(distortion)
     SHARE.check(exponent=exponent)
     AT_LEAST_0.check(agreement=agreement)
-    if weights is not None and not shares_of(weights, len(views)):
-        raise BadInput(f"weights are {weights.tolist()} for {len(views)} views: a share for each, adding up to 1.")
+    if weights is not None:
+        one = weights.shape == (len(views),) and bool((weights >= 0).all()) and abs(weights.sum().item() - 1) <= 1e-4
+        if not one:
+            raise BadInput(f"weights are {weights.tolist()} for {len(views)} views: a share for each, adding up to 1.")
     shares = ranks.shares(views.shape[1])
     distortion = distortion_for(distortion, shares.total, views.shape[2])
     with full_precision(views):
         units = unit_rows(views) if normalise == "l2" else torch.stack([normalised(x, normalise, ranks) for x in views])
         average = units.mean(0) if weights is None else torch.einsum("v,vmd->md", weights.to(units), units)
         rows, lam = centred_columns(average, ranks)[0] if centred else average, 1 / (shares.total * distortion)
-        spread = sum_of_powers(rows, lam, exponent, ranks) if exponent else log_det_symmetric(rows, lam, shares)
+        spread = sum_of_powers(rows, lam, exponent, ranks) if exponent else coding.log_det_symmetric(rows, lam, shares)
         loss = -distortion * spread
         return loss - agreement * mean_of_rows(torch.linalg.vector_norm(average, dim=1), ranks) if agreement else loss
 
 
-def shares_of(weights: Tensor, views: int) -> bool:
-    return weights.shape == (views,) and bool((weights >= 0).all()) and abs(weights.sum().item() - 1) <= 1e-4
-
-
 def lower_bound(
-    m: int,
-    d: int,
-    distortion: Distortion,
-    *,
-    exponent: Share = 0.0,
-    agreement: NotNegative = 0.0,
+    m: int, d: int, distortion: Distortion, *, exponent: Share = 0.0, agreement: NotNegative = 0.0,
     centred: bool = False,
-) -> float:
+) -> float:  # fmt: skip
     """What no exact form of the loss can go below: that of views that agree and spread evenly.
 
     Args:

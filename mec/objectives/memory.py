@@ -6,8 +6,6 @@ with this rank's rows; target views are the first T online views, and every view
 What they remember lies in buffers, is the same on every rank, and moves with each call.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch
@@ -18,20 +16,9 @@ from mec.errors import BadInput
 from mec.objectives.checks import check_stacks, needed
 from mec.objectives.coding import at_least_float32, full_precision
 from mec.objectives.matched import GLOBAL_VIEWS, mean_of_rows, pairs, unit_rows
+from mec.runtime import ranges
 from mec.runtime.distributed import ALONE, Ranks
-from mec.runtime.ranges import (
-    ABOVE_0,
-    AT_LEAST_0,
-    FROM_0,
-    FROM_1,
-    SHARE,
-    Count,
-    NotNegative,
-    Positive,
-    Range,
-    Share,
-    Whole,
-)
+from mec.runtime.ranges import Count, NotNegative, Positive, Range, Share, Whole
 
 FROM_2 = Range(int, 2)
 
@@ -51,22 +38,14 @@ class QueuedInfoNCE(nn.Module):
 
     def __init__(self, embedding: int, *, queue: Count = 1024):
         super().__init__()
-        FROM_1.check(embedding=embedding, queue=queue)
-        self.keys: Tensor
-        self.pointer: Tensor
-        self.register_buffer("keys", unit_rows(torch.randn(GLOBAL_VIEWS, queue, embedding)))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        ranges.FROM_1.check(embedding=embedding, queue=queue)
+        self.keys = nn.Buffer(unit_rows(torch.randn(GLOBAL_VIEWS, queue, embedding)))
+        self.pointer = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        temperature: Positive = 0.2,
-        key_views: Literal[1, 2] = 2,
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
+        self, online: Tensor, target: Tensor | None, *, temperature: Positive = 0.2, key_views: Literal[1, 2] = 2,
+        labels: Tensor | None = None, ranks: Ranks = ALONE,
+    ) -> Tensor:  # fmt: skip
         """
         Args:
             online: [V, m, d] queries. Rows are normalised here.
@@ -78,7 +57,7 @@ class QueuedInfoNCE(nn.Module):
         Raises: BadInput (shapes or settings that do not fit, no target, or a batch that does not divide the queue).
         """
         check_stacks(online, target, self.keys.shape[2])
-        ABOVE_0.check(temperature=temperature)
+        ranges.ABOVE_0.check(temperature=temperature)
         if key_views not in (1, 2):
             raise BadInput(f"key_views is {key_views!r}: 1 or 2.")
         with full_precision(online):
@@ -98,11 +77,10 @@ class QueuedInfoNCE(nn.Module):
 
     @torch.no_grad()
     def write(self, keys: Tensor) -> None:
-        m, length = keys.shape[1], self.keys.shape[1]
-        check_queue(length, m)
-        start = int(self.pointer)
+        start, m = int(self.pointer), keys.shape[1]
+        check_queue(self.keys.shape[1], m)
         self.keys[: len(keys), start : start + m] = keys
-        self.pointer.fill_((start + m) % length)
+        self.pointer.fill_((start + m) % self.keys.shape[1])
 
 
 def check_queue(length: int, batch: int) -> None:
@@ -129,25 +107,17 @@ class SwAV(nn.Module):
 
     def __init__(self, embedding: int, *, prototypes: Annotated[int, FROM_2] = 128, queue: Whole = 0):
         super().__init__()
-        FROM_1.check(embedding=embedding)
+        ranges.FROM_1.check(embedding=embedding)
         FROM_2.check(prototypes=prototypes)
-        FROM_0.check(queue=queue)
+        ranges.FROM_0.check(queue=queue)
         self.prototypes = nn.Parameter(unit_rows(torch.randn(prototypes, embedding)))
-        self.queue: Tensor
-        self.register_buffer("queue", torch.zeros(GLOBAL_VIEWS, queue, embedding))
+        self.queue = nn.Buffer(torch.zeros(GLOBAL_VIEWS, queue, embedding))
 
     def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None = None,
-        *,
-        temperature: Positive = 0.1,
-        sharpness: Positive = 0.05,
-        iterations: Count = 3,
-        use_queue: Share = 1.0,
-        labels: Tensor | None = None,
+        self, online: Tensor, target: Tensor | None = None, *, temperature: Positive = 0.1,
+        sharpness: Positive = 0.05, iterations: Count = 3, use_queue: Share = 1.0, labels: Tensor | None = None,
         ranks: Ranks = ALONE,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """
         Args:
             online: [V, m, d]. Rows are normalised here.
@@ -161,9 +131,9 @@ class SwAV(nn.Module):
         Raises: BadInput (shapes or settings that do not fit, or a batch that does not divide the queue).
         """
         check_stacks(online, None, self.prototypes.shape[1])
-        ABOVE_0.check(temperature=temperature, sharpness=sharpness)
-        FROM_1.check(iterations=iterations)
-        SHARE.check(use_queue=use_queue)
+        ranges.ABOVE_0.check(temperature=temperature, sharpness=sharpness)
+        ranges.FROM_1.check(iterations=iterations)
+        ranges.SHARE.check(use_queue=use_queue)
         with full_precision(online):
             with torch.no_grad():
                 self.prototypes.copy_(unit_rows(self.prototypes))
@@ -205,7 +175,7 @@ def sinkhorn(logits: Tensor, iterations: int = 3, ranks: Ranks = ALONE) -> Tenso
     for _ in range(iterations):
         columns = ranks.gather(torch.logsumexp(x, 0, keepdim=True)).logsumexp(0)
         x = x - columns
-        x = x - torch.logsumexp(x, 1, keepdim=True)
+        x = x - x.logsumexp(1, keepdim=True)
     return x.exp()
 
 
@@ -222,21 +192,14 @@ class DINO(nn.Module):
 
     def __init__(self, embedding: int):
         super().__init__()
-        FROM_1.check(embedding=embedding)
-        self.centre: Tensor
-        self.register_buffer("centre", torch.zeros(embedding))
+        ranges.FROM_1.check(embedding=embedding)
+        self.centre = nn.Buffer(torch.zeros(embedding))
 
     def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        temperature: Positive = 0.1,
-        target_temperature: Positive = 0.04,
-        centre_momentum: Share = 0.9,
-        labels: Tensor | None = None,
+        self, online: Tensor, target: Tensor | None, *, temperature: Positive = 0.1,
+        target_temperature: Positive = 0.04, centre_momentum: Share = 0.9, labels: Tensor | None = None,
         ranks: Ranks = ALONE,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """
         Args:
             online: [V, m, κ] logits.
@@ -249,8 +212,8 @@ class DINO(nn.Module):
         Raises: BadInput (shapes or settings that do not fit, or no target).
         """
         check_stacks(online, target, len(self.centre))
-        ABOVE_0.check(temperature=temperature, target_temperature=target_temperature)
-        SHARE.check(centre_momentum=centre_momentum)
+        ranges.ABOVE_0.check(temperature=temperature, target_temperature=target_temperature)
+        ranges.SHARE.check(centre_momentum=centre_momentum)
         with full_precision(online):
             logits = at_least_float32(needed(target, "dino")).detach()
             codes = F.softmax((logits - self.centre) / target_temperature, dim=2)
@@ -260,8 +223,7 @@ class DINO(nn.Module):
             with torch.no_grad():
                 rows = logits.flatten(0, 1)
                 summed = ranks.sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
-                mean = summed[:-1] / summed[-1]
-                self.centre.mul_(centre_momentum).add_((1 - centre_momentum) * mean)
+                self.centre.mul_(centre_momentum).add_((1 - centre_momentum) * (summed[:-1] / summed[-1]))
             return loss
 
 
@@ -279,22 +241,14 @@ class UniGrad(nn.Module):
 
     def __init__(self, embedding: int):
         super().__init__()
-        FROM_1.check(embedding=embedding)
-        self.correlation: Tensor
-        self.started: Tensor
-        self.register_buffer("correlation", torch.zeros(embedding, embedding))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        ranges.FROM_1.check(embedding=embedding)
+        self.correlation = nn.Buffer(torch.zeros(embedding, embedding))
+        self.started = nn.Buffer(torch.zeros((), dtype=torch.bool))
 
     def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        weight: NotNegative = 100.0,
-        correlation_momentum: Share = 0.99,
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
+        self, online: Tensor, target: Tensor | None, *, weight: NotNegative = 100.0,
+        correlation_momentum: Share = 0.99, labels: Tensor | None = None, ranks: Ranks = ALONE,
+    ) -> Tensor:  # fmt: skip
         """
         Args:
             online: [V, m, d]. Rows are normalised here.
@@ -306,8 +260,8 @@ class UniGrad(nn.Module):
         Raises: BadInput (shapes or settings that do not fit, or no target).
         """
         check_stacks(online, target, len(self.correlation))
-        AT_LEAST_0.check(weight=weight)
-        SHARE.check(correlation_momentum=correlation_momentum)
+        ranges.AT_LEAST_0.check(weight=weight)
+        ranges.SHARE.check(correlation_momentum=correlation_momentum)
         with full_precision(online):
             units, targets = unit_rows(online), unit_rows(needed(target, "unigrad")).detach()
             with torch.no_grad():

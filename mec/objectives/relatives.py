@@ -4,8 +4,6 @@ Each takes V views of the same m images, [V, m, d], of this rank; value and grad
 Values are unscaled; the setting `scale` of a method multiplies them. How each relates to MEC: docs/relations.md.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -78,14 +76,9 @@ def coding_rate(views: Tensor, distance: float, ranks: Ranks) -> Tensor:
 
 
 def simdino(
-    online: Tensor,
-    target: Tensor | None,
-    *,
-    distance: Positive = 0.5,
-    agreement: NotNegative = 1.0,
-    labels: Tensor | None = None,
-    ranks: Ranks = ALONE,
-) -> Tensor:
+    online: Tensor, target: Tensor | None, *, distance: Positive = 0.5, agreement: NotNegative = 1.0,
+    labels: Tensor | None = None, ranks: Ranks = ALONE,
+) -> Tensor:  # fmt: skip
     """Student and teacher agree on different views, and their averages spread out: SimDINO, in the loop's call.
 
     Args:
@@ -112,14 +105,9 @@ def simdino(
 
 
 def matrix_ssl(
-    online: Tensor,
-    target: Tensor,
-    *,
-    order: Count | None = 4,
-    own: NotNegative = 1.0,
-    centred: bool = True,
+    online: Tensor, target: Tensor, *, order: Count | None = 4, own: NotNegative = 1.0, centred: bool = True,
     ranks: Ranks = ALONE,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Matrix cross-entropies: of the identity with the views' cross-covariance, and of one view's with the other's.
 
     Without `own`, without centring and at all orders it is MEC's cross exact form at a distortion of 1.
@@ -152,10 +140,10 @@ def matrix_ssl(
 
 def trace_of_log(c: Tensor, order: int | None) -> Tensor:
     """Tr log(I + c), or of the first terms of its series."""
-    if order is None:
-        found: Tensor = torch.linalg.slogdet(one_more(c)).logabsdet
-        return found
-    return log_of(c, order).diagonal().sum()
+    if order is not None:
+        return log_of(c, order).diagonal().sum()
+    found: Tensor = torch.linalg.slogdet(c + torch.eye(len(c), dtype=c.dtype, device=c.device)).logabsdet
+    return found
 
 
 def log_of(c: Tensor, order: int | None) -> Tensor:
@@ -169,10 +157,6 @@ def log_of(c: Tensor, order: int | None) -> Tensor:
         power = power @ c
         total = total + power * ((-1) ** (k + 1) / k)
     return total
-
-
-def one_more(c: Tensor) -> Tensor:
-    return c + torch.eye(len(c), dtype=c.dtype, device=c.device)
 
 
 def frossl(views: Tensor, *, invariance: NotNegative = 1.0, ranks: Ranks = ALONE) -> Tensor:
@@ -244,22 +228,13 @@ class CorInfoMax(nn.Module):
     def __init__(self, embedding: int):
         super().__init__()
         FROM_1.check(embedding=embedding)
-        self.means: Tensor
-        self.covariances: Tensor
-        self.register_buffer("means", torch.zeros(2, embedding, dtype=torch.float64))
-        self.register_buffer("covariances", torch.eye(embedding, dtype=torch.float64).repeat(2, 1, 1))
+        self.means = nn.Buffer(torch.zeros(2, embedding, dtype=torch.float64))
+        self.covariances = nn.Buffer(torch.eye(embedding, dtype=torch.float64).repeat(2, 1, 1))
 
     def forward(
-        self,
-        online: Tensor,
-        target: Tensor | None,
-        *,
-        invariance: NotNegative = 250.0,
-        kept: Share = 0.01,
-        floor: Positive = 1e-8,
-        labels: Tensor | None = None,
-        ranks: Ranks = ALONE,
-    ) -> Tensor:
+        self, online: Tensor, target: Tensor | None, *, invariance: NotNegative = 250.0, kept: Share = 0.01,
+        floor: Positive = 1e-8, labels: Tensor | None = None, ranks: Ranks = ALONE,
+    ) -> Tensor:  # fmt: skip
         """
         Args:
             online: [V, m, d]; the first two views are taken. Rows are normalised here.

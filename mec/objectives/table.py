@@ -8,27 +8,23 @@ with this rank's rows; target views are the first T online views. `over_pairs` l
 memory is a module, made for an embedding size d; `build` makes either.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mec.errors import BadInput
 from mec.objectives.baselines import barlow_twins, cross_entropy, info_nce, negative_cosine, nt_xent, vicreg
 from mec.objectives.checks import check_stacks
-from mec.objectives.coding import Distortion
-from mec.objectives.matched import Normalise, pairs, pairs_without_target
+from mec.objectives.matched import pairs, pairs_without_target
 from mec.objectives.mec import joint_coding, maximum_entropy_coding
 from mec.objectives.memory import DINO, QueuedInfoNCE, SwAV, UniGrad
 from mec.objectives.relatives import CorInfoMax, emp_ssl, frossl, matrix_ssl, mmcr, simdino, w_mse
 from mec.recipes.recipe import Setting
 from mec.runtime.distributed import ALONE, Ranks
-from mec.runtime.ranges import NotNegative, Share
 
 
 def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -69,62 +65,39 @@ def over_views(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return objective
 
 
+@functools.wraps(joint_coding)
 def joint_objective(
-    online: Tensor,
-    target: Tensor | None,
-    *,
-    labels: Tensor | None = None,
-    ranks: Ranks = ALONE,
-    distortion: Distortion = 0.06,
-    exponent: Share = 0.0,
-    agreement: NotNegative = 0.0,
-    centred: bool = False,
-    normalise: Normalise = "l2",
+    online: Tensor, target: Tensor | None, *, labels: Tensor | None = None, ranks: Ranks = ALONE, **settings: Any
 ) -> Tensor:
     """`joint_coding` of all views at once; with a target, of each p_v with the z_t of another view, averaged."""
     check_stacks(online, target)
-    stacks = [online] if target is None else [
-        torch.stack([online[v], target[t]]) for v, t in pairs(len(online), len(target))
-    ]  # fmt: skip
-    losses = [
-        joint_coding(
-            views, distortion=distortion, exponent=exponent, agreement=agreement, centred=centred, normalise=normalise,
-            ranks=ranks,
-        )
-        for views in stacks
-    ]  # fmt: skip
-    return losses[0] if target is None else torch.stack(losses).mean()
+    if target is None:
+        return joint_coding(online, ranks=ranks, **settings)
+    stacks = [torch.stack([online[v], target[t]]) for v, t in pairs(len(online), len(target))]
+    return torch.stack([joint_coding(views, ranks=ranks, **settings) for views in stacks]).mean()
+
+
+def lifted(what: Callable[..., Any]) -> Callable[..., Any]:
+    """How the loop calls a formula: one on two sets, or on all views, is lifted; others and modules stay."""
+    parameters = () if isinstance(what, type) else inspect.signature(what).parameters
+    if isinstance(what, type) or "labels" in parameters:
+        return what
+    return over_views(what) if "views" in parameters else over_pairs(what)
 
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
-    "maximum_entropy_coding": over_pairs(maximum_entropy_coding),
-    "joint_coding": joint_objective,
-    "negative_cosine": over_pairs(negative_cosine),
-    "nt_xent": over_pairs(nt_xent),
-    "info_nce": over_pairs(info_nce),
-    "barlow_twins": over_pairs(barlow_twins),
-    "vicreg": over_pairs(vicreg),
-    "queued_info_nce": QueuedInfoNCE,
-    "swav": SwAV,
-    "dino": DINO,
-    "unigrad": UniGrad,
-    "cross_entropy": cross_entropy,
-    "mmcr": over_views(mmcr),
-    "emp_ssl": over_views(emp_ssl),
-    "simdino": simdino,
-    "corinfomax": CorInfoMax,
-    "matrix_ssl": over_pairs(matrix_ssl),
-    "frossl": over_views(frossl),
-    "w_mse": over_views(w_mse),
+    **{"joint_coding": joint_objective, "queued_info_nce": QueuedInfoNCE},
+    **{module.__name__.lower(): module for module in (SwAV, DINO, UniGrad, CorInfoMax)},
 }
+OBJECTIVES |= {formula.__name__: lifted(formula) for formula in (
+    maximum_entropy_coding, negative_cosine, nt_xent, info_nce, barlow_twins, vicreg, cross_entropy, mmcr, emp_ssl,
+    simdino, matrix_ssl, frossl, w_mse,
+)}  # fmt: skip
 
 
 def objective_of(what: str | Callable[..., Any]) -> Callable[..., Any]:
-    """How the loop calls a method's objective: a row of OBJECTIVES, by its name; or a method's own, lifted over pairs
-    of views where it is a formula on two sets."""
-    if isinstance(what, str):
-        return OBJECTIVES[what]
-    return what if isinstance(what, type) or "labels" in inspect.signature(what).parameters else over_pairs(what)
+    """How the loop calls a method's objective: a row of OBJECTIVES, by its name; or a method's own, `lifted`."""
+    return OBJECTIVES[what] if isinstance(what, str) else lifted(what)
 
 
 def build(
@@ -142,20 +115,21 @@ def build(
     return made(embedding, **sizes), {k: v for k, v in settings.items() if k not in sizes}
 
 
+def parts(objective: Any) -> list[Callable[..., Any]]:
+    """What has the settings: the formula; of a module, its making and its call."""
+    return [objective] if not isinstance(objective, type) else [getattr(objective, n) for n in ("__init__", "forward")]
+
+
 def setting_names(objective: Callable[..., Any]) -> frozenset[str]:
     """The keyword-only settings of a formula or an objective: of a module, of making and of calling it."""
-    if isinstance(objective, type) and issubclass(objective, nn.Module):
-        return keywords(objective) | keywords(objective.forward)
-    return keywords(objective)
+    return frozenset().union(*map(keywords, parts(objective)))
 
 
 def setting_types(objective: Callable[..., Any]) -> dict[str, Any]:
     """The type hint of each of `setting_names`, with the range of its numbers."""
-    hints_of = functools.partial(get_type_hints, localns={"Tensor": Tensor}, include_extras=True)
-    if isinstance(objective, type) and issubclass(objective, nn.Module):
-        hints = {**hints_of(objective.__init__), **hints_of(objective.forward)}
-    else:
-        hints = hints_of(objective)
+    hints: dict[str, Any] = {}
+    for part in parts(objective):
+        hints |= get_type_hints(part, localns={"Tensor": Tensor}, include_extras=True)
     return {name: hints[name] for name in setting_names(objective)}
 
 

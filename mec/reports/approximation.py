@@ -23,7 +23,6 @@ from mec.runtime.device import chosen_device
 from mec.runtime.files import write_figure
 from mec.runtime.flags import integers, takes
 from mec.runtime.machine import machine
-from mec.runtime.progress import Console
 from mec.training.run import read_settings
 
 DISTORTION = 0.06  # the paper's, appendix C
@@ -91,11 +90,9 @@ def approximation_study(options: ApproximationFigure) -> list[Approximation]:
     inputs = dict.fromkeys(a.rows for a in found)
     tables = [approximation_table([a for a in found if a.rows == name], distortion) for name in inputs]
     written = {"distortion": distortion, "approximations": [asdict(a) for a in found]}
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 110)  # of the tables
-    report(console, machine(device), [*tables, DIFFERS], written, out / "coding.json")
+    out.mkdir(parents=True, exist_ok=True)
     approximation_figure(found, distortion, out / "coding.png")
-    console.print(f"Written: {out / 'coding.png'}, {out / 'coding.json'}", soft_wrap=True)
+    report(machine(device), [*tables, DIFFERS], written, out / "coding.json", out / "coding.png", width=110)
     return found
 
 

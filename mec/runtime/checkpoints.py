@@ -1,11 +1,9 @@
 """The state of a training on disk, from which it resumes bit for bit; nothing is unpickled (weights_only=True)."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,27 +87,21 @@ class Checkpoints:
             return state["step"]
         except Exception as error:  # as above
             files, why = ", ".join(path.name for path in self.files()), first_line(error)[:120]
-            raise BadInput(
-                f"{self.path} ({files}): cannot be resumed, it is not of this training ({why}). Put its own back. "
-                f"{self.advice}"
-            ) from error
+            words = f"cannot be resumed, it is not of this training ({why}). Put its own back. {self.advice}"
+            raise BadInput(f"{self.path} ({files}): {words}") from error
 
     @property
     def advice(self) -> str:
         return f"Remove {self.path} to start again, or choose another --out."
 
-    @contextlib.contextmanager
-    def only_here(self) -> Iterator[None]:
+    def only_here(self) -> contextlib.AbstractContextManager[None]:
         """No other process keeps its state there meanwhile. Raises BadInput: one does."""
         if self.path is None:
-            yield
-            return
+            return contextlib.nullcontext()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with only_one(self.path):
-            yield
+        return only_one(self.path)
 
     def remove(self) -> None:
-        """When the results are there."""
         for path in self.files():
             path.unlink(missing_ok=True)
 

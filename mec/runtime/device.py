@@ -1,7 +1,5 @@
 """The device that is asked for, and Lightning Fabric, started the same way by everything that trains."""
 
-from __future__ import annotations
-
 import logging
 import os
 from typing import Any

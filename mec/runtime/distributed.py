@@ -6,8 +6,6 @@ or by `average_gradients`). The mean of W copies of the same loss is that loss, 
 one process.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,9 +29,7 @@ class Ranks:
 
     def gather(self, x: Tensor, dim: int = 0) -> Tensor:
         """Rows of all ranks along dim, in rank order, with gradient to the rows of each. Counts may differ."""
-        if self.size == 1:
-            return x
-        return _Gather.apply(x.movedim(dim, 0).contiguous(), self).movedim(0, dim)
+        return x if self.size == 1 else _Gather.apply(x.movedim(dim, 0).contiguous(), self).movedim(0, dim)
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum over ranks, with gradient."""
@@ -43,7 +39,7 @@ class Ranks:
         """Mean over ranks, with gradient."""
         return self.sum(x) / self.size
 
-    def shares(self, n: int) -> Shares:
+    def shares(self, n: int) -> "Shares":
         """How the rows of a batch lie on the ranks, of which this one holds n."""
         if self.size == 1:
             return Shares(self, (n,))
@@ -107,10 +103,8 @@ def _device() -> torch.device:
 
 def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
     """Mean over ranks of each gradient, in place; for parameters that DDP does not wrap (an objective's own)."""
-    if ranks.size == 1:
-        return
     for parameter in parameters:
-        if parameter.grad is not None:
+        if ranks.size > 1 and parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= ranks.size
 

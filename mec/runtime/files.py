@@ -1,7 +1,5 @@
 """Files that are whole or not there: atomic writing, locks, hashes; and folders that are free for a run."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -143,9 +141,9 @@ SETTINGS = "settings.json"
 
 def check_free(out: Path) -> None:
     """A new run takes an empty folder: nothing finished is ever written over."""
-    if out.exists() and (not out.is_dir() or not is_empty(out)):
-        if (out / SETTINGS).exists():
-            raise BadInput(f"{out} already holds a run. Add --resume to resume it, or choose another --out.")
+    if (out / SETTINGS).exists():
+        raise BadInput(f"{out} already holds a run. Add --resume to resume it, or choose another --out.")
+    if out.exists() and not (out.is_dir() and is_empty(out)):
         raise BadInput(f"{out} already holds something that is no run. Choose another --out.")
 
 
@@ -155,23 +153,16 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
     """
     differing = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in now.items() if before.get(k) != v]
     if differing:
-        raise BadInput(
-            f"{out} was started with other settings ({'; '.join(differing)}). Resume it with those, or start a new run "
-            "with another --out."
-        )
+        words = "Resume it with those, or start a new run with another --out."
+        raise BadInput(f"{out} was started with other settings ({'; '.join(differing)}). {words}")
 
 
-@contextlib.contextmanager
-def only_writer(file: IO[Any]) -> Iterator[None]:
-    """No other process of this machine writes to the file meanwhile, where the system can lock files."""
-    try:
+def only_writer(file: IO[Any]) -> None:
+    """From now until the file is closed no other process of this machine writes to it, where the system has locks."""
+    with contextlib.suppress(ImportError, OSError):  # Windows; a file system without locks
         import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
-    yield
+
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def as_drawn(name: str) -> str:
@@ -186,9 +177,7 @@ def write_figure(figure: Any, path: Path) -> None:
 
 
 def missing(paths: Iterable[Path], what: str) -> None:
-    """Nothing, or words about the files that are not there.
-    Raises BadInput: naming the first, and how many of how many.
-    """
+    """Raises BadInput where files are not there: names the first, and how many of how many."""
     paths = list(paths)
     absent = [path for path in paths if not path.is_file()]
     if absent:

@@ -4,8 +4,6 @@ The command line parses the dataclass, a function takes it (`takes`), and a call
 keyword arguments. No torch here: the command line reads this before it loads anything heavy.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import textwrap
@@ -119,8 +117,7 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
             refuse_unknown(function.__name__, flags, field_names(options))
             asked = made(**{name: home(value) for name, value in flags.items()})
             check(asked)
-            if hasattr(asked, "check"):
-                asked.check()
+            getattr(asked, "check", lambda: None)()
             named = {name: home(value) for name, value in named.items()}
             return function(*map(home, given), **named, options=asked)
 
@@ -206,8 +203,7 @@ def _numbers(value: Any, flag: str, kind: type, fits: str) -> list[Any]:
         found = [kind(part) for part in parts]
     except (TypeError, ValueError):
         found = []
-    if not found or any(
-        number != number or (not isinstance(part, str) and number != part) for part, number in zip(parts, found)
-    ):
+    same = [number == (kind(part) if isinstance(part, str) else part) for part, number in zip(parts, found)]
+    if not found or not all(same):  # a NaN equals nothing
         raise BadInput(f"{flag} is {value!r}: {fits}.")
     return found

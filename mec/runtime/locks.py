@@ -91,10 +91,8 @@ def _holder(handle: int, *, surely: bool) -> str:
 
 
 def _refused(path: Path, file: Path, holder: str) -> BadInput:
-    return BadInput(
-        f"{path} is being written by {holder}. Wait for it to end, stop it, or choose another --out. Its lock, {file}, "
-        "goes with that process."
-    )
+    words = f"Wait for it to end, stop it, or choose another --out. Its lock, {file}, goes with that process."
+    return BadInput(f"{path} is being written by {holder}. {words}")
 
 
 @contextlib.contextmanager

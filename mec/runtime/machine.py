@@ -1,7 +1,5 @@
 """What this machine has for this process: cores, memory, units for bf16, its name."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """Memory of this process: freed blocks kept for the next step, and the peak since a reset."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import math

@@ -1,7 +1,5 @@
 """Runs, data and folders that a user names: told when they are not there, before anything heavy is loaded. No torch."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -77,19 +75,15 @@ def check_run(run: Any) -> None:
     """Raise FileNotFoundError where a run, or a file of weights, is named and not there; other names pass."""
     word = str(run)
     word = word if os.path.exists(word) else word.removesuffix("@untrained").removesuffix(ALL)
-    if os.path.isfile(word.rpartition("@")[0]):  # FILE@student
+    if os.path.isfile(word) or os.path.isfile(word.rpartition("@")[0]):  # FILE@student
         return
-    if os.path.exists(word):
-        if os.path.isdir(word):
-            encoder_file(word)
+    if os.path.isdir(word):
+        encoder_file(word)
         return
     before, colon, after = word.partition(":")
     if colon and len(before) > 1 and not is_path(before):  # random:NAME, NAME:FILE
-        if (
-            before != "random"
-            and is_path(after)
-            and not (os.path.exists(after) or os.path.isfile(after.rpartition("@")[0]))
-        ):
+        there = os.path.exists(after) or os.path.isfile(after.rpartition("@")[0])
+        if before != "random" and is_path(after) and not there:
             raise FileNotFoundError(f"{after}: no such file of weights for {before}.")
     elif is_path(word):
         encoder_file(word)

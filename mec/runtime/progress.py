@@ -1,7 +1,5 @@
 """What a person sees while training runs: a bar with time left, and figures as they come."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -41,7 +39,7 @@ class TrainingProgress:
         self.bar = Progress(*done, *times, figures, console=console, transient=True)
         self.task = self.bar.add_task("training", total=steps, completed=start, figures="")
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> "TrainingProgress":
         if self.live:
             self.bar.start()
         return self

@@ -1,7 +1,5 @@
 """What a number may be: of a flag, a field of a recipe, or a setting of a formula; said and tested in one way."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A last line that a power cut tore off is left out by whoever reads, and goes whe
 that are no record are passed over with a warning: one bad line never stops a run or hides the others.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import warnings
@@ -40,7 +38,7 @@ def read_records(path: Path, /, **needs: Any) -> list[Record]:
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """All of a file's records, in place of those before; the file is whole at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, _as_lines(records))
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: str | None = None) -> None:
@@ -50,7 +48,8 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
         unique: a field of which a value comes once in the file; records of a known one are left out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file, only_writer(file):
+    with open(path, "a+b") as file:
+        only_writer(file)
         file.seek(0)
         content = file.read()
         if torn := content.rpartition(b"\n")[2]:
@@ -62,7 +61,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
         if unique is not None:
             known = {str(record.get(unique)) for record in read_records(path)}
             records = [record for record in records if str(record[unique]) not in known]
-        file.write(_as_lines(records).encode())
+        file.write("".join(json.dumps(record) + "\n" for record in records).encode())
         file.flush()
         os.fsync(file.fileno())
     if not content:
@@ -76,10 +75,6 @@ def _record(line: bytes, needs: Mapping[str, Any] = MappingProxyType({})) -> Rec
     if wrong := [name for name, kind in needs.items() if name not in record or not isinstance(record[name], kind)]:
         raise ValueError(f"no fitting {wrong[0]!r}")
     return record
-
-
-def _as_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 class Ledger:
@@ -98,9 +93,8 @@ class Ledger:
             write_records(self.path, [first])
         elif found[0] != first:
             raise BadInput(f"{self.path}: cannot be resumed, it is of other work. Remove it to start again.")
-        self.known: dict[str, Any] = {
-            entry["key"]: entry.get("value") for entry in found[1:] if isinstance(entry.get("key"), str)
-        }
+        found = [entry for entry in found[1:] if isinstance(entry.get("key"), str)]
+        self.known: dict[str, Any] = {entry["key"]: entry.get("value") for entry in found}
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """The value of a key: as it was stored before, or computed now and stored."""

@@ -1,7 +1,5 @@
 """Stopping well: a signal ends a run after its step, and leaves its workers alone."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Fine-tuning with all labels: the backbone and a new linear layer, from end to end."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

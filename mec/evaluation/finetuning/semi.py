@@ -1,7 +1,5 @@
 """Fine-tuning with 1 % or 10 % of the labels: which images have one, and the published recipes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Few labels: logistic regression on a handful of labelled images per class, over seeded draws."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

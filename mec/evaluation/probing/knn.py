@@ -1,7 +1,5 @@
 """k nearest neighbours: the cosine-weighted vote."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

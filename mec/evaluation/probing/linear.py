@@ -3,8 +3,6 @@
 Without augmentation it is another protocol than the published probe (`probe.py`), and its results say so: linear-fast.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 

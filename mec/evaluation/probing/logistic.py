@@ -5,8 +5,6 @@ squared weights; the bias is free. It is solved in the principal axes of the fea
 is, with each axis scaled by its own curvature: then few steps are enough at any penalty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

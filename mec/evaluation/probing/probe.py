@@ -1,7 +1,5 @@
 """The linear probe as published: a linear layer on a frozen backbone, trained on augmented views."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
