@@ -70,7 +70,6 @@ mec --version says which version this is.
 
 
 def kind_of(command: str) -> Any:
-    """The dataclass of a command."""
     return getattr(importlib.import_module(f"mec.cli.{COMMANDS[command][0]}"), command.title())
 
 

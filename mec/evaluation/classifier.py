@@ -85,11 +85,6 @@ def preset_name(preset: str, published: Training, recipe: Training) -> str:
     return preset if recipe == published else f"{preset}, changed"
 
 
-def progress_console() -> Console:
-    """Where a bar is shown: on the error output, so that results can be piped."""
-    return Console(stderr=True)
-
-
 def suited(recipe: Training, data: Data) -> Training:
     """Without flips where a mirrored image is another thing."""
     return replace(recipe, flip=0.0) if data.suits == "digits" else recipe
@@ -259,13 +254,11 @@ def classifier_loss(logits: Tensor, targets: Tensor, whole: int | None = None) -
 
 
 def labels_in(targets: Tensor) -> int:
-    """How many take part in the loss."""
     return len(targets) if targets.ndim == 1 else int((targets != 0).sum())
 
 
 @contextmanager
 def _trained_parts(encoder: nn.Module, head: nn.Module, recipe: Training, steps_per_epoch: int) -> Iterator[None]:
-    """Gradients and batch norm's momentum as the recipe wants them; as they were afterwards."""
     wanted = [(p, p.requires_grad) for p in encoder.parameters()]
     norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [(m, m.momentum) for m in norms]

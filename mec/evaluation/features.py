@@ -44,7 +44,6 @@ class Features:
 
 
 def refuse_infinite(bad: int, images: int) -> None:
-    """Raise BadInput where the features of some images are not finite."""
     if bad:
         raise BadInput(
             f"the features of {bad:,} of {images:,} images are not finite: the encoder gives NaN or infinity, as one "
@@ -163,7 +162,6 @@ def reasons(images: Images, unreadable: Sequence[int]) -> tuple[Skipped, ...]:
 
 
 def reading_error(images: Images, index: int) -> str:
-    """Why an image cannot be read, in a few words."""
     try:
         images.read(index)
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
@@ -182,7 +180,6 @@ def tell_skipped(parts: Sequence[Features], console: Console) -> None:
 
 
 def is_grey(images: Images) -> bool:
-    """Whether the images are in memory and all grey."""
     return images.pixels is not None and bool((images.pixels == images.pixels[:, :1]).all())
 
 

@@ -76,10 +76,8 @@ def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "top-1": top_k,
-    "mean per class": mean_per_class,
-    "11-point mAP": mean_average_precision_11,
-}
+    "top-1": top_k, "mean per class": mean_per_class, "11-point mAP": mean_average_precision_11,
+}  # fmt: skip
 
 
 def check_scores(scores: np.ndarray, labels: np.ndarray, *, many: bool) -> None:

@@ -181,7 +181,6 @@ class Trained(OnLabels):
     """Random seed for the linear layer, data order and augmentation."""
 
     def changed(self, recipe: Training) -> Training:
-        """The recipe with the flags that were given."""
         flags = ("base_lr", "head_lr", "batch_size", "micro_batch_size", "epochs", "steps", "head_norm")
         asked: dict[str, Any] = {name: getattr(self, name, None) for name in flags}
         asked["crop"] = None if self.crop is None else (self.crop, 1.0)

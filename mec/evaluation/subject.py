@@ -60,8 +60,8 @@ class Subject:
         self, split: Split, transform: Callable[[Any], Tensor] | None = None, *, whole: bool = False
     ) -> Features:
         """Features of a split's images, in order: extracted once, then found in the folder's features/."""
-        where: dict[str, Any] = {"device": self.device, "workers": self.workers, "cache": self.folder / FEATURES}
-        where["batch_size"] = self.rows
+        where: Any = {"device": self.device, "workers": self.workers, "cache": self.folder / FEATURES}
+        where |= {"batch_size": self.rows}
         found = extract(self.encoder, split, transform or self.transform, **where, whole=whole)
         tell_skipped([found], Console(stderr=True))
         return found
@@ -71,7 +71,6 @@ class Subject:
         return f"; files in {folder}" if self.kept else ""
 
     def both(self, data: Data) -> tuple[Features, Features]:
-        """Features of the labelled training and test images."""
         assert data.test is not None
         return self.features(data.train.labelled()), self.features(data.test.labelled())
 
@@ -129,16 +128,9 @@ def _info_of(encoder: nn.Module, transform: Callable[[Any], Tensor]) -> EncoderI
         raise BadInput(f"the transform turned a PIL image into {shape}: it has to give a tensor [3, s, s].")
     low, high = (image.double().mean((1, 2)) for image in (black, white))
     scale = 1 / (high - low)
-    mean, std = (tuple(round(float(v), 6) for v in values) for values in (-low * scale, scale))
+    moments: Any = [tuple(round(float(v), 6) for v in values) for values in (-low * scale, scale)]
     size = feature_size(encoder, torch.stack([black, white]))
-    return _info("custom", size, black.shape[1], False, "bicubic", (mean, std), type(encoder).__name__)
-
-
-def _info(
-    backbone: str, features: int, side: int, small: bool, kind: Interpolation, moments: tuple[Any, Any], method: str
-) -> EncoderInfo:
-    """What is known of an encoder that was not trained here; moments: mean and standard deviation of its input."""
-    return EncoderInfo(backbone, features, side, small, kind, *moments, method, "", "", "", 0)
+    return EncoderInfo("custom", size, black.shape[1], False, "bicubic", moments[0], moments[1], type(encoder).__name__)
 
 
 def _found(run: str, size: int | None) -> tuple[str, Path, nn.Module, EncoderInfo, str, list[str]]:
@@ -217,7 +209,7 @@ def _untrained(file: Path, size: int | None) -> tuple[str, Path, nn.Module, Enco
 
 def pixels_info(side: int = 32) -> EncoderInfo:
     """How the images of the raw-pixel baseline are made."""
-    return _info(PIXELS, 3 * side * side, side, False, "bilinear", ((0.0,) * 3, (1.0,) * 3), PIXELS)
+    return EncoderInfo(PIXELS, 3 * side * side, side, False, "bilinear", (0.0,) * 3, (1.0,) * 3, PIXELS)
 
 
 def _folder_of(name: str) -> Path:
@@ -254,9 +246,9 @@ def _built(name: str, size: int | None, *, method: str, small: bool | None = Non
     small = side < SMALL_STEM_BELOW if small is None else small
     encoder = build_encoder(name, side, small)
     kind: Interpolation = "bilinear" if config is not None and config.interpolation == "bilinear" else "bicubic"
-    moments = (tuple(config.mean), tuple(config.std)) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
+    moments: Any = (config.mean, config.std) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
     size = feature_size(encoder, torch.zeros(2, 3, side, side))
-    return encoder, _info(name, size, side, small, kind, moments, method)
+    return encoder, EncoderInfo(name, size, side, small, kind, moments[0], moments[1], method)
 
 
 def _twin_info(path: Path) -> EncoderInfo | None:

@@ -1,30 +1,15 @@
-from .baselines import barlow_twins as barlow_twins
-from .baselines import cross_entropy as cross_entropy
-from .baselines import info_nce as info_nce
-from .baselines import negative_cosine as negative_cosine
-from .baselines import nt_xent as nt_xent
-from .baselines import vicreg as vicreg
-from .coding import Distortion as Distortion
-from .coding import coding_length as coding_length
-from .coding import distortion_for as distortion_for
-from .matched import Normalise as Normalise
-from .mec import joint_coding as joint_coding
-from .mec import lower_bound as lower_bound
-from .mec import maximum_entropy_coding as maximum_entropy_coding
-from .memory import DINO as DINO
-from .memory import QueuedInfoNCE as QueuedInfoNCE
-from .memory import SwAV as SwAV
-from .memory import UniGrad as UniGrad
-from .methods import METHODS as METHODS
-from .methods import Method as Method
-from .methods import differs_from_paper as differs_from_paper
-from .methods import method_named as method_named
-from .methods import methods_in_words as methods_in_words
-from .relatives import CorInfoMax as CorInfoMax
-from .relatives import emp_ssl as emp_ssl
-from .relatives import frossl as frossl
-from .relatives import matrix_ssl as matrix_ssl
-from .relatives import mmcr as mmcr
-from .relatives import simdino as simdino
-from .relatives import w_mse as w_mse
-from .table import OBJECTIVES as OBJECTIVES
+from .baselines import barlow_twins, cross_entropy, info_nce, negative_cosine, nt_xent, vicreg
+from .coding import Distortion, coding_length, distortion_for
+from .matched import Normalise
+from .mec import joint_coding, lower_bound, maximum_entropy_coding
+from .memory import DINO, QueuedInfoNCE, SwAV, UniGrad
+from .methods import METHODS, Method, differs_from_paper, method_named, methods_in_words
+from .relatives import CorInfoMax, emp_ssl, frossl, matrix_ssl, mmcr, simdino, w_mse
+from .table import OBJECTIVES
+
+__all__ = [
+    "DINO", "METHODS", "OBJECTIVES", "CorInfoMax", "Distortion", "Method", "Normalise", "QueuedInfoNCE", "SwAV",
+    "UniGrad", "barlow_twins", "coding_length", "cross_entropy", "differs_from_paper", "distortion_for", "emp_ssl", "frossl",
+    "info_nce", "joint_coding", "lower_bound", "matrix_ssl", "maximum_entropy_coding", "method_named",
+    "methods_in_words", "mmcr", "negative_cosine", "nt_xent", "simdino", "vicreg", "w_mse",
+]  # fmt: skip

@@ -14,12 +14,8 @@ from mec.runtime.ranges import ABOVE_0, FROM_1
 def shape_of(x: Any) -> str:
     if isinstance(x, Tensor):
         return str([*x.shape])
-    how = (
-        " (torch.as_tensor(...) makes a tensor of it)"
-        if hasattr(x, "__array__") or isinstance(x, (list, tuple))
-        else ""
-    )
-    return f"a {type(x).__name__}{how}"
+    turns = hasattr(x, "__array__") or isinstance(x, (list, tuple))
+    return f"a {type(x).__name__}" + " (torch.as_tensor(...) makes a tensor of it)" * turns
 
 
 def check_real(name: str, x: Tensor) -> None:
@@ -36,9 +32,8 @@ def check_matrix(name: str, x: Tensor) -> None:
 def check_pair(online: Tensor, target: Tensor) -> None:
     both = isinstance(online, Tensor) and isinstance(target, Tensor)
     if not both or online.ndim != 2 or online.shape != target.shape or 0 in online.shape:
-        raise BadInput(
-            f"online is {shape_of(online)}, target {shape_of(target)}: both are [m, d], row i the same image."
-        )
+        shapes = f"online is {shape_of(online)}, target {shape_of(target)}"
+        raise BadInput(f"{shapes}: both are [m, d], row i the same image.")
     check_real("online", online)
     check_real("target", target)
 
@@ -55,9 +50,8 @@ def check_stacks(online: Tensor, target: Tensor | None, embedding: int | None = 
     if target is not None:
         check_stack(target, "target")
         if online.shape[1:] != target.shape[1:]:
-            raise BadInput(
-                f"online is {shape_of(online)}, target {shape_of(target)}: [V, m, d] and [T, m, d], the same images."
-            )
+            shapes = f"online is {shape_of(online)}, target {shape_of(target)}"
+            raise BadInput(f"{shapes}: [V, m, d] and [T, m, d], the same images.")
     if len(online) < 2:
         raise BadInput(f"online is {shape_of(online)}, one view of each image: one is compared with another.")
     if embedding is not None and online.shape[2] != embedding:

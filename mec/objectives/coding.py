@@ -210,7 +210,7 @@ def series_value_and_slope(cross: Tensor, order: int, with_slope: bool = True) -
         return ((weights * torch.stack(traces)).sum(),)
     slope = one_plus(small[: size - 1], like=x)
     if number > 1:  # S (I + L) = S + S L
-        slope = torch.addmm(slope, slope, sum_of(large))
+        slope = torch.addmm(slope, slope, functools.reduce(torch.add, large))
     if rest:
         sums = [inner(slope, power) for power in turned[: rest + 1]]
         traces += [sums[j + 1] - sums[j] + traces[j] for j in range(rest)]
@@ -230,13 +230,9 @@ def blocks(order: int) -> tuple[int, int, int]:
 
 def one_plus(matrices: Sequence[Tensor], like: Tensor) -> Tensor:
     """I + the sum of the matrices, [n, n] as `like`."""
-    total = sum_of(matrices).clone() if matrices else torch.zeros_like(like)
+    total = functools.reduce(torch.add, matrices).clone() if matrices else torch.zeros_like(like)
     total.diagonal().add_(1)
     return total
-
-
-def sum_of(matrices: Sequence[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, matrices)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

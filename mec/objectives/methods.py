@@ -121,7 +121,6 @@ def method_named(name: str) -> Method:
 
 
 def methods_in_words() -> str:
-    """A line for each method, its name and what it is, for help texts."""
     width = max(map(len, METHODS))
     return "\n".join(f"{name:{width}}  {method.about}" for name, method in METHODS.items())
 

@@ -107,7 +107,6 @@ class Checkpoints:
 
 
 def in_run(out: Path, minutes: float | None = None) -> Checkpoints:
-    """Those of a run folder."""
     return Checkpoints(out / "checkpoints", SAVE_MINUTES if minutes is None else minutes)
 
 

@@ -81,7 +81,6 @@ class Ranks:
         return [json.loads(line) for line in found.splitlines()]
 
     def wait(self) -> None:
-        """Until all ranks are here."""
         if self.size > 1:
             dist.barrier()
 

@@ -171,7 +171,6 @@ def as_drawn(name: str) -> str:
 
 
 def write_figure(figure: Any, path: Path) -> None:
-    """A PNG of a matplotlib figure."""
     with atomic(path) as part:
         figure.savefig(part, format="png", dpi=110)
 

@@ -82,10 +82,6 @@ def check(options: Any) -> None:
 
 
 def as_flag(name: str) -> str:
-    """
-    >>> as_flag("batch_size")
-    '--batch-size'
-    """
     return f"--{name.replace('_', '-')}"
 
 
@@ -150,16 +146,13 @@ def described(options: Any) -> list[str]:
     """An entry of a docstring's Args for each field: name and help text, wrapped."""
     from docstring_parser import parse_from_object
 
-    written = {entry.arg_name: entry.description for entry in parse_from_object(options).params}
     hints = typing.get_type_hints(options, include_extras=True)
+    # Help that is made from a table stands in the field's type, not in a docstring.
+    marks = {name: getattr(hints[name], "__metadata__", ()) for name in field_names(options)}
+    words = {name: next((mark.help for mark in marks[name] if getattr(mark, "help", None)), "") for name in marks}
+    words |= {entry.arg_name: entry.description for entry in parse_from_object(options).params if entry.description}
     wrapped = textwrap.TextWrapper(116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
-    entries = []
-    for name in field_names(options):
-        # Help that is made from a table stands in the field's type, not in a docstring.
-        made = (getattr(mark, "help", None) for mark in getattr(hints[name], "__metadata__", ()))
-        words = written.get(name) or next(filter(None, made), "")
-        entries.append(wrapped.fill(" ".join([f"{name}:", *words.split()])))
-    return entries
+    return [wrapped.fill(" ".join([f"{name}:", *words[name].split()])) for name in marks]
 
 
 def flat(values: Sequence[str] | Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -36,13 +36,11 @@ def encoder_file(run: str | Path) -> Path:
 
 
 def kept_encoders(run: Path) -> dict[int, Path]:
-    """The encoders that a run kept on its way, by their step."""
     found = sorted(file for file in (run / STEPS).glob("*.safetensors") if file.stem.isdigit())
     return {int(file.stem): file for file in found}
 
 
 def run_folder(file: Path) -> Path:
-    """The run that an encoder's file lies in."""
     return file.parent.parent if file.parent.name == STEPS else file.parent
 
 

@@ -59,12 +59,10 @@ class TrainingProgress:
             self.console.print(f"step {done}/{self.steps}, {duration(left)} left, {figures}")
 
     def shorten(self, steps: int) -> None:
-        """There are fewer steps than there were."""
         self.steps = steps
         self.bar.update(self.task, total=steps)
 
     def say(self, words: str) -> None:
-        """A line that stays."""
         self.console.print(words, highlight=False)
 
 

@@ -8,13 +8,14 @@ from torch import nn
 
 from mec.data.dataset import Data, Split
 from mec.evaluation.accuracy import accuracies
-from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
+from mec.evaluation.classifier import Training, new_head, suited, train_classifier, unfinished
 from mec.evaluation.features import extract, tell_skipped
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
 from mec.evaluation.subject import Subject
 from mec.networks.encoder_file import image_transform
 from mec.runtime.checkpoints import Checkpoints
+from mec.runtime.progress import Console
 
 _SIMCLR = Training(
     "SimCLR, appendix B.8", 0.01, scaled=False, batch_size=256, steps=20_000, nesterov=True, schedule="cosine by step",
@@ -44,7 +45,7 @@ def finetuned(
     """
     tuned = replace(subject, encoder=copy.deepcopy(subject.encoder))
     head = new_head(subject.info.feature_size, classes, recipe, seed)
-    train_classifier(tuned, head, train, recipe, seed=seed, console=progress_console(), state=state)
+    train_classifier(tuned, head, train, recipe, seed=seed, console=Console(stderr=True), state=state)
     return tuned.encoder, head
 
 
@@ -68,7 +69,7 @@ def tuned_results(
     classifier, test = nn.Sequential(encoder, head), data.test.labelled()
     with torch.no_grad():
         found = extract(classifier, test, transform, device=subject.device, workers=subject.workers)
-    tell_skipped([found], progress_console())
+    tell_skipped([found], Console(stderr=True))
     scores, labels = found.x.numpy(), found.y.numpy()
     settings = {**recipe_settings(recipe), "train": len(train)}
     state.remove()

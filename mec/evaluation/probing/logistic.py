@@ -156,7 +156,6 @@ def solve(problem: Problem, penalty: float, start: np.ndarray | None = None) -> 
 
 
 def model(problem: Problem, penalty: float, coefficients: np.ndarray, objective: float, steps: int) -> Logistic:
-    """The solution, in terms of raw features and all classes."""
     weight, bias = np.zeros((len(problem.mean), len(problem.rest))), problem.rest.copy()
     weight[:, problem.fitted] = problem.axes @ coefficients[:-1]
     bias[problem.fitted] = coefficients[-1] - problem.mean @ weight[:, problem.fitted]

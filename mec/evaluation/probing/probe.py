@@ -7,28 +7,26 @@ import torch
 
 from mec.data.dataset import Data
 from mec.evaluation.accuracy import wilson
-from mec.evaluation.classifier import Training, new_head, progress_console, suited, train_classifier, unfinished
+from mec.evaluation.classifier import Training, new_head, suited, train_classifier, unfinished
 from mec.evaluation.features import Features
 from mec.evaluation.metrics import top_k
 from mec.evaluation.results import Result, recipe_settings
 from mec.evaluation.subject import Subject
 from mec.networks.encoder_file import image_transform
+from mec.runtime.progress import Console
 
 PROBES = {  # source, base learning rate, and what differs from the defaults of `Training`
     "paper": Training("MEC paper, appendix C", 0.05, batch_size=4096, epochs=100, optimizer="lars", frozen=True),
-    "released": Training(
-        "MEC's released benchmarks/linearprob", 0.03, batch_size=4096, optimizer="lars", frozen=True, head_norm=True
-    ),
-    "simclr": Training(
-        "SimCLR, appendix B.6", 0.1, batch_size=4096, epochs=90, nesterov=True, frozen=True, schedule="cosine by step"
-    ),
-    "simsiam": Training(
-        "SimSiam's probe, as mmselfsup has it", 0.1, batch_size=4096, epochs=90, optimizer="lars", frozen=True
-    ),
+    "released": Training("MEC's released benchmarks/linearprob", 0.03, batch_size=4096, optimizer="lars", frozen=True,
+                         head_norm=True),
+    "simclr": Training("SimCLR, appendix B.6", 0.1, batch_size=4096, epochs=90, nesterov=True, frozen=True,
+                       schedule="cosine by step"),
+    "simsiam": Training("SimSiam's probe, as mmselfsup has it", 0.1, batch_size=4096, epochs=90, optimizer="lars",
+                        frozen=True),
     "barlow-twins": Training("Barlow Twins' evaluate.py", 0.3, scaled=False, weight_decay=1e-6, frozen=True),
     "vicreg": Training("VICReg's README and evaluate.py", 0.02, scaled=False, weight_decay=1e-6, frozen=True),
     "lightly": Training("lightly's ImageNet benchmarks", 0.1, epochs=90, frozen=True, schedule="cosine by step"),
-}
+}  # fmt: skip
 
 ENOUGH = 3.0  # of `reach`, below which a probe hardly leaves its start
 
@@ -61,20 +59,18 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     recipe = suited(recipe, data)
     train = data.train.labelled()
     recipe.check_head(len(train))
-    console = progress_console()
+    console = Console(stderr=True)
     if reach(recipe, len(train)) < ENOUGH:
-        console.print(
-            f"LARS can move the weights by about {reach(recipe, len(train)):.2g} times their length on {len(train):,} "
-            f"images; on ImageNet it is {reach(recipe, 1_281_167):.0f}. A higher --base-lr, or --preset fast, suits so "
-            "few images.",
-            highlight=False,
+        here, there = f"{reach(recipe, len(train)):.2g}", f"{reach(recipe, 1_281_167):.0f}"
+        words = (
+            f"LARS can move the weights by about {here} times their length on {len(train):,} images; on ImageNet it "
         )
+        words += f"is {there}. A higher --base-lr, or --preset fast, suits so few images."
+        console.print(words, highlight=False)
     transform = image_transform(replace(subject.info, interpolation="bilinear"))
     test = subject.features(data.test.labelled(), transform)
     head = new_head(test.x.shape[1], len(data.classes), recipe, seed)
-    chosen_on = None
-    if data.validation is not None:
-        chosen_on = subject.features(data.validation.labelled(), transform)
+    chosen_on = None if data.validation is None else subject.features(data.validation.labelled(), transform)
     state = unfinished(subject, "linear", data, train, recipe, seed)
     accuracies: list[tuple[float, ...]] = state.found  # top-1, top-5, and top-1 on validation images
 
