@@ -19,10 +19,7 @@ def in_turns(
     contenders: Mapping[Key, Callable[[], object]], repeats: int, device: str, *, per_second: int = 1
 ) -> dict[Key, tuple[float, float, float]]:
     """Median, least and most time of each: one round to warm up, then `repeats` rounds in which each runs once.
-
-    Args:
-        per_second: units of time in a second; 1000 for milliseconds.
-    """
+    In seconds; with 1000 `per_second` in milliseconds."""
     times: dict[Key, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats + 1):
         for name, run in contenders.items():

@@ -19,14 +19,8 @@ WIDEST = 100  # columns of text
 
 
 def parse(kind: Any, words: list[str], *, prog: str, text: str) -> Any:
-    """What the words say, as the dataclass; bad ones exit with 2, --help with 0.
-
-    Args:
-        kind: a dataclass, or a union of such with subcommands' names.
-        words: without the command itself.
-        prog: the command, as usage shows it.
-        text: what help says before it lists the flags; see `wrapped`.
-    """
+    """What the words after the command `prog` say, as a dataclass or one of a union; bad ones exit with 2, --help
+    with 0, after the text, `wrapped`, and the flags."""
     if not {"-h", "--help"} & {*words}:
         return tyro.cli(kind, args=words, prog=prog, description=MARK, config=CONFIG)
     written = Written()

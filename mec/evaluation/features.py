@@ -185,9 +185,7 @@ def is_grey(images: Images) -> bool:
 
 def pixels(split: Split, side: int = 32, *, grey: bool | None = None) -> Features:
     """The raw-pixel baseline: images in memory as they are, others resized to side x side px.
-
-    grey: keep one channel; None: where all images are grey.
-    """
+    grey: keep one channel; None: where all images are grey."""
     images = split.images
     if images.pixels is None:
         x = torch.stack([torch.from_numpy(np.array(images.read(i).resize((side, side)))) for i in range(len(images))])

@@ -38,9 +38,7 @@ class Protocol(ABC):
     runs/NAME."""
 
     def check(self) -> None:
-        """Refuse flags that do not fit, before anything is loaded.
-        Raises BadInput: repeats the flag and its value, and says what fits.
-        """
+        """Refuse flags that do not fit, before anything is loaded. Raises BadInput: repeats the flag and its value."""
         check(self)
 
     def subject(self, run: Any) -> Subject:

@@ -9,7 +9,7 @@ from .table import OBJECTIVES
 
 __all__ = [
     "DINO", "METHODS", "OBJECTIVES", "CorInfoMax", "Distortion", "Method", "Normalise", "QueuedInfoNCE", "SwAV",
-    "UniGrad", "barlow_twins", "coding_length", "cross_entropy", "differs_from_paper", "distortion_for", "emp_ssl", "frossl",
-    "info_nce", "joint_coding", "lower_bound", "matrix_ssl", "maximum_entropy_coding", "method_named",
+    "UniGrad", "barlow_twins", "coding_length", "cross_entropy", "differs_from_paper", "distortion_for", "emp_ssl",
+    "frossl", "info_nce", "joint_coding", "lower_bound", "matrix_ssl", "maximum_entropy_coding", "method_named",
     "methods_in_words", "mmcr", "negative_cosine", "nt_xent", "simdino", "vicreg", "w_mse",
 ]  # fmt: skip

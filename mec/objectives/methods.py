@@ -128,9 +128,7 @@ def methods_in_words() -> str:
 def differs_from_paper(name: str, settings: Mapping[str, Setting]) -> str:
     """What a run of this method has other than its paper without having been asked for it, in a line; "" for nothing.
 
-    Args:
-        name: the method's.
-        settings: the recipe's, which come over the method's.
+    settings: the recipe's, which come over the method's.
 
     >>> differs_from_paper("unigrad", {})
     "unigrad: the penalty's weight is 20; the paper's, for embeddings of 2048: --set settings.weight=100"

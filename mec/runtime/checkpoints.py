@@ -58,8 +58,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[dict[str, Any], list[str]] | None:
         """The newest state that can be read, and words about newer ones that could not; None where there is none.
-        Raises BadInput: there are some, but none can be read.
-        """
+        Raises BadInput: there are some, but none can be read."""
         complaints: list[str] = []
         for path in reversed(self.files()):
             try:
@@ -72,8 +71,7 @@ class Checkpoints:
 
     def restore(self, parts: Mapping[str, Any], say: Callable[[str], None] = print) -> int:
         """Put the parts into the newest state that can be read; gives the steps done, 0 where nothing was kept.
-        Raises BadInput: none can be read, or it is of another training.
-        """
+        Raises BadInput: none can be read, or it is of another training."""
         found = self.newest()
         if found is None:
             return 0

@@ -11,8 +11,7 @@ from mec.errors import BadInput
 
 def chosen_device(device: str) -> str:
     """cpu or cuda.
-    Raises BadInput: neither these nor auto, or cuda where there is none.
-    """
+    Raises BadInput: neither these nor auto, or cuda where there is none."""
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput(f"--device is {device!r}: auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():

@@ -48,9 +48,7 @@ class Ranks:
         return Shares(self, tuple(map(int, counts)))
 
     def share(self, n: int) -> slice:
-        """This rank's part of n rows.
-        Raises BadInput: n is not a multiple of the number of ranks, so that rows would be lost.
-        """
+        """This rank's part of n rows. Raises BadInput: n is no multiple of the ranks' number, rows would be lost."""
         each, left = divmod(n, self.size)
         if left:
             raise BadInput(f"{n} rows on {self.size} processes: the number has to be a multiple of theirs.")

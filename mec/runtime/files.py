@@ -47,8 +47,7 @@ def atomic(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write to, which takes the place of an empty one or none; or nothing of it stays.
-    Raises BadInput: another process writes it.
-    """
+    Raises BadInput: another process writes it."""
     folder = folder.resolve()
     part = folder.with_name(folder.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +89,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_text(path: Path) -> str:
     """What a file holds, in UTF-8.
-    Raises BadInput: another encoding, or no text.
-    """
+    Raises BadInput: another encoding, or no text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -100,8 +98,7 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path, kind: type = object) -> Any:
     """What a file holds, a `dict` or a `list` where one is wanted.
-    Raises BadInput: no JSON, too deep, or of another kind.
-    """
+    Raises BadInput: no JSON, too deep, or of another kind."""
     try:
         found = json.loads(read_text(path))
     except MALFORMED as error:
@@ -149,8 +146,7 @@ def check_free(out: Path) -> None:
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """A run is resumed with the settings that it was started with.
-    Raises BadInput: names every setting that differs, with both values.
-    """
+    Raises BadInput: names every setting that differs, with both values."""
     differing = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in now.items() if before.get(k) != v]
     if differing:
         words = "Resume it with those, or start a new run with another --out."

@@ -62,8 +62,7 @@ else:  # several after each --set, which may be repeated
 
 def check(options: Any) -> None:
     """Hold the fields of a dataclass to their types: numbers to their `Range`, words to their choices.
-    Raises BadInput: repeats the flag and what was given, and says what fits.
-    """
+    Raises BadInput: repeats the flag and what was given, and says what fits."""
     hints = typing.get_type_hints(type(options), include_extras=True)
     for name in field_names(options):
         value, hint = getattr(options, name), hints[name]

@@ -35,10 +35,7 @@ def only_one(path: Path, lock: Path | None = None) -> Iterator[None]:
     """No other process that asks the same writes to this path meanwhile; its parent is there.
 
     lock: the file that says so; default: .NAME.lock beside the path.
-
-    Raises:
-        BadInput: another does; says which.
-        OSError: nothing can be written there.
+    Raises BadInput: another does; says which. OSError: nothing can be written there.
     """
     try:
         import fcntl
@@ -98,11 +95,7 @@ def _refused(path: Path, file: Path, holder: str) -> BadInput:
 @contextlib.contextmanager
 def only_run(out: Path, ranks: Ranks) -> Iterator[None]:
     """The folder, made and locked by the first process; empty it goes again.
-
-    Raises:
-        BadInput: another process trains there (on all ranks).
-        TrainingStopped: it cannot be written.
-    """
+    Raises BadInput: another process trains there (on all ranks). TrainingStopped: it cannot be written."""
     with contextlib.ExitStack() as until_end:
         refused: Exception | None = None
         if ranks.rank == 0 and (out.is_dir() or not out.exists()):  # a file is refused in words of its own
