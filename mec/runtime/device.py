@@ -1,10 +1,15 @@
 """The device that is asked for, and Lightning Fabric, started the same way by everything that trains."""
 
+import functools
+import inspect
 import logging
 import os
+import re
+import sys
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from mec.errors import BadInput
 
@@ -20,20 +25,52 @@ def chosen_device(device: str) -> str:
 
 
 def start_fabric(device: str) -> Any:
-    """Lightning Fabric for this process: alone, or one of those that torchrun or SLURM started."""
+    """Lightning Fabric for this process: alone, or one of those that torchrun or srun started."""
     device = chosen_device(device)
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
-    # It recommends products in less precision than log-determinants bear.
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world)))
-    strategy: Any = DDPStrategy(broadcast_buffers=False) if world > 1 else "auto"
-    devices, nodes = local if world > 1 else 1, max(1, world // local)
-    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true")
+    # It recommends products in less precision than log-determinants bear, and says what rank each process is.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    tasks_of_srun()
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world)) if world > 1 else 1
+    # Told what started this process, Fabric does not look for SLURM, and warns of no srun that lies about.
+    plugins = TorchElasticEnvironment() if world > 1 else LightningEnvironment()
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
+    strategy: Any = DDPStrategy(**{buffers: False}) if world > 1 else "auto"
+    about: dict[str, Any] = {"strategy": strategy, "plugins": plugins, "precision": "32-true"}
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, **about)
     fabric.launch()
     return fabric
+
+
+@functools.cache
+def tasks_of_srun() -> None:
+    """The variables of torchrun for the tasks of a step of srun; a job's own script, or its shell, is one process.
+    Raises BadInput: the nodes have different numbers of tasks."""
+    step = {
+        name: os.environ.get(f"SLURM_{name}", "") for name in ("STEP_NUM_TASKS", "STEP_NUM_NODES", "PROCID", "LOCALID")
+    }
+    if "WORLD_SIZE" in os.environ or not all(step.values()):
+        tasks = int(os.environ.get("SLURM_NTASKS", 1))
+        if "WORLD_SIZE" not in os.environ and tasks > 1:
+            print(
+                f"This job has {tasks} tasks, of which this is one alone: `srun mec ...` starts them all.",
+                file=sys.stderr,
+            )
+        return
+    world, nodes = int(step["STEP_NUM_TASKS"]), int(step["STEP_NUM_NODES"])
+    if world % nodes:
+        raise BadInput(f"srun started {world} tasks on {nodes} nodes: each has the same number, --ntasks-per-node N.")
+    first = re.sub(r"\[(\d+).*", r"\1", os.environ["SLURM_STEP_NODELIST"]).split(",")[0] if nodes > 1 else "127.0.0.1"
+    job = int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
+    os.environ |= {
+        "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world // nodes), "RANK": step["PROCID"],
+        "LOCAL_RANK": step["LOCALID"], "MASTER_ADDR": first, "MASTER_PORT": str(15_000 + job % 10_000),
+    }  # fmt: skip
 
 
 def wait_for(device: str) -> None:
