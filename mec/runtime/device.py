@@ -40,8 +40,9 @@ def start_fabric(device: str) -> Any:
     plugins = TorchElasticEnvironment() if world > 1 else LightningEnvironment()
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
-    strategy: Any = DDPStrategy(**{buffers: False}) if world > 1 else "auto"
-    about: dict[str, Any] = {"strategy": strategy, "plugins": plugins, "precision": "32-true"}
+    alike: Any = {buffers: False}
+    strategy: Any = DDPStrategy(**alike) if world > 1 else "auto"
+    about: Any = {"strategy": strategy, "plugins": plugins, "precision": "32-true"}
     fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, **about)
     fabric.launch()
     return fabric
