@@ -4,7 +4,6 @@ import functools
 import inspect
 import logging
 import os
-import re
 import sys
 from typing import Any
 
@@ -52,25 +51,22 @@ def start_fabric(device: str) -> Any:
 def tasks_of_srun() -> None:
     """The variables of torchrun for the tasks of a step of srun; a job's own script, or its shell, is one process.
     Raises BadInput: the nodes have different numbers of tasks."""
-    step = {
-        name: os.environ.get(f"SLURM_{name}", "") for name in ("STEP_NUM_TASKS", "STEP_NUM_NODES", "PROCID", "LOCALID")
-    }
-    if "WORLD_SIZE" in os.environ or not all(step.values()):
-        tasks = int(os.environ.get("SLURM_NTASKS", 1))
-        if "WORLD_SIZE" not in os.environ and tasks > 1:
-            print(
-                f"This job has {tasks} tasks, of which this is one alone: `srun mec ...` starts them all.",
-                file=sys.stderr,
-            )
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+
+    world, nodes = (int(os.environ.get(f"SLURM_STEP_NUM_{what}", 0)) for what in ("TASKS", "NODES"))
+    if "WORLD_SIZE" in os.environ:
         return
-    world, nodes = int(step["STEP_NUM_TASKS"]), int(step["STEP_NUM_NODES"])
+    if not world:
+        if (tasks := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
+            print(f"mec: this job has {tasks} tasks, this is one process: `srun mec ...` starts all.", file=sys.stderr)
+        return
     if world % nodes:
         raise BadInput(f"srun started {world} tasks on {nodes} nodes: each has the same number, --ntasks-per-node N.")
-    first = re.sub(r"\[(\d+).*", r"\1", os.environ["SLURM_STEP_NODELIST"]).split(",")[0] if nodes > 1 else "127.0.0.1"
+    first = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"]) if nodes > 1 else "127.0.0.1"
     job = int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
     os.environ |= {
-        "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world // nodes), "RANK": step["PROCID"],
-        "LOCAL_RANK": step["LOCALID"], "MASTER_ADDR": first, "MASTER_PORT": str(15_000 + job % 10_000),
+        "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world // nodes), "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"], "MASTER_ADDR": first, "MASTER_PORT": str(15_000 + job % 10_000),
     }  # fmt: skip
 
 
