@@ -32,9 +32,14 @@ def coding_length(z: Tensor, distortion: Distortion, order: int | None = None, *
         order: terms kept of the series, 1 or more; None for the log-determinant itself. The series converges
             where the largest eigenvalue of λ z zᵀ is below 1.
 
-    Returns: [], in nats; at most μ r log(1 + λ m / r) for unit rows, r = min(m, d).
-    Raises: BadInput (z is not a matrix, distortion not finite or <= 0, or order < 1).
-    Source: Liu et al., NeurIPS 2022, Eqn 1 (exact) and Eqn 2 (series).
+    Returns:
+        [], in nats; at most μ r log(1 + λ m / r) for unit rows, r = min(m, d).
+
+    Raises:
+        BadInput: z is not a matrix, distortion not finite or <= 0, or order < 1.
+
+    Source:
+        Liu et al., NeurIPS 2022, Eqn 1 (exact) and Eqn 2 (series).
 
     >>> round(coding_length(torch.eye(4), distortion=0.25).item(), 4)  # 4 orthonormal rows: μ = 4, λ = 1
     11.0904

@@ -31,9 +31,14 @@ def maximum_entropy_coding(
         normalise: l2, rows of length 1; bn, columns standardised and divided by sqrt(d), so that rows have that
             length in the mean; both, columns standardised, then rows of length 1 (appendix H's table).
 
-    Returns: [], dimensionless: -log det(I + C) / (λ m), C = λ online targetᵀ. Nats = -λ m μ times it, μ = (m + d) / 2.
-    Raises: BadInput (shapes differ, distortion not finite or <= 0, order < 1, or no such normalisation).
-    Source: Liu et al., NeurIPS 2022, Eqn 3, and Eqn 4 for the smaller side; scaled as in the official code.
+    Returns:
+        [], dimensionless: -log det(I + C) / (λ m), C = λ online targetᵀ. Nats = -λ m μ times it, μ = (m + d) / 2.
+
+    Raises:
+        BadInput: shapes differ, distortion not finite or <= 0, order < 1, or no such normalisation.
+
+    Source:
+        Liu et al., NeurIPS 2022, Eqn 3, and Eqn 4 for the smaller side; scaled as in the official code.
 
     >>> z = torch.eye(4)
     >>> maximum_entropy_coding(z, z, distortion=1.0, order=1)
@@ -71,9 +76,14 @@ def joint_coding(
         weights: [V], 0 or above, adding up to 1; None for equal ones.
         normalise: as in `maximum_entropy_coding`.
 
-    Returns: [], dimensionless: -Σ log(1 + λσ²) / (λ m) - w · mean ‖ȳ‖; from `lower_bound` to 0.
-    Raises: BadInput (not [V, m, d], a setting out of its range, or weights that do not fit).
-    Source: Eqn 1 of Liu et al., NeurIPS 2022, of the view average: this project's form, docs/objective.md.
+    Returns:
+        [], dimensionless: -Σ log(1 + λσ²) / (λ m) - w · mean ‖ȳ‖; from `lower_bound` to 0.
+
+    Raises:
+        BadInput: not [V, m, d], a setting out of its range, or weights that do not fit.
+
+    Source:
+        Eqn 1 of Liu et al., NeurIPS 2022, of the view average: this project's form, docs/objective.md.
 
     >>> views = torch.eye(4).expand(2, 4, 4)
     >>> round(joint_coding(views, distortion=0.25).item(), 4)  # aligned and evenly spread: the bound, -log 2
