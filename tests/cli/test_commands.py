@@ -54,7 +54,7 @@ def test_set_appends_in_every_spelling(typed, monkeypatch):
 def given(monkeypatch, *words: str) -> dict:
     """What a command line hands to `mec.pretrain`."""
     heard: dict = {}
-    monkeypatch.setattr("mec.training.pretrain.pretrain", lambda data, **rest: heard.update(data=data, **rest))
+    monkeypatch.setattr("mec.pretrain", lambda data, **rest: heard.update(data=data, **rest))
     assert main(list(words)) == 0
     return heard
 
