@@ -31,7 +31,8 @@ class Command:
         kind = type(self)
         flags = flags_of(self, kind.__bases__[0])
         own = [getattr(self, name) for name in field_names(self) if name not in flags]
-        return getattr(mec, kind.__name__.lower())(*own, **flags)
+        alone = [each[0] if isinstance(each, tuple) and len(each) == 1 else each for each in own]
+        return getattr(mec, kind.__name__.lower())(*alone, **flags)
 
 
 @dataclass(frozen=True, kw_only=True)

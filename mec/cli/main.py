@@ -48,7 +48,10 @@ COMMANDS = {  # a command's module, and the line that `mec --help` has of it: th
         "List the images whose label other images speak against, the likeliest mistake first (by cleanlab).",
     ),
     "bench": ("measuring", "Time what this package does."),
-    "table": ("measuring", "The paper's tables: results of any number of runs beside the published rows."),
+    "table": (
+        "measuring",
+        "The paper's tables: results of any number of runs beside the published rows; and what a suite found.",
+    ),
     "suite": ("measuring", "Measure encoders by all of the paper's downstream tasks for which there are data."),
     "report": ("measuring", "Write a page of runs: curves, maps, neighbours and figures in one file to send on."),
     "figure": ("measuring", "Make a figure of the paper from measurements taken here."),
