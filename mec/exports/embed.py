@@ -62,8 +62,7 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
             subject.encoder, pictures, subject.transform, subject.device, options.batch_size, options.workers
         )
         work = out.with_name(f"{out.name}.unfinished")
-        key = feature_key(way.encoder, pictures, way.transform, str(way.device))
-        key = key or "once"  # made anew each time
+        key = feature_key(way.encoder, pictures, way.transform, str(way.device)) or "once"  # made anew each time
         for old in work.glob("*"):
             if key == "once" or not old.name.startswith(key):
                 old.unlink()

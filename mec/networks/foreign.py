@@ -124,7 +124,7 @@ def read_backbone(path: Path, encoder: nn.Module | None = None, part: str = "") 
         fitting = {prefix: len(own & renamed(tensors).keys()) for prefix, tensors in below.items()}
         below = {p: t for p, t in below.items() if fitting[p] and 2 * fitting[p] >= max(fitting.values())}
     else:
-        below = {p: t for p, t in below.items() if re.search(r"blocks\.|\0layer1\.", "\0".join(["", *renamed(t)]))}
+        below = {p: t for p, t in below.items() if any("blocks." in n or n.startswith("layer1.") for n in renamed(t))}
     if not below:
         raise BadInput(nothing_known(path, state))
     there = [*below]
