@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
 from torch import nn
 
 from mec.errors import BadInput
 from mec.exports.options import Taken
-from mec.networks.backbones import SMALL, timm_arguments
+from mec.networks.backbones import SMALL, created, timm_arguments
 from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic, write_json
 
@@ -132,11 +130,8 @@ def timm_lines(taken: Taken, out: Path) -> list[str]:
 
 def timm_model(info: EncoderInfo) -> dict[str, Any]:
     """What timm makes the network by, the stem for small images aside: its name under 'model', and keywords."""
-    arguments = timm_arguments(info.backbone)
-    with contextlib.suppress(TypeError):  # convolutional networks are not told the size
-        timm.create_model(arguments["model"], num_classes=0, img_size=info.image_size)
-        arguments |= {"img_size": info.image_size, **({"patch_size": 4} if info.small_stem else {})}
-    return arguments
+    _, keywords = created(info.backbone, info.image_size, info.small_stem)
+    return timm_arguments(info.backbone) | {word: x for word, x in keywords.items() if word != "dynamic_img_size"}
 
 
 def _stem_lines(model: nn.Module) -> list[str]:

@@ -40,16 +40,30 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
 
     Raises BadInput: no such backbone (with the nearest name), or one that cannot take this image size.
     """
+    small = image_size < SMALL_STEM_BELOW if small_stem is None else small_stem
+    encoder, _ = created(name, image_size, small)
+    for block in [] if zero_init else encoder.modules():
+        if hasattr(block, "zero_init_last"):  # timm's blocks: their last batch norm at one, torch's own start
+            last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
+            nn.init.ones_(last.get_parameter("weight"))
+    return encoder
+
+
+def created(name: str, image_size: int, small_stem: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """A backbone as timm makes it, and the keywords beside those of `timm_arguments` that say for which images.
+    Without any of them a small stem is that of `use_small_stem`. Raises BadInput: as `build_encoder`."""
     import timm
 
-    small = image_size < SMALL_STEM_BELOW if small_stem is None else small_stem
     arguments = timm_arguments(name)
     model = arguments.pop("model")
     if not timm.is_model(model):
         raise BadInput(f"no backbone is called {name!r}. {nearest(name, [*SMALL, *timm.list_models()])[:200]}")
     # Vision transformers fix their grid when they are made; convolutional networks take any size and have no img_size.
-    grid: dict[str, Any] = {"img_size": image_size, **({"patch_size": 4} if small else {})}
-    for extra in ({**grid, "dynamic_img_size": True}, grid, {}):  # dynamic: crops of several sizes go through it
+    size = {"img_size": image_size}
+    grid: dict[str, Any] = {**size, **({"patch_size": 4} if small_stem else {})}
+    tried = [{**grid, "dynamic_img_size": True}, grid, {}, *[size] * small_stem]  # dynamic: for crops of several sizes
+    reason = "its code has no place for it"
+    for extra in tried:
         try:
             encoder = timm.create_model(model, pretrained=False, num_classes=0, **arguments, **extra)
         except TypeError:
@@ -58,14 +72,15 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
             raise BadInput(
                 f"backbone {name!r} takes no images of {image_size} px: {first_line(error)[:200]}."
             ) from error
-        if small and not extra:
+        if small_stem and not extra:
             use_small_stem(encoder, pooled=name in POOLED)
-        for block in [] if zero_init else encoder.modules():
-            if hasattr(block, "zero_init_last"):  # timm's blocks: their last batch norm at one, torch's own start
-                last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
-                nn.init.ones_(last.get_parameter("weight"))
-        return encoder
-    raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px.")
+            try:  # of stems with several branches one alone was changed; others need to know the size
+                feature_size(encoder, torch.zeros(1, 3, image_size, image_size))
+            except BadInput as error:
+                reason = str(error)
+                continue
+        return encoder, extra
+    raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px: {reason}")
 
 
 def timm_arguments(name: str) -> dict[str, Any]:
@@ -106,7 +121,8 @@ def feature_size(encoder: nn.Module, example: torch.Tensor) -> int:
         raise
     except Exception as error:  # of shapes, channels, precision: whatever the module does not take
         words = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise BadInput(f"the encoder does not take {[*example.shape]}, {example.dtype}: {words}.") from error
+        hint = "Another size (--set views.size=N) or another backbone may fit."
+        raise BadInput(f"the encoder does not take {[*example.shape]}, {example.dtype}: {words}. {hint}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         shape = [*features.shape] if isinstance(features, torch.Tensor) else type(features).__name__
         raise BadInput(f"the encoder turned {[*example.shape]} into {shape}: it has to give features [m, e].")

@@ -61,7 +61,8 @@ class Trainer:
         automatic = recipe.precision == "auto" and has_bf16_units(fabric.device.type)
         self.bf16 = automatic or recipe.precision == "bf16"
         if isinstance(batches, ViewBatches):
-            network.to(memory_format=torch.channels_last)
+            with contextlib.suppress(RuntimeError):  # of a convolution over three dimensions
+                network.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         if isinstance(objective, nn.Module):
             objective.to(fabric.device)
