@@ -120,9 +120,8 @@ def feature_size(encoder: nn.Module, example: torch.Tensor) -> int:
     except BadInput:
         raise
     except Exception as error:  # of shapes, channels, precision: whatever the module does not take
-        words = f"{type(error).__name__}: {first_line(error)[:200]}"
-        hint = "Another size (--set views.size=N) or another backbone may fit."
-        raise BadInput(f"the encoder does not take {[*example.shape]}, {example.dtype}: {words}. {hint}") from error
+        hint = f"{first_line(error)[:200]}. Another size (--set views.size=N) or another backbone may fit."
+        raise BadInput(f"the encoder does not take {[*example.shape]}, {example.dtype}: {hint}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         shape = [*features.shape] if isinstance(features, torch.Tensor) else type(features).__name__
         raise BadInput(f"the encoder turned {[*example.shape]} into {shape}: it has to give features [m, e].")
