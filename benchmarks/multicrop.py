@@ -21,8 +21,7 @@ from mec.runtime.distributed import ALONE
 from mec.runtime.files import write_text
 from mec.runtime.machine import machine, this_machine
 from mec.runtime.memory import keep_freed
-from mec.training.auto import auto
-from mec.training.plan import with_method
+from mec.training.plan import auto, with_method
 from mec.training.run import read_settings
 from mec.training.timing import steps_in
 

@@ -310,7 +310,7 @@ def test_accuracy_on_the_way_is_no_error_where_the_encoder_has_diverged(tmp_path
     subject = small_subject(tmp_path)
     for parameter in subject.encoder.parameters():
         nn.init.constant_(parameter, torch.nan)
-    watch = runlog.Watch(tmp_path, open_data("digits"), subject.info, torch.device("cpu"), Console(quiet=True))
+    watch = runlog.Watch(open_data("digits"), subject.info, torch.device("cpu"), Console(quiet=True))
     assert np.isnan(watch.measure(subject.encoder, 1, TrainingProgress(watch.console, 2, 0)))
 
 

@@ -23,7 +23,7 @@ from mec.recipes.table import recipe_named
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.flags import takes
 from mec.runtime.machine import cores, machine, this_machine
-from mec.training.auto import auto
+from mec.training.plan import auto
 from mec.views.views import Draw, augment, crop_batch, numbered
 
 BLOCK = 64  # images that a stage is timed on at once

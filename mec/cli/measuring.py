@@ -109,11 +109,11 @@ class Figure(Command):
 
             print("Written: " + ", ".join(map(str, of_runs(self.which.runs, Path(self.which.out)))))
         elif isinstance(self.which, ApproximationFigure):
-            from mec.reports.approximation import approximation_study
+            from mec.reports.studies import approximation_study
 
             approximation_study(**vars(self.which))
         else:
-            from mec.reports.distortion import distortion_study
+            from mec.reports.studies import distortion_study
             from mec.runtime.memory import keep_freed
 
             keep_freed()

@@ -1,7 +1,5 @@
 """Charts of a page, by bokeh: curves, and maps of images that show what lies under the pointer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +55,6 @@ def curves(
 
 def maps(points: Mapping[str, Sequence[Sequence[float]]], columns: Mapping[str, Sequence[Any]], name: str) -> list[Any]:
     """A map of the same images for each set of points, by title; they share what is chosen, and one source, `name`.
-
     Columns have an entry an image: `image` (a data URI), `name`, `label`, `colour`, and what the page's script reads.
     """
     from bokeh.models import ColumnDataSource, HoverTool, TapTool

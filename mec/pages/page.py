@@ -1,7 +1,5 @@
 """A page that is one file: no request leaves it, and no script runs in it but those that it came with."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping

@@ -1,14 +1,13 @@
 """Values from text, JSON and files held against the type hints of dataclasses. No torch here."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
+import functools
 import numbers
 import re
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,14 +17,8 @@ from mec.version import __version__
 T = TypeVar("T")
 
 
-def hints_of(kind: Any) -> dict[str, Any]:
-    """The type hint of each field, ranges with it; found once for each dataclass."""
-    if kind not in _HINTS:
-        _HINTS[kind] = get_type_hints(kind, include_extras=True)
-    return _HINTS[kind]
-
-
-_HINTS: dict[Any, dict[str, Any]] = {}
+# The type hint of each field of a dataclass, ranges with it; found once for each.
+hints_of: Callable[[Any], dict[str, Any]] = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
 class Checked:
@@ -40,7 +33,6 @@ class Checked:
 
 def fitted(value: Any, hint: Any, key: str, passed_over: list[str] | None = None) -> Any:
     """The value as the type hint wants it (a list as a tuple, a dict as a dataclass), or an error naming the key.
-
     Fields that a dataclass does not have are an error, or, where a list is given for them, go there and are left out.
     """
     origin, arguments = get_origin(hint), get_args(hint)
@@ -117,8 +109,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "", passed_ov
 
     `key` says where the values stand, for errors; `passed_over` gets the keys that the dataclass does not have.
 
-    Raises BadInput: a key that is not known (but for `passed_over`), a value that does not fit, or one missing.
-    """
+    Raises BadInput: a key that is not known (but for `passed_over`), a value that does not fit, or one missing."""
     hints, start = hints_of(kind), f"{key}." if key else ""
     unknown = [name for name in values if name not in hints]
     if unknown and passed_over is None:
@@ -134,9 +125,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "", passed_ov
 
 def from_file(kind: type[T], values: Any, path: object) -> T:
     """A dataclass from what a file of some version holds: what is not known is passed over, and a warning names it.
-
-    Raises BadInput: not the fields of this dataclass, or values that do not fit; says if a newer version wrote them.
-    """
+    Raises BadInput: not the fields of this dataclass, or values that do not fit; says if a newer version wrote them."""
     if not isinstance(values, Mapping):
         raise BadInput(f"{path}: holds {type(values).__name__}, not named values: not written by mec, or damaged.")
     passed_over: list[str] = []

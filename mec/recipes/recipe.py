@@ -3,8 +3,6 @@
 No torch here: the command line reads recipes before it loads anything heavy.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import dataclasses

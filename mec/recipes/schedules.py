@@ -16,9 +16,7 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 def learning_rate(optimizer: Optimizer, batch_size: int, step: float, steps: int, steps_per_epoch: int) -> float:
     """The rate of a step (0 to steps - 1): linear warm-up from warmup_lr, then cosine.
-
-    The warm-up never takes more than a tenth of the run, so that short runs train at all.
-    """
+    The warm-up never takes more than a tenth of the run, so that short runs train at all."""
     scale = batch_size / 256
     warmup = min(optimizer.warmup_epochs * steps_per_epoch, steps / 10)
     if step < warmup:

@@ -12,14 +12,12 @@ RELEASED_VIEWS = tuple(replace(view, interpolation="bilinear", scale=(0.2, 1.0))
 # SimSiam's CIFAR views, from memory of its appendix; the paper says only that there is no blur.
 CIFAR_VIEW = replace(CIFAR, scale=(0.2, 1.0), interpolation="bilinear", saturation=0.4)
 
-DIGITS_VIEW = View(
-    size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, rotate=18.0, shear=12.0, shift=0.1, zoom=0.2,
+DIGITS_VIEW = View(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, rotate=18.0, shear=12.0, shift=0.1, zoom=0.2,
     jitter=1.0, brightness=0.5, contrast=0.5, saturation=0.0, hue=0.0, grey=0.0,
     blur=0.3, blur_sigma=(0.1, 1.0), noise=0.07, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35), copies=2,
 )  # fmt: skip
 
-DIGITS = Recipe(
-    source="this project, docs/results.md",
+DIGITS = Recipe(source="this project, docs/results.md",
     views=(DIGITS_VIEW,),
     settings={"distortion": 0.25},  # larger than for photographs: ten classes need few directions, docs/log.md
     network=Network("resnet10-fast", projector=(512, 128), target_momentum=0.99),  # of methods that have one
@@ -37,22 +35,19 @@ CIFAR10_PAPER = Recipe(
     optimizer=Optimizer(base_lr=0.03, weight_decay=5e-4), batch_size=1024, epochs=600,
 )  # fmt: skip
 
-IMAGENET_100EP = Recipe(
-    source="Liu et al., NeurIPS 2022, appendix C",
+IMAGENET_100EP = Recipe(source="Liu et al., NeurIPS 2022, appendix C",
     method="mec",
-    settings={"distortion": 0.06, "order": 4},
-    views=BYOL_VIEWS,
+    settings={"distortion": 0.06, "order": 4}, views=BYOL_VIEWS,
     network=Network("resnet50", projector=(2048,) * 3, predictor=(512, 2048), target="momentum"),
     optimizer=Optimizer(base_lr=0.5, warmup_epochs=10, weight_decay=1e-5), batch_size=1024, epochs=100,
 )  # fmt: skip
 
-IMAGENET_800EP = replace(
-    IMAGENET_100EP,
+IMAGENET_800EP = replace(IMAGENET_100EP,
     optimizer=Optimizer("lars", base_lr=0.3, warmup_epochs=10, weight_decay=1.5e-6, decay_1d=False),
     batch_size=4096, epochs=800, expects=top_1(74.5),  # Table 7
 )  # fmt: skip
 
-# A base that `auto` changes to fit the data and the machine (mec/training/auto.py).
+# A base that `auto` changes to fit the data and the machine (mec/training/plan.py).
 AUTO = Recipe(
     source="this project: chosen from the data and the machine, docs/results.md",
     views=(replace(CIFAR_VIEW, copies=2),),
@@ -65,37 +60,25 @@ RECIPES: dict[str, Recipe] = {
     "digits": DIGITS,
     "cifar10-paper": CIFAR10_PAPER,
     "cifar10-paper-0.01": replace(CIFAR10_PAPER, settings={"distortion": 0.01, "order": 4}),
-    "cifar10-paper-asymmetric": replace(
-        CIFAR10_PAPER, network=replace(CIFAR10_PAPER.network, predictor=(512, 2048), target="momentum")
-    ),
-    "cifar10-paper-multicrop": replace(
-        CIFAR10_PAPER,
+    "cifar10-paper-asymmetric": replace(CIFAR10_PAPER,
+        network=replace(CIFAR10_PAPER.network, predictor=(512, 2048), target="momentum")),
+    "cifar10-paper-multicrop": replace(CIFAR10_PAPER,
         source="Liu et al., appendix B, with four crops of 16 px more; their size and scale are our choice",
-        views=(replace(CIFAR_VIEW, copies=2), replace(CIFAR_VIEW, size=16, scale=(0.08, 0.5), copies=4)),
-    ),
+        views=(replace(CIFAR_VIEW, copies=2), replace(CIFAR_VIEW, size=16, scale=(0.08, 0.5), copies=4))),
     "imagenet-100ep": IMAGENET_100EP,
-    "imagenet-100ep-released": replace(
-        IMAGENET_100EP,
+    "imagenet-100ep-released": replace(IMAGENET_100EP,
         source="official repository, main_pretrain.py: eps 64 at d 2048, λ raised from an eighth over 10 epochs",
-        settings={"distortion": Linear(8 * 64 / 2048, 64 / 2048, epochs=10), "order": 4},
-        views=RELEASED_VIEWS,
-        expects=top_1(70.8),  # its README
-    ),
+        settings={"distortion": Linear(8 * 64 / 2048, 64 / 2048, epochs=10), "order": 4}, views=RELEASED_VIEWS,
+        expects=top_1(70.8)),  # its README
     "imagenet-800ep": IMAGENET_800EP,
-    "imagenet-800ep-multicrop": replace(
-        IMAGENET_800EP,
-        source="Liu et al., NeurIPS 2022, appendix D, Table 7: six 96-px crops more; scales of SwAV",
-        views=MULTI_CROP,
-        expects=top_1(75.5),
-    ),
-    "imagenet-800ep-large-projector": replace(
-        IMAGENET_800EP,
+    "imagenet-800ep-multicrop": replace(IMAGENET_800EP,
+        source="Liu et al., NeurIPS 2022, appendix D, Table 7: six 96-px crops more; scales of SwAV", views=MULTI_CROP,
+        expects=top_1(75.5)),
+    "imagenet-800ep-large-projector": replace(IMAGENET_800EP,
         source="Liu et al., NeurIPS 2022, appendix D, Table 7: 8192 in every layer of the projector",
-        network=replace(IMAGENET_800EP.network, projector=(8192,) * 3, predictor=(512, 8192)),
-        expects=top_1(75.1),
-    ),
+        network=replace(IMAGENET_800EP.network, projector=(8192,) * 3, predictor=(512, 8192)), expects=top_1(75.1)),
     **PUBLISHED,
-}
+}  # fmt: skip
 
 
 def recipe_named(name: str) -> Recipe:

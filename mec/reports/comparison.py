@@ -1,7 +1,5 @@
 """Methods side by side: same images, views, backbone and budget; one run after another, and any of them resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
@@ -59,12 +57,8 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
         run = functools.partial(finished, pace=seconds_a_step(setup), setup=setup)
         rates = {name: chosen_rate(name, setup, run) for name in setup.options.method_names}
         # Seeds outside: every method has its first run before one has its second.
-        wanted = [
-            Trial(name, rates[name], seed, sweep=False)
-            for seed in range(options.seeds)
-            for name in setup.options.method_names
-            if rates[name] is not None or not setup.options.rates
-        ]
+        sound = [name for name in rates if rates[name] is not None or not setup.options.rates]
+        wanted = [Trial(name, rates[name], seed, sweep=False) for seed in range(options.seeds) for name in sound]
         told = {trial: done for trial in wanted if (done := stored(trial, setup.out)) is not None}
         drawn = tell([*told.values()], setup)
         for trial in wanted:
@@ -100,16 +94,14 @@ def prepared(data: str | Path | Data, options: Comparison) -> Setup:
 def start_comparison(setup: Setup) -> None:
     """compare.json; one that is there already has to be of the same comparison, but for methods and seeds."""
     out, images = setup.out, setup.images
-    path = out / ASKED
-    asked = {"data": images.name, "data_fingerprint": images.fingerprint, **setup.options.asked}
+    path, asked = out / ASKED, {"data": images.name, "data_fingerprint": images.fingerprint, **setup.options.asked}
     now = json.loads(json.dumps(asked))  # as it is read
     if path.exists():
         before = read_json(path, dict)
         if images.fits(str(before.get("data_fingerprint"))):  # an older one of the same images
             now["data_fingerprint"] = before["data_fingerprint"]
         compared = [name for name in now if name not in ("methods", "seeds")]
-        changed = [f"{k}: {before.get(k)!r} before, {now[k]!r} now" for k in compared if before.get(k) != now[k]]
-        if changed:
+        if changed := [f"{k}: {before.get(k)!r} before, {now[k]!r} now" for k in compared if before.get(k) != now[k]]:
             raise BadInput(f"{out} holds another comparison ({'; '.join(changed)}). Choose another --out.")
     elif out.exists() and (not out.is_dir() or not is_empty(out)):
         raise BadInput(f"{out} already holds something that is no comparison. Choose another --out.")
@@ -119,9 +111,7 @@ def start_comparison(setup: Setup) -> None:
 
 def seconds_a_step(setup: Setup) -> dict[str, float]:
     """Seconds a step by method where minutes are the budget, timed in turns, so that no method has a busier moment.
-
-    They are kept in pace.json: each run of a method has the same number of steps.
-    """
+    They are kept in pace.json: each run of a method has the same number of steps."""
     path = setup.out / PACE
     known: dict[str, float] = fitted(read_json(path), dict[str, float], str(path)) if path.exists() else {}
     new = [name for name in setup.options.method_names if name not in known]
@@ -138,9 +128,7 @@ def seconds_a_step(setup: Setup) -> dict[str, float]:
 
 def timed_in_turns(recipes: Mapping[str, Recipe], images: Data, fabric: Any, workers: int | None) -> dict[str, float]:
     """Seconds a step of each recipe on these images: medians of rounds in which each takes one.
-
-    None is faster than the images come, which the others' turns would hide.
-    """
+    None is faster than the images come, which the others' turns would hide."""
     with contextlib.ExitStack() as opened:
         steps, data = {}, {}
         for name, recipe in recipes.items():

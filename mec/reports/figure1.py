@@ -1,7 +1,5 @@
 """The paper's Figure 1: five image tasks and five video tasks, as radars of scaled values and of ranks."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -12,13 +10,13 @@ from typing import Any, NamedTuple
 import pandas
 
 from mec.errors import BadInput
+from mec.pages.charts import colour
 from mec.reports.tables import Row, Table, read
 from mec.runtime.files import as_drawn, atomic, write_json
 
 CONDITIONS = ("preset", "limit", "labels", "stage", "head", "mode", "detections", "motion", "sequences", "epoch")
 LOOKS = ("-", "--", "-.", ":")
 MARKS = "osD^vPX*"
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#777777", "#000000")
 
 
 class Axis(NamedTuple):
@@ -60,10 +58,8 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 def standing(results: Sequence[Mapping[str, Any]]) -> tuple[Any, dict[str, dict[str, Any]]]:
     """From results, each with the `run` that it is of: a data frame, a row a run, a column an axis; and conditions.
-
     Of an axis, only results under the same conditions are compared: those that most runs have. Published rows stand
-    where the data are the published ones. What is missing is NaN.
-    """
+    where the data are the published ones. What is missing is NaN."""
     values: dict[str, dict[str, float]] = {str(result["run"]): {} for result in results}
     conditions: dict[str, dict[str, Any]] = {}
     for axis in AXES:
@@ -179,7 +175,7 @@ def radars(values: Any, ranks: Any, mean: Mapping[str, float]) -> Any:
             closed = [*points, points[0]]  # a line breaks where a figure is missing
             (handles[name],) = plot.plot(
                 *zip(*closed), LOOKS[number % len(LOOKS)], marker=MARKS[number % len(MARKS)], markersize=6,
-                color=COLOURS[number % len(COLOURS)], linewidth=1.6,
+                color=colour(number), linewidth=1.6,
             )  # fmt: skip
         plot.set_xticks(angles, labels, fontsize=8)
         plot.tick_params(axis="x", pad=22)

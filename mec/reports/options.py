@@ -1,7 +1,5 @@
 """What `mec compare` and `mec figure` take, a dataclass each: the home of every flag, its default and its words."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,20 +10,6 @@ from mec.errors import BadInput, nearest
 from mec.objectives.methods import METHODS, method_named
 from mec.recipes.recipe import Recipe
 from mec.runtime import flags
-from mec.runtime.flags import (
-    Device,
-    Folder,
-    Integers,
-    KeyValues,
-    Minutes,
-    Name,
-    Names,
-    Number,
-    OptionalNames,
-    OptionalReals,
-    Place,
-    Real,
-)
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 SUITE = ("knn", "linear", "semi", "transfer", "voc", "coco", "sot", "vos", "mot", "mots", "posetrack")
@@ -37,36 +21,36 @@ RUN = arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
 class Comparison:
     """Train several methods on the same images, network and budget; show them side by side."""
 
-    methods: Annotated[Names, arg(metavar="A,B,...", constructor=str, help=METHODS_HELP)]
-    epochs: Annotated[Number, FROM_1] = None
+    methods: Annotated[flags.Names, flags.listed(metavar="A,B,...", help=METHODS_HELP)]
+    epochs: Annotated[flags.Number, FROM_1] = None
     """Passes over the images, for each run."""
-    time_budget: Annotated[Minutes, ABOVE_0] = None
+    time_budget: Annotated[flags.Minutes, ABOVE_0] = None
     """Minutes of training for each run, in place of --epochs: a step of each method is timed first, in turns."""
     seeds: Annotated[int, FROM_1] = 1
     """Runs a method: seeds 0, 1, ..."""
-    lrs: Annotated[OptionalReals, ABOVE_0] = None
+    lrs: Annotated[flags.OptionalReals, ABOVE_0] = None
     """Base learning rates with commas, to choose from for each method. Default: the recipe's for all."""
     sweep_share: Annotated[float, Range(float, 0, 1, above=True)] = 0.375  # 3 of 8 minutes
     """Share of the budget that each rate is tried for."""
-    recipe: Name = None
+    recipe: flags.Name = None
     """A name that `mec recipes` lists: views, backbone, batch. Default: digits for digits, else auto."""
     labels: flags.Labels = None
     """A CSV with the columns path and label, and split where there is one, in place of folders of classes."""
-    limit: Annotated[Number, FROM_1] = None
+    limit: Annotated[flags.Number, FROM_1] = None
     """Use this many training images."""
-    batch_size: Annotated[Number, FROM_1] = None
+    batch_size: Annotated[flags.Number, FROM_1] = None
     """Images a step."""
-    backbone: Name = None
+    backbone: flags.Name = None
     """A timm name, or resnet10-fast, resnet10-tiny, resnet10."""
-    out: Folder = None
+    out: flags.Folder = None
     """Folder of the comparison. Default: runs/compare-DATA."""
-    device: Device = "auto"
+    device: flags.Device = "auto"
     """Where to train."""
-    set: KeyValues = ()
+    set: flags.KeyValues = ()
     """Change single values of the recipe, for all methods. May be repeated."""
-    data_root: Folder = None
+    data_root: flags.Folder = None
     """Where a torchvision data set's or imagenet's files are."""
-    workers: Annotated[Number, FROM_0] = None
+    workers: Annotated[flags.Number, FROM_0] = None
     """Processes that decode images. Default: one a core, at most 8."""
     quiet: bool = False
     """Print nothing."""
@@ -103,7 +87,7 @@ class Comparison:
 class ApproximationFigure:
     """Time and relative error of the coding length's series against the log-determinant (the paper's Figure 6)."""
 
-    rows: Annotated[Integers, FROM_1] = "128,256,512,1024,2048,4096"
+    rows: Annotated[flags.Integers, FROM_1] = "128,256,512,1024,2048,4096"
     """Numbers of rows m, with commas."""
     size: Annotated[int, FROM_1] = 2048
     """Embedding size d of the random unit rows."""
@@ -111,15 +95,15 @@ class ApproximationFigure:
     """ε_d²; the paper's is 0.06."""
     run_folder: Annotated[str | Path | None, RUN] = None
     """A run folder: measure on its encoder's features, too."""
-    data: Name = None
+    data: flags.Name = None
     """Images for those features. Default: those that the run was trained on."""
-    data_root: Folder = None
+    data_root: flags.Folder = None
     """Where a torchvision data set's or imagenet's files are."""
     repeats: Annotated[int, FROM_1] = 5
     """Rounds; medians and ranges are over them."""
-    device: Device = "auto"
+    device: flags.Device = "auto"
     """Where to compute."""
-    out: Place = Path("runs/figures")
+    out: flags.Place = Path("runs/figures")
     """Folder for coding.png and coding.json."""
 
 
@@ -131,17 +115,17 @@ class DistortionFigure:
     """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
     recipe: Annotated[str | Recipe | None, arg(metavar="NAME", constructor=str, help_behavior_hint="")] = None
     """Default: a small one for digits, else cifar10-paper; both have the series of order 4 and no target network."""
-    epochs: Annotated[Number, FROM_1] = None
+    epochs: Annotated[flags.Number, FROM_1] = None
     """Passes over the images, for each model."""
     sweep: Annotated[flags.Reals, ABOVE_0] = "0.01,0.03,0.12,0.5,2"
     """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
     seed: Annotated[int, SEED] = 0
     """Random seed for weights, data order and augmentation."""
-    data_root: Folder = None
+    data_root: flags.Folder = None
     """Where a torchvision data set's or imagenet's files are."""
-    device: Device = "auto"
+    device: flags.Device = "auto"
     """Where to train."""
-    out: Place = Path("runs/figures/distortion")
+    out: flags.Place = Path("runs/figures/distortion")
     """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
     quiet: bool = False
     """Print nothing."""
@@ -153,7 +137,7 @@ class TransferFigure:
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
     """Run folders, or results.jsonl files."""
-    out: Place = Path("runs/figures/transfer.png")
+    out: flags.Place = Path("runs/figures/transfer.png")
     """The picture; an SVG and the figures as JSON are written beside it."""
 
 
@@ -161,22 +145,22 @@ class TransferFigure:
 class Suite:
     """Measure encoders by all of the paper's downstream tasks for which there are data."""
 
-    data: OptionalNames = None
+    data: flags.OptionalNames = None
     """Labelled images for knn, linear and semi, with commas: digits, names, folders. Default: imagenet."""
-    data_root: Folder = None
+    data_root: flags.Folder = None
     """Folder with data sets and benchmarks in it, each in its published layout, to a depth of two folders."""
-    only: OptionalNames = None
+    only: flags.OptionalNames = None
     """Protocols to take, with commas: knn, linear, semi, transfer, voc, coco, sot, vos, mot, mots, posetrack. Default:
     all."""
     preset: Literal["paper", "quick"] = "paper"
     """paper: as published, days on a GPU. quick: a look at everything in minutes, marked so in results."""
-    budget: Annotated[Real, ABOVE_0] = None
+    budget: Annotated[flags.Real, ABOVE_0] = None
     """Hours after which no further part is begun."""
     dry_run: bool = False
     """Show the plan, and stop."""
-    device: Device = "auto"
+    device: flags.Device = "auto"
     """Where the encoders run."""
-    out: Place = Path("runs/suite")
+    out: flags.Place = Path("runs/suite")
     """Folder of the suite; results are also added to those of each run."""
     quiet: bool = False
     """Print nothing."""

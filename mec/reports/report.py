@@ -1,7 +1,5 @@
 """`mec.report`: the page of one run, of several, or of a comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,10 +32,9 @@ def report(runs: str | Path | Sequence[str | Path], options: Reporting) -> Path:
         raise BadInput("no run was given: name at least one run folder.")
     folders = list(dict.fromkeys(folder for run in given for folder in runs_in(run)))
     out = Path(options.out) if options.out else given[0] / REPORT if len(given) == 1 else Path(REPORT)
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise BadInput(f"out is {out}: a page is called NAME.html.")
-    if out.is_dir():
-        raise BadInput(f"out is {out}: a folder; a page is a file.")
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        words = "a folder; a page is a file" if out.is_dir() else "a page is called NAME.html"
+        raise BadInput(f"out is {out}: {words}.")
     if not out.parent.is_dir():
         raise BadInput(f"out is {out}: there is no folder {out.parent}. Make it first.")
     return write_report(folders, out)

@@ -1,13 +1,12 @@
 """`mec.suite`: all of the paper's downstream measurements for which there are data, one after the other, to the end."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ DONE = "suite.jsonl"  # in the suite's folder: a line a part of a run that ended
 TABLE = "suite.json"  # the latest of each part of each run, those without data among them
 ELSEWHERE = "a folder that --data-root names"
 FRAME = 480 * 854  # pixels
-DEPTH = 2  # folders below --data-root in which data are looked for
 MOST_FOLDERS = 2_000
 MAIN = {  # the figure of a protocol that the table shows
     "knn": "top-1", "linear": "top-1", "semi": "top-1", "voc": "AP", "coco": "box AP", "sot": "AUC", "vos": "J-mean",
@@ -45,9 +43,8 @@ MAIN = {  # the figure of a protocol that the table shows
 }  # fmt: skip
 QUICK: dict[str, dict[str, Any]] = {  # of transfer, by mode
     "linear": {"limit": 500},
-    "finetune": {
-        "limit": 200, "preset": "budget", "steps": 20, "batch_size": 16, "learning_rates": 0.1, "weight_decays": 0.0,
-    },
+    "finetune": {"limit": 200, "preset": "budget", "steps": 20, "batch_size": 16, "learning_rates": 0.1,
+                 "weight_decays": 0.0},
 }  # fmt: skip
 
 
@@ -109,10 +106,16 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     if options.dry_run:
         return out
     out.mkdir(parents=True, exist_ok=True)
-    measure(parts, subjects, options, out, console)
+    measure(parts, subjects, options, console)
     told = outcomes(parts, subjects, out)
     write_json(out / TABLE, [asdict(outcome) for outcome in told])
-    console.print(closing(suite_table([out])))
+    shown = suite_table([out])
+    columns = (Column(plain(run), justify="right") for run in shown.figures)
+    table = Table("part", "figure", *columns, "", title=shown.title)
+    for row in shown.blocks[""]:
+        figures = (MISSING if value is None else f"{value:.1f}" for value in row.figures)
+        table.add_row(row.name, row.words[0], *figures, row.words[1])
+    console.print(table)
     results = [{**result, "run": outcome.run} for outcome in told for result in outcome.results]
     pictures = figure_1(results, out / "figure1.png")
     console.print(f"Written: {out / TABLE}" + "".join(f", {path}" for path in pictures), soft_wrap=True)
@@ -122,10 +125,9 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     return out
 
 
-def measure(
-    parts: Sequence[Part], subjects: Mapping[str, Subject], options: Suite, out: Path, console: Console
-) -> None:
+def measure(parts: Sequence[Part], subjects: Mapping[str, Subject], options: Suite, console: Console) -> None:
     """Take all parts that are not taken yet; each is stored as it ends. Several processes each take their share."""
+    out = Path(options.out)
     ends = math.inf if options.budget is None else time.monotonic() + 3600 * options.budget
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     wanted = [(run, part) for part in parts if not part.lacking for run in subjects]
@@ -147,16 +149,12 @@ def measure(
             failed = f"{type(error).__name__}: {first_line(error)[:300]}"
             console.print(f"  failed: {failed}", style="red", soft_wrap=True)
         seconds = round(time.monotonic() - began, 1)
-        line = Outcome(run, part.name, key, failed, seconds=seconds, results=as_records(found))
-        append_records(out / DONE, [asdict(line)])
+        append_records(out / DONE, [asdict(Outcome(run, part.name, key, failed, "", seconds, as_records(found)))])
 
 
 def measured(out: Path) -> set[str]:
     """The keys of what is done, by whichever process."""
     return {line["key"] for line in read_records(out / DONE, key=str) if not line.get("failed")}
-
-
-# --- what there is to do ------------------------------------------------------------------------------------------
 
 
 def planned(options: Suite) -> list[Part]:
@@ -175,13 +173,9 @@ def planned(options: Suite) -> list[Part]:
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folder and those in it, to a depth of two, in the order of their names."""
-    found = [root]
-    for _ in range(DEPTH):
-        found += [sub for folder in found for sub in sorted(folder.iterdir()) if sub.is_dir() and sub not in found]
-        if len(found) > MOST_FOLDERS:  # images by class, most likely
-            break
-    return found[:MOST_FOLDERS]
+    """The folder and those in it, to a depth of two, in the order of their names; not all of images by class."""
+    found = (path for path in (root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))) if path.is_dir())
+    return [*islice(found, MOST_FOLDERS)]
 
 
 def labelled(data: str, root: Path | None, quick: bool) -> Iterator[Part]:
@@ -236,9 +230,6 @@ def tracked(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator
         frames = sum(1 for _ in place.rglob("*.jpg")) if place else 0
         flags = {"data_root": place, "stage": "3" if quick else "both"}
         yield Part(word, word, None, flags, lack, pixels=2 * FRAME * frames)
-
-
-# --- in words -----------------------------------------------------------------------------------------------------
 
 
 def seconds_an_image(subject: Subject) -> float:
@@ -308,16 +299,6 @@ def suite_table(folders: Sequence[Path]) -> Figures:
 def main_figure(outcome: Outcome) -> Mapping[str, Any] | None:
     """The result that the table shows; none where there are none."""
     wanted = MAIN.get(outcome.part.split()[0])
-    found = [r for r in outcome.results if r.get("settings", {}).get("head") != "still"]  # what stays is no encoder
+    figures = [r for r in outcome.results if isinstance(r.get("value"), (int, float))]
+    found = [r for r in figures if (r.get("settings") or {}).get("head") != "still"]  # what stays is no encoder
     return next((r for r in found if r.get("metric") == wanted), found[0] if found else None)
-
-
-def closing(told: Figures) -> Table:
-    """The same for a screen."""
-    table = Table(
-        "part", "figure", *(Column(plain(run), justify="right") for run in told.figures), "", title=told.title
-    )
-    for row in told.blocks[""]:
-        figures = (MISSING if value is None else f"{value:.1f}" for value in row.figures)
-        table.add_row(row.name, row.words[0], *figures, row.words[1])
-    return table

@@ -1,7 +1,5 @@
 """Results -> tables, ours beside published rows; Markdown, LaTeX or HTML, by pandas. Nothing is measured here."""
 
-from __future__ import annotations
-
 import html
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -82,15 +80,9 @@ class Measured(NamedTuple):
 
 
 def read(runs: Sequence[Path]) -> list[Measured]:
-    """The encoders of all runs, in the order given; checkpoints are told by their hashes where a name has several.
-
-    Args:
-        runs: run folders, or results.jsonl files of any name.
-
-    Lines that are no results are passed over, and a warning names them.
-
-    Raises FileNotFoundError: a run has no results.jsonl.
-    """
+    """The encoders of all runs (folders, or results.jsonl files of any name), in the order given; checkpoints are told
+    by their hashes where a name has several. Lines that are no results are passed over, and a warning names them.
+    Raises FileNotFoundError: a run has no results.jsonl."""
     found: list[Measured] = []
     for run in runs:
         path = run / RESULTS if run.is_dir() else run
@@ -121,9 +113,7 @@ def epochs_of(settings: Path) -> int | None:
 
 def latest(results: Sequence[dict[str, Any]], **wanted: Any) -> float | None:
     """The value of the last result that has these values; None where there is none.
-
-    Quick looks at a part of the images (`limit`) are no figures of a protocol and are left out.
-    """
+    Quick looks at a part of the images (`limit`) are no figures of a protocol and are left out."""
     whole = [r for r in results if r["settings"].get("limit") is None]
     return next((r["value"] for r in reversed(whole) if all(r.get(k) == v for k, v in wanted.items())), None)
 
@@ -162,9 +152,6 @@ def table_8(runs: Sequence[Path]) -> Table:
         blocks[title] = rows
     title = "Transfer: top-1, mean per class (Aircraft, Pets, Caltech, Flowers) or 11-point mAP (VOC07), %"
     return Table(title, (), tuple(TRANSFER.values()), blocks)
-
-
-# --- written ------------------------------------------------------------------------------------------------------
 
 
 def marks(rows: Sequence[Row], *, by_row: bool = False) -> list[list[str]]:

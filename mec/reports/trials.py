@@ -1,7 +1,5 @@
 """The runs of a comparison: how each is trained, what came of it, and what they tell together."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,10 +34,10 @@ CHOOSING = 5_000  # most training images of the k-NN figure that chooses a learn
 ROWS = {  # a column of the table and its digits; of results.jsonl: protocol, metric, unit
     "knn": ("k-NN, %", 1, "knn", "top-1", "%"),
     "linear-fast": ("linear, %", 1, "linear-fast", "top-1", "%"),  # not of many classes
-    "seconds": ("s an epoch", 1, "compare", "time an epoch", "s"),
-    "memory": ("peak GiB", 2, "compare", "peak memory", "GiB"),
-    "rank": ("effective rank", 0, "compare", "effective rank", ""),
-    "ratio": ("coding ratio", 2, "compare", "coding ratio", ""),
+    "seconds_per_epoch": ("s an epoch", 1, "compare", "time an epoch", "s"),
+    "peak_memory": ("peak GiB", 2, "compare", "peak memory", "GiB"),
+    "effective_rank": ("effective rank", 0, "compare", "effective rank", ""),
+    "coding_ratio": ("coding ratio", 2, "compare", "coding ratio", ""),
 }
 
 
@@ -60,12 +58,6 @@ class Trial:
     coding_ratio: float = math.nan
     accuracy: dict[str, float] | None = None  # protocol -> top-1 (%) on test images
     curve: list[tuple[float, float]] | None = None  # minutes of training, k-NN accuracy (%)
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """What there is of ROWS."""
-        others = (self.seconds_per_epoch, self.peak_memory, self.effective_rank, self.coding_ratio)
-        return {**(self.accuracy or {}), **dict(zip(("seconds", "memory", "rank", "ratio"), others))}
 
 
 @dataclass(frozen=True)
@@ -156,12 +148,9 @@ def accuracy_among_training_images(folder: Path, images: Data, device: str, imag
     return knn(bank, asked)[0].value
 
 
-# --- all of them together -----------------------------------------------------------------------------------------
-
-
 def summary(trials: Sequence[Trial], method: str) -> dict[str, tuple[float, float | None, int]]:
     """Mean, spread and number of the finished runs of a method, by row."""
-    done = [t.figures for t in trials if t.method == method and not t.diverged]
+    done = [{**vars(t), **(t.accuracy or {})} for t in trials if t.method == method and not t.diverged]
     values = {name: [figures[name] for figures in done if name in figures] for name in ROWS}
     return {
         name: (statistics.fmean(of), statistics.stdev(of) if len(of) > 1 else None, len(of))

@@ -1,6 +1,5 @@
-"""Is training healthy? Measured on the batch's own embeddings, without labels, and said in plain words."""
-
-from __future__ import annotations
+"""Is training healthy? Measured on the batch's own embeddings, without labels, and said in plain words; what to change
+after a verdict: something else than was done, with numbers that can be typed as they are."""
 
 import math
 import statistics
@@ -19,8 +18,9 @@ from mec.objectives.coding import distortion_for
 from mec.objectives.matched import unit_rows
 from mec.objectives.mec import lower_bound, maximum_entropy_coding
 from mec.objectives.methods import method_named
+from mec.recipes.recipe import Recipe
+from mec.recipes.table import AUTO, RECIPES
 from mec.runtime.records import read_records
-from mec.training.advice import advice
 from mec.training.run import RunSettings, read_settings
 
 METRICS = "metrics.jsonl"
@@ -35,6 +35,34 @@ HARDLY_AGREE = 0.2  # mean cosine of two views of an image
 LITTLE = 0.15  # of what there was to gain, by which views agree more than before training
 CLEAR = 0.9  # where views agreed so much more than images before training, little was there to gain
 WAIT_SHARE = 0.3  # of the time spent waiting for data: worth a word
+FAR = 10  # times the recipe's own rate, or a part of it: the rate is named before anything else
+ENOUGH_STEPS = 500  # that are advised at least to a run that hardly trained
+LOOK = "Look at the images (copies of one, or empty?) and at the views (--set views.scale='[0.3,1]' makes milder ones)"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How training went, by what evidence, since which step, and what to change."""
+
+    word: Literal["collapsed", "diverged", "hardly trained", "narrow", "healthy", "unknown"]
+    evidence: str
+    advice: str = ""
+    step: int | None = None  # where it began; None where nothing is wrong
+
+    @property
+    def healthy(self) -> bool:
+        return self.word == "healthy"
+
+    @property
+    def words(self) -> str:
+        return f"{self.word}: {self.evidence}"
+
+    def __str__(self) -> str:
+        return f"{self.words} {self.advice}".rstrip()
+
+    def record(self) -> dict[str, Any]:
+        """What health.json holds."""
+        return {"healthy": self.healthy, **asdict(self), "words": self.words}
 
 
 @torch.no_grad()
@@ -119,32 +147,67 @@ def health(run: str | Path) -> Verdict:
     return judge(read_metrics(folder), {**method_named(recipe.method).settings, **recipe.settings}, settings)
 
 
-Word = Literal["collapsed", "diverged", "hardly trained", "narrow", "healthy", "unknown"]
+def own_rate(name: str) -> float:
+    """The base rate that a recipe has by itself; for one without a name, that of `auto`."""
+    return RECIPES.get(name, AUTO).optimizer.base_lr
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How training went, by what evidence, since which step, and what to change."""
+def lower_rate(recipe: Recipe, name: str) -> str:
+    """The flag with a base rate to try after one that was too high: a third of it, or the recipe's own if lower."""
+    return f"--set optimizer.base_lr={min(recipe.optimizer.base_lr / 3, own_rate(name)):.2g}"
 
-    word: Word
-    evidence: str
-    advice: str = ""
-    step: int | None = None  # where it began; None where nothing is wrong
 
-    @property
-    def healthy(self) -> bool:
-        return self.word == "healthy"
+def after_divergence(recipe: Recipe, name: str, step: int) -> str:
+    """What to do about a loss that is not finite, or a gradient, at a step (1, 2, ...)."""
+    if step <= 1:
+        return f"No update was made before it, so that the rate is not the cause. {LOOK}, and at --set and --encoder."
+    other = "" if recipe.method == "mec-joint" else ", or with --method mec-joint, which needs no series"
+    return f"Start again with a new --out and a lower learning rate, {lower_rate(recipe, name)}{other}."
 
-    @property
-    def words(self) -> str:
-        return f"{self.word}: {self.evidence}"
 
-    def __str__(self) -> str:
-        return f"{self.words} {self.advice}".rstrip()
+def advice(word: str, run: RunSettings | None, settings: Mapping[str, Any], step: int, apart: float = 1.0) -> str:
+    """What to change after a verdict that is not `healthy`.
 
-    def record(self) -> dict[str, Any]:
-        """What health.json holds."""
-        return {"healthy": self.healthy, **asdict(self), "words": self.words}
+    Args:
+        word: of the verdict; `truncated` is a series that is below its exact form.
+        run: what was done, if it is known.
+        settings: of the objective, as run.
+        step: where it began.
+        apart: how much more views of an image agree than different images, at the end.
+    """
+    method, distortion = run.recipe.method if run else "", settings.get("distortion")
+    number = distortion if isinstance(distortion, (int, float)) else None
+    lower = lower_rate(run.recipe, run.recipe_name) if run else "--set optimizer.base_lr=..."
+    if word == "diverged":
+        again = f"Start again with a lower learning rate, {lower}."
+        return after_divergence(run.recipe, run.recipe_name, step) if run else again
+    if word == "truncated":
+        larger = f", --set settings.distortion={2 * number:.2g}" if number else ", a larger --set settings.distortion"
+        return f"Use --method mec-joint (no series){larger}, or a lower learning rate, {lower}."
+    if word == "collapsed" and step <= 1 and run is not None:
+        return f"It was so before the first update. {LOOK}."
+    if word == "collapsed" and settings.get("order") == 1:
+        predictor = "" if method == "mec" else "; or a predictor and a target network (--method mec)"
+        return (
+            "Order 1 only asks views to agree, which images that all look alike do best: use --set settings.order=4, "
+            f"or --method mec-joint{predictor}."
+        )
+    if word == "collapsed":
+        smaller = f", or ask for more directions, --set settings.distortion={number / 2:.2g}" if number else ""
+        other = smaller if method == "mec-joint" else ", or use --method mec-joint, which resists collapse"
+        return f"Lower the learning rate, {lower}{other}."
+    longer = "--epochs"
+    if run:  # twice as many as were done, and enough for `ENOUGH_STEPS` steps
+        longer += f" {max(1, math.ceil(max(2 * run.steps, ENOUGH_STEPS) / run.steps_per_epoch))}"
+    if word == "narrow":
+        wider = f"A smaller --set settings.distortion={number / 2:.2g}" if number else "--method mec-joint"
+        return f"{wider} or longer training, {longer}, widens it."
+    if run is not None and not 1 / FAR <= run.recipe.optimizer.base_lr / own_rate(run.recipe_name) <= FAR:
+        own, now = own_rate(run.recipe_name), run.recipe.optimizer.base_lr
+        return f"The learning rate is far from the recipe's own: --set optimizer.base_lr={own:g} (it was {now:g})."
+    if apart < 0.05 and run is not None and run.steps >= ENOUGH_STEPS:
+        return f"{LOOK}."
+    return f"Train longer, {longer}. If that was long enough: {LOOK[0].lower()}{LOOK[1:]}."
 
 
 def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run: RunSettings | None = None) -> Verdict:
@@ -155,14 +218,17 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
         settings: of the objective; `order` and `distortion` count.
         run: what was done, so that the advice is something else.
     """
+
+    def found(kind: Any, words: str, step: int, difference: float = 1.0) -> Verdict:
+        advised = advice(kind, run, settings, step, difference)
+        return Verdict("diverged" if kind == "truncated" else kind, words, advised, step)
+
     lines = [line for line in metrics if "effective_rank" in line]
-    stopped = [line for line in metrics if "diverged" in line]
-    bad = next((line for line in (*stopped, *lines[-1:]) if "diverged" in line or not is_finite(line)), None)
-    if bad is not None and not (lines and all(is_collapsed(line, settings) for line in lines)):
-        what = bad.get("diverged", f"the loss is {bad['loss']:.4g}")
-        kind = "truncated" if BEYOND in what else "diverged"
-        advised = advice(kind, run, settings, bad["step"])
-        return Verdict("diverged", f"{what} at step {bad['step']}.", advised, bad["step"])
+    bad = [line for line in metrics if "diverged" in line]
+    bad += [line for line in lines[-1:] if not (math.isfinite(line["loss"]) and math.isfinite(line["effective_rank"]))]
+    if bad and not (lines and all(is_collapsed(line, settings) for line in lines)):
+        what, step = bad[0].get("diverged", f"the loss is {bad[0]['loss']:.4g}"), bad[0]["step"]
+        return found("truncated" if BEYOND in what else "diverged", f"{what} at step {step}.", step)
     if not lines:
         return Verdict("unknown", "no health figure was recorded.", "Train for more steps.")
     last = lines[-1]
@@ -170,11 +236,8 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
     if is_collapsed(last, settings):
         step = since(lines, lambda line: is_collapsed(line, settings))
         what = "all images look alike" if last["similarity"] > 0.9 else "embeddings use few directions"
-        words = (
-            f"{what} since step {step} (effective rank {rank:.1f} of {limit:.0f}, "
-            f"cosine of different images {last['similarity']:.2f})."
-        )
-        return Verdict("collapsed", words, advice("collapsed", run, settings, step), step)
+        words = f"{what} since step {step} (effective rank {rank:.1f} of {limit:.0f}, cosine of different images "
+        return found("collapsed", f"{words}{last['similarity']:.2f}).", step)
     series = settings.get("order") is not None and settings.get("distortion") is not None
     bound = last.get("loss_bound")
     if series and bound is not None and last["loss"] < bound * (1 + 1e-3):
@@ -184,10 +247,9 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
             f"allows, since step {step}; ‖C‖ is {last['norm_c']:.1f}, "
             "and the series surely converges only below 1: what is being maximised is its truncation error."
         )
-        return Verdict("diverged", words, advice("truncated", run, settings, step), step)
+        return found("truncated", words, step)
     if weak := hardly_trained(lines, "the weights given" if run and run.asked.get("init") else "before training"):
-        step, words = weak
-        return Verdict("hardly trained", words, advice("hardly trained", run, settings, step, apart(last)), step)
+        return found("hardly trained", weak[1], weak[0], apart(last))
     figures = (
         f"views agree (cosine {last['agreement']:.2f}), different images differ "
         f"({last['similarity']:.2f}), effective rank {rank:.0f} of {limit:.0f}, "
@@ -196,15 +258,10 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
     if is_narrow(last):
         step = since(lines, is_narrow)
         words = f"the effective rank is low, {rank:.1f} of {limit:.0f}, since step {step}; {figures}"
-        return Verdict("narrow", words, advice("narrow", run, settings, step), step)
-    if last.get("data_wait", 0) > WAIT_SHARE:
-        wait = f"It waited for data {last['data_wait']:.0%} of the time: more --workers may help."
-        return Verdict("healthy", figures, wait)
-    return Verdict("healthy", figures)
-
-
-def is_finite(line: Mapping[str, Any]) -> bool:
-    return all(math.isfinite(line[name]) for name in ("loss", "effective_rank") if name in line)
+        return found("narrow", words, step)
+    waited = last.get("data_wait", 0)
+    wait = f"It waited for data {waited:.0%} of the time: more --workers may help." if waited > WAIT_SHARE else ""
+    return Verdict("healthy", figures, wait)
 
 
 def is_narrow(line: Mapping[str, Any]) -> bool:
@@ -218,18 +275,13 @@ def apart(line: Mapping[str, Any]) -> float:
 
 def hardly_trained(lines: Sequence[Mapping[str, Any]], start: str = "before training") -> tuple[int, str] | None:
     """Since which step a run hardly trained, and by what evidence; None where it trained.
-
-    The first line is that of the untrained network, where it is of step 1: figures are taken before the update.
-    """
+    The first line is that of the untrained network, where it is of step 1: figures are taken before the update."""
     first, last = lines[0], lines[-1]
     if last["step"] < FEW_STEPS:
         return 1, f"there were {last['step']} steps only."
     if last["agreement"] < HARDLY_AGREE:
-        step = since(lines, lambda line: line["agreement"] < HARDLY_AGREE)
-        return (
-            step,
-            f"views hardly agree yet (cosine {last['agreement']:.2f}, different images {last['similarity']:.2f}).",
-        )
+        words = f"views hardly agree yet (cosine {last['agreement']:.2f}, different images {last['similarity']:.2f})."
+        return since(lines, lambda line: line["agreement"] < HARDLY_AGREE), words
     if first["step"] > 1 or len(lines) < 3:
         return None
     before = apart(first)
@@ -249,10 +301,8 @@ def hardly_trained(lines: Sequence[Mapping[str, Any]], start: str = "before trai
 
 def movement(losses: Sequence[float]) -> tuple[float, float]:
     """How far the mean loss of a quarter of a run lies from another's, and how far noise alone may take it.
-
     Noise is read from second differences, which a steady descent does not have: of independent values of standard
-    deviation s, their median size is 1.65 s.
-    """
+    deviation s, their median size is 1.65 s."""
     quarters = [statistics.fmean(part) for part in np.array_split(np.asarray(losses), 4)]
     noise = float(np.median(np.abs(np.diff(losses, 2)))) / 1.65
     return max(quarters) - min(quarters), 4 * noise / math.sqrt(len(losses) / 4)

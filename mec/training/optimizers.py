@@ -1,7 +1,5 @@
 """Optimizers by name, and which parameters get weight decay, adaptation, and a learning rate of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch
@@ -11,16 +9,15 @@ from mec.recipes.recipe import Optimizer
 
 
 def build_optimizer(
-    recipe: Optimizer, parameters: Iterable[nn.Parameter], predictor: Iterable[nn.Parameter] = (), old:
-    Iterable[nn.Parameter] = (), old_rate: float = 1.0,
+    recipe: Optimizer, parameters: Iterable[nn.Parameter], predictor: Iterable[nn.Parameter] = (),
+    old: Iterable[nn.Parameter] = (), old_rate: float = 1.0,
 ) -> torch.optim.Optimizer:  # fmt: skip
     """SGD, LARS or AdamW over two groups: matrices and kernels, and 1-d parameters (biases, norms).
 
     With `predictor_lr_constant` the parameters of `predictor` are two more groups, and so are those of `old`, whose
-    rate is `old_rate` times the others'. LARS is timm's. It skips the
-    layer-wise step where weight decay is 0 unless told `always_adapt`: matrices are told, and the 1-d group is left to
-    plain SGD unless `decay_1d`. The learning rate is set anew at each step (`set_rates`).
-    """
+    rate is `old_rate` times the others'. LARS is timm's. It skips the layer-wise step where weight decay is 0 unless
+    told `always_adapt`: matrices are told, and the 1-d group is left to plain SGD unless `decay_1d`. The learning rate
+    is set anew at each step (`set_rates`)."""
     apart = {id(p) for p in predictor} if recipe.predictor_lr_constant else set()
     kept = {id(p) for p in old}
     trained = [p for p in parameters if p.requires_grad]

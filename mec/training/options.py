@@ -117,15 +117,10 @@ class Options:
             if getattr(self, flag) is not None and self.init is None and not self.resume:
                 raise BadInput(f"--{flag.replace('_', '-')} is {getattr(self, flag)}: it goes with --init RUN.")
         if self.init is not None and self.encoder is not None:
-            raise BadInput(
-                "--init names weights of a backbone with a name; load those of a module of your own yourself."
-            )
+            raise BadInput("--init names weights of a backbone with a name; those of your own module load yourself.")
         if self.backbone is not None and "." in self.backbone:
-            bare = self.backbone.partition(".")[0]
-            raise BadInput(
-                f"--backbone is {self.backbone}, which names weights: --init {self.backbone} starts from them, "
-                f"--backbone {bare} from random ones."
-            )
+            words = f"--backbone is {self.backbone}, which names weights: --init {self.backbone} starts from them, "
+            raise BadInput(f"{words}--backbone {self.backbone.partition('.')[0]} from random ones.")
         if self.steps is not None and self.time_budget is not None:
             raise BadInput(f"--steps is {self.steps}, --time-budget {self.time_budget:g}: give one of them.")
 
@@ -155,10 +150,8 @@ class Options:
 
     def named(self, data: Any) -> str:
         """The name that the recipe goes by; digits have one of their own, all else is `auto` by default."""
-        if isinstance(self.recipe, str):
-            return self.recipe
         if self.recipe is not None:
-            return "custom"
+            return self.recipe if isinstance(self.recipe, str) else "custom"
         return "digits" if getattr(data, "suits", str(data)) == "digits" else "auto"
 
     def folder(self, data: Any) -> Path:

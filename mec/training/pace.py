@@ -1,7 +1,5 @@
 """A time budget while training: at fixed points the number of steps is corrected by the pace so far, and stored."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,10 +15,8 @@ SPARE = 0.97  # of the time that is left: for the last checkpoint
 
 class Pace:
     """The steps of a run, as planned and as corrected; without a budget they are those planned.
-
     What was found at a point stands in settings.json before the next step: a resumed run repeats it and measures
-    nothing anew, so that it ends with the weights it would have had anyway.
-    """
+    nothing anew, so that it ends with the weights it would have had anyway."""
 
     def __init__(self, run: Run, start: int, ranks: Ranks, say: Callable[[str], None]):
         self.run, self.ranks, self.say = run, ranks, say

@@ -1,7 +1,5 @@
 """report.html: what the folders of runs hold, as one page that can be sent on."""
 
-from __future__ import annotations
-
 import datetime
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +29,7 @@ NEIGHBOURS = 12  # images whose neighbours are shown
 MOST_CELLS = 20  # classes of a confusion matrix that is shown whole
 MOST_NAMED = 60  # classes in a legend
 MOST_PICTURES, PICTURE = 12, 720  # of detections, masks and tracks; px of the longer side
-SHADES = interp_palette(("#56b4e9", "#d55e00"), 256)
+SHADES = interp_palette(("#56b4e9", "#d55e00"), 256)  # of outliers, from those among many like them
 TITLES = {BEFORE: "before training", AFTER: "after training"}
 CURVES: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {  # title, lines and limits by the names of figures
     "loss": ("Loss, and the least that it can be", {"loss": "loss"}, {"bound": "loss_bound"}),
@@ -73,19 +71,13 @@ class Told:
         return [r for r in self.results if r.get("data") == self.settings.data]
 
 
-def read_run(folder: Path) -> Told:
-    """What a run's folder holds.
-    Raises FileNotFoundError: no such folder. BadInput: not that of a run, or a damaged file in it."""
-    verdict = health(folder)
-    kept = folder / RESULTS
-    results = read_records(kept, protocol=str, metric=str, value=float) if kept.exists() else []
-    return Told(folder, read_settings(folder), read_metrics(folder), verdict, results, read_shown(folder))
-
-
 def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write the page of one run or several; returns where.
     Raises FileNotFoundError: no such folder. BadInput: not that of a run, or a damaged file in it."""
-    runs = [read_run(Path(folder)) for folder in folders]
+    runs = []
+    for folder in map(Path, folders):
+        verdict, results = health(folder), read_records(folder / RESULTS, protocol=str, metric=str, value=float)
+        runs.append(Told(folder, read_settings(folder), read_metrics(folder), verdict, results, read_shown(folder)))
     drawn: dict[str, Any] = {}
     sections = []
     for number, run in enumerate(runs):
@@ -115,16 +107,14 @@ def section(run: Told, key: str, most: int) -> dict[str, Any]:
         "settings": facts_of(run.settings), "command": command_of(run.settings, run.folder), "map": None,
     }  # fmt: skip
     if shown is not None:
-        found |= mapped(shown, key)
+        table = columns(shown)
+        found |= mapped(shown, table, key)
         titles = {TITLES[name]: places for name, places in shown.points.items()}
-        left, right = charts.maps(titles, columns(shown), f"{key}-images")
+        left, right = charts.maps(titles, table, f"{key}-images")
         drawn |= {f"{key}-{BEFORE}": left, f"{key}-{AFTER}": right}
         shares = {TITLES[name]: (range(1, len(s) + 1), s) for name, s in shown.spectrum.items()}
         drawn[f"{key}-spectrum"] = charts.curves("Share of the variance by direction", shares, x="direction", log=True)
     return {**found, "charts": drawn}
-
-
-# --- in words -----------------------------------------------------------------------------------------------------
 
 
 def headline(run: Told) -> Iterator[str]:
@@ -182,9 +172,6 @@ def facts_of(settings: RunSettings) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
-
-
 def curve_of(run: Told, name: str) -> charts.Curve:
     """A figure over steps, as it was logged."""
     found = [(line["step"], line[name]) for line in run.metrics if isinstance(line.get(name), (int, float))]
@@ -216,9 +203,7 @@ def compared(runs: Sequence[Told]) -> dict[str, Any]:
 
 def closing(results: Sequence[Mapping[str, Any]], method: str = "", *, balanced: bool = False) -> dict[str, Any] | None:
     """The closing table: figures of raw pixels, the untrained and the trained encoder, latest of each kind.
-
-    balanced: with balanced accuracy beside top-1, but for few labels.
-    """
+    balanced: with balanced accuracy beside top-1, but for few labels."""
     cells: dict[str, dict[str, str]] = {}
     wanted = [r for r in results if r["metric"] == "top-1"]
     wanted += [r for r in results if balanced and r["metric"] == "balanced accuracy" and r["protocol"] != "fewshot"]
@@ -287,9 +272,6 @@ def pictures(folder: Path) -> Iterator[tuple[str, str]]:
         yield plain(str(path.relative_to(folder))), as_uri(small, "JPEG")
 
 
-# --- images -------------------------------------------------------------------------------------------------------
-
-
 def fewer(shown: Shown, most: int) -> Shown:
     """At most so many of the images, evenly taken; neighbours that are no longer there are left out."""
     n = len(shown.names)
@@ -307,48 +289,38 @@ def fewer(shown: Shown, most: int) -> Shown:
     return replace(shown, **rows)
 
 
-def label_of(shown: Shown, index: int) -> str:
-    label = shown.labels[index]
-    return plain(shown.classes[label]) if 0 <= label < len(shown.classes) else ""
-
-
 def columns(shown: Shown) -> dict[str, list[Any]]:
     """What a map's source holds of each image."""
-    count = range(len(shown.names))
+    classes, steps = [plain(name) for name in shown.classes], (len(SHADES) - 1) / max(1, len(shown.names) - 1) ** 3
     shades = {
         "class": [charts.colour(label) if label >= 0 else charts.INK for label in shown.labels],
         "cluster": [charts.colour(group) for group in shown.clusters],
-        "outlier": [ramp(1 - (rank - 1) / max(1, len(count) - 1)) for rank in rankdata(shown.cosine[AFTER])],
+        "outlier": [SHADES[int(steps * (len(shown.names) - rank) ** 3)] for rank in rankdata(shown.cosine[AFTER])],
     }
-    first = "class" if shown.classes else "cluster"
     return {
         "image": list(shown.thumbnails), "name": [plain(name) for name in shown.names],
-        "label": [label_of(shown, i) for i in count], "colour": shades[first],
+        "label": [classes[label] if 0 <= label < len(classes) else "" for label in shown.labels],
+        "colour": shades["class" if classes else "cluster"],
         **{f"by_{name}": found for name, found in shades.items()},
         **{f"near_{name}": [list(near) for near in found] for name, found in shown.near.items()},
     }  # fmt: skip
 
 
-def ramp(share: float) -> str:
-    """From blue (0) to orange (1)."""
-    return SHADES[round((len(SHADES) - 1) * share**3)]
-
-
-def mapped(shown: Shown, key: str) -> dict[str, Any]:
-    """What the template is told of the images."""
+def mapped(shown: Shown, told: Mapping[str, Sequence[Any]], key: str) -> dict[str, Any]:
+    """What the template is told of the images, of which `columns` has `told`."""
     n = len(shown.names)
     asked = [i * n // min(n, NEIGHBOURS) for i in range(min(n, NEIGHBOURS))]
 
     def cell(index: int, of: int | None = None) -> tuple[str, str, bool]:
         same = of is not None and shown.labels[index] >= 0 and shown.labels[index] == shown.labels[of]
-        return shown.thumbnails[index], label_of(shown, index) or plain(shown.names[index]), same
+        return shown.thumbnails[index], told["label"][index] or told["name"][index], same
 
     rows = [(cell(i), *([cell(j, i) for j in shown.near[name][i]] for name in (BEFORE, AFTER))) for i in asked]
     legends = {}
     if shown.classes:
         legends["class"] = [(charts.colour(i), plain(name)) for i, name in enumerate(shown.classes[:MOST_NAMED])]
     legends["cluster"] = [(charts.colour(group), f"group {group + 1}") for group in sorted({*shown.clusters})]
-    legends["outlier"] = [(ramp(0), "among many like it"), (ramp(1), "unlike the others")]
+    legends["outlier"] = [(SHADES[0], "among many like it"), (SHADES[-1], "unlike the others")]
     far = sorted(range(n), key=lambda i: shown.cosine[AFTER][i])[:NEIGHBOURS]
     return {
         "map": f"{key}-images", "images": n, "of": shown.of, "part": shown.part, "neighbours": rows,

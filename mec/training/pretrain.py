@@ -1,11 +1,10 @@
 """From images to an encoder: what to train, on what, and the run from its first step to its closing table."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from mec.networks.encoder_file import EncoderInfo, save_encoder
 from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.methods import differs_from_paper, method_named
 from mec.recipes.recipe import Recipe
-from mec.runtime.checkpoints import checkpoints
+from mec.runtime.checkpoints import checkpoints, in_run
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
@@ -89,14 +88,13 @@ def pretrain(data: Source, options: Options) -> Path:
         else:
             settings = replace(prolonged(out, stored, recipe, options, trainer), **about(images))
         run = Run(out, settings, replace(info, steps=settings.steps))
-        start = 0 if stored is None else trainer.restore(out, console)
+        start = 0 if stored is None else in_run(out).restore(trainer.parts(), partial(console.print, soft_wrap=True))
         if start >= run.steps and (out / HEALTH).exists():
             console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", soft_wrap=True)
             return out
         describe(console, run, images, trainer, start)
-        measured = images if options.evaluate else None
-        workers = getattr(trainer.batches, "workers", 0)
-        watch = Watch(out, measured, run.encoder, fabric.device, console, workers, options.report and options.evaluate)
+        measured, workers = images if options.evaluate else None, getattr(trainer.batches, "workers", 0)
+        watch = Watch(measured, run.encoder, fabric.device, console, workers, options.report and options.evaluate)
         start_folder(run, images, ranks)
         if options.init is not None and start == 0 and ranks.rank == 0:
             save_encoder(out / START, trainer.encoder, run.encoder)
@@ -117,9 +115,6 @@ def pretrain(data: Source, options: Options) -> Path:
     return out
 
 
-# --- the parts, in the order in which they are used ---------------------------------------------------------------
-
-
 def resumed(out: Path, options: Options, ranks: Ranks) -> RunSettings | None:
     """The settings of the run to continue, where --resume asks for it; None for a new run, whose folder is free."""
     stored = resumable(out, options.asked) if options.resume else None
@@ -133,25 +128,21 @@ def resumed(out: Path, options: Options, ranks: Ranks) -> RunSettings | None:
 
 
 def opened(data: Any, options: Options, ranks: Ranks) -> Data | None:
-    """`as_data`; where something is fetched, the first process of each machine goes first, and the others find it."""
-    fetches = options.download or (isinstance(data, str) and is_url(data))
-    first_here = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
-    if fetches and not first_here:
-        ranks.wait()
-    images = as_data(data, options)
-    if fetches and first_here:
-        ranks.wait()
-    return images
-
-
-def as_data(data: Any, options: Options) -> Data | None:
-    """The data set behind a name or folder; None for an iterable of views."""
+    """The data set behind a name or folder; None for an iterable of views.
+    Where something is fetched, the first process of each machine goes first, and the others find it."""
     if isinstance(data, Data):
         return data
     if isinstance(data, (str, Path)):
+        fetches = options.download or is_url(str(data))
+        first_here = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
         about: dict[str, Any] = {"root": options.data_root, "download": options.download, "limit": options.limit}
-        about |= {"split": options.split, "labels": options.labels}
-        return open_data(str(data), **about, seed=options.seed or 0)
+        about |= {"split": options.split, "labels": options.labels, "seed": options.seed or 0}
+        if fetches and not first_here:
+            ranks.wait()
+        images = open_data(str(data), **about)
+        if fetches and first_here:
+            ranks.wait()
+        return images
     if not hasattr(data, "__len__") or not hasattr(data, "__iter__"):
         raise BadInput(
             f"data is a {type(data).__name__}: give a folder, a data set's name, or something with a length that "
@@ -191,9 +182,8 @@ def make_batches(
     data: Any, images: Data | None, recipe: Recipe, options: Options, device: torch.device, ranks: Ranks
 ) -> Batches:
     if recipe.batch_size % ranks.size:
-        raise BadInput(
-            f"batch_size {recipe.batch_size} on {ranks.size} ranks: it has to be a multiple of their number."
-        )
+        words = f"batch_size {recipe.batch_size} on {ranks.size} ranks"
+        raise BadInput(f"{words}: it has to be a multiple of their number.")
     if images is None:
         return IterableBatches(data, device)
     split = images.train.labelled() if method_named(recipe.method).labels else images.train
@@ -265,10 +255,9 @@ def renew_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
     met = [before for before in listed(path) if before.path not in {s.path for s in skipped}]
     with quiet():
         found = [*skipped, *(s for s in met if not os.path.exists(s.path) or why_unreadable(s.path))]
+    path.unlink(missing_ok=True)
     if found:
         write_records(path, map(asdict, found))
-    else:
-        path.unlink(missing_ok=True)
 
 
 def prolonged(out: Path, stored: RunSettings, recipe: Recipe, options: Options, trainer: Trainer) -> RunSettings:
@@ -286,12 +275,10 @@ def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, 
     recipe, settings = run.recipe, run.settings
     method = method_named(recipe.method)
     if images is not None:
-        labels = "no labels"
-        if method.labels:
-            labels = f"with the labels of {len(images.classes)} classes"
-        elif images.can_be_measured:
-            labels = f"labels of {len(images.classes)} classes only for measuring"
-            labels += f", on {len(images.test or ()):,} of {images.split}/"
+        classes = len(images.classes)
+        labels = f"with the labels of {classes} classes" if method.labels else "no labels"
+        if images.can_be_measured and not method.labels:
+            labels = f"labels of {classes} classes only for measuring, on {len(images.test or ()):,} of {images.split}/"
             labels += f" ({len(images.validation):,} others for validation)" if images.validation else ""
         console.print(f"{images.name}: {len(images.train):,} training images, {labels}")
         for words in images.words():

@@ -1,7 +1,5 @@
 """The end of a run: accuracy beside raw pixels and the untrained encoder, a picture, the verdict, what to do next."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +28,7 @@ from mec.training.health import METRICS, health
 from mec.training.page import REPORT, closing, column_of, write_report
 from mec.training.run import Run
 from mec.training.runlog import Watch
-from mec.training.shown import AFTER, BEFORE, SHOWN, shown_images, thumbnail, unlabelled_picture, views_of
+from mec.training.shown import AFTER, BEFORE, SHOWN, shown_images, unlabelled_picture, views_of
 
 HEALTH = "health.json"
 MEASURE_BANK, MEASURE_TEST = 10_000, 10_000  # most images in the closing table
@@ -120,13 +118,10 @@ def closing_features(
     """Features of both parts, training and test images: of raw pixels, of the encoder before training, and after."""
     bank, test = parts
     transform = image_transform(run.encoder)
-    rows: dict[str, tuple[Features, Features]] = {}
+    raw = partial(extract, nn.Flatten(), transform=image_transform(pixels_info()), workers=watch.workers)
     if bank.images.pixels is not None:
-        grey = is_grey(bank.images) and is_grey(test.images)
-        rows["pixels"] = pixels(bank, grey=grey), pixels(test, grey=grey)
-    else:  # as `mec evaluate pixels` has them
-        raw = partial(extract, nn.Flatten(), transform=image_transform(pixels_info()), workers=watch.workers)
-        rows["pixels"] = raw(bank), raw(test)
+        raw = partial(pixels, grey=is_grey(bank.images) and is_grey(test.images))
+    rows = {"pixels": (raw(bank), raw(test))}  # as `mec evaluate pixels` has them
     for name, module in ((before_name(run), Standing(encoder, untrained)), (run.recipe.method, encoder)):
         found = partial(extract, module, transform=transform, device=watch.device, workers=watch.workers)
         rows[name] = found(bank), found(test)
@@ -168,7 +163,6 @@ def draw(run: Run, images: Data, split: Split, features: Mapping[str, Features],
     method, path, step = run.recipe.method, run.folder / "embedding.png", -(-len(kept) // most)
     few = split.take(kept[::step])
     features = {name: Features(part.x[::step], part.y[::step]) for name, part in features.items()}
-    small = [thumbnail(few.images.read(i)) for i in range(len(few))]
     seen = partial(views_of, recipe=run.recipe, seed=run.settings.seed)
     if images.can_be_measured:
         titles = ("before training", f"after training ({method})")
@@ -177,9 +171,9 @@ def draw(run: Run, images: Data, split: Split, features: Mapping[str, Features],
     else:
         points = {name: map_points(part) for name, part in features.items()}
         views, about = seen(few), ("train", (), len(images.train))
-    shown = shown_images(few, small, *about[:2], features, points, views, about[2])
+    shown = shown_images(few, *about[:2], features, points, views, about[2])
     if not images.can_be_measured:
-        unlabelled_picture(shown, small, views, method, path)
+        unlabelled_picture(shown, views, method, path)
     write_json(run.folder / SHOWN, asdict(shown))
 
 

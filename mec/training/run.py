@@ -1,7 +1,5 @@
 """The run folder: what a run was asked to do, and whether it may go on."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

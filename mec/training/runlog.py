@@ -1,7 +1,5 @@
 """What a run writes down as it goes: metrics.jsonl, TensorBoard events, skipped.jsonl, and the accuracy it watches."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -21,8 +19,7 @@ from mec.data.images import MOST_UNREADABLE, too_many
 from mec.errors import TrainingStopped
 from mec.evaluation.features import extract, measured_parts
 from mec.evaluation.probing.knn import knn
-from mec.networks import encoder_file
-from mec.networks.encoder_file import EncoderInfo
+from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.memory import peak_memory
 from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
@@ -42,7 +39,7 @@ class Log:
             kept = [line for line in read_records(out / "metrics.jsonl", step=int) if line["step"] <= start]
             write_records(out / "metrics.jsonl", kept)
 
-    def __enter__(self) -> Log:
+    def __enter__(self) -> "Log":
         self.last, self.last_step = time.monotonic(), self.start
         if self.first:
             with warnings.catch_warnings():
@@ -91,15 +88,13 @@ class Log:
 
 def listed(path: Path) -> list[Skipped]:
     """What skipped.jsonl holds."""
-    found = read_records(path, path=str, reason=str)
-    return [Skipped(record["path"], record["reason"]) for record in found]
+    return [Skipped(found["path"], found["reason"]) for found in read_records(path, path=str, reason=str)]
 
 
 @dataclass
 class Watch:
     """The k-NN accuracy of held-out images while training, where there are labels."""
 
-    out: Path
     images: Data | None
     info: EncoderInfo
     device: torch.device
@@ -117,7 +112,7 @@ class Watch:
     def measure(self, encoder: nn.Module, done: int, progress: TrainingProgress) -> float:
         assert self.images is not None
         bank, test = measured_parts(self.images, WATCH_BANK, WATCH_TEST)
-        transform = encoder_file.image_transform(self.info)
+        transform = image_transform(self.info)
         found = partial(extract, encoder, transform=transform, device=self.device, workers=self.workers)
         features = found(bank), found(test)
         if not all(bool(part.x.isfinite().all()) for part in features):
@@ -125,6 +120,3 @@ class Watch:
         self.accuracy = knn(*features)[0].value
         progress.say(f"step {done:,}: k-NN accuracy on {len(features[1].x):,} held-out images {self.accuracy:.1f} %")
         return self.accuracy
-
-    def with_accuracy(self, text: str) -> str:
-        return text if self.accuracy is None else f"k-NN {self.accuracy:.1f} %, {text}"

@@ -1,10 +1,9 @@
 """The images that a run's page and picture show: in small, where they lie before and after training, what is near."""
 
-from __future__ import annotations
-
+import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +45,17 @@ class Shown:
     clusters: Sequence[int]  # by k-means of the features after training
     spectrum: Mapping[str, Sequence[float]]  # shares of the features' variance, by direction
     views: str = ""  # what the network was trained on: a table of views, an image a row
-    of: int = field(default=0)  # images that these were taken from
+    of: int = 0  # images that these were taken from
 
 
 def shown_images(
-    split: Split, small: Sequence[Image.Image], part: str, classes: Sequence[str], features: Mapping[str, Features],
+    split: Split, part: str, classes: Sequence[str], features: Mapping[str, Features],
     points: Mapping[str, np.ndarray], views: np.ndarray, of: int,
 ) -> Shown:  # fmt: skip
     """What a page shows of a split's n images.
 
     Args:
         split: n images that can be read.
-        small: the same, as `thumbnail` has them.
         features: [n, e] BEFORE and AFTER training.
         points: [n, 2] of the same, as the map has them.
         views: a picture [h, w, 3] in [0, 1].
@@ -65,6 +63,10 @@ def shown_images(
     """
     from sklearn.cluster import KMeans
 
+    small = []
+    for index in range(len(split)):
+        small.append(split.images.read(index))
+        small[-1].thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     near, cosine = {}, {}
     for name, rows in features.items():
         unit = rows.unit()
@@ -77,19 +79,14 @@ def shown_images(
     groups = min(max(2, len(classes)) if classes else 10, len(split))
     after = features[AFTER].unit().numpy()
     return Shown(
-        part=part,
+        part=part, near=near, cosine=cosine, labels=[int(label) for label in labels], classes=list(classes), of=of,
         names=["/".join(Path(split.images.name(i)).parts[-2:]) for i in range(len(split))],  # a page may be sent on
         thumbnails=[as_uri(image, "JPEG" if max(image.size) >= SIDE else "PNG") for image in small],
-        labels=[int(label) for label in labels],
-        classes=list(classes),
         points={name: np.round(found.astype(float), 3).tolist() for name, found in points.items()},
-        near=near,
-        cosine=cosine,
         clusters=KMeans(groups, n_init=1, random_state=0).fit_predict(after).tolist(),
         spectrum={name: spectrum(rows) for name, rows in features.items()},
         views=as_uri(Image.fromarray((views * 255).round().astype(np.uint8))),
-        of=of,
-    )
+    )  # fmt: skip
 
 
 def spectrum(rows: Features) -> list[float]:
@@ -98,13 +95,6 @@ def spectrum(rows: Features) -> list[float]:
     singular = torch.linalg.svdvals(unit - unit.mean(0)).double()
     shares = singular.square() / singular.square().sum().clamp_min(1e-30)
     return [float(f"{share:.4g}") for share in shares.tolist() if share > 1e-8]  # centred rows have one of nothing
-
-
-def thumbnail(image: Image.Image) -> Image.Image:
-    """An image in small; as it is where it is smaller."""
-    small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return small
 
 
 def as_uri(image: Image.Image, kind: str = "PNG") -> str:
@@ -140,7 +130,7 @@ def as_picture(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return (images.float().cpu() * scale + shift).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def unlabelled_picture(shown: Shown, small: Sequence[Image.Image], views: np.ndarray, method: str, path: Path) -> None:
+def unlabelled_picture(shown: Shown, views: np.ndarray, method: str, path: Path) -> None:
     """embedding.png of a run without labels: a map after training, of at most `DRAWN` of the images where they do not
     hide each other; the spectrum of the features; and the views."""
     from matplotlib.figure import Figure
@@ -152,13 +142,14 @@ def unlabelled_picture(shown: Shown, small: Sequence[Image.Image], views: np.nda
     axes["map"].scatter(*points.T, s=6, color="0.75")
     apart = np.ptp(points, axis=0).max() / 18
     taken: list[np.ndarray] = []
-    for point, image in zip(points, small):
+    for point, uri in zip(points, shown.thumbnails):
         if len(taken) < DRAWN and all(np.abs(point - other).max() > apart for other in taken):
             taken.append(point)
+            image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
             drawn = OffsetImage(np.asarray(image), zoom=0.9 * DRAWN_SIDE / max(image.size))
             axes["map"].add_artist(AnnotationBbox(drawn, tuple(point), frameon=False, pad=0))
     axes["map"].margins(0.06)
-    title = f"{len(small):,} training images, after training ({method}): like ones lie together"
+    title = f"{len(points):,} training images, after training ({method}): like ones lie together"
     axes["map"].set(title=title, xticks=[], yticks=[])
     for name, shares in shown.spectrum.items():
         label = f"{name} training" + f" ({method})" * (name == AFTER)

@@ -1,9 +1,7 @@
 """What a run starts from where weights are given: fitted to the recipe's network; stages of it that stand still."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from mec.evaluation.subject import PIXELS, resolve
 from mec.networks.encoder_file import EncoderInfo
 from mec.networks.foreign import with_own_positions
 from mec.networks.siamese import Siamese
-from mec.recipes.recipe import Recipe
 from mec.runtime.paths import START
 
 
@@ -31,9 +28,7 @@ class Start:
 
 def start_from(init: str | Path, resumed: Path | None) -> Start:
     """The weights that RUN names; or what the run in the folder that is resumed started from.
-
-    Raises BadInput: of no backbone that is built by name, or gone; else as `resolve`.
-    """
+    Raises BadInput: of no backbone that is built by name, or gone; else as `resolve`."""
     kept = None if resumed is None else resumed / START
     if kept and not kept.exists():
         raise BadInput(f"{kept} is gone: the weights that this run started from. Put it back to resume.")
@@ -43,27 +38,23 @@ def start_from(init: str | Path, resumed: Path | None) -> Start:
     return Start(str(init), subject.info, subject.encoder.state_dict(), [*subject.told])
 
 
-def starting(recipe: Recipe, start: Start) -> Recipe:
-    """The recipe with the backbone of the weights, which see images normalised as they are used to."""
-    views = tuple(replace(view, mean=start.info.mean, std=start.info.std) for view in recipe.views)
-    return replace(recipe, views=views, network=replace(recipe.network, backbone=start.info.backbone))
-
-
 def take(encoder: nn.Module, start: Start) -> list[str]:
     """Load given weights into the recipe's encoder, in place; returns what was taken, resized and left, in lines."""
     own, resized, left = encoder.state_dict(), list[str](), list[str]()
     given = with_own_positions(encoder, dict(start.weights))
     taken: dict[str, Tensor] = {}
-    for name, tensor in own.items():
+    for name, shape in {name: tensor.shape for name, tensor in own.items()}.items():
         found = given.get(name)
-        if found is not None and found.ndim == 4 and found.shape[:2] == tensor.shape[:2]:
-            found = with_kernel(found, tensor.shape[-2:])
-        if found is None or found.shape != tensor.shape:
+        if found is not None and found.shape != shape and found.ndim == 4 and found.shape[:2] == shape[:2]:
+            # A convolution with another kernel size, that gives a smooth image about the same response.
+            area = found.shape[2] * found.shape[3] / (shape[2] * shape[3])
+            found = F.interpolate(found, shape[2:], mode="bicubic", antialias=True) * area
+        if found is None or found.shape != shape:
             left.append(name)
             continue
         before = start.weights[name].shape
-        if before != tensor.shape:
-            resized.append(f"{name} {[*before]} -> {[*tensor.shape]}")
+        if before != shape:
+            resized.append(f"{name} {[*before]} -> {[*shape]}")
         taken[name] = found
     encoder.load_state_dict({**own, **taken})
     beside = sorted(start.weights.keys() - own.keys())
@@ -71,14 +62,6 @@ def take(encoder: nn.Module, start: Start) -> list[str]:
     for what, names in (("resized", resized), ("left as they are at random", left), ("not used", beside)):
         words += f"; {what}: {', '.join(names[:3])}" * bool(names) + f" and {len(names) - 3} more" * (len(names) > 3)
     return [words]
-
-
-def with_kernel(kernel: Tensor, size: Any) -> Tensor:
-    """A convolution [out, in, k, k] with another kernel size, that gives a smooth image about the same response."""
-    if kernel.shape[-2:] == size:
-        return kernel
-    resized = F.interpolate(kernel, tuple(size), mode="bicubic", antialias=True)
-    return resized * (kernel.shape[-1] * kernel.shape[-2] / (resized.shape[-1] * resized.shape[-2]))
 
 
 def freeze(network: Siamese, stages: int) -> list[str]:

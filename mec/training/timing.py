@@ -1,7 +1,5 @@
 """How long a step takes on the real data, and how many fit a budget."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import time
@@ -61,7 +59,6 @@ def data_seconds(trainer: Trainer) -> float:
 
 def trial_steps(trainer: Trainer, most: int, together: int = 1) -> Generator[float]:
     """Steps on the real data at a rate of 0, one each time it is advanced; closed, weights and state are put back.
-
     Yields the seconds that a step waited for its batch; so many steps `together` are all done when the last is given.
     """
     parts = trainer.parts()

@@ -1,12 +1,10 @@
 """The loop: views -> embeddings -> objective -> step -> checkpoint, read from top to bottom."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,9 @@ from mec.runtime.checkpoints import checkpoints, in_run
 from mec.runtime.distributed import Ranks, average_gradients
 from mec.runtime.machine import has_bf16_units
 from mec.runtime.paths import STEPS
-from mec.runtime.progress import Console, TrainingProgress
+from mec.runtime.progress import TrainingProgress
 from mec.runtime.signals import signals
 from mec.training import health
-from mec.training.advice import after_divergence
-from mec.training.graphs import captured
 from mec.training.optimizers import clip_each, set_rates
 from mec.training.pace import Pace
 from mec.training.run import Run, resume_command
@@ -76,7 +72,7 @@ class Trainer:
     def run(self, run: Run, start: int, watch: Watch, save_minutes: float, keep_every: int | None = None) -> None:
         """Steps start to run.steps - 1; the encoder of every so many epochs is kept."""
         out = run.folder
-        first, device = self.ranks.rank == 0, self.fabric.device.type
+        first, device, each = self.ranks.rank == 0, self.fabric.device.type, self.batches.steps_per_epoch
         saved = time.monotonic()
         waited = 0.0
         shown = TrainingProgress(watch.console, run.steps, start)
@@ -114,23 +110,22 @@ class Trainer:
                 planned, steps = steps, pace.after(done)
                 if steps != planned:
                     progress.shorten(steps)
-                epoch_ended = done % self.batches.steps_per_epoch == 0
+                at = {"step": done, "epoch": done / each}
                 if due:
-                    line = {"step": done, "epoch": done / self.batches.steps_per_epoch, **figures}
-                    text = log.line(line, waited, self.recipe.batch_size)
+                    text = log.line({**at, **figures}, waited, self.recipe.batch_size)
                     waited = 0.0
-                    progress.step(done, watch.with_accuracy(text))
+                    seen = "" if watch.accuracy is None else f"k-NN {watch.accuracy:.1f} %, "
+                    progress.step(done, seen + text)
                 else:
                     progress.step(done)
-                if watch.is_due(done, pace.planned, self.batches.steps_per_epoch) and first:
-                    accuracy = watch.measure(self.encoder, done, progress)
-                    log.write({"step": done, "epoch": done / self.batches.steps_per_epoch, "knn": accuracy})
-                kept = keep_every and done % (keep_every * self.batches.steps_per_epoch) == 0
+                if watch.is_due(done, pace.planned, each) and first:
+                    log.write({**at, "knn": watch.measure(self.encoder, done, progress)})
+                kept = keep_every and done % (keep_every * each) == 0
                 if kept and self.is_sound() and first:
                     (out / STEPS).mkdir(exist_ok=True)
                     self.save_encoder(run, done, out / STEPS / f"{done:08}.safetensors")
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
-                save_now = self.should_save(time.monotonic() - saved, save_minutes, epoch_ended, due)
+                save_now = self.should_save(time.monotonic() - saved, save_minutes, done % each == 0, due)
                 if save_now or stopping or done == steps:
                     # A gradient that is not finite may have come with a finite loss: never save what it left.
                     sound = self.is_sound()
@@ -159,10 +154,8 @@ class Trainer:
         self, batch: Batch, step: int, settings: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss, embeddings; gradients are in the parameters.
-
         With micro-batches the gradient is still that of the whole batch: all embeddings first, without a graph; the
-        objective once; then each micro-batch again, backward from its rows of the gradient. Only BN sees less.
-        """
+        objective once; then each micro-batch again, backward from its rows of the gradient. Only BN sees less."""
         views = [v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for v in batch.views]
         scale = settings["scale"]  # of the gradient; the loss that is told is the formula's
         call = {"labels": batch.labels, "ranks": self.ranks, **{k: v for k, v in settings.items() if k != "scale"}}
@@ -265,14 +258,9 @@ class Trainer:
         kept = checkpoints(run.folder)
         beyond = f", {health.BEYOND} (bound {bound:.3g})" if ran_away else ""
         found = f"loss {value:.4g}, gradient norm {gradient:.4g}{beyond}, at learning rate {now['lr']:.3g}"
-        raise Diverged(
-            f"diverged at step {step + 1}: {found}. "
-            + (f"The last good checkpoint is kept: {kept[-1]}. " if kept else "No checkpoint had been saved yet. ")
-            + after_divergence(self.recipe, run.settings.recipe_name, 2 if ran_away else step + 1),
-            value,
-            step + 1,
-            found,
-        )
+        words = f"The last good checkpoint is kept: {kept[-1]}." if kept else "No checkpoint had been saved yet."
+        advised = health.after_divergence(self.recipe, run.settings.recipe_name, 2 if ran_away else step + 1)
+        raise Diverged(f"diverged at step {step + 1}: {found}. {words} {advised}", value, step + 1, found)
 
     def save(self, run: Run, done: int) -> None:
         # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
@@ -284,10 +272,6 @@ class Trainer:
         probes = info.image_size and info.backbone != "custom"
         probed = encoder_file.probe(self.encoder, info.image_size) if probes else ()
         encoder_file.save_encoder(path, self.encoder, replace(info, steps=done, probe=probed))
-
-    def restore(self, out: Path, console: Console) -> int:
-        """Everything as it was after the newest readable checkpoint; returns the number of steps done."""
-        return in_run(out).restore(self.parts(), lambda words: console.print(words, soft_wrap=True))
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -312,3 +296,40 @@ def statistics_kept(*modules: nn.Module) -> Iterator[None]:
     finally:
         for norm, kept in zip(norms, tracking):
             norm.track_running_stats = kept
+
+
+def captured(
+    network: Siamese, views: Sequence[Tensor], bf16: bool
+) -> Callable[[Sequence[Tensor]], tuple[Tensor, Tensor | None]]:
+    """`network` as a function of views of these shapes, by CUDA graphs: the forward and the backward pass as one launch
+    each, for GPUs that outrun the process that feeds them. A step of a small network on small images is over a thousand
+    launches, which take the process three times as long as the GPU takes for the work (docs/log.md). Weights, and what
+    they become, are shared; inputs and outputs have fixed places: what it returns is written over by the next call.
+    Raises RuntimeError: what cannot be captured, since the network waits for the GPU, or is not the same each time."""
+    with contextlib.suppress(AttributeError):  # torch < 2.10: it does not warn of the graphs' own stream
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    flat = Flat(network)
+    try:
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16, cache_enabled=False):
+            torch.cuda.make_graphed_callables(flat, tuple(view.clone() for view in views), allow_unused_input=True)
+    finally:
+        network.load_state_dict(before)  # warming up moved the running statistics
+
+    def call(views: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        online, *target = flat(*views)
+        return online, target[0].detach() if target else None
+
+    return call
+
+
+class Flat(nn.Module):
+    """The network as a graph wants it: tensors in, tensors out."""
+
+    def __init__(self, network: Siamese):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *views: Tensor) -> tuple[Tensor, ...]:
+        online, target = self.network(views)
+        return (online,) if target is None else (online, target)

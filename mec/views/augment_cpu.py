@@ -5,8 +5,6 @@ compiles on the first call (some seconds) and caches the result: in __pycache__ 
 folder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -106,10 +104,8 @@ def blur_(plane, taps, reach, line, half):
 @compiled
 def _colour_each(images, out, unit, scale, offset, linear, centres, hue_at, grey, taps, reach, solarize):
     """`colour`, image by image.
-
     linear [n, 4, 3] holds at each position the factors of the pixel, of its luma and of the image's mean luma; centres
-    [n, 3] the hues, in sixths of the circle, at which the channels are full after turning.
-    """
+    [n, 3] the hues, in sixths of the circle, at which the channels are full after turning."""
     n, _, height, width = images.shape
     line = np.empty(width + 2 * taps.shape[1], np.float32)
     half = np.empty((height, width), np.float32)
@@ -148,10 +144,8 @@ def colour(
     mean: tuple[float, ...], std: tuple[float, ...], threads: int,
 ) -> np.ndarray:  # fmt: skip
     """Images [n, 3, h, w] (contiguous; uint8, or float32 in [0, 1]) -> others, float32, normalised by mean and std.
-
     After the jitter come grey ([n] bool), blur (taps [n, 1 + r]: its middle and one side; reach [n] px, 0 for none) and
-    solarize ([n] bool). At most so many threads, where there is enough to do.
-    """
+    solarize ([n] bool). At most so many threads, where there is enough to do."""
     out = np.empty(images.shape, np.float32)
     unit = np.float32(1 / 255 if images.dtype == np.uint8 else 1)
     scale = (1 / np.asarray(std)).astype(np.float32)

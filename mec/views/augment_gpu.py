@@ -7,8 +7,6 @@ other, clamped, where other is 0, the image's mean luma, or the pixel's luma: ea
 cannot be merged into one, since the values are clamped in between. Hue is exact HSV, without the modulo.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -33,7 +31,7 @@ class Jitter:
     turns: np.ndarray  # [n] of the hue, as shares of the colour circle
 
     @classmethod
-    def of(cls, order: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> Jitter:
+    def of(cls, order: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> "Jitter":
         """From the operation at each position [n, 4], each operation's factor or turn [n, 4], and the chosen rows."""
         by_position = np.take_along_axis(values, order, 1)
         linear = chosen[:, None] & (order != HUE)
@@ -47,7 +45,7 @@ class Jitter:
             np.where(hue_at >= 0, values[:, HUE], 0),
         )
 
-    def take(self, rows: np.ndarray | slice) -> Jitter:
+    def take(self, rows: np.ndarray | slice) -> "Jitter":
         return Jitter(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
@@ -58,14 +56,13 @@ def to_device(values: np.ndarray, device: torch.device, dtype: torch.dtype | Non
 
 def apply_jitter(x: Tensor, jitter: Jitter) -> Tensor:
     """Jitter images [n, 3, h, w] in place. Sort rows by `hue_at` first: a run of equal ones is one call."""
-    factors, lumas, means = (
-        to_device(v, x.device, x.dtype)[:, :, None, None, None] for v in (jitter.factor, jitter.luma, jitter.mean)
-    )
+    by_position = jitter.factor, jitter.luma, jitter.mean
+    factors, lumas, means = (to_device(v, x.device, x.dtype)[:, :, None, None, None] for v in by_position)
     weights = to_device(np.array(GREY), x.device, x.dtype)
     for position in range(4):
         for rows in runs(jitter.hue_at == position):
             turn_hue(x[rows], jitter.turns[rows], out=x[rows])
-        factor, luma, mean = (v[:, position] for v in (jitter.factor, jitter.luma, jitter.mean))
+        factor, luma, mean = (v[:, position] for v in by_position)
         if (factor == 1).all():
             continue
         average = None
@@ -106,8 +103,7 @@ def turn_hue(x: Tensor, turns: np.ndarray, out: Tensor | None = None) -> Tensor:
     1 + (green + blue - red - low) / chroma, and its sign that of green - blue. Back, a channel is
     low + chroma · clamp(y - 1, 0, 1), with y = |3 - |h - c|| and c the hue (0, 2, -2) at which the channel is full. It
     holds without a modulo as long as |h - c| <= 7: whole thirds of a turn only swap the c, and what is left moves them
-    by at most 1.
-    """
+    by at most 1."""
     centres = to_device(full_at(turns).T, x.device, x.dtype)[:, :, None, None]
     out = torch.empty_like(x) if out is None else out
     red, green, blue = x.unbind(1)
@@ -133,17 +129,10 @@ def full_at(turns: np.ndarray) -> np.ndarray:
     return np.stack([(2 * ((channel - thirds) % 3) + 2) % 6 - 2 - rest for channel in range(3)], 1)
 
 
-def solarize_(x: Tensor) -> Tensor:
-    """Invert values of 0.5 and above (128 and above of 0-255), in place."""
-    return x.sub_(0.5).abs_().neg_().add_(0.5)
-
-
 def blur_taps(sigma: np.ndarray, largest: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The middle and one side [n, 1 + r] of Gaussian kernels with sigmas [n] in px, and the reach [n] of each in px.
-
     Kernels reach to 4 sigma (6e-5 of the weight lies beyond), but no further than 3 times the largest sigma that may be
-    drawn, which is the size of the reference's kernel.
-    """
+    drawn, which is the size of the reference's kernel."""
     reaches = np.minimum(np.ceil(4 * sigma), min(math.ceil(3 * largest), height - 1, width - 1))[:, None]
     offsets = np.arange(int(reaches.max(initial=0)) + 1)
     kernel = np.exp(-0.5 * (offsets / sigma[:, None]) ** 2) * (offsets <= reaches)

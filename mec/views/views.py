@@ -5,8 +5,6 @@ ranks, workers and resuming cannot change a run. Colour operations follow torchv
 [0, 1]; resizing is antialiased, with the filters of Pillow and torchvision.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mec.recipes.recipe import View
-from mec.views.augment_gpu import HUE, Jitter, apply_jitter, blur_taps, gaussian_blur, grey, solarize_, to_device
+from mec.views.augment_gpu import HUE, Jitter, apply_jitter, blur_taps, gaussian_blur, grey, to_device
 
 # The columns of uniform numbers that each parameter of a view uses: (first column, how many).
 COLUMNS = {
@@ -55,7 +53,7 @@ class Draw:
         self.view, self.key = view, (seed, epoch, indices, np.broadcast_to(number, indices.shape))
         self.table = uniforms(*self.key, count=COLUMNS["noise"][0])
 
-    def take(self, rows: np.ndarray) -> Draw:
+    def take(self, rows: np.ndarray) -> "Draw":
         """The numbers of some rows."""
         part = copy.copy(self)
         seed, epoch, indices, numbers = self.key
@@ -92,9 +90,7 @@ class Draw:
 
 def crop_boxes(draw: Draw, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """[m, 4] top, left, height, width: the first of ten random boxes that fits, else the largest central one.
-
-    The distribution is that of torchvision's RandomResizedCrop.
-    """
+    The distribution is that of torchvision's RandomResizedCrop."""
     (low, high), (narrow, wide) = draw.view.scale, draw.view.ratio
     area = (heights * widths)[:, None] * (low + (high - low) * draw["area"])
     ratio = np.exp(np.log(narrow) + (np.log(wide) - np.log(narrow)) * draw["ratio"])
@@ -131,9 +127,7 @@ def scaled_box(box: np.ndarray, shrunk: np.ndarray, shape: tuple[int, ...]) -> l
 
 def crop_picture(pixels: np.ndarray, box: Sequence[int], view: View, flipped: bool) -> np.ndarray:
     """One decoded image [h, w, 3] -> its crop, resized and flipped: uint8 [3, s, s].
-
-    Uses torch's kernel for bytes, which is several times as fast as Pillow's and differs by one level at most.
-    """
+    Uses torch's kernel for bytes, which is several times as fast as Pillow's and differs by one level at most."""
     top, left, height, width = box
     crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
     crop = F.interpolate(crop, (view.size,) * 2, mode=view.interpolation, antialias=True, align_corners=False)
@@ -167,9 +161,7 @@ def crop_batch(images: Tensor, draw: Draw) -> Tensor:
 
 def resampling(centres: Tensor, start: Tensor, length: Tensor, size: int, kind: str) -> Tensor:
     """[m, s, size] weights of an image's pixels in those of its crop, antialiased.
-
-    The crop is pixels start [m] to start + length [m] of `size`; its own pixels are centred at `centres` [m, s].
-    """
+    The crop is pixels start [m] to start + length [m] of `size`; its own pixels are centred at `centres` [m, s]."""
     step = (length / centres.shape[1]).clamp_min(1)[:, None, None]
     pixel = torch.arange(size, dtype=centres.dtype, device=centres.device) + 0.5
     distance = ((pixel - centres[:, :, None]).abs() / step).float()
@@ -193,9 +185,8 @@ def augment(images: Tensor, draw: Draw) -> Tensor:
         images = images.float().mul_(1 / 255)
     if moved:
         images = affine(images, draw)
-    mean, scale = (
-        to_device(v, images.device, torch.float32).view(3, 1, 1) for v in (np.array(view.mean), 1 / np.array(view.std))
-    )
+    about = np.array(view.mean), 1 / np.array(view.std)
+    mean, scale = (to_device(values, images.device, torch.float32).view(3, 1, 1) for values in about)
     out = colour_on_gpu(images, draw).sub_(mean).mul_(scale) if images.is_cuda else colour_on_cpu(images, draw)
     if view.noise:
         out.add_(to_device(draw.normals(tuple(out.shape[1:])), out.device, out.dtype) * scale, alpha=view.noise)
@@ -236,7 +227,7 @@ def colour_on_gpu(x: Tensor, draw: Draw) -> Tensor:
         elif name == "blur":
             part = gaussian_blur(part, low + (high - low) * draw["sigma"][rows], high)
         else:
-            solarize_(part)
+            part.sub_(0.5).abs_().neg_().add_(0.5)  # values of 0.5 and above (128 and above of 0-255) inverted
         x[on_device] = part
     return x[to_device(order.argsort(), x.device)]
 

@@ -12,7 +12,7 @@ from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.evaluation.features import extract
 from mec.networks.encoder_file import load_encoder
-from mec.reports.approximation import ORDERS, approximations
+from mec.reports.studies import ORDERS, approximations
 
 
 @pytest.mark.parametrize(("m", "d"), [(6, 10), (10, 6)])

@@ -19,8 +19,8 @@ from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
 from mec.networks.encoder_file import load_encoder
 from mec.recipes.recipe import Network, Optimizer, Recipe, View
-from mec.reports import distortion as distortion_module
-from mec.reports.distortion import distortion_study
+from mec.reports import studies
+from mec.reports.studies import distortion_study
 from mec.training import health
 
 TINY = Recipe(
@@ -75,7 +75,7 @@ def test_its_curves_are_what_the_runs_logged_and_its_picture_is_an_image(study):
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(study, folder, monkeypatch, capsys):
-    monkeypatch.setattr(distortion_module, "pretrain", None)
+    monkeypatch.setattr(studies, "pretrain", None)
     before = (study / "distortion.json").read_text()
     distortion_study(data=str(folder), out=study, recipe=TINY, sweep=[2.0], device="cpu")
     assert (study / "distortion.json").read_text() == before

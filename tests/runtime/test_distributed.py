@@ -160,7 +160,7 @@ def test_what_is_fetched_is_fetched_by_the_first_process_of_a_machine_before_the
     order = []
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setattr(Ranks, "wait", lambda self: order.append("wait"))
-    monkeypatch.setattr(pretraining, "as_data", lambda data, options: order.append("open"))
+    monkeypatch.setattr(pretraining, "open_data", lambda *_, **__: order.append("open"))
     for data, download in (("cifar10", True), ("https://here/packed/", False)):
         order.clear()
         pretraining.opened(data, Options(download=download), Ranks(int(local), 2))

@@ -9,7 +9,7 @@ import torch
 from mec.data.dataset import Data, Split
 from mec.data.images import Files, InMemory
 from mec.runtime.machine import Machine
-from mec.training.auto import auto
+from mec.training.plan import auto
 
 CPU, GPU = Machine("cpu", 24, 2), Machine("cuda", 80, 16)
 

@@ -17,8 +17,8 @@ from mec.objectives.table import build
 from mec.recipes.published import BYOL_VIEWS
 from mec.recipes.table import AUTO, DIGITS, RECIPES
 from mec.training import trainer
-from mec.training.graphs import captured
 from mec.training.plan import adapted
+from mec.training.trainer import captured
 from mec.views.views import Draw, augment, crop_batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
