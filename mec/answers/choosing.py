@@ -4,8 +4,6 @@ Every way is a pure function of unit rows x [n, e]. The coding ways are exact, i
 image, and read all rows once a choice, so that features may be mapped from disk.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """A classifier on disk, with its encoder: a folder of classifier.safetensors, classifier.json, encoder.safetensors."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Where it helps, labels are first spread over nearest neighbours to images withou
 both (the spreading: Zhou et al., NeurIPS 2003).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`mec.Encoder`: pretraining and features as a scikit-learn transformer."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -46,7 +44,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.run, self.recipe, self.method, self.steps, self.epochs = run, recipe, method, steps, epochs
         self.seed, self.device, self.out, self.options = seed, device, out, options
 
-    def fit(self, X: Any, y: Any = None) -> Encoder:
+    def fit(self, X: Any, y: Any = None) -> "Encoder":
         """Train on images, unless `run` is given; labels y are not used."""
         given = open_images(X, look=False).split
         if self.run is not None:

@@ -1,7 +1,5 @@
 """`mec label`: a page on this machine that asks for the class of the images that are worth it, one key each."""
 
-from __future__ import annotations
-
 import contextlib
 import hmac
 import importlib.util

@@ -1,7 +1,5 @@
 """`mec search`, `duplicates`, `outliers`, `mislabelled`: a CSV each, and a page of thumbnails beside it."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The nearest of many unit rows: exact, and above `EXACT` rows by faiss where it is installed."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the commands from images to answers take: the home of their flags, defaults and words."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

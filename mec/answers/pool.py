@@ -1,7 +1,5 @@
 """The images that a question is about: opened, their features, labels and names, one row each; and CSVs of answers."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`mec select`: which images to label first; `mec predict`: then a class, a confidence and flags for each image."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

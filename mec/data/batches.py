@@ -1,7 +1,5 @@
 """Batches of views by step: from images, as functions of the seed alone, or from the caller's own iterable."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

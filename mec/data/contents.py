@@ -1,7 +1,5 @@
 """A fast hash of what files hold: of all of it where that is little, of places spread over it where it is much."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What to train on and what to measure on: splits, limits, fingerprints."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -47,10 +45,10 @@ class Split:
         assert self.labels is not None
         return self.labels
 
-    def take(self, indices: np.ndarray) -> Split:
+    def take(self, indices: np.ndarray) -> "Split":
         return Split(self.images.take(indices), None if self.labels is None else self.labels[indices])
 
-    def labelled(self) -> Split:
+    def labelled(self) -> "Split":
         """The images that have a label."""
         if self.labels is None or (self.labels >= 0).all():
             return self

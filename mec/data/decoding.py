@@ -1,7 +1,5 @@
 """Reading one image of any kind, finding images in folders, and why an image cannot be read."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util
@@ -156,12 +154,12 @@ class Picture:
     scale: Scale | None = None  # of deep values
 
     @classmethod
-    def of(cls, data: bytes, scale: Scale | None = None) -> Picture:
+    def of(cls, data: bytes, scale: Scale | None = None) -> "Picture":
         """From the bytes of a file."""
         return forgiving(lambda data: cls._of(data, scale), data)
 
     @classmethod
-    def _of(cls, data: bytes, scale: Scale | None) -> Picture:
+    def _of(cls, data: bytes, scale: Scale | None) -> "Picture":
         orientation, fast = 1, False
         if data[:2] == JPEG:
             with contextlib.suppress(ValueError):  # damaged: Pillow has the last word

@@ -1,7 +1,5 @@
 """A file from a URL: whole or not there, within a time and a size that are known beforehand."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import shutil

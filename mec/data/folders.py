@@ -1,7 +1,5 @@
 """A folder of images: its parts by its layout, its classes, and which of its images can be read."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
@@ -39,7 +37,7 @@ class Part:
     sizes: np.ndarray  # [n] bytes
     labels: np.ndarray | None = None
 
-    def take(self, indices: np.ndarray) -> Part:
+    def take(self, indices: np.ndarray) -> "Part":
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, names=[self.names[i] for i in indices], sizes=self.sizes[indices], labels=labels)
 

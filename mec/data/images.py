@@ -1,7 +1,5 @@
 """A set of images, read by index: pixels in memory, files, the caller's own, or (in `shards`) packed in tar files."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
@@ -47,12 +45,12 @@ class Images(ABC):
         """The image as it is stored, with all its bits, not decoded yet, unless in memory. Raises as `open`."""
         return open_image(bytes(self.open(index).data))
 
-    def scaled(self, scale: Scale | None) -> Images:
+    def scaled(self, scale: Scale | None) -> "Images":
         """The images with a scale for deep values, unless they are in memory."""
         return self if self.pixels is not None else replace(self, scale=scale)  # type: ignore[type-var]
 
     @abstractmethod
-    def take(self, indices: np.ndarray) -> Images:
+    def take(self, indices: np.ndarray) -> "Images":
         """The images at these indices [m], in this order."""
 
     @abstractmethod
@@ -83,7 +81,7 @@ class InMemory(Images):
     def open(self, index: int) -> Picture:
         return Picture(self.pixels[index].permute(1, 2, 0).numpy(), *self.pixels.shape[2:])
 
-    def take(self, indices: np.ndarray) -> InMemory:
+    def take(self, indices: np.ndarray) -> "InMemory":
         return InMemory(self.pixels[torch.from_numpy(indices)])
 
     def content_hash(self) -> str:
@@ -110,7 +108,7 @@ class Files(Images):
     def open(self, index: int) -> Picture:
         return Picture.of(read_file(self.paths[index]), self.scale)
 
-    def take(self, indices: np.ndarray) -> Files:
+    def take(self, indices: np.ndarray) -> "Files":
         return replace(self, paths=tuple(self.paths[i] for i in indices))
 
     def content_hash(self) -> str | None:
@@ -146,7 +144,7 @@ class Opened(Images):
     def stored(self, index: int) -> Image.Image:
         return self.images[index]
 
-    def take(self, indices: np.ndarray) -> Opened:
+    def take(self, indices: np.ndarray) -> "Opened":
         return replace(self, images=tuple(self.images[i] for i in indices))
 
     def content_hash(self) -> None:

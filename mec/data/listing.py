@@ -4,8 +4,6 @@ Nothing is written into the folder: listings of large folders lie in $XDG_CACHE_
 again only if no folder below has changed since, and a spread sample of its files still has the sizes that it gives.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

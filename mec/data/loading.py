@@ -1,7 +1,5 @@
 """Items of a dataset, prepared by processes that are watched: none is waited for without end, a lost one is told."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Data sets by name: digits, and those that torchvision reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """`open_data`: a name, a folder or shards -> what to train on and what to measure on."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path

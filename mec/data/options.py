@@ -1,7 +1,5 @@
 """What `mec pack` takes: the home of every flag, its default and its words."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

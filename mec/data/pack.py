@@ -1,7 +1,5 @@
 """`mec pack`: a folder of images -> tar files with an index, each image checked, and made smaller where asked."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterator

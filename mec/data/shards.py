@@ -1,7 +1,5 @@
 """Packed images: tar files in the webdataset layout with an index, read in any order like files of a folder."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
@@ -94,7 +92,7 @@ class Shards(Images):
     def open(self, index: int) -> Picture:
         return Picture.of(self.bytes(index), self.scale)
 
-    def take(self, indices: np.ndarray) -> Shards:
+    def take(self, indices: np.ndarray) -> "Shards":
         return replace(self, rows=self.rows[indices])
 
     def content_hash(self) -> str | None:

@@ -1,7 +1,5 @@
 """`open_images`: whatever images a user names, as one set in one order, with names, and labels where there are any."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +39,7 @@ class Source:
     def split(self) -> Split:
         return self.data.train
 
-    def take(self, indices: np.ndarray) -> Source:
+    def take(self, indices: np.ndarray) -> "Source":
         """The images at these indices [m], in this order."""
         names, parts = (tuple(values[i] for i in indices) for values in (self.names, self.parts))
         return Source(replace(self.data, train=self.split.take(indices)), names, parts)

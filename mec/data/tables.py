@@ -1,7 +1,5 @@
 """Lists of images and their labels as people have them: a CSV with a column of paths, or a text with a path a line."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Values of pixels: deep images (16-bit, float, signed) to 8 bits by one scale for a whole set; channels that fit."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 detectron2 itself is no dependency: the file follows the names that its ResNets have.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

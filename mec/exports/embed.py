@@ -1,7 +1,5 @@
 """Images -> a file of features, for tools of any kind: in flat memory, and resumed where it stopped."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """`mec export`: EXPORTS, what each tool gets. A new tool is a function here and its row; heavy imports wait inside."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Encoders and detectors as ONNX, run once by onnxruntime: outputs have to be equal before it is called done."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 from collections.abc import Sequence

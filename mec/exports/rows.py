@@ -1,7 +1,5 @@
 """Names, labels and features of images -> one file, a block of rows at a time: .npz, .npy, .parquet or .csv."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import zipfile

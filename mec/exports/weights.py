@@ -1,7 +1,5 @@
 """The encoder's weights in the names and layout of other tools, compared numerically before it is called done."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Backbones by name -> module, with a stem that suits small images."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

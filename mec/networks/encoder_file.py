@@ -1,7 +1,5 @@
 """The encoder that a run leaves behind: safetensors with metadata that says what it is. Nothing is unpickled."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ No list of projects decides: in a file's tensors, however nested and prefixed, a
 Nothing is unpickled but tensors, plain values, `argparse.Namespace` and numpy's scalars, by torch's own list of names.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

@@ -1,7 +1,5 @@
 """Projector, predictor, and a last layer of cosines with prototypes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Online and target network: views -> matched embeddings. It says which embeddings there are, not how they score."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Sequence
