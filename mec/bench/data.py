@@ -46,7 +46,6 @@ def bench_data(data: str | Data, options: Loading) -> list[Stage]:
     Args:
         data: digits, a data set's name, a folder of images, shards that `mec pack` wrote, or the result of `open_data`.
     {options}
-
     Raises BadInput: fewer than two images to time, or no such recipe.
     """
     recipe, workers = options.recipe, options.workers

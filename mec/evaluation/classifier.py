@@ -135,7 +135,6 @@ def train_classifier(
         train: images, and labels: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent), 0 (no part).
         after_epoch: called with the number of epochs done; finds both in evaluation mode.
         state: where the training is kept, to be resumed after a stop; default: nowhere.
-
     Raises Diverged: the loss is not finite; TrainingStopped: too many images cannot be read.
     """
     encoder, info, device = subject.encoder, subject.info, torch.device(subject.device)

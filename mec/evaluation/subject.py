@@ -91,7 +91,6 @@ def resolve(
         out: folder for results; default: the run, or runs/NAME.
         image_size: px, where it is not that of training.
         workers: processes that decode images.
-
     Raises:
         FileNotFoundError: no such run, file or local weights.
         BadInput: no such backbone, or a file that does not fit it or is not read here.

@@ -22,7 +22,6 @@ def negative_cosine(online: Tensor, target: Tensor, *, ranks: Ranks = ALONE) -> 
 
     Args:
         online, target: [m, d], row i the same image. Rows are normalised here.
-
     Returns: [], dimensionless, from -1 (views agree) to 1.
     Raises: BadInput (shapes differ).
     Source: Chen and He, CVPR 2021, Eqn 1; Grill et al., NeurIPS 2020, Eqn 2 is 2 + 2 times it.
@@ -40,7 +39,6 @@ def nt_xent(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, rank
     Args:
         online, target: [m, d], two views; both are anchors, and candidates for all. Rows are normalised here.
         temperature: cosines are divided by it; > 0.
-
     Returns: [], in nats: a cross-entropy over 2m - 1 candidates, above 0.
     Raises: BadInput (shapes differ, or temperature is not finite and above 0).
     Source: Chen et al., ICML 2020, Eqn 1.
@@ -68,7 +66,6 @@ def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ran
         online: [m, d] predictions, one row an image. Rows are normalised here.
         target: [m, d] embeddings of the other view, rows in the same order.
         temperature: cosines are divided by it; > 0.
-
     Returns: [], in nats: a cross-entropy over m candidates, above 0. The paper multiplies it by 2 · temperature.
     Raises: BadInput (shapes differ, or temperature is not finite and above 0).
     Source: Chen, Xie and He, ICCV 2021, Eqn 1 and Algorithm 1.
@@ -92,7 +89,6 @@ def barlow_twins(
         off_diagonal: weight of the squares off the diagonal; >= 0.
         normalise: bn standardises columns, as published; l2 takes unit rows, times sqrt(d), so that again the
             diagonal is 1 in the mean where views agree; both, one after the other (MEC's appendix H).
-
     Returns: [], dimensionless, 0 or above: a sum over d and d (d - 1) entries.
     Raises: BadInput (shapes differ, the weight is not finite or negative, or no such normalisation).
     Source: Zbontar et al., ICML 2021, Eqn 1.
@@ -125,7 +121,6 @@ def vicreg(
         invariance: weight of the mean squared difference of the views; >= 0, as are the next two.
         variance: weight of what standard deviations lack to 1.
         covariance: weight of the squared covariances off the diagonal, summed over both views.
-
     Returns: [], 0 or above, in the weights' units.
     Raises: BadInput (shapes differ, one image only, or a weight that is not finite or negative).
     Source: Bardes, Ponce and LeCun, ICLR 2022, Eqn 6; scaled as in the official code.
@@ -165,7 +160,6 @@ def cross_entropy(
         target: not looked at.
         labels: [m], the class of each image, from 0.
         label_smoothing: share of the target probability that is spread evenly over classes; from 0 to 1.
-
     Returns: [], in nats, 0 or above.
     Raises: BadInput (no labels, shapes that do not match, a class without logit, or a smoothing outside 0 to 1).
     Source: Szegedy et al., CVPR 2016, section 7, for the smoothing.

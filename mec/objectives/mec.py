@@ -119,7 +119,6 @@ def lower_bound(
         d: embedding size.
         distortion: ε_d² > 0 or "guaranteed", as in `maximum_entropy_coding`.
         exponent, agreement, centred: as in `joint_coding`.
-
     Returns: -r ε_d² log(1 + 1 / (r ε_d²)) - w, r = min(m, d), or min(m - 1, d) where rows are centred; or with the
         power in place of the logarithm. Dimensionless; w the weight of agreement.
     Raises: BadInput (m, d or distortion that is not above 0).

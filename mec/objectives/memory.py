@@ -32,7 +32,6 @@ class QueuedInfoNCE(nn.Module):
     Args:
         embedding: d, of queries and keys.
         queue: how many keys are kept, a multiple of the global batch; at first random unit rows.
-
     Source: He et al., CVPR 2020, Eqn 1; Chen et al., arXiv 2003.04297 for the settings.
     """
 
@@ -52,7 +51,6 @@ class QueuedInfoNCE(nn.Module):
             target: [T, m, d] keys, without gradient.
             temperature: cosines are divided by it; > 0.
             key_views: 1 for keys of the second view only, as MoCo has it; 2 for both directions.
-
         Returns: [], in nats: a cross-entropy over 1 + queue candidates, above 0.
         Raises: BadInput (shapes or settings that do not fit, no target, or a batch that does not divide the queue).
         """
@@ -101,7 +99,6 @@ class SwAV(nn.Module):
         embedding: d.
         prototypes: κ, trained unit rows [κ, d]; at least 2.
         queue: how many earlier embeddings of each view help to balance, a multiple of the global batch; 0 for none.
-
     Source: Caron et al., NeurIPS 2020, Eqn 1 to 3.
     """
 
@@ -126,7 +123,6 @@ class SwAV(nn.Module):
             sharpness: ε, by which they are divided before they are balanced; > 0.
             iterations: of Sinkhorn; at least 1.
             use_queue: below 1 the queue is neither filled nor used: Linear(0, 1, epochs) starts it then.
-
         Returns: [], in nats: a cross-entropy over κ prototypes, above 0.
         Raises: BadInput (shapes or settings that do not fit, or a batch that does not divide the queue).
         """
@@ -186,7 +182,6 @@ class DINO(nn.Module):
 
     Args:
         embedding: κ, the number of logits; the network's last layer makes them (`Network.prototypes`).
-
     Source: Caron et al., ICCV 2021, Eqn 3 and Algorithm 1.
     """
 
@@ -207,7 +202,6 @@ class DINO(nn.Module):
             temperature: the online logits are divided by it; > 0.
             target_temperature: the target's, less their centre, are divided by it; > 0.
             centre_momentum: how much of the old centre is kept; from 0 to 1.
-
         Returns: [], in nats: a cross-entropy over κ, above 0.
         Raises: BadInput (shapes or settings that do not fit, or no target).
         """
@@ -235,7 +229,6 @@ class UniGrad(nn.Module):
 
     Args:
         embedding: d.
-
     Source: Tao et al., CVPR 2022, the unified gradient.
     """
 
@@ -255,7 +248,6 @@ class UniGrad(nn.Module):
             target: [T, m, d], without gradient; normalised here.
             weight: of the penalty; >= 0.
             correlation_momentum: how much of the old F is kept; from 0 to 1.
-
         Returns: [], dimensionless, from -1 to 1 + weight / 2.
         Raises: BadInput (shapes or settings that do not fit, or no target).
         """

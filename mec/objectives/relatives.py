@@ -24,7 +24,6 @@ def mmcr(views: Tensor, *, local: NotNegative = 0.0, ranks: Ranks = ALONE) -> Te
     Args:
         views: [V, m, d]. Rows are normalised here; their average is not.
         local: weight of the mean nuclear norm of each image's own views, which is kept small; >= 0.
-
     Returns: [], dimensionless: -Σ σ(Ȳ) + local · mean_i ‖views of image i‖_*; at least -sqrt(m min(m, d)).
     Raises: BadInput (not [V, m, d], or a weight that is not finite or negative).
     Source: Yerxa et al., NeurIPS 2023, and its code; the weight is 0 there by default.
@@ -50,7 +49,6 @@ def emp_ssl(views: Tensor, *, distance: Positive = 0.2, agreement: NotNegative =
         views: [V, m, d]. Rows are normalised here.
         distance: ε² of the coding rate; in MEC's terms ε_d² = ε² / d; > 0.
         agreement: weight of the mean cosine of a view with the average of its image's views; >= 0.
-
     Returns: [], in nats: -agreement · mean_v cos(z_v, z̄) - mean_v ½ log det(I + d / (m ε²) Z_vᵀ Z_v).
     Raises: BadInput (not [V, m, d], or a setting out of its range).
     Source: Tong et al., 2023, and its code, where 0.2 is ε² and not ε.
@@ -86,7 +84,6 @@ def simdino(
         target: [T, m, d] of the teacher for the first T views, without gradient; normalised here.
         distance: ε² of the coding rate; > 0.
         agreement: weight of the mean cosine of student and teacher over pairs of different views; >= 0.
-
     Returns: [], in nats: -agreement · mean cos - γ mean_v ½ log det(I + d / (m ε²) Ȳ_vᵀ Ȳ_v), where Ȳ_v is the mean of
         student and teacher on view v, and γ = (d + m) / (d m).
     Raises: BadInput (shapes that do not fit, no target, or a setting out of its range).
@@ -117,7 +114,6 @@ def matrix_ssl(
         order: terms kept of the series of the logarithm, 1 or more; None for the logarithm itself.
         own: γ >= 0, weight of the cross-entropy of the views' own covariances.
         centred: whether the mean row is taken out of the covariances.
-
     Returns: [], dimensionless: -Tr log(I + C_12) - γ Tr((I + C_11) log(I + C_22)), C_ab = P_aᵀ J P_b / m.
     Raises: BadInput (shapes differ, order < 1, or a negative weight).
     Source: Zhang et al., ICML 2024, and its code, with I in place of its I / 2.
@@ -165,7 +161,6 @@ def frossl(views: Tensor, *, invariance: NotNegative = 1.0, ranks: Ranks = ALONE
     Args:
         views: [V, m, d]. Columns are brought to length 1 here.
         invariance: weight of agreement; >= 0.
-
     Returns: [], dimensionless: Σ_v [2 log ‖cov_v / Tr cov_v‖_F + invariance · V d · MSE(z_v, z̄)].
     Raises: BadInput (not [V, m, d], or a weight that is not finite or negative).
     Source: Skean et al., ECCV 2024, and its code.
@@ -192,7 +187,6 @@ def w_mse(views: Tensor, *, shrink: Share = 0.0, ranks: Ranks = ALONE) -> Tensor
     Args:
         views: [V, m, d], m above d.
         shrink: share of the identity that is mixed into covariances; from 0 to 1.
-
     Returns: [], dimensionless, from 0 to 4: the mean over pairs of 2 - 2 cos.
     Raises: BadInput (not [V, m, d], fewer than two views, or no more images than dimensions).
     Source: Ermolov et al., ICML 2021, and its code, which whitens parts of the batch.
@@ -221,7 +215,6 @@ class CorInfoMax(nn.Module):
 
     Args:
         embedding: d.
-
     Source: Ozsoy et al., NeurIPS 2022, and its code, with the unit rows of its CIFAR settings.
     """
 
@@ -242,7 +235,6 @@ class CorInfoMax(nn.Module):
             invariance: weight of the mean squared difference of the views; >= 0.
             kept: how much of the old means and covariances is kept; from 0 to 1.
             floor: added to the diagonal of covariances; > 0.
-
         Returns: [], dimensionless: invariance · MSE(z_1, z_2) - Σ_v log det(R_v + floor I) / d.
         Raises: BadInput (shapes or settings that do not fit).
         """

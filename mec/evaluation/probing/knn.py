@@ -25,7 +25,6 @@ def knn(
     Similarities are computed on `device`.
 
     Source: the k-NN protocol of DINO (protocol numbers: k 20, T 0.07); ties go to the lowest class.
-
     Raises BadInput: k < 1, temperature <= 0, or features that are not finite.
     """
     ks = [k] if isinstance(k, int) else list(k)

@@ -60,7 +60,6 @@ def prepare(x: Tensor | np.ndarray, y: Tensor | np.ndarray, classes: int, *, dev
             1, -1 and 0, fitted apart, where a pair of image and class with 0 is left out of the loss.
         classes: c, of the answer's columns. A class that y never names (or never denies) gets the weight 0.
         device, dtype: of the sums over rows; the objective is added up in float64.
-
     Raises BadInput: shapes do not fit, a value is not finite, or nothing to tell apart.
     """
     x, y = torch.as_tensor(x), torch.as_tensor(y)
