@@ -11,6 +11,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mec.errors import BadInput
+from mec.runtime.distributed import start_group
 
 
 def chosen_device(device: str) -> str:
@@ -43,6 +44,8 @@ def start_fabric(device: str) -> Any:
     strategy: Any = DDPStrategy(**alike) if world > 1 else "auto"
     about: Any = {"strategy": strategy, "plugins": plugins, "precision": "32-true"}
     fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, **about)
+    if world > 1:
+        start_group(device)
     fabric.launch()
     return fabric
 

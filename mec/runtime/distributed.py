@@ -6,7 +6,9 @@ or by `average_gradients`). The mean of W copies of the same loss is that loss, 
 one process.
 """
 
+import atexit
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 
 from mec.errors import BadInput
@@ -91,6 +94,22 @@ def current() -> Ranks:
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
     return ALONE
+
+
+def start_group(device: str) -> None:
+    """The group of the processes that torchrun or srun started, unless there is one.
+
+    torchrun keeps one store for all its restarts: those of a restart must not find the addresses of the dead. On
+    several machines, whose counts of restarts may differ, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each a new store.
+    """
+    if not dist.is_initialized():
+        store, rank, world = next(rendezvous("env://"))
+        alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else ""
+        store = dist.PrefixStore(f"mec/{attempt}", store)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+        if device == "cuda":
+            atexit.register(dist.destroy_process_group)
 
 
 def _device() -> torch.device:
