@@ -2,11 +2,14 @@
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import digit_images
+
+from mec.cli.main import parsed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -55,3 +58,16 @@ def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, m
     assert known["weights"].exists()
     assert Path("runs/compare/compare.png").exists()
     assert capsys.readouterr().out
+
+
+def test_the_scripts_for_clusters_are_whole_and_give_flags_that_there_are():
+    yaml = pytest.importorskip("yaml")
+    for script in (EXAMPLES / "cluster").glob("*.sh"):
+        subprocess.run(["bash", "-n", script], check=True)
+        assert "mec pretrain" in script.read_text()
+    job = yaml.safe_load((EXAMPLES / "cluster/kubernetes.yaml").read_text())
+    pods = job["spec"]["pytorchReplicaSpecs"]
+    (container,) = pods["Worker"]["template"]["spec"]["containers"]
+    assert pods["Master"]["template"] == pods["Worker"]["template"]
+    command = parsed([*container["command"][3:], *container["args"]])
+    assert (command.recipe, command.resume) == ("imagenet-100ep", True)

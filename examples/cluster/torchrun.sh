@@ -6,6 +6,7 @@
 set -euo pipefail
 first=$1
 shift
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # a store of its own for each restart: no addresses of those that died
 exec torchrun --nnodes "${NODES:-2}" --nproc-per-node "${PROCESSES:-gpu}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-endpoint "$first:29400" --rdzv-id "${RUN_ID:-mec}" \
     -m mec pretrain "$@" --resume

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, TINY_SERIES, command, lines, tiny_run, untrained_encoder, weights
+from helpers import (
+    TINY,
+    TINY_SERIES,
+    command,
+    identical,
+    lines,
+    started,
+    tiny_run,
+    untrained_encoder,
+    wait_for,
+    weights,
+)
 from torch import nn
 
 from mec.cli.main import main
@@ -51,6 +64,7 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     result = command(*launch, *words(digit_folder, tmp_path / "two", method))
     assert result.returncode == 0, result.stderr
     assert "on cpu x 2" in result.stdout
+    assert not [word for word in ("broadcast_buffers", "GLOBAL_RANK", "srun") if word in result.stderr]
     assert result.stdout.count("Training was") == 1  # one process speaks
 
     # Without predictor and target the rounding of a sum over two processes grows about tenfold a step here.
@@ -74,6 +88,36 @@ def test_two_processes_train_as_one(digit_folder, tmp_path, method):
     assert max((encoders[0][name] - value).abs().max() for name, value in start.items()) > 1e-3  # they have moved
     for name, value in encoders[0].items():
         torch.testing.assert_close(encoders[1][name], value, atol=close, rtol=close, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes of torchrun in /proc")
+def test_a_process_that_is_killed_starts_again_with_the_others_and_the_run_ends_as_one_left_alone(
+    digit_folder, tmp_path
+):
+    """With --max-restarts, and with --resume from the first start on."""
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "2",
+        "-m",
+        "mec",
+    ]
+    flags = ["--epochs", "40", "--save-minutes", "0", "--resume", "--no-evaluate"]
+    command(*launch, *words(digit_folder, tmp_path / "whole", "mec-joint"), *flags, timeout=300)
+    out = tmp_path / "run"
+    process = started(*launch, *words(digit_folder, out, "mec-joint"), *flags)
+    wait_for(lambda: checkpoints(out), process)
+    killed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1]
+    os.kill(int(killed), signal.SIGKILL)
+    said, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "resumed after step" in said
+    assert identical(weights(out), weights(tmp_path / "whole"))
 
 
 # --- micro-batches -----------------------------------------------------------------------------------------------

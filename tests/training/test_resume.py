@@ -24,6 +24,7 @@ from helpers import (
     noise_image,
     started,
     tiny_run,
+    wait_for,
     weights,
     write_images,
 )
@@ -211,14 +212,6 @@ def test_a_signal_saves_the_step_and_tells_the_command_that_goes_on(
     assert signal.getsignal(number) == before
     assert main(printed_command(told)) == 0
     assert identical(weights(out), weights(whole))
-
-
-def wait_for(condition, process, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
