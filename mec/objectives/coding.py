@@ -94,10 +94,8 @@ def log_det_cross(
 
 def sum_of_powers(rows: Tensor, lam: float, exponent: float, ranks: Ranks = ALONE) -> Tensor:
     """Σ ((1 + λσ²)^a - 1) / a over the singular values σ of the rows [m, d] of all ranks, a > 0 the exponent.
-
     By the eigenvalues of the smaller side, whose gradient needs no gaps between them. Dearer than a logarithm, which
-    takes a factorisation only: two to three times on a CPU for batches of 128 and more (benchmarks/inverse.py).
-    """
+    takes a factorisation only: two to three times on a CPU for batches of 128 and more (benchmarks/inverse.py)."""
     with full_precision(rows):
         m, d = ranks.shares(len(rows)).total, rows.shape[1]
         if m <= d:
@@ -257,10 +255,8 @@ def exact_value_and_factors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def solved(lu: Tensor, places: Tensor, rows: Tensor, transposed: bool) -> Tensor:
     """(P L U)⁻¹ rows, or (P L U)⁻ᵀ rows, of [n, k].
-
     Solved from the right, for the transpose of the answer: that takes and gives rows as they lie in memory, where
-    torch.linalg.lu_solve copies and swaps them in the other order (1.7 times as long on a CPU).
-    """
+    torch.linalg.lu_solve copies and swaps them in the other order (1.7 times as long on a CPU)."""
     solve = functools.partial(torch.linalg.solve_triangular, left=False)
     if transposed:
         half = solve(lu, rows.T, upper=True)
@@ -296,10 +292,8 @@ class _OnRanks(torch.autograd.Function):
 
 def symmetric_on_ranks(rows: Tensor, lam: float, shares: Shares) -> tuple[Tensor, Tensor]:
     """log det(I + λ R Rᵀ), and its gradient to this rank's rows of R.
-
     Either all rows are gathered and the Gram matrix [m, m] is made by row blocks, or [d, d] is summed over ranks: what
-    moves less (a gather brings each number once, a sum twice). Every rank factorises; each solves for its own rows.
-    """
+    moves less (a gather brings each number once, a sum twice). Every rank factorises; each solves for its own rows."""
     m, d = shares.total, rows.shape[1]
     if m * d + m * m < 2 * d * d:
         everyone = shares.gather(rows)

@@ -164,9 +164,7 @@ class SwAV(nn.Module):
 @torch.no_grad()
 def sinkhorn(logits: Tensor, iterations: int = 3, ranks: Ranks = ALONE) -> Tensor:
     """exp(logits [m, κ]), columns and rows scaled in turn to equal sums, ending on rows that add up to 1.
-
-    In logarithms, so that nothing overflows. Columns are summed over the rows of all ranks.
-    """
+    In logarithms, so that nothing overflows. Columns are summed over the rows of all ranks."""
     x = at_least_float32(logits)
     for _ in range(iterations):
         columns = ranks.gather(torch.logsumexp(x, 0, keepdim=True)).logsumexp(0)

@@ -29,10 +29,8 @@ from mec.runtime.distributed import ALONE, Ranks
 
 def over_pairs(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Lift a formula on two sets to the loop's call: its mean over pairs of views.
-
     With a target: all (v, t), v != t, gradient as the target allows. Without: all v < t of which one is global,
-    gradient to both. A formula with a parameter `ranks` gets this rank's rows; one without gets those of all ranks.
-    """
+    gradient to both. A formula with a parameter `ranks` gets this rank's rows; one without gets those of all ranks."""
     by_rank = "ranks" in inspect.signature(formula).parameters
 
     @functools.wraps(formula)  # so that its settings can be read off its signature

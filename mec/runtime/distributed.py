@@ -98,7 +98,6 @@ def current() -> Ranks:
 
 def start_group(device: str) -> None:
     """The group of the processes that torchrun or srun started, unless there is one.
-
     torchrun keeps one store for all its restarts: those of a restart must not find the addresses of the dead. On
     several machines, whose counts of restarts may differ, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each a new store.
     """

@@ -17,9 +17,7 @@ from mec.runtime.locks import is_empty, only_one
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A path to write to; the file takes its place whole, or (disk full, killed) the one before it stays.
-
-    It is on disk afterwards, even if the power goes off, and others may read it as the umask has it.
-    """
+    It is on disk afterwards, even if the power goes off, and others may read it as the umask has it."""
     part = path.with_name(path.name + ".part")
     try:
         part.unlink(missing_ok=True)

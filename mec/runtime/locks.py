@@ -33,10 +33,8 @@ def is_empty(folder: Path) -> bool:
 @contextlib.contextmanager
 def only_one(path: Path, lock: Path | None = None) -> Iterator[None]:
     """No other process that asks the same writes to this path meanwhile; its parent is there.
-
     lock: the file that says so; default: .NAME.lock beside the path.
-    Raises BadInput: another does; says which. OSError: nothing can be written there.
-    """
+    Raises BadInput: another does; says which. OSError: nothing can be written there."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -14,10 +14,8 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def keep_freed() -> bool:
     """Keep freed memory in this process for the next step, under glibc; returns whether it was told so.
-
     By default glibc gives every large block back to the system, and each training step on a CPU has its activations
-    mapped and zeroed again: a seventh to a third of the step (docs/log.md). It changes no number that is computed.
-    """
+    mapped and zeroed again: a seventh to a third of the step (docs/log.md). It changes no number that is computed."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

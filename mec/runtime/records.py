@@ -20,9 +20,7 @@ Record = dict[str, Any]
 
 def read_records(path: Path, /, **needs: Any) -> list[Record]:
     """The records of a file; none where there is no file. What is no record is passed over, and a warning names it.
-
-    needs: fields that a record has to have, each of a type (or of one of several).
-    """
+    needs: fields that a record has to have, each of a type (or of one of several)."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     found = []
     for number, line in enumerate(lines, 1):

@@ -12,9 +12,7 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "S
 @contextlib.contextmanager
 def signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, TERM, HUP and USR1 ask for a stop after the step; a second Ctrl-C interrupts at once.
-
-    One that was ignored before, as HUP is under nohup, still is.
-    """
+    One that was ignored before, as HUP is under nohup, still is."""
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
