@@ -17,8 +17,7 @@ Run = Annotated[
 class Command:
     """Its fields are its flags, its docstring that of the options; help shows `more` below it.
 
-    `run` calls the function of `mec` that has the command's name: with its own fields, then the options as keywords.
-    """
+    `run` calls the function of `mec` that has the command's name: with its own fields, then the options as keywords."""
 
     more: ClassVar[str]
 

@@ -32,10 +32,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def balanced_interval(right: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """The 95 % interval (%) of the mean over classes of right [c] of counts [c] images.
-
     Quantiles of seeded draws from each class's posterior under Jeffreys' prior: a class of one image that is right is
-    not taken for one that always is.
-    """
+    not taken for one that always is."""
     drawn = np.random.default_rng(0).beta(right + 0.5, counts - right + 0.5, size=(DRAWS, len(counts))).mean(1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     value = float(np.mean(right / counts))
@@ -53,8 +51,7 @@ def accuracies(
             standard deviation; the intervals are those of n images.
         labels: [n].
         top_5: % of images whose label is among the best five; None where it was not measured.
-        matrix: whether top-1 carries its confusion matrix, for few classes and a single draw.
-    """
+        matrix: whether top-1 carries its confusion matrix, for few classes and a single draw."""
     draws, n = np.atleast_2d(predicted), len(labels)
     right = draws == labels
     classes, rows, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -61,9 +61,7 @@ def cached(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iter
 
 def stored(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Path:
     """The .npy of features [rows, e] float32, by their `feature_key`: found in the folder, or computed.
-
-    `batches`: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on.
-    """
+    `batches`: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on."""
     path = folder / f"{key}.npy"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{key}.lock", "w") as lock:

@@ -102,9 +102,7 @@ def new_head(size: int, classes: int, recipe: Training, seed: int) -> nn.Module:
 
 def unfinished(subject: Subject, protocol: str, data: Data, train: Split, recipe: Training, seed: int) -> Checkpoints:
     """Where a training is kept to be resumed: a file named by all that decides its figures.
-
-    Nowhere if the images do not tell what they are.
-    """
+    Nowhere if the images do not tell what they are."""
     assert data.test is not None
     about: list[Any] = [
         protocol, asdict(recipe), seed, data.classes, asdict(subject.info), state_hash(subject.encoder),
@@ -135,8 +133,7 @@ def train_classifier(
         train: images, and labels: int64 [n], a class each; or [n, classes] of 1 (present), -1 (absent), 0 (no part).
         after_epoch: called with the number of epochs done; finds both in evaluation mode.
         state: where the training is kept, to be resumed after a stop; default: nowhere.
-    Raises Diverged: the loss is not finite; TrainingStopped: too many images cannot be read.
-    """
+    Raises Diverged: the loss is not finite; TrainingStopped: too many images cannot be read."""
     encoder, info, device = subject.encoder, subject.info, torch.device(subject.device)
     view = View(
         size=info.image_size, scale=recipe.crop, interpolation=recipe.interpolation, flip=recipe.flip, jitter=0.0,
@@ -242,9 +239,7 @@ def rate_factor(recipe: Training, step: int, steps: int, steps_per_epoch: int) -
 
 def classifier_loss(logits: Tensor, targets: Tensor, whole: int | None = None) -> Tensor:
     """Cross-entropy of [m] classes; of [m, classes] (1, -1, 0: no part) sigmoid cross-entropy, a mean over the rest.
-
-    Of a part of a batch with `whole` labels, its share of the batch's loss: the shares add up.
-    """
+    Of a part of a batch with `whole` labels, its share of the batch's loss: the shares add up."""
     whole = labels_in(targets) if whole is None else whole
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets, reduction="sum") / whole

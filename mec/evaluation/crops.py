@@ -18,8 +18,7 @@ class FixedCrops:
     """An image -> the encoder's inputs [n, 3, s, s] of n square crops; a batch [m, ...] -> [m, n, 3, s, s].
 
     They lie at the same n places in every image, each `area` of it or, in long ones, as much as a square can cover.
-    Every other one is mirrored.
-    """
+    Every other one is mirrored."""
 
     transform: Callable[[Any], Tensor]  # a PIL image or uint8 [m, 3, h, w] -> an input
     n: int

@@ -159,8 +159,7 @@ def features(
 
     Raises:
         BadInput: no image, or too many that cannot be read; or features that are not finite.
-        FileNotFoundError: no such run or folder.
-    """
+        FileNotFoundError: no such run or folder."""
     subject = resolve(run, device=device, workers=workers)
     source = open_images(images, labels, scale=subject.info.scale)
     data, split = source.data, source.split

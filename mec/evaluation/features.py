@@ -124,8 +124,7 @@ def extract(
         workers: processes that decode images.
         cache: folder where features are stored and found again, see `cache`; None: they are only in memory.
         whole: refuse images that cannot be read, instead of leaving them out.
-    Raises BadInput: too many images cannot be read, or one with `whole`.
-    """
+    Raises BadInput: too many images cannot be read, or one with `whole`."""
     way = Extraction(encoder, split.images, transform, device, batch_size, workers)
     with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))

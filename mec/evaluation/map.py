@@ -15,9 +15,7 @@ LONGEST_NAME = 32  # letters of a class's name there
 
 def embedding_map(features: Mapping[str, Features], classes: Sequence[str], path: Path) -> list[np.ndarray]:
     """t-SNE [n, 2] of each named set of features [n, e]; drawn side by side, coloured by class.
-
-    Perplexity 30, PCA start and a fixed seed (the paper states none of them).
-    """
+    Perplexity 30, PCA start and a fixed seed (the paper states none of them)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(features), 4.4), layout="constrained")
@@ -48,9 +46,7 @@ def draw_map(axis: Any, title: str, part: Features, classes: Sequence[str]) -> n
 
 def draw_classes(figure: Any, classes: Sequence[str]) -> None:
     """The legend of the classes' colours below a figure: as many columns as fit, the figure as much higher.
-
-    Of more than `MOST_NAMED` classes only their number is told.
-    """
+    Of more than `MOST_NAMED` classes only their number is told."""
     if not classes:
         return
     if len(classes) > MOST_NAMED:

@@ -41,8 +41,7 @@ def average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
 
     Labels [n] are 1, present; -1, absent; 0, only difficult instances: such images are left out.
 
-    Source: PASCAL VOC 2007; see `eleven_point_precision`. An operating point is a distinct score.
-    """
+    Source: PASCAL VOC 2007; see `eleven_point_precision`. An operating point is a distinct score."""
     kept = labels != 0
     scores, positive = scores[kept], labels[kept] > 0
     if not positive.any():
@@ -67,9 +66,7 @@ def eleven_point_precision(recall: np.ndarray, precision: np.ndarray) -> float:
 
 def mean_average_precision_11(scores: np.ndarray, labels: np.ndarray) -> float:
     """11-point average precision (%), the mean over classes: scores [n, c], labels [n, c] of 1, 0 (difficult) or -1.
-
-    Classes without a positive image are left out; nan where no class has one.
-    """
+    Classes without a positive image are left out; nan where no class has one."""
     check_scores(scores, labels, many=True)
     each = np.array([average_precision_11(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
     return 100 * float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else float("nan")

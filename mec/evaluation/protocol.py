@@ -92,8 +92,7 @@ class OnLabels(OnImages):
 
         Deep values are scaled as the subject was trained; what there is to know about the data is printed.
 
-        Raises BadInput: it is not there, or has no labels.
-        """
+        Raises BadInput: it is not there, or has no labels."""
         from rich.console import Console
 
         from mec.data.dataset import Data, limited, with_scale

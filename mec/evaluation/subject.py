@@ -93,8 +93,7 @@ def resolve(
         workers: processes that decode images.
     Raises:
         FileNotFoundError: no such run, file or local weights.
-        BadInput: no such backbone, or a file that does not fit it or is not read here.
-    """
+        BadInput: no such backbone, or a file that does not fit it or is not read here."""
     chosen, own, run, told = chosen_device(device), None, home(run), list[str]()
     if isinstance(run, tuple):
         encoder, own = copy.deepcopy(run[0]).eval(), run[1] if isinstance(run[1], v2.Compose) else OneByOne(run[1])
@@ -234,9 +233,7 @@ def _is_model(name: str) -> bool:
 
 def _built(name: str, size: int | None, *, method: str, small: bool | None = None) -> tuple[nn.Module, EncoderInfo]:
     """A backbone by name and how its images are made: by timm's notes where it has some, else ImageNet's usual.
-
-    `small` is whether it has the stem for small images; None: where they are.
-    """
+    `small` is whether it has the stem for small images; None: where they are."""
     import timm
 
     config = timm.get_pretrained_cfg(name) if _is_model(name) and name not in SMALL else None

@@ -41,8 +41,7 @@ def nt_xent(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, rank
         temperature: cosines are divided by it; > 0.
     Returns: [], in nats: a cross-entropy over 2m - 1 candidates, above 0.
     Raises: BadInput (shapes differ, or temperature is not finite and above 0).
-    Source: Chen et al., ICML 2020, Eqn 1.
-    """
+    Source: Chen et al., ICML 2020, Eqn 1."""
     check_pair(online, target)
     ABOVE_0.check(temperature=temperature)
     with full_precision(online):
@@ -68,8 +67,7 @@ def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ran
         temperature: cosines are divided by it; > 0.
     Returns: [], in nats: a cross-entropy over m candidates, above 0. The paper multiplies it by 2 · temperature.
     Raises: BadInput (shapes differ, or temperature is not finite and above 0).
-    Source: Chen, Xie and He, ICCV 2021, Eqn 1 and Algorithm 1.
-    """
+    Source: Chen, Xie and He, ICCV 2021, Eqn 1 and Algorithm 1."""
     check_pair(online, target)
     ABOVE_0.check(temperature=temperature)
     with full_precision(online):
@@ -162,8 +160,7 @@ def cross_entropy(
         label_smoothing: share of the target probability that is spread evenly over classes; from 0 to 1.
     Returns: [], in nats, 0 or above.
     Raises: BadInput (no labels, shapes that do not match, a class without logit, or a smoothing outside 0 to 1).
-    Source: Szegedy et al., CVPR 2016, section 7, for the smoothing.
-    """
+    Source: Szegedy et al., CVPR 2016, section 7, for the smoothing."""
     check_stack(online, "online")
     SHARE.check(label_smoothing=label_smoothing)
     if labels is None:

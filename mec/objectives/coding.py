@@ -193,8 +193,7 @@ def series_value_and_slope(cross: Tensor, order: int, with_slope: bool = True) -
 
     Traces cost no product, Tr(A B) = <A, Bᵀ>: of X^{si+j} from the powers at hand; and the last r of them from P, since
     Tr X^{sq+j} = <P, X^{j+1}ᵀ> - <P, X^jᵀ> + Tr X^j. In all s + q - 2 products beyond C, one more where r > 0: two at
-    order 4, four at 8, six at 16. The value alone takes one less, where r is 0.
-    """
+    order 4, four at 8, six at 16. The value alone takes one less, where r is 0."""
     size, number, rest = blocks(order)
     x = -cross
     small = [x]  # X, X², ..., X^s; with one block the last is not needed
@@ -318,8 +317,7 @@ def cross_on_ranks(
         batch-wise    λ (I_r f(A)ᵀ) Z and λ (I_r f(A)) P, with I_r this rank's rows of the identity
         feature-wise  λ Z_r f(A)ᵀ     and λ P_r f(A)
 
-    so that a rank only ever multiplies, or solves for, as many rows as it holds.
-    """
+    so that a rank only ever multiplies, or solves for, as many rows as it holds."""
     m, d = shares.total, online.shape[1]
     if 2 * m * d + m * m < 2 * d * d:
         everyone = shares.gather(torch.cat([online, target], 1)).tensor_split(2, 1)

@@ -32,8 +32,7 @@ class QueuedInfoNCE(nn.Module):
     Args:
         embedding: d, of queries and keys.
         queue: how many keys are kept, a multiple of the global batch; at first random unit rows.
-    Source: He et al., CVPR 2020, Eqn 1; Chen et al., arXiv 2003.04297 for the settings.
-    """
+    Source: He et al., CVPR 2020, Eqn 1; Chen et al., arXiv 2003.04297 for the settings."""
 
     def __init__(self, embedding: int, *, queue: Count = 1024):
         super().__init__()
@@ -52,8 +51,7 @@ class QueuedInfoNCE(nn.Module):
             temperature: cosines are divided by it; > 0.
             key_views: 1 for keys of the second view only, as MoCo has it; 2 for both directions.
         Returns: [], in nats: a cross-entropy over 1 + queue candidates, above 0.
-        Raises: BadInput (shapes or settings that do not fit, no target, or a batch that does not divide the queue).
-        """
+        Raises: BadInput (shapes or settings that do not fit, no target, or a batch that does not divide the queue)."""
         check_stacks(online, target, self.keys.shape[2])
         ranges.ABOVE_0.check(temperature=temperature)
         if key_views not in (1, 2):
@@ -99,8 +97,7 @@ class SwAV(nn.Module):
         embedding: d.
         prototypes: κ, trained unit rows [κ, d]; at least 2.
         queue: how many earlier embeddings of each view help to balance, a multiple of the global batch; 0 for none.
-    Source: Caron et al., NeurIPS 2020, Eqn 1 to 3.
-    """
+    Source: Caron et al., NeurIPS 2020, Eqn 1 to 3."""
 
     def __init__(self, embedding: int, *, prototypes: Annotated[int, FROM_2] = 128, queue: Whole = 0):
         super().__init__()
@@ -124,8 +121,7 @@ class SwAV(nn.Module):
             iterations: of Sinkhorn; at least 1.
             use_queue: below 1 the queue is neither filled nor used: Linear(0, 1, epochs) starts it then.
         Returns: [], in nats: a cross-entropy over κ prototypes, above 0.
-        Raises: BadInput (shapes or settings that do not fit, or a batch that does not divide the queue).
-        """
+        Raises: BadInput (shapes or settings that do not fit, or a batch that does not divide the queue)."""
         check_stacks(online, None, self.prototypes.shape[1])
         ranges.ABOVE_0.check(temperature=temperature, sharpness=sharpness)
         ranges.FROM_1.check(iterations=iterations)
@@ -180,8 +176,7 @@ class DINO(nn.Module):
 
     Args:
         embedding: κ, the number of logits; the network's last layer makes them (`Network.prototypes`).
-    Source: Caron et al., ICCV 2021, Eqn 3 and Algorithm 1.
-    """
+    Source: Caron et al., ICCV 2021, Eqn 3 and Algorithm 1."""
 
     def __init__(self, embedding: int):
         super().__init__()
@@ -201,8 +196,7 @@ class DINO(nn.Module):
             target_temperature: the target's, less their centre, are divided by it; > 0.
             centre_momentum: how much of the old centre is kept; from 0 to 1.
         Returns: [], in nats: a cross-entropy over κ, above 0.
-        Raises: BadInput (shapes or settings that do not fit, or no target).
-        """
+        Raises: BadInput (shapes or settings that do not fit, or no target)."""
         check_stacks(online, target, len(self.centre))
         ranges.ABOVE_0.check(temperature=temperature, target_temperature=target_temperature)
         ranges.SHARE.check(centre_momentum=centre_momentum)
@@ -227,8 +221,7 @@ class UniGrad(nn.Module):
 
     Args:
         embedding: d.
-    Source: Tao et al., CVPR 2022, the unified gradient.
-    """
+    Source: Tao et al., CVPR 2022, the unified gradient."""
 
     def __init__(self, embedding: int):
         super().__init__()
@@ -247,8 +240,7 @@ class UniGrad(nn.Module):
             weight: of the penalty; >= 0.
             correlation_momentum: how much of the old F is kept; from 0 to 1.
         Returns: [], dimensionless, from -1 to 1 + weight / 2.
-        Raises: BadInput (shapes or settings that do not fit, or no target).
-        """
+        Raises: BadInput (shapes or settings that do not fit, or no target)."""
         check_stacks(online, target, len(self.correlation))
         ranges.AT_LEAST_0.check(weight=weight)
         ranges.SHARE.check(correlation_momentum=correlation_momentum)

@@ -13,8 +13,7 @@ class Method:
     """A row of data: which objective, on which network, with which settings.
 
     `scale`, among the settings, multiplies the loss; it is chosen so that learning rates that suit MEC, whose loss lies
-    between -1 and 0, suit this method as well. Recipes of published runs have the published one.
-    """
+    between -1 and 0, suit this method as well. Recipes of published runs have the published one."""
 
     objective: str | Callable[..., Any]  # a row of OBJECTIVES, or a formula or objective of this method alone
     about: str = ""  # one line, for help texts

@@ -87,8 +87,7 @@ def simdino(
     Returns: [], in nats: -agreement · mean cos - γ mean_v ½ log det(I + d / (m ε²) Ȳ_vᵀ Ȳ_v), where Ȳ_v is the mean of
         student and teacher on view v, and γ = (d + m) / (d m).
     Raises: BadInput (shapes that do not fit, no target, or a setting out of its range).
-    Source: Wu et al., ICML 2025, and its code.
-    """
+    Source: Wu et al., ICML 2025, and its code."""
     teacher = needed(target, "simdino")
     check_stacks(online, teacher)
     ABOVE_0.check(distance=distance)
@@ -116,8 +115,7 @@ def matrix_ssl(
         centred: whether the mean row is taken out of the covariances.
     Returns: [], dimensionless: -Tr log(I + C_12) - γ Tr((I + C_11) log(I + C_22)), C_ab = P_aᵀ J P_b / m.
     Raises: BadInput (shapes differ, order < 1, or a negative weight).
-    Source: Zhang et al., ICML 2024, and its code, with I in place of its I / 2.
-    """
+    Source: Zhang et al., ICML 2024, and its code, with I in place of its I / 2."""
     check_pair(online, target)
     check_order(order)
     AT_LEAST_0.check(own=own)
@@ -163,8 +161,7 @@ def frossl(views: Tensor, *, invariance: NotNegative = 1.0, ranks: Ranks = ALONE
         invariance: weight of agreement; >= 0.
     Returns: [], dimensionless: Σ_v [2 log ‖cov_v / Tr cov_v‖_F + invariance · V d · MSE(z_v, z̄)].
     Raises: BadInput (not [V, m, d], or a weight that is not finite or negative).
-    Source: Skean et al., ECCV 2024, and its code.
-    """
+    Source: Skean et al., ECCV 2024, and its code."""
     check_stack(views)
     AT_LEAST_0.check(invariance=invariance)
     with full_precision(views):
@@ -189,8 +186,7 @@ def w_mse(views: Tensor, *, shrink: Share = 0.0, ranks: Ranks = ALONE) -> Tensor
         shrink: share of the identity that is mixed into covariances; from 0 to 1.
     Returns: [], dimensionless, from 0 to 4: the mean over pairs of 2 - 2 cos.
     Raises: BadInput (not [V, m, d], fewer than two views, or no more images than dimensions).
-    Source: Ermolov et al., ICML 2021, and its code, which whitens parts of the batch.
-    """
+    Source: Ermolov et al., ICML 2021, and its code, which whitens parts of the batch."""
     check_stacks(views, None)
     SHARE.check(shrink=shrink)
     m, d = ranks.shares(views.shape[1]).total, views.shape[2]
@@ -215,8 +211,7 @@ class CorInfoMax(nn.Module):
 
     Args:
         embedding: d.
-    Source: Ozsoy et al., NeurIPS 2022, and its code, with the unit rows of its CIFAR settings.
-    """
+    Source: Ozsoy et al., NeurIPS 2022, and its code, with the unit rows of its CIFAR settings."""
 
     def __init__(self, embedding: int):
         super().__init__()
@@ -236,8 +231,7 @@ class CorInfoMax(nn.Module):
             kept: how much of the old means and covariances is kept; from 0 to 1.
             floor: added to the diagonal of covariances; > 0.
         Returns: [], dimensionless: invariance · MSE(z_1, z_2) - Σ_v log det(R_v + floor I) / d.
-        Raises: BadInput (shapes or settings that do not fit).
-        """
+        Raises: BadInput (shapes or settings that do not fit)."""
         check_stacks(online, None, self.means.shape[1])
         AT_LEAST_0.check(invariance=invariance)
         SHARE.check(kept=kept)

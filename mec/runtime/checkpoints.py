@@ -22,8 +22,7 @@ SAVE_MINUTES = 10.0
 class Checkpoints:
     """Where a training keeps its state.
 
-    A state is {"step": steps done, "found": what was measured so far, NAME: the state of each part}.
-    """
+    A state is {"step": steps done, "found": what was measured so far, NAME: the state of each part}."""
 
     path: Path | None = None  # FILE.pt; or a folder, for step-N.pt, the last two; None: nothing is kept
     minutes: float = field(default_factory=lambda: SAVE_MINUTES)

@@ -190,8 +190,7 @@ class _Sum(torch.autograd.Function):
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation by the statistics of the whole batch, on gloo and NCCL alike (torch's own refuses CPUs).
 
-    Mean and squared deviations are summed over ranks in two passes, which loses no digits to cancellation.
-    """
+    Mean and squared deviations are summed over ranks in two passes, which loses no digits to cancellation."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
@@ -219,8 +218,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 class _BatchNorm(torch.autograd.Function):
     """(x - mean) / sqrt(var + eps) * weight + bias over the rows of all ranks; keeps nothing but its input.
 
-    Gives also mean, var (biased) and the number of values of a channel, which have no gradient.
-    """
+    Gives also mean, var (biased) and the number of values of a channel, which have no gradient."""
 
     @staticmethod
     def forward(ctx, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Ranks):

@@ -125,8 +125,7 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
 
 def refuse_unknown(function: str, flags: Iterable[str], known: Sequence[str]) -> None:
     """
-    Raises TypeError: a keyword that the function does not take, with the nearest one that it does.
-    """
+    Raises TypeError: a keyword that the function does not take, with the nearest one that it does."""
     for name in flags:
         if name not in known:
             raise TypeError(f"{function}() takes no {name!r}. {nearest(name, known)}")

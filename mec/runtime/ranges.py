@@ -46,8 +46,7 @@ class Range:
 
     def check(self, **settings: object) -> None:
         """
-        Raises BadInput: repeats the first of these that does not fit, and says what does.
-        """
+        Raises BadInput: repeats the first of these that does not fit, and says what does."""
         for name, value in settings.items():
             if not self.fits(value):
                 raise BadInput(f"{name} is {value!r}: it takes {self}.")

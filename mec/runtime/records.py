@@ -43,8 +43,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]], *, unique: 
     """Add records to a file, on disk when this returns; several processes may do so at once.
 
     Args:
-        unique: a field of which a value comes once in the file; records of a known one are left out.
-    """
+        unique: a field of which a value comes once in the file; records of a known one are left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         only_writer(file)
@@ -80,8 +79,7 @@ class Ledger:
 
     The first line says what the work is, and the file's name holds a hash of it.
 
-    Raises BadInput: the file is of other work.
-    """
+    Raises BadInput: the file is of other work."""
 
     def __init__(self, folder: Path, name: str, about: Mapping[str, Any]):
         self.path = folder / f"{name}-{content_hash(about, sort_keys=True)[:8]}.jsonl"

@@ -40,7 +40,6 @@ def finetuned(
     subject: Subject, train: Split, classes: int, recipe: Training, *, seed: int = 0, state: Checkpoints | None = None
 ) -> tuple[nn.Module, nn.Module]:
     """A copy of the subject's backbone and a head, both trained; the subject stays as it was.
-
     The seed decides the head, the order of the data and its augmentation; an interrupted training resumes from `state`.
     """
     tuned = replace(subject, encoder=copy.deepcopy(subject.encoder))
@@ -59,9 +58,7 @@ def tuned_results(
     subject: Subject, data: Data, train: Split, recipe: Training, *, protocol: str, seed: int
 ) -> list[Result]:
     """Fine-tune on these images of the data set and measure on its test images.
-
-    Interrupted, it resumes from its last checkpoint (one every ten minutes) when it is called again.
-    """
+    Interrupted, it resumes from its last checkpoint (one every ten minutes) when it is called again."""
     assert data.test is not None
     state = unfinished(subject, protocol, data, train, recipe, seed)
     encoder, head = finetuned(subject, train, len(data.classes), recipe, seed=seed, state=state)

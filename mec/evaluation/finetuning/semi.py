@@ -68,8 +68,7 @@ def labelled_part(split: Split, labels: str, seed: int) -> Split:
 
     labels: "1%", "10%" or another share, drawn; or a file of names, one per line, as SimCLR publishes them.
 
-    Raises BadInput: not a share between 0 and 100 %, or a list that does not fit; FileNotFoundError: no such file.
-    """
+    Raises BadInput: not a share between 0 and 100 %, or a list that does not fit; FileNotFoundError: no such file."""
     if labels.endswith("%"):
         try:
             share = float(labels[:-1]) / 100

@@ -25,8 +25,7 @@ def knn(
     Similarities are computed on `device`.
 
     Source: the k-NN protocol of DINO (protocol numbers: k 20, T 0.07); ties go to the lowest class.
-    Raises BadInput: k < 1, temperature <= 0, or features that are not finite.
-    """
+    Raises BadInput: k < 1, temperature <= 0, or features that are not finite."""
     ks = [k] if isinstance(k, int) else list(k)
     if not ks or min(ks) < 1 or not temperature > 0:
         raise BadInput(f"k is {k}, temperature {temperature}: k is at least 1, the temperature above 0.")
@@ -63,10 +62,8 @@ def most_similar(
     bank: Tensor, queries: Tensor, *, k: int, device: str = "cpu", at_once: tuple[int, int] = (QUERIES, BANK)
 ) -> tuple[Tensor, Tensor]:
     """Cosines [q, k] in float32, largest first, and indices [q, k], of the k most similar rows of the bank [n, e].
-
     Chunks of the bank are compared with chunks of queries, so neither has to fit in memory as a whole; features that
-    are mapped from disk are read once.
-    """
+    are mapped from disk are read once."""
     k = min(k, len(bank))
     queries = F.normalize(queries.float(), dim=1)
     similarity = torch.empty(len(queries), 0)

@@ -29,8 +29,7 @@ def linear(
     C is the best of `SKLEARN_CS` on `validation`, or on a tenth of the training rows, held out; then refitted on all of
     them. At most `most` training rows are used, a seeded stratified draw.
 
-    Raises BadInput: one class only, or features that are not finite.
-    """
+    Raises BadInput: one class only, or features that are not finite."""
     train.check_finite()
     test.check_finite()
     x, y = train.x.numpy(), train.y.numpy()

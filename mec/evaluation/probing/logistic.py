@@ -60,8 +60,7 @@ def prepare(x: Tensor | np.ndarray, y: Tensor | np.ndarray, classes: int, *, dev
             1, -1 and 0, fitted apart, where a pair of image and class with 0 is left out of the loss.
         classes: c, of the answer's columns. A class that y never names (or never denies) gets the weight 0.
         device, dtype: of the sums over rows; the objective is added up in float64.
-    Raises BadInput: shapes do not fit, a value is not finite, or nothing to tell apart.
-    """
+    Raises BadInput: shapes do not fit, a value is not finite, or nothing to tell apart."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.ndim != 2 or y.shape not in (x.shape[:1], (len(x), classes)):
         raise BadInput(
@@ -96,9 +95,7 @@ def prepare(x: Tensor | np.ndarray, y: Tensor | np.ndarray, classes: int, *, dev
 
 def loss_and_slope(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies [] in float64, and its gradient by the logits [n, c].
-
-    Expressed by how far other classes lie from the right one, so that tiny losses keep their digits.
-    """
+    Expressed by how far other classes lie from the right one, so that tiny losses keep their digits."""
     if target.ndim == 2:  # -1, 1: one sigmoid each; 0: left out
         margin = logits * target
         weight = target.abs()

@@ -53,8 +53,7 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     epoch is chosen on validation images where there are some, else on the very images that it is reported on, as the
     released script does. Interrupted, it resumes from its last checkpoint (one every ten minutes) if called again.
 
-    Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite.
-    """
+    Raises BadInput: a setting that makes no sense; TrainingStopped: the loss is not finite."""
     assert data.test is not None
     recipe = suited(recipe, data)
     train = data.train.labelled()

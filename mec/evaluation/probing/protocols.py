@@ -64,8 +64,7 @@ class LinearProbe(Trained, OnFeatures):
     The preset fast (results call it linear-fast) is logistic regression on features of images without augmentation,
     its penalty chosen on held-out training images. The others train on random crops and flips, as published. They were
     made for ImageNet: for few images their learning rates are too low (raise --base-lr), and on a CPU they take long.
-    Interrupted, they resume when the same command runs again.
-    """
+    Interrupted, they resume when the same command runs again."""
 
     preset: Literal["fast", "paper", "released", "simclr", "simsiam", "barlow-twins", "vicreg", "lightly"] = "fast"
     """Whose settings. paper and released: LARS, batch size 4096, 100 epochs, learning rate 0.05, and 0.03 after a batch
