@@ -17,44 +17,34 @@ from mec.cli.parsing import parse, refused
 from mec.errors import BadInput, TrainingStopped, home, plain
 from mec.version import __version__
 
-COMMANDS = {  # a command's module, and the line that `mec --help` has of it: the first of its help
-    "pretrain": ("commands", "Train an encoder on images, without labels."),
-    "evaluate": ("commands", "Measure an encoder by a protocol; results are added to the results.jsonl of its folder."),
-    "recipes": ("commands", "List the recipes: method, backbone, batch, epochs, expected figures, source."),
-    "health": ("commands", "Say in plain words whether a run trained well, with its figures over time."),
-    "embed": ("commands", "Turn images into features: a file with a row for each."),
-    "detect": ("commands", "Find objects in images by a detector that `mec evaluate RUN voc|coco|yolo` has trained."),
-    "track": ("commands", "Follow objects through a video of your own by an encoder's features."),
-    "export": ("commands", "Write the weights for other tools; outputs are compared where the tool is at hand."),
-    "pack": ("commands", "Write a folder of images as tar files that train the same and are easier to move."),
-    "compare": ("commands", "Train several methods on the same images, network and budget; show them side by side."),
-    "select": ("answering", "Choose the images that are worth labelling first, by what the encoder sees."),
-    "label": (
-        "answering",
-        "Label images in the browser: the most telling ones first, one key an image, each answer on disk at once.",
-    ),
-    "predict": (
-        "answering",
-        "Name the class of every image, from few labels, with how far that can be trusted told first.",
-    ),
-    "search": ("answering", "Find the images that are most like some given ones."),
-    "duplicates": (
-        "answering",
-        "Find groups of images that are alike, and those that lie in more than one part: test images seen in training.",
-    ),
-    "outliers": ("answering", "List the images that are least like any others, the strangest first."),
-    "mislabelled": (
-        "answering",
-        "List the images whose label other images speak against, the likeliest mistake first (by cleanlab).",
-    ),
-    "bench": ("measuring", "Time what this package does."),
-    "table": (
-        "measuring",
-        "The paper's tables: results of any number of runs beside the published rows; and what a suite found.",
-    ),
-    "suite": ("measuring", "Measure encoders by all of the paper's downstream tasks for which there are data."),
-    "report": ("measuring", "Write a page of runs: curves, maps, neighbours and figures in one file to send on."),
-    "figure": ("measuring", "Make a figure of the paper from measurements taken here."),
+COMMANDS = {  # the line that `mec --help` has of each: the first of its own help
+    "pretrain": "Train an encoder on images, without labels.",
+    "evaluate": "Measure an encoder by a protocol; results are added to the results.jsonl of its folder.",
+    "recipes": "List the recipes: method, backbone, batch, epochs, expected figures, source.",
+    "health": "Say in plain words whether a run trained well, with its figures over time.",
+    "embed": "Turn images into features: a file with a row for each.",
+    "detect": "Find objects in images by a detector that `mec evaluate RUN voc|coco|yolo` has trained.",
+    "track": "Follow objects through a video of your own by an encoder's features.",
+    "export": "Write the weights for other tools; outputs are compared where the tool is at hand.",
+    "pack": "Write a folder of images as tar files that train the same and are easier to move.",
+    "compare": "Train several methods on the same images, network and budget; show them side by side.",
+    "select": "Choose the images that are worth labelling first, by what the encoder sees.",
+    "label": "Label images in the browser: the most telling ones first, one key an image, each answer on disk at once.",
+    "predict": "Name the class of every image, from few labels, with how far that can be trusted told first.",
+    "search": "Find the images that are most like some given ones.",
+    "duplicates": "Find groups of images that are alike, and those that lie in more than one part: test images seen in "
+    "training.",
+    "outliers": "List the images that are least like any others, the strangest first.",
+    "mislabelled": "List the images whose label other images speak against, the likeliest mistake first (by cleanlab).",
+    "bench": "Time what this package does.",
+    "table": "The paper's tables: results of any number of runs beside the published rows; and what a suite found.",
+    "suite": "Measure encoders by all of the paper's downstream tasks for which there are data.",
+    "report": "Write a page of runs: curves, maps, neighbours and figures in one file to send on.",
+    "figure": "Make a figure of the paper from measurements taken here.",
+}  # fmt: skip
+MODULES = {  # where those are that are not in commands
+    "answering": ("select", "label", "predict", "search", "duplicates", "outliers", "mislabelled"),
+    "measuring": ("bench", "table", "suite", "report", "figure"),
 }
 
 BAD_USE = (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError)
@@ -73,7 +63,8 @@ mec --version says which version this is.
 
 
 def kind_of(command: str) -> Any:
-    return getattr(importlib.import_module(f"mec.cli.{COMMANDS[command][0]}"), command.title())
+    module = next((name for name, commands in MODULES.items() if command in commands), "commands")
+    return getattr(importlib.import_module(f"mec.cli.{module}"), command.title())
 
 
 def parsed(arguments: list[str]):
@@ -93,7 +84,7 @@ def parsed(arguments: list[str]):
         sys.exit(0)
     if not command.startswith("-"):
         refused(command, "command", COMMANDS, "mec")
-    kinds = [Annotated[make_dataclass(name, []), subcommand(name, description=c[1])] for name, c in COMMANDS.items()]
+    kinds = [Annotated[make_dataclass(name, []), subcommand(name, description=line)] for name, line in COMMANDS.items()]
     return parse(functools.reduce(operator.or_, kinds), arguments, prog="mec", text=DESCRIPTION)
 
 

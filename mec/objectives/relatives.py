@@ -124,20 +124,17 @@ def matrix_ssl(
         m = ranks.shares(len(p)).total
         a, b = (centred_columns(x, ranks)[0] if centred else x for x in (p, z))
         cross = ranks.sum(a.T @ b) / m
-        loss = -trace_of_log(cross, order)
+        if order is None:
+            loss: Tensor = -torch.linalg.slogdet(cross + torch.eye(len(cross), dtype=cross.dtype, device=cross.device))[
+                1
+            ]
+        else:
+            loss = -log_of(cross, order).diagonal().sum()
         if own:
             first, second = ranks.sum(torch.stack([a.T @ a, b.T @ b])) / m
             logarithm = log_of(second, order)
             loss = loss - own * (logarithm.diagonal().sum() + (first * logarithm.T).sum())
         return loss
-
-
-def trace_of_log(c: Tensor, order: int | None) -> Tensor:
-    """Tr log(I + c), or of the first terms of its series."""
-    if order is not None:
-        return log_of(c, order).diagonal().sum()
-    found: Tensor = torch.linalg.slogdet(c + torch.eye(len(c), dtype=c.dtype, device=c.device)).logabsdet
-    return found
 
 
 def log_of(c: Tensor, order: int | None) -> Tensor:

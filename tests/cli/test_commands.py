@@ -115,7 +115,7 @@ def test_help_of_every_command_exits_with_0_and_shows_an_example(command, capsys
 
 @pytest.mark.parametrize("command", [*commands.COMMANDS])
 def test_the_line_of_a_command_is_the_first_of_its_help(command):
-    assert commands.COMMANDS[command][1] == commands.kind_of(command).__doc__.strip().split("\n\n")[0]
+    assert commands.COMMANDS[command] == commands.kind_of(command).__doc__.strip().split("\n\n")[0]
 
 
 @pytest.mark.parametrize(
