@@ -100,10 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # who reads the output has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except BAD_USE as error:
-        return _told(error, 2)
     except TOLD as error:
-        return _told(error, 1)
+        return _told(error, 2 if isinstance(error, BAD_USE) else 1)
     except (RuntimeError, MemoryError) as error:
         words = first_words(error)
         if not words:

@@ -258,9 +258,8 @@ def _trained_parts(encoder: nn.Module, head: nn.Module, recipe: Training, steps_
     momenta = [(m, m.momentum) for m in norms]
     for p, _ in wanted:
         p.requires_grad_(not recipe.frozen)
-    if recipe.norm_rule:
-        for m in norms:
-            m.momentum = min(10 / steps_per_epoch, 0.1)
+    for m in norms if recipe.norm_rule else ():
+        m.momentum = min(10 / steps_per_epoch, 0.1)
     try:
         yield
     finally:

@@ -91,15 +91,14 @@ def results_of(run: Any, protocol: Protocol, say: Callable[[str], None] = lambda
 def _of_every(folder: Path, protocol: Protocol, say: Callable[[str], None]) -> Iterator[Result]:
     """Of each encoder that a run kept, and of its last; then a picture of the figures over the steps."""
     last = read_info(folder).steps
-    steps: list[int | str] = [step for step in kept_encoders(folder) if step != last]
-    if not steps:
+    runs = {step: f"{folder}@{step}" for step in kept_encoders(folder) if step != last} | {last: f"{folder}@last"}
+    if len(runs) < 2:
         raise BadInput(f"{folder}{ALL}: it kept no encoders on its way; mec pretrain --keep-every N does.")
     found: list[tuple[int, Result]] = []
-    for step in [*steps, "last"]:
-        number = last if step == "last" else int(step)
-        say(f"step {number:,}")
-        for result in _of_encoder(f"{folder}@{step}", protocol, lambda _: None):
-            found.append((number, result))
+    for step, run in runs.items():
+        say(f"step {step:,}")
+        for result in _of_encoder(run, protocol, lambda _: None):
+            found.append((step, result))
             yield result
     picture = Path(protocol.out or folder) / f"steps-{found[0][1].protocol}.png"
     draw_steps(found, picture)

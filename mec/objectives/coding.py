@@ -143,7 +143,8 @@ class _LogDetCross(torch.autograd.Function):
         cross = online @ target.T if batch_wise else target.T @ online
         cross.mul_(lam)
         if order is None:
-            value, *kept = exact_value_and_factors(cross)
+            value, lu, pivots = factored(cross)
+            kept = [lu, torch.lu_unpack(lu, pivots, unpack_data=False)[0].argmax(1)]  # where the rows of L U are
         else:
             value, *kept = series_value_and_slope(cross, order, any(ctx.needs_input_grad[:2]))
         ctx.save_for_backward(online, target, *kept)
@@ -243,13 +244,12 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return found
 
 
-def exact_value_and_factors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log abs det(I + C), and I + C = P L U: L and U in one matrix, and at which row of L U each row is."""
+def factored(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log abs det(I + C), and I + C = P L U: L and U in one matrix, and the pivots."""
     shifted = cross.clone()
     shifted.diagonal().add_(1)
     lu, pivots, _ = torch.linalg.lu_factor_ex(shifted)
-    permutation, _, _ = torch.lu_unpack(lu, pivots, unpack_data=False)
-    return lu.diagonal().abs().log().sum(), lu, permutation.argmax(1)
+    return lu.diagonal().abs().log().sum(), lu, pivots
 
 
 def solved(lu: Tensor, places: Tensor, rows: Tensor, transposed: bool) -> Tensor:
@@ -285,7 +285,7 @@ class _OnRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         online, *gradients = ctx.saved_tensors
-        total = ctx.shares.sum(grad)  # every rank holds the value: what all of them ask of it adds up
+        total = ctx.shares.ranks.sum(grad)  # every rank holds the value: what all of them ask of it adds up
         return *(None if g is None else once(total * g, grad, online) for g in gradients), None, None, None
 
 
@@ -299,7 +299,7 @@ def symmetric_on_ranks(rows: Tensor, lam: float, shares: Shares) -> tuple[Tensor
         gram = shares.gather(rows @ everyone.T)
         start = torch.eye(m, dtype=rows.dtype, device=rows.device)[shares.mine]
     else:
-        everyone, gram, start = None, shares.sum(rows.T @ rows), rows
+        everyone, gram, start = None, shares.ranks.sum(rows.T @ rows), rows
     gram.mul_(lam).diagonal().add_(1)
     factor = torch.linalg.cholesky_ex(gram).L
     solved = torch.cholesky_solve(start.T, factor).T
@@ -329,16 +329,13 @@ def cross_on_ranks(
         other = -matrix[shares.mine]
     else:
         everyone = None
-        matrix = shares.sum(target.T @ online).mul_(lam)
+        matrix = shares.ranks.sum(target.T @ online).mul_(lam)
         starts = target, online
         known = [target], [online]
         other = -lam * online
 
     if order is None:
-        shifted = matrix.clone()
-        shifted.diagonal().add_(1)
-        lu, pivots, _ = torch.linalg.lu_factor_ex(shifted)
-        value = lu.diagonal().abs().log().sum()
+        value, lu, pivots = factored(matrix)
         parts = [
             torch.linalg.lu_solve(lu, pivots, start.T, adjoint=adjoint).T if want else None
             for start, adjoint, want in zip(starts, (False, True), wanted)
@@ -349,7 +346,7 @@ def cross_on_ranks(
     else:
         first, traces = geometric(known[0], -matrix.T, order, other)
         weights = -1 / torch.arange(1, order + 1, dtype=matrix.dtype, device=matrix.device)
-        value = shares.sum((weights * traces).sum())
+        value = shares.ranks.sum((weights * traces).sum())
         parts = [first if wanted[0] else None, geometric(known[1], -matrix, order)[0] if wanted[1] else None]
     if everyone is not None:
         parts = [None if part is None else part @ rows for part, rows in zip(parts, reversed(everyone))]

@@ -59,9 +59,7 @@ class QueuedInfoNCE(nn.Module):
         with full_precision(online):
             queries, keys = unit_rows(online), unit_rows(needed(target, "moco-v2")).detach()
             losses = []
-            for v, t in pairs(len(queries), len(keys)):
-                if key_views == 1 and t != 1:
-                    continue
+            for v, t in [pair for pair in pairs(len(queries), len(keys)) if key_views == 2 or pair[1] == 1]:
                 positive = (queries[v] * keys[t]).sum(1, keepdim=True)
                 # A clone: the backward pass needs the keys as they are now.
                 logits = torch.cat([positive, queries[v] @ self.keys[t].clone().T], 1) / temperature

@@ -145,11 +145,6 @@ class Shares:
         """Rows of all ranks, in rank order, without gradient."""
         return x if self.ranks.size == 1 else _gathered(x.contiguous(), self.counts)
 
-    @torch.no_grad()
-    def sum(self, x: Tensor) -> Tensor:
-        """Sum over ranks, without gradient."""
-        return self.ranks.sum(x)
-
 
 def _gathered(x: Tensor, counts: tuple[int, ...]) -> Tensor:
     # Padded to the longest: gloo gathers equal shapes only.
