@@ -318,7 +318,7 @@ def run(finished, tmp_path) -> Path:
 
 FIELDS = {
     "protocol", "data", "split", "encoder", "metric", "unit", "value", "spread", "n", "seed", "settings", "checkpoint",
-    "data_fingerprint", "version", "time", "images", "interval", "largest_class",
+    "data_fingerprint", "version", "time", "images", "interval", "largest_class", "told",
 }  # fmt: skip
 
 
