@@ -32,10 +32,8 @@ def fewshot(
     results = []
     for count in labels_per_class:
         if count < 1 or count > counts.min():
-            raise BadInput(
-                f"--labels-per-class {count}: from 1 to {counts.min()}, the images of the smallest class "
-                f"({classes[counts.argmin()]})."
-            )
+            few = f"from 1 to {counts.min()}, the images of the smallest class ({classes[counts.argmin()]})"
+            raise BadInput(f"--labels-per-class {count}: {few}.")
         predicted = []
         number = 1 if (counts == count).all() else draws
         for draw in range(number):

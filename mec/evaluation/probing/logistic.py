@@ -63,9 +63,8 @@ def prepare(x: Tensor | np.ndarray, y: Tensor | np.ndarray, classes: int, *, dev
     Raises BadInput: shapes do not fit, a value is not finite, or nothing to tell apart."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.ndim != 2 or y.shape not in (x.shape[:1], (len(x), classes)):
-        raise BadInput(
-            f"features are {[*x.shape]}, labels {[*y.shape]}: features [n, e], labels [n] or [n, {classes}]."
-        )
+        fit = f"features [n, e], labels [n] or [n, {classes}]"
+        raise BadInput(f"features are {[*x.shape]}, labels {[*y.shape]}: {fit}.")
     if not torch.isfinite(x).all():
         raise BadInput("features hold values that are not finite (nan or inf): the encoder is broken.")
     mean = x.mean(0, dtype=torch.float64)
