@@ -1,5 +1,7 @@
 """METHODS: rows of data, each an objective on a network with settings. No torch here: help texts list them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
