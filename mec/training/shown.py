@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Split
+from mec.data.decoding import open_image
 from mec.evaluation.features import Features
 from mec.pages.page import data_uri
 from mec.recipes.fields import from_file
@@ -145,7 +146,7 @@ def unlabelled_picture(shown: Shown, views: np.ndarray, method: str, path: Path)
     for point, uri in zip(points, shown.thumbnails):
         if len(taken) < DRAWN and all(np.abs(point - other).max() > apart for other in taken):
             taken.append(point)
-            image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+            image = open_image(base64.b64decode(uri.partition(",")[2]))
             drawn = OffsetImage(np.asarray(image), zoom=0.9 * DRAWN_SIDE / max(image.size))
             axes["map"].add_artist(AnnotationBbox(drawn, tuple(point), frameon=False, pad=0))
     axes["map"].margins(0.06)
