@@ -71,6 +71,7 @@ class Evaluate(Command):
   mec evaluate random:resnet50 knn labelled/
   mec evaluate runs/photos-auto sot --data-root OTB2015/ --video mp4
   mec evaluate checkpoint.pth.tar transfer all --data-root data
+  torchrun --nproc-per-node 2 -m mec evaluate runs/a linear labelled/   on several processes or GPUs; embed likewise
 
 RUN is a run folder, an encoder.safetensors, what `mec export` wrote, or
   checkpoint.pth.tar      a ResNet or a vision transformer in the layout of the official MEC, MoCo, SwAV, DINO, Barlow
@@ -113,10 +114,12 @@ train/CLASS/ and val/CLASS/ or test/CLASS/, or comes with --labels CSV (path,lab
         root = None if getattr(self.chosen, "download", False) else getattr(self.chosen, "data_root", None)
         check_data(getattr(self.chosen, "data", None), root)
         from mec.evaluation.evaluate import results_of
+        from mec.runtime.device import over_ranks
         from mec.runtime.progress import say
 
-        for result in results_of(self.run_folder, self.chosen, say=say):
-            say(result.line())
+        with over_ranks(self.chosen.device):
+            for result in results_of(self.run_folder, self.chosen, say=say):
+                say(result.line())
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,10 @@ What was done stays in OUT.unfinished/ after a stop; the same command goes on fr
             check_data(images, names=False)
         if not self.images:
             raise BadInput("IMAGES are missing: a folder, tars, a CSV or text with paths, or files.")
-        super().run()
+        from mec.runtime.device import over_ranks
+
+        with over_ranks(self.device):
+            super().run()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def first_words(error: BaseException) -> str:
     if type(error).__name__.startswith("Dist") or "gloo" in line or "Connection closed by peer" in line:
         return (
             f"another process of this run ended or did not answer in time ({line}). What is saved stays; all go on "
-            "with the same command and --resume."
+            "with the same command (mec pretrain: and --resume)."
         )
     return ""
 

@@ -74,18 +74,16 @@ class ViewBatches:
             self._order = (epoch, order)
         return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
-    def batches(self, start: int, stop: int, share: Callable[[int], slice]) -> Iterator[Batch]:
-        """Steps start to stop - 1; `share` says which rows of a global batch are this rank's.
+    def batches(self, start: int, stop: int, share: Callable[[int], slice | np.ndarray]) -> Iterator[Batch]:
+        """Steps start to stop - 1; `share` says which rows of a global batch of so many are this rank's.
         Raises TrainingStopped: `IN_A_ROW` images in a row cannot be read."""
-        steps, rows = range(start, stop), share(self.batch_size)
+        keys = ((epoch, indices[share(len(indices))]) for epoch, indices in map(self.indices, range(start, stop)))
         if self.split.images.pixels is not None:
-            return self._from_memory(self.on_device(self.split.images.pixels), steps, rows)
-        return self._decoded(steps, rows)
+            return self._from_memory(self.on_device(self.split.images.pixels), keys)
+        return self._decoded(keys)
 
-    def _from_memory(self, pixels: Tensor, steps: range, rows: slice) -> Iterator[Batch]:
-        for step in steps:
-            epoch, indices = self.indices(step)
-            indices = indices[rows]
+    def _from_memory(self, pixels: Tensor, keys: Iterator[Key]) -> Iterator[Batch]:
+        for epoch, indices in keys:
             images = pixels[to_device(indices, pixels.device)].to(self.device, non_blocking=True)
             made: list[Tensor] = []
             for view, run in itertools.groupby(self.views, key=lambda pair: pair[1]):
@@ -96,8 +94,7 @@ class ViewBatches:
                 made += augment(crops, draw).chunk(len(numbers))
             yield Batch(made, self._labels(indices))
 
-    def _decoded(self, steps: range, rows: slice) -> Iterator[Batch]:
-        keys = ((epoch, indices[rows]) for epoch, indices in map(self.indices, steps))
+    def _decoded(self, keys: Iterator[Key]) -> Iterator[Batch]:
         loader = prepared(
             Crops(self.split.images, self.views, self.seed),
             self.workers,
@@ -108,6 +105,7 @@ class ViewBatches:
             pin_memory=self.device.type == "cuda",
         )
         for (epoch, indices), crops, shown, skipped in loader:
+            indices, shown = np.asarray(indices), np.asarray(shown)  # of one row, a tensor would be taken as a number
             if not crops:
                 lost = skipped[-min(IN_A_ROW, len(skipped)) :]
                 raise TrainingStopped(

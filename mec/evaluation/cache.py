@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mec.data.images import Images
 from mec.errors import MALFORMED
+from mec.runtime.distributed import ALONE, Ranks
 from mec.runtime.files import only_writer, write_text
 from mec.version import __version__
 
@@ -52,22 +53,35 @@ def state_hash(module: nn.Module) -> str:
     return state.hexdigest()[:16]
 
 
-def cached(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Tensor:
+def cached(
+    folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]], ranks: Ranks = ALONE
+) -> Tensor:
     """Features [rows, e] float32: read from the folder, by their `feature_key`, or computed and `stored` there."""
-    path = stored(folder, key, rows, batches)
+    path = stored(folder, key, rows, batches, ranks)
     # Copy on write: torch wants writable memory, and the file stays as it is.
     return torch.from_numpy(np.load(path, mmap_mode="c" if path.stat().st_size > MAP_ABOVE else None))
 
 
-def stored(folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]]) -> Path:
+def stored(
+    folder: Path, key: str, rows: int, batches: Callable[[int, int], Iterable[Tensor]], ranks: Ranks = ALONE
+) -> Path:
     """The .npy of features [rows, e] float32, by their `feature_key`: found in the folder, or computed.
-    `batches`: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on."""
+    `batches`: (first row, e or 0 where it is not known yet) -> features [m, e] in order from that row on; of several
+    ranks, which see the same folder, all compute and the first writes."""
     path = folder / f"{key}.npy"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{key}.lock", "w") as lock:
-        only_writer(lock)  # another process waits, and finds the file
-        if not _is_whole(path, rows):
-            _write(path, rows, batches)
+    if ranks.rank:
+        done, size = ranks.values(None)[0]
+        for _ in batches(done, size) if done < rows else ():
+            pass
+    else:
+        with open(folder / f"{key}.lock", "w") as lock:
+            only_writer(lock)  # another process waits, and finds the file
+            whole = _is_whole(path, rows)
+            ranks.values([rows, 0] if whole else _progress(path.with_suffix(".part"), path.with_suffix(".json"), rows))
+            if not whole:
+                _write(path, rows, batches)
+    ranks.wait()
     return path
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from mec.recipes.fields import Checked
 from mec.recipes.recipe import View
 from mec.recipes.schedules import cosine
 from mec.runtime.checkpoints import Checkpoints
+from mec.runtime.distributed import ALONE, Ranks, average_gradients, synchronise_batch_norm
 from mec.runtime.files import content_hash
 from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.ranges import Count, NotNegative, Positive, Share
@@ -66,6 +67,10 @@ class Training(Checked):
         low, high = self.crop
         if not 0 < low <= high <= 1:
             raise BadInput(f"the crop's share of an image is {low} to {high}: 0 < low <= high <= 1.")
+
+    def most(self, batch: int) -> int:
+        """Of a batch's images, those that are looked at together where the backbone is trained."""
+        return batch if self.frozen else self.micro_batch_size or batch
 
     def check_head(self, images: int) -> None:
         """Raise BadInput where the batches of so many images are too small for the head."""
@@ -127,6 +132,7 @@ def train_classifier(
     but for one of a single image. An image that cannot be read is replaced by the next one, with its label, and told.
     Gradients of the parts of a batch (`micro_batch_size`) add up to that of the batch; only batch norm can tell, which
     then takes its statistics over a part. A frozen backbone gives the head the features of the whole batch in any case.
+    The subject's ranks share each part, batch norm sums its statistics over them, and all of them end with the same.
 
     Args:
         head: features [m, e] -> logits [m, classes].
@@ -143,7 +149,9 @@ def train_classifier(
     rows, targets = Split(train.images, np.arange(len(train))), torch.from_numpy(train.y).to(device)
     batch_size = min(recipe.batch_size, len(train))
     batches = ViewBatches(rows, [view], batch_size, seed=seed, device=device, workers=subject.workers, keep_last=True)
-    each = batches.steps_per_epoch
+    each, ranks = batches.steps_per_epoch, subject.ranks
+    if ranks.size > 1 and not recipe.frozen:
+        synchronise_batch_norm(encoder), synchronise_batch_norm(head)
     steps = recipe.steps or recipe.epochs * each
     encoder.to(device)
     head.to(device)
@@ -152,11 +160,14 @@ def train_classifier(
     parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}
     unreadable: dict[str, Skipped] = {}
     start = state.restore(parts)
+    if len({*ranks.values(start)}) > 1:
+        raise BadInput(f"{state.path}: not all processes see it. --out is a folder that all of them share.")
     if start:
         console.print(f"resumed after step {start:,} of {steps:,}, from {state.path}", highlight=False, soft_wrap=True)
     bar = TrainingProgress(console, steps, start)
-    with state.only_here(), _trained_parts(encoder, head, recipe, each), bar:
-        for step, batch in enumerate(batches.batches(start, steps, lambda size: slice(0, size)), start):
+    only_here = nullcontext() if ranks.rank else state.only_here()
+    with only_here, _trained_parts(encoder, head, recipe, each), bar:
+        for step, batch in enumerate(batches.batches(start, steps, lambda size: rows_of(size, recipe, ranks)), start):
             _set_mode(encoder, head, recipe, training=True)
             factor = rate_factor(recipe, step, steps, each)
             for group in optimizer.param_groups:
@@ -166,7 +177,7 @@ def train_classifier(
             if len(unreadable) > MOST_UNREADABLE * len(train):
                 raise TrainingStopped(too_many([*unreadable.values()], len(train), "the training images"))
             optimizer.zero_grad()
-            loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe)
+            loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe, ranks)
             if not torch.isfinite(loss):
                 state.remove()
                 cure = f"a lower --base-lr (now {recipe.base_lr:g}){' or --head-lr' * (not recipe.frozen)}"
@@ -178,7 +189,7 @@ def train_classifier(
             if after_epoch and (done % each == 0 or done == steps):
                 _set_mode(encoder, head, recipe, training=False)
                 after_epoch(-(-done // each))
-            if done == steps or state.is_due():
+            if ranks.rank == 0 and (done == steps or state.is_due()):
                 state.save(done, parts)
     for first in [*unreadable.values()][:1]:
         words = f"{len(unreadable)} of {len(train):,} training images cannot be read, and others took their places: "
@@ -186,27 +197,43 @@ def train_classifier(
         console.print(words, style="yellow", highlight=False)
 
 
-def backward(encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training) -> Tensor:
-    """Add the gradients of a batch's loss, part by part; gives the loss, detached."""
+def backward(
+    encoder: nn.Module, head: nn.Module, images: Tensor, targets: Tensor, recipe: Training, ranks: Ranks = ALONE
+) -> Tensor:
+    """Add the gradients of a batch's loss, part by part; gives the loss, detached. Of several ranks each brings the
+    rows that `rows_of` gave it, and all get the loss and the gradients of the whole batch."""
     if recipe.frozen:
         with torch.no_grad():
             parts = parts_of(images, recipe.micro_batch_size or FROZEN_AT_ONCE)
-            features = torch.cat([encoder(part) for part in parts])
-        loss = classifier_loss(head(features), targets)
+            features = ranks.gather(torch.cat([encoder(part) for part in parts]))
+        loss = classifier_loss(head(features), ranks.gather(targets))
         loss.backward()
         return loss.detach()
     total, whole = images.new_zeros(()), labels_in(targets)
-    most = recipe.micro_batch_size or len(images)
-    for part, wanted in zip(parts_of(images, most), parts_of(targets, most)):
+    sizes = [len(images)]
+    if ranks.size > 1:
+        count = torch.tensor([len(images), whole], device=images.device)
+        batch, whole = map(int, ranks.sum(count))
+        sizes = [part[ranks.part(len(part))].numel() for part in parts_of(torch.arange(batch), recipe.most(batch))]
+    elif recipe.micro_batch_size:
+        sizes = [len(part) for part in parts_of(images, recipe.micro_batch_size)]
+    for part, wanted in zip(images.split(sizes), targets.split(sizes)):
         loss = classifier_loss(head(encoder(part)), wanted, whole)
-        loss.backward()
+        (ranks.size * loss).backward()
         total += loss.detach()
-    return total
+    average_gradients([*encoder.parameters(), *head.parameters()], ranks)
+    return ranks.sum(total)
+
+
+def rows_of(batch: int, recipe: Training, ranks: Ranks) -> np.ndarray:
+    """Which rows of a batch are this rank's: its share of each part that goes through the network together."""
+    parts = parts_of(torch.arange(batch), recipe.most(batch))
+    return torch.cat([part[ranks.part(len(part))] for part in parts]).numpy()
 
 
 def parts_of(rows: Tensor, most: int) -> tuple[Tensor, ...]:
     """Of about equal size, at most so many rows each: none is left with a single row that batch norm cannot take."""
-    return rows.tensor_split(math.ceil(len(rows) / most))
+    return rows.tensor_split(max(1, math.ceil(len(rows) / most)))
 
 
 def classifier_optimizer(encoder: nn.Module, head: nn.Module, recipe: Training, batch_size: int):

@@ -14,12 +14,13 @@ from mec.data.dataset import Split
 from mec.data.sources import open_images
 from mec.errors import BadInput, home, nearest
 from mec.evaluation.features import Features, extract
-from mec.evaluation.protocol import OnFeatures, Protocol
+from mec.evaluation.protocol import OnFeatures, OnImages, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
 from mec.evaluation.steps import draw_steps
 from mec.evaluation.subject import resolve
 from mec.networks.encoder_file import read_info
+from mec.runtime.distributed import ALONE
 from mec.runtime.flags import refuse_unknown
 from mec.runtime.paths import ALL, kept_encoders
 
@@ -100,6 +101,8 @@ def _of_every(folder: Path, protocol: Protocol, say: Callable[[str], None]) -> I
         for result in _of_encoder(run, protocol, lambda _: None):
             found.append((step, result))
             yield result
+    if not found:  # of several processes the first has them
+        return
     picture = Path(protocol.out or folder) / f"steps-{found[0][1].protocol}.png"
     draw_steps(found, picture)
     say(f"Figures over the steps: {picture}")
@@ -112,7 +115,13 @@ def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) ->
         subject.kept = kept
         for words in subject.told:
             say(words)
-        for number, found in enumerate(protocol.measure(subject)):
+        alone = not isinstance(protocol, OnImages)
+        if alone and subject.ranks.size > 1:
+            say(f"Videos are followed by one process: the other {subject.ranks.size - 1} have nothing to do.")
+            subject.ranks = ALONE if subject.ranks.rank == 0 else subject.ranks
+        for number, found in enumerate(() if alone and subject.ranks.rank else protocol.measure(subject)):
+            if subject.ranks.rank:  # the first process tells and keeps it
+                continue
             (result,) = labelled([found], encoder=subject.name, checkpoint=subject.checkpoint)
             record(subject.folder, [result])
             if kept and not number:

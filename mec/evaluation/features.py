@@ -16,6 +16,7 @@ from mec.data.loading import prepared
 from mec.errors import BadInput
 from mec.evaluation.cache import cached, feature_key
 from mec.networks.backbones import evaluating
+from mec.runtime.distributed import ALONE, Ranks
 from mec.runtime.progress import Console
 
 ROWS_AT_ONCE = 65_536
@@ -61,16 +62,23 @@ class Extraction:
     device: torch.device | str = "cpu"
     batch_size: int = 256
     workers: int = 0
+    ranks: Ranks = ALONE  # take whole batches in turn, so that no row knows of them; each gets all rows
 
     @torch.no_grad()
     def encoded(self, images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A row for each image, NaN where it cannot be read, and which can; size: e, or 0 where it is not known yet.
         Raises BadInput: none can be read, and e is not known."""
         waiting: list[Tensor] = []  # batches without an image that can be read, until the width is known
-        for inputs, kept in self.inputs(images):
-            waiting.append(kept)
-            found = self.encoder(inputs.to(self.device)).float().cpu() if len(inputs) else torch.empty(0, size)
-            size = found.shape[1]
+        turns = np.arange(len(images)) // self.batch_size % self.ranks.size
+        mine = images if self.ranks.size == 1 else images.take(np.flatnonzero(turns == self.ranks.rank))
+        batches = iter(self.inputs(mine) if len(mine) else ())
+        for _ in range(0, len(images), self.batch_size * self.ranks.size):
+            inputs, kept = next(batches, (torch.empty(0), torch.empty(0, dtype=torch.bool)))
+            flat = self.encoder(inputs.to(self.device)).float().flatten() if len(inputs) else inputs.to(self.device)
+            flat, kept = (self.ranks.gather(x.to(flat)).cpu() for x in (flat, kept))
+            waiting.append(kept.bool())
+            size = len(flat) // int(kept.sum()) if len(flat) else size
+            found = flat.view(-1, size) if size else flat
             while size and waiting:
                 which = waiting.pop(0)
                 rows = torch.full((len(which), size), torch.nan)
@@ -112,7 +120,7 @@ class Extraction:
 
 def extract(
     encoder: nn.Module, split: Split, transform: Callable[[Any], Tensor], *, device: torch.device | str = "cpu",
-    batch_size: int = 256, workers: int = 0, cache: Path | None = None, whole: bool = False,
+    batch_size: int = 256, workers: int = 0, cache: Path | None = None, whole: bool = False, ranks: Ranks = ALONE,
 ) -> Features:  # fmt: skip
     """Features of a split's images, in order; the encoder runs in evaluation mode, and its mode is restored.
 
@@ -124,12 +132,17 @@ def extract(
         workers: processes that decode images.
         cache: folder where features are stored and found again, see `cache`; None: they are only in memory.
         whole: refuse images that cannot be read, instead of leaving them out.
+        ranks: that share the work, each of which gets all features.
     Raises BadInput: too many images cannot be read, or one with `whole`."""
-    way = Extraction(encoder, split.images, transform, device, batch_size, workers)
+    way = Extraction(encoder, split.images, transform, device, batch_size, workers, ranks)
     with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
         alone = cache is None or key is None
-        x = torch.cat(list(way.batches(0))) if alone else cached(Path(str(cache)), str(key), len(split), way.batches)
+        x = (
+            torch.cat(list(way.batches(0)))
+            if alone
+            else cached(Path(str(cache)), str(key), len(split), way.batches, ranks)
+        )
         lost = torch.isnan(x[:, 0]).nonzero().flatten() if split.images.pixels is None else torch.empty(0)
         found, unreadable = way.second_try(lost.numpy(), x.shape[1])
         if found:

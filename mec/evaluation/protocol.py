@@ -97,6 +97,7 @@ class OnLabels(OnImages):
 
         from mec.data.dataset import Data, limited, with_scale
         from mec.data.opening import open_data
+        from mec.runtime.distributed import shared
 
         data, scale = self.data, subject.info.scale if subject else None
         if isinstance(data, Data):
@@ -104,7 +105,11 @@ class OnLabels(OnImages):
             data = replace(data, train=limited(data.train, self.limit, seed=0))
         else:
             about: dict[str, Any] = {"root": self.data_root, "download": self.download, "limit": self.limit}
+            if self.download and shared().rank:  # the first process fetches it
+                shared().wait()
             data = open_data(str(data), **about, split=self.split, scale=scale, labels=self.table)
+            if self.download and not shared().rank:
+                shared().wait()
             for words in data.words():
                 Console(stderr=True, markup=False, highlight=False).print(words, style="yellow", soft_wrap=True)
         if not data.can_be_measured:
@@ -136,7 +141,9 @@ class OnFeatures(OnLabels):
 
     def measure(self, subject: Subject) -> list[Result]:
         data = self.open(subject)
-        return self.results(data, self.score(*self.in_crops(subject).both(data), device=subject.device))
+        train, test = self.in_crops(subject).both(data)
+        # What needs no network is the first process's, where there are several: the others are done.
+        return [] if subject.ranks.rank else self.results(data, self.score(train, test, device=subject.device))
 
     def in_crops(self, subject: Subject) -> Subject:
         """The subject, its features averaged where --crops asks for it."""

@@ -6,7 +6,7 @@ Nothing is unpickled: .pth files are read with weights_only, and nothing is fetc
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mec.networks.encoder_file import ENCODER, EncoderInfo, encoder_file, image_
 from mec.networks.foreign import architecture, fit, local_weights, read_backbone, read_state
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Interpolation
 from mec.runtime.device import chosen_device
+from mec.runtime.distributed import Ranks, shared
 from mec.runtime.files import SETTINGS, file_hash, read_json
 from mec.runtime.paths import START, run_folder
 from mec.runtime.progress import Console
@@ -50,6 +51,7 @@ class Subject:
     kept: bool = True  # whether the folder stays when results are there
     told: tuple[str, ...] = ()  # which of a file's tensors were taken, left and resized
     rows: int = 256  # images that go through the encoder together where features are extracted
+    ranks: Ranks = field(default_factory=shared)  # that share the work on it
 
     @property
     def transform(self) -> Callable[[Any], Tensor]:
@@ -61,7 +63,7 @@ class Subject:
     ) -> Features:
         """Features of a split's images, in order: extracted once, then found in the folder's features/."""
         where: Any = {"device": self.device, "workers": self.workers, "cache": self.folder / FEATURES}
-        where |= {"batch_size": self.rows}
+        where |= {"batch_size": self.rows, "ranks": self.ranks}
         found = extract(self.encoder, split, transform or self.transform, **where, whole=whole)
         tell_skipped([found], Console(stderr=True))
         return found

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mec.evaluation.subject import resolve
 from mec.exports.options import Embedding
 from mec.exports.rows import Rows, check_out, write_rows
 from mec.networks.backbones import evaluating
+from mec.runtime.distributed import shared
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_one
 from mec.runtime.progress import Console
@@ -43,7 +45,9 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
     console, out = Console(markup=False, highlight=False), Path(options.out)
     check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with only_one(out):  # before hours of work: it also tells a place that cannot be written
+    ranks = shared()
+    # Before hours of work: it also tells a place that cannot be written.
+    with nullcontext() if ranks.rank else only_one(out):
         subject = resolve(run, device=options.device, workers=options.workers)
         source = open_images(images, options.labels, scale=subject.info.scale, look=False)
         said = source.data.words()
@@ -56,12 +60,11 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
                 f"--out is {out}: {len(pictures):,} images of {subject.info.feature_size} features need {needed:,} "
                 f"bytes there while they are made, and {free:,} are free."
             )
-        way = Extraction(
-            subject.encoder, pictures, subject.transform, subject.device, options.batch_size, options.workers
-        )
+        how = subject.transform, subject.device, options.batch_size, options.workers, ranks
+        way = Extraction(subject.encoder, pictures, *how)
         work = out.with_name(f"{out.name}.unfinished")
         key = feature_key(way.encoder, pictures, way.transform, str(way.device)) or "once"  # made anew each time
-        for old in work.glob("*"):
+        for old in () if ranks.rank else work.glob("*"):
             if key == "once" or not old.name.startswith(key):
                 old.unlink()
         if done := progress_of(work, key, len(pictures)):
@@ -74,8 +77,10 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
                     start += len(rows)
                     shown.update(f"features of {start:,} of {len(pictures):,} images")
 
-            file = stored(work, key, len(pictures), batches)
+            file = stored(work, key, len(pictures), batches, ranks)
             unreadable, size = mended(way, file)
+        if ranks.rank:  # the first process writes
+            return out
         skipped = (*source.data.skipped, *reasons(pictures, unreadable))
         data = replace(source.data, skipped=skipped)
         kept = np.setdiff1d(np.arange(len(pictures)), unreadable)
@@ -110,7 +115,8 @@ def mended(way: Extraction, file: Path) -> tuple[list[int], int]:
     found, unreadable = way.second_try(np.concatenate(lost), size)
     given = sum(map(len, lost)) - len(unreadable) - sum(bool(row.isfinite().all()) for row in found.values())
     refuse_infinite(bad + given, done)
-    rows = np.load(file, mmap_mode="r+")
+    way.ranks.wait()  # until all have seen the rows that are filled in now
+    rows = np.load(file, mmap_mode="r+") if way.ranks.rank == 0 else {}
     for i, row in found.items():
         rows[i] = row.numpy()
     return unreadable, size

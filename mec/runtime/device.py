@@ -1,17 +1,22 @@
 """The device that is asked for, and Lightning Fabric, started the same way by everything that trains."""
 
+import contextlib
 import functools
 import inspect
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mec.errors import BadInput
-from mec.runtime.distributed import start_group
+from mec.errors import BadInput, TrainingStopped
+from mec.runtime.distributed import ALONE, Ranks, _shared, current, start_group
+
+HOURS = 24.0  # that processes of a measurement wait for the first, which does alone what needs no network
 
 
 def chosen_device(device: str) -> str:
@@ -24,8 +29,16 @@ def chosen_device(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def start_fabric(device: str) -> Any:
-    """Lightning Fabric for this process: alone, or one of those that torchrun or srun started."""
+def several_processes() -> bool:
+    """Whether this process is one of several that torchrun or srun started."""
+    if any(name.startswith("SLURM_") for name in os.environ):
+        tasks_of_srun()
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def start_fabric(device: str, *, hours: float = 0.5) -> Any:
+    """Lightning Fabric for this process: alone, or one of those that torchrun or srun started, which wait for each
+    other so many hours."""
     device = chosen_device(device)
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
@@ -45,9 +58,41 @@ def start_fabric(device: str) -> Any:
     about: Any = {"strategy": strategy, "plugins": plugins, "precision": "32-true"}
     fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, **about)
     if world > 1:
-        start_group(device)
+        start_group(device, hours)
     fabric.launch()
     return fabric
+
+
+@contextlib.contextmanager
+def over_ranks(device: str) -> Iterator[Ranks]:
+    """A measurement by the processes that torchrun or SLURM started: all of them do the same and share the network's
+    work, the first alone speaks and writes. Without such processes nothing changes.
+
+    A process that ends is noticed at once by those that wait for it; one that hangs, after `HOURS`.
+    Raises TrainingStopped: the others were ended by a signal."""
+    if not several_processes():
+        yield ALONE
+        return
+    start_fabric(device, hours=HOURS)
+    ranks = current()
+    _shared.append(ranks)
+
+    def ended(number: int, frame: Any) -> None:
+        raise TrainingStopped(
+            f"stopped by signal {number}: it was asked to, or another process of this measurement has ended. What is "
+            "done is kept: the same command goes on, also with another number of processes."
+        )
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as quiet:
+            if ranks.rank:
+                quiet.enter_context(contextlib.redirect_stdout(nowhere))
+                quiet.enter_context(contextlib.redirect_stderr(nowhere))
+            yield ranks
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _shared.pop()
 
 
 @functools.cache

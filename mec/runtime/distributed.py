@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -57,6 +58,10 @@ class Ranks:
             raise BadInput(f"{n} rows on {self.size} processes: the number has to be a multiple of theirs.")
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    def part(self, n: int) -> slice:
+        """This rank's part of n rows, also where they do not divide among the ranks."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank; the same answer on all."""
         if self.size == 1:
@@ -96,8 +101,8 @@ def current() -> Ranks:
     return ALONE
 
 
-def start_group(device: str) -> None:
-    """The group of the processes that torchrun or srun started, unless there is one.
+def start_group(device: str, hours: float) -> None:
+    """The group of the processes that torchrun or srun started, unless there is one; they wait so long for each other.
     torchrun keeps one store for all its restarts: those of a restart must not find the addresses of the dead. On
     several machines, whose counts of restarts may differ, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each a new store.
     """
@@ -106,9 +111,18 @@ def start_group(device: str) -> None:
         alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else ""
         store = dist.PrefixStore(f"mec/{attempt}", store)
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+        how: Any = {"rank": rank, "world_size": world, "timeout": timedelta(hours=hours)}
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, **how)
         if device == "cuda":
             atexit.register(dist.destroy_process_group)
+
+
+_shared: list[Ranks] = []  # see `mec.runtime.device.over_ranks`
+
+
+def shared() -> Ranks:
+    """The processes that share a measurement, between `over_ranks`; `ALONE` elsewhere, whatever group there is."""
+    return _shared[-1] if _shared else ALONE
 
 
 def _device() -> torch.device:
@@ -147,6 +161,8 @@ class Shares:
 
 
 def _gathered(x: Tensor, counts: tuple[int, ...]) -> Tensor:
+    if not max(counts):
+        return x
     # Padded to the longest: gloo gathers equal shapes only.
     padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - x.shape[0]))
     parts = [torch.empty_like(padded) for _ in counts]

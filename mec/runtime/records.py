@@ -81,13 +81,14 @@ class Ledger:
 
     Raises BadInput: the file is of other work."""
 
-    def __init__(self, folder: Path, name: str, about: Mapping[str, Any]):
+    def __init__(self, folder: Path, name: str, about: Mapping[str, Any], *, writes: bool = True):
         self.path = folder / f"{name}-{content_hash(about, sort_keys=True)[:8]}.jsonl"
         first = json.loads(json.dumps({"about": about}))  # as it is read
         found = read_records(self.path)
-        if not found:
+        self.writes = writes  # of processes that work together, one
+        if not found and writes:
             write_records(self.path, [first])
-        elif found[0] != first:
+        elif found and found[0] != first:
             raise BadInput(f"{self.path}: cannot be resumed, it is of other work. Remove it to start again.")
         found = [entry for entry in found[1:] if isinstance(entry.get("key"), str)]
         self.known: dict[str, Any] = {entry["key"]: entry.get("value") for entry in found}
@@ -96,5 +97,6 @@ class Ledger:
         """The value of a key: as it was stored before, or computed now and stored."""
         if key not in self.known:
             self.known[key] = compute()
-            append_records(self.path, [{"key": key, "value": self.known[key]}])
+            if self.writes:
+                append_records(self.path, [{"key": key, "value": self.known[key]}])
         return self.known[key]

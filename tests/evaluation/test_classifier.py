@@ -18,7 +18,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mec.data.dataset import Split
-from mec.data.folders import readable
+from mec.data.images import Files
 from mec.data.opening import open_data
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluation import classifier
@@ -247,7 +247,7 @@ def test_files_are_trained_on_as_images_in_memory_are(tmp_path):
 
 def test_images_that_cannot_be_read_are_told_and_too_many_stop_it(tmp_path):
     paths = write_images(tmp_path, 12, width=80, height=70)
-    split, _ = readable([str(p) for p in paths], None, tmp_path)
+    split = Split(Files(tuple(map(str, paths))))
     recipe = Training("", base_lr=0.1, batch_size=4, epochs=2)
     console = Console(record=True, file=io.StringIO(), width=400)
 

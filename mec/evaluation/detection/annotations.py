@@ -1,7 +1,5 @@
 """Photographs and their objects, in the layouts of VOC and COCO."""
 
-from __future__ import annotations
-
 import hashlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -63,7 +61,7 @@ class Annotations:
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()[:16]
 
-    def with_rows(self, rows: np.ndarray, starts: np.ndarray) -> Annotations:
+    def with_rows(self, rows: np.ndarray, starts: np.ndarray) -> "Annotations":
         """With these objects, which lie from photograph to photograph as `starts` says."""
         arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ("boxes", "labels", "ignored")}
         if self.order is not None:
@@ -72,7 +70,7 @@ class Annotations:
             arrays |= flat_polygons([self.polygons(row) for row in rows])
         return replace(self, starts=starts, **arrays)
 
-    def take(self, chosen: Sequence[int]) -> Annotations:
+    def take(self, chosen: Sequence[int]) -> "Annotations":
         """The chosen photographs, in that order, with their objects."""
         each = [self.rows(i) for i in chosen]
         rows = np.concatenate([*each, np.zeros(0, dtype=np.int64)]).astype(np.int64)
@@ -108,7 +106,7 @@ class Annotations:
             return kept
         return kept & (self.polygon_starts[rows + 1] > self.polygon_starts[rows])
 
-    def largest_objects(self, count: int) -> Annotations:
+    def largest_objects(self, count: int) -> "Annotations":
         """The photographs whose median box is largest: for a look on little data, where small objects say little."""
         usable = self.with_objects()
         areas = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)

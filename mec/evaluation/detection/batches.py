@@ -1,7 +1,5 @@
 """Photographs -> batches of inputs and targets for a detector; test images."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Masks of objects: polygons drawn on a region's grid, masks pasted into photographs, COCO's run lengths of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

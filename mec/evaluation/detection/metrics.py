@@ -1,7 +1,5 @@
 """Average precision of detections: VOC's by the rule of its year, COCO's through faster-coco-eval."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Equal to the R50-C4 networks of detectron2 with MoCo's extra batch norm after re
 Inside, class 0 is the background and classes are 1 ... K; outside they are 0 ... K - 1.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

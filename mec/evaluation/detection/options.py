@@ -1,7 +1,5 @@
 """What `mec detect` takes, the home of its flags, defaults and words."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Pictures of detections and of a detector's training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Published schedules and sizes of detectors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

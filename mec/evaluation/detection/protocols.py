@@ -1,7 +1,5 @@
 """Detection, the encoder fine-tuned"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -60,7 +58,7 @@ class Detection(OnImages):
     def chosen_seeds(self) -> list[int]:
         return [] if self.seeds is None else integers(self.seeds, "--seeds")
 
-    def measure(self, subject: Subject) -> list[Result]:
+    def measure(self, subject: "Subject") -> "list[Result]":
         from mec.evaluation.detection.presets import PRESETS, changed_preset, preset_named
         from mec.evaluation.detection.runs import detect
 

@@ -3,8 +3,6 @@
 Data of one's own may have any classes, folders and flaws: what cannot be used is left out, counted and told.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

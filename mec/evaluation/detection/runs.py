@@ -1,7 +1,5 @@
 """Fine-tuning an encoder as a detector on VOC or COCO, from the encoder to average precision."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A trained detector in a file, and what it finds. Nothing is unpickled: safetensors."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The training of one detector: its steps, log and checkpoints, and the statistics that it is tested with."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math

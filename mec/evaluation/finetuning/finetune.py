@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +66,8 @@ def tuned_results(
     transform = image_transform(replace(subject.info, interpolation=recipe.interpolation), recipe.resize)
     classifier, test = nn.Sequential(encoder, head), data.test.labelled()
     with torch.no_grad():
-        found = extract(classifier, test, transform, device=subject.device, workers=subject.workers)
+        where: Any = {"device": subject.device, "workers": subject.workers, "ranks": subject.ranks}
+        found = extract(classifier, test, transform, **where)
     tell_skipped([found], Console(stderr=True))
     scores, labels = found.x.numpy(), found.y.numpy()
     settings = {**recipe_settings(recipe), "train": len(train)}

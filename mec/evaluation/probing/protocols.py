@@ -87,7 +87,10 @@ class LinearProbe(Trained, OnFeatures):
 
             subject = self.in_crops(subject)
             chosen_on = None if data.validation is None else subject.features(data.validation.labelled())
-            return self.results(data, linear(*subject.both(data), seed=self.seed, validation=chosen_on))
+            train, test = subject.both(data)
+            if subject.ranks.rank:
+                return []
+            return self.results(data, linear(train, test, seed=self.seed, validation=chosen_on))
         from mec.evaluation.classifier import preset_name
         from mec.evaluation.probing.probe import PROBES, train_probe
 

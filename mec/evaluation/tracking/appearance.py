@@ -3,8 +3,6 @@
 `open_appearance` turns a run, a name or a module into an `Appearance`; `feature_maps` runs it over frames.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Iterable, Iterator

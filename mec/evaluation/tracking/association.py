@@ -4,8 +4,6 @@ A detection has a box and a set of local features; nothing is trained. One `Trac
 Source: the association step of UniTrack; `compat` reproduces two of its errors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal

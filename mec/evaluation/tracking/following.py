@@ -1,7 +1,5 @@
 """`mec track`: the heads of the benchmarks on a video of one's own, from a box, a mask or detections to tracks."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from functools import partial

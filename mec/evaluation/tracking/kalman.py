@@ -6,8 +6,6 @@ what is measured is its first half. Noise grows with the height: that of a posit
 Source: protocols of UniTrack (the filter of DeepSORT), in float64.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

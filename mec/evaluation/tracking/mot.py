@@ -4,8 +4,6 @@ Layout: images/SPLIT/SEQUENCE/{img1/000001.jpg, gt/gt.txt, det/det.txt, seqinfo.
 masks), obs/NAME/SPLIT/SEQUENCE/img1/000001.txt.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

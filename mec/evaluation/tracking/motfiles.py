@@ -6,8 +6,6 @@ Boxes:  frame,id,x,y,w,h,flag,class,visibility (truth)   frame,-1,x,y,w,h,confid
 Masks:  frame id class h w rle, with blanks, the last as COCO's compressed run lengths (all three)
 """
 
-from __future__ import annotations
-
 import configparser
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -50,7 +48,7 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def where(self, rows: NDArray) -> Boxes:
+    def where(self, rows: NDArray) -> "Boxes":
         return Boxes(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 

@@ -4,8 +4,6 @@ Given detections are linked to tracks by a frozen encoder; nothing is trained. A
 see `mot.py` and `posetrack.py`. Needs the extra `tracking`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import time

@@ -4,8 +4,6 @@ Each takes the frame's feature map [c, h, w], one cell for every 8 px, and gives
 Source: the front-ends of UniTrack; where it fills in random vectors, zeros are used here, which match nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

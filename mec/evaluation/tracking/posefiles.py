@@ -4,8 +4,6 @@ The 2017 layout ("annolist") is read as it is; the COCO-like one of 2018 is turn
 detections' file with track ids filled in.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Mapping, Sequence

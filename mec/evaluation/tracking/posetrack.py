@@ -4,8 +4,6 @@ Layout: images/SPLIT/SEQUENCE/*.jpg, posetrack_data/annotations/SPLIT/SEQUENCE.j
 obs/SPLIT/NAME/SEQUENCE.json with the same frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import tee
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Videos, objects tracked by frozen features"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -60,7 +58,7 @@ class Sot(Tracking):
     mode: Modes = "clean"
     """unitrack repeats the known errors of UniTrack's released code, to compare with its published figures."""
 
-    def measure(self, subject: Subject) -> Iterable[Result]:
+    def measure(self, subject: "Subject") -> "Iterable[Result]":
         from mec.evaluation.tracking.sot import measure_sot
 
         return measure_sot(subject, self)
@@ -74,7 +72,7 @@ class Vos(Tracking):
     cache: Folder = None
     """Folder in which feature maps are kept and found again (6 to 50 MB a frame at 480p)."""
 
-    def measure(self, subject: Subject) -> Iterable[Result]:
+    def measure(self, subject: "Subject") -> "Iterable[Result]":
         from mec.evaluation.tracking.vos import measure_vos
 
         return measure_vos(subject, self)
@@ -98,7 +96,7 @@ class Association(Tracking):
     cache: Folder = None
     """Folder in which feature maps are kept and found again (10 to 60 MB a frame)."""
 
-    def measure(self, subject: Subject) -> Iterable[Result]:
+    def measure(self, subject: "Subject") -> "Iterable[Result]":
         from mec.evaluation.tracking.mot import MotBenchmark, MotsBenchmark
         from mec.evaluation.tracking.multiobject import Benchmark, measure_tracks
         from mec.evaluation.tracking.posetrack import PoseTrackBenchmark
@@ -150,7 +148,7 @@ class Videos(Protocol):
     video: Video = None
     """Also draw the tracks over the frames."""
 
-    def measure(self, subject: Subject) -> Iterable[Result]:
+    def measure(self, subject: "Subject") -> "Iterable[Result]":
         places = benchmarks_in(Path(self.data_root))
         absent = [word for word in BENCHMARKS if word not in places]
         say(f"Found {', '.join(f'{word} in {place}' for word, place in places.items())}.")
@@ -158,7 +156,7 @@ class Videos(Protocol):
             say(f"No data for {', '.join(absent)}: left out.")
         yield from chain.from_iterable(self.checked(subject, places))
 
-    def checked(self, subject: Subject, places: dict[str, Path]) -> list[Iterable[Result]]:
+    def checked(self, subject: "Subject", places: dict[str, Path]) -> "list[Iterable[Result]]":
         """The runs, before the first takes its hours; those that cannot run are named, and refused where none can."""
         runs, complaints = [], []
         for word, place in places.items():

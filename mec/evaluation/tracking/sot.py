@@ -6,8 +6,6 @@ cross-correlation or by a correlation filter. All sequences go in step, so that 
 Source: UniTrack's single-object tracking, with the heads of SiamFC and CFNet.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ trackeval is in the extra `tracking`. Poses could be left to motmetrics, whose c
 a sequence in pandas. Every score is by sequence and, under "all", over all of them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Frames of a video in and out: read a little ahead, drawn over, and written as mp4 or gif."""
 
-from __future__ import annotations
-
 import colorsys
 import contextlib
 import hashlib

@@ -5,8 +5,6 @@ Each cell takes the soft labels of the cells that look most like it, in the firs
 Source: label propagation as in CRW and UniTrack.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

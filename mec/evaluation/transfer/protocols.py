@@ -1,7 +1,5 @@
 """Transfer to eleven other data sets"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,7 +66,7 @@ class Transfer(OnImages):
         if self.mode == "finetune" and self.standardise:
             raise BadInput("--standardise belongs to the mode linear; fine-tuning has no such thing.")
 
-    def measure(self, subject: Subject) -> Iterable[Result]:
+    def measure(self, subject: "Subject") -> "Iterable[Result]":
         from mec.evaluation.transfer.sweeps import FINETUNING, transfer
 
         recipe = None

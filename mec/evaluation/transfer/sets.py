@@ -1,7 +1,5 @@
 """The eleven data sets of the transfer table: where their files lie, their splits, their metrics, their oddities."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import xml.etree.ElementTree as ElementTree

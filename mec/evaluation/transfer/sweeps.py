@@ -4,11 +4,10 @@ Protocol of SimCLR's appendix B.8, which the paper's transfer table follows: cho
 on all training images, test once.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +83,9 @@ def transfer(
     Raises BadInput: data sets are absent (all of them in one message, before anything runs), or broken."""
     names, root, folder = names_of(options.data), Path(options.data_root), subject.folder / "transfer"
     choices = Choices(options.seed, options.background, options.difficult_as_absent)
-    require_sets(names, root, download=options.download)
+    if not (options.download and subject.ranks.rank):
+        require_sets(names, root, download=options.download)
+    subject.ranks.wait()  # until the first process has fetched what can be
     standardise, limit = options.standardise, options.limit
     for name in names:
         parts = limited_parts(open_set(name, root, choices), limit, choices.seed)
@@ -97,16 +98,19 @@ def transfer(
             settings["recipe"] = asdict(finetuning)
         about = {"checkpoint": subject.checkpoint, "data_fingerprint": parts.fingerprint, "version": __version__}
         moments = {"mean": subject.info.mean, "std": subject.info.std}
-        ledger = Ledger(folder, f"{name}-{mode}", {**settings, **about, **moments})
+        ledger = Ledger(folder, f"{name}-{mode}", {**settings, **about, **moments}, writes=subject.ranks.rank == 0)
+        subject.ranks.wait()  # until all have read what is known
         if parts.drawn:
             write_text(folder / f"{name}-split.json", json.dumps({"seed": choices.seed, **parts.drawn}) + "\n")
         sizes = f"{len(parts.fit)} + {len(parts.held_out)} training images, {len(parts.test)} to test"
         say(f"{name}: {sizes}, {parts.metric}")
-        with only_one(ledger.path):
+        with nullcontext() if subject.ranks.rank else only_one(ledger.path):
             if finetuning is None:
                 found = linear_transfer(subject, parts, ledger, standardise=standardise, say=say)
             else:
                 found = finetune_transfer(subject, parts, ledger, finetuning, seed=choices.seed, say=say)
+        if subject.ranks.rank:  # the first process tells
+            continue
         value, n = found.pop("value"), len(parts.test)
         yield Result(
             "transfer", parts.metric, value, data=name, seed=choices.seed, settings=settings | found, images=n,
@@ -177,6 +181,8 @@ def linear_transfer(
         for split in (parts.fit, parts.held_out, parts.test)
     )
     how: dict[str, Any] = {"standardise": standardise, "device": subject.device, "say": say}
+    if subject.ranks.rank:  # the first process solves; the others go on with the features of the next set
+        return {}
     return ledger.once("test", lambda: logistic_transfer(fit, held_out, test, parts, ledger, **how))
 
 
@@ -234,8 +240,8 @@ def finetune_transfer(
         how: dict[str, Any] = {"rate": rate, "decay": decay, "seed": seed, "state": state}
         tuned, value = finetuned_or_none(subject, train, len(parts.classes), recipe, **how), None
         if tuned is not None:
-            where: dict[str, Any] = {"device": subject.device, "workers": subject.workers, "whole": True}
-            value = metric(extract(tuned, Split(judged.images), transform, **where).x.numpy(), judged.y)
+            where: dict[str, Any] = {"device": subject.device, "workers": subject.workers, "ranks": subject.ranks}
+            value = metric(extract(tuned, Split(judged.images), transform, **where, whole=True).x.numpy(), judged.y)
         state.remove()
         return value
 
