@@ -117,7 +117,8 @@ class Options:
             if getattr(self, flag) is not None and self.init is None and not self.resume:
                 raise BadInput(f"--{flag.replace('_', '-')} is {getattr(self, flag)}: it goes with --init RUN.")
         if self.init is not None and self.encoder is not None:
-            raise BadInput("--init names weights of a backbone with a name; those of your own module load yourself.")
+            words = "--init names weights of a backbone with a name"
+            raise BadInput(f"{words}; load those of a module of your own yourself.")
         if self.backbone is not None and "." in self.backbone:
             words = f"--backbone is {self.backbone}, which names weights: --init {self.backbone} starts from them, "
             raise BadInput(f"{words}--backbone {self.backbone.partition('.')[0]} from random ones.")

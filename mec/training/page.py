@@ -24,7 +24,7 @@ from mec.training.run import RunSettings, read_settings
 from mec.training.shown import AFTER, BEFORE, NAMES, Shown, as_uri, read_shown
 
 REPORT = "report.html"
-MOST_SHOWN = 2_000  # images on a page, of all its runs
+MOST_SHOWN, ROOM = 2_000, 2_500  # images on a page, of all its runs; bytes of each, so that it stays under 8 MB
 NEIGHBOURS = 12  # images whose neighbours are shown
 MOST_CELLS = 20  # classes of a confusion matrix that is shown whole
 MOST_NAMED = 60  # classes in a legend
@@ -273,8 +273,10 @@ def pictures(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def fewer(shown: Shown, most: int) -> Shown:
-    """At most so many of the images, evenly taken; neighbours that are no longer there are left out."""
+    """At most so many of the images, and no more than fit in as many times `ROOM`, evenly taken; neighbours that are no
+    longer there are left out."""
     n = len(shown.names)
+    most = min(most, most * ROOM * n // sum(map(len, shown.thumbnails)))
     if n <= most:
         return shown
     kept = [i * n // most for i in range(most)]

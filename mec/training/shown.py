@@ -82,7 +82,7 @@ def shown_images(
     return Shown(
         part=part, near=near, cosine=cosine, labels=[int(label) for label in labels], classes=list(classes), of=of,
         names=["/".join(Path(split.images.name(i)).parts[-2:]) for i in range(len(split))],  # a page may be sent on
-        thumbnails=[as_uri(image, "JPEG" if max(image.size) >= SIDE else "PNG") for image in small],
+        thumbnails=[min(as_uri(image), as_uri(image, "JPEG"), key=len) for image in small],
         points={name: np.round(found.astype(float), 3).tolist() for name, found in points.items()},
         clusters=KMeans(groups, n_init=1, random_state=0).fit_predict(after).tolist(),
         spectrum={name: spectrum(rows) for name, rows in features.items()},

@@ -161,6 +161,24 @@ def test_fewer_images_keep_their_own_neighbours(measured, most):
         assert {few.thumbnails[j] for j in few.near["after"][index]} <= near
 
 
+@pytest.mark.parametrize(("size", "least"), [(2_100, 2_000), (4_500, 1_000)])
+def test_a_page_of_2000_images_is_under_8_megabytes(measured, tmp_path, size, least):
+    """Of photographs a thumbnail takes 2,100 bytes (ImageNet's, clothes), of noise 4,500: of that fewer are shown."""
+    shown, runs = read_shown(measured), [tmp_path / "one", tmp_path / "two"]
+    rows = [i % len(shown.names) for i in range(1_000)]
+    many = {name: [getattr(shown, name)[i] for i in rows] for name in ("names", "labels", "clusters")}
+    for name in ("points", "cosine", "near"):
+        many[name] = {when: [values[i] for i in rows] for when, values in getattr(shown, name).items()}
+    many["thumbnails"] = ["data:image/jpeg;base64," + "A" * (size - 23)] * 1_000
+    for run in runs:
+        shutil.copytree(measured, run)
+        (run / "shown.json").write_text(json.dumps({**vars(shown), **many, "of": 1_000}))
+    page = report(runs, out=tmp_path / "page.html")
+    assert page.stat().st_size < 8_000_000
+    told = re.findall(r"A map of ([\d,]+) images", page.read_text())
+    assert least <= sum(int(count.replace(",", "")) for count in told) <= 2_000
+
+
 def test_neighbours_are_those_of_a_search_by_hand(measured):
     shown = read_shown(measured)
     data = mec.open_data(str(measured.parent / "data"))
