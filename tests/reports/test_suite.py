@@ -11,6 +11,7 @@ from helpers import labelled_folder, lines
 
 from mec.cli.main import main
 from mec.errors import BadInput, TrainingStopped
+from mec.evaluation.results import Result
 from mec.reports import suite as running
 from mec.reports.figure1 import AXES, PUBLISHED, compared, figure_1
 from mec.reports.suite import suite
@@ -80,6 +81,41 @@ def test_killed_in_a_part_the_suite_goes_on_with_it(finished, images, tmp_path, 
         suite(finished, **asked)
     assert suite(finished, **asked) == tmp_path / "suite"
     assert seen == ["Knn", "LinearProbe", "LinearProbe"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_killed_in_any_part_none_is_measured_twice(finished, images, tmp_path, monkeypatch, cut):
+    begun, ended = [], []
+
+    def scripted(run, protocol, say):
+        begun.append(type(protocol).__name__)
+        if len(begun) == cut:
+            raise KeyboardInterrupt
+        yield Result("knn", "top-1", 50.0)
+        ended.append((type(protocol).__name__, str(getattr(protocol, "labels", ""))))
+
+    monkeypatch.setattr(running, "results_of", scripted)
+    asked = {
+        "data": str(images),
+        "only": "knn,linear,semi",
+        "preset": "quick",
+        "out": tmp_path / "suite",
+        "quiet": True,
+    }
+    with pytest.raises(KeyboardInterrupt):
+        suite(finished, **asked)
+    suite(finished, **asked)
+    assert len(ended) == len(set(ended)) == 4
+    assert [line["failed"] for line in lines(tmp_path / "suite" / "suite.jsonl")] == [""] * 4
+
+
+def test_features_are_extracted_once_for_all_parts_of_a_run(finished, images, tmp_path):
+    asked = {"data": str(images), "preset": "quick", "out": tmp_path / "suite", "quiet": True}
+    suite(finished, only="knn", **asked)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.npy")}
+    assert len(before) == 2  # training and test images
+    suite(finished, only="linear", **asked)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.npy")} == before
 
 
 def test_the_plan_alone_measures_nothing(finished, images, tmp_path, capsys, monkeypatch):
