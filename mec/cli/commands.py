@@ -278,6 +278,8 @@ class Export(options.Export, Command):
   mec export runs/photos-auto --to timm
   mec export runs/imagenet-100ep --to torchvision   ResNets of 18 layers and more
   mec export runs/imagenet-100ep --to detectron2
+  mec export runs/photos-auto --to torch            a program that runs without the network's code
+  mec export runs/photos-auto --to hub --push OWNER/NAME   for timm, with a card; nothing is sent without --push
   mec export runs/cells-auto/voc-small/lr-0.01-seed-0 --to onnx   a trained detector; of a run, the encoder
 
 Prints the lines of Python that load the file; for detectron2 it writes the configurations that go with it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mec.errors import BadInput, nearest
 from mec.exports.options import Taken
-from mec.runtime.flags import File, takes
+from mec.runtime.flags import File, Name, takes
 from mec.runtime.progress import say
 
 
@@ -23,6 +23,8 @@ EXPORTS: dict[str, tuple[str, Callable[[Taken, Path], list[str]]]] = {  # suffix
     "timm": (".safetensors", late("weights.export_timm")),
     "detectron2": (".pkl", late("detectron2.export_detectron2")),
     "onnx": (".onnx", late("onnx.export_encoder")),
+    "torch": (".pt2", late("weights.export_program")),
+    "hub": ("", late("hub.export_hub")),
 }
 if TYPE_CHECKING:
     Tool = str
@@ -35,20 +37,23 @@ class Export:
     """Write the weights for other tools; outputs are compared where the tool is at hand."""
 
     out: File = None
-    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors or RUN/encoder-detectron2.pkl,
-    RUN/encoder-onnx.onnx, or detector.onnx beside a detector."""
+    """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors, RUN/encoder-detectron2.pkl,
+    RUN/encoder-onnx.onnx, RUN/encoder-torch.pt2, the folder RUN/encoder-hub, or detector.onnx beside a detector."""
+    push: Name = None
+    """OWNER/NAME on the Hugging Face Hub, to which the folder of --to hub is uploaded. Default: nothing is sent."""
 
 
 @takes(Export)
 def export(run: str | Path, to: Tool, options: Export) -> Path:
-    """Write the weights for timm (safetensors), torchvision (.pth), detectron2 (.pkl) or as ONNX; say how they load.
+    """Write the weights for timm (safetensors), torchvision (.pth), detectron2 (.pkl), as ONNX or a program of torch
+    (.pt2), or as a folder for the Hugging Face Hub, with a card of what was measured; say how they load.
 
-    For timm and torchvision the other tool's own model is built by the printed lines, loaded, and must give the same
-    features on random images; for detectron2 the file follows its names (compared with it once: docs/originals.md).
+    The printed lines build the other tool's own model, which must give the same features on random images; for onnx
+    onnxruntime does, and for detectron2 the file follows its names (compared with it once: docs/originals.md).
 
     Args:
         run: a run folder, or an encoder.safetensors; for onnx also a detector's folder, or its file.
-        to: the names and layout to write: torchvision, timm, detectron2 or onnx.
+        to: the names and layout to write: torchvision, timm, detectron2, onnx, torch or hub.
     {options}
 
     Raises:
@@ -59,6 +64,8 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
 
     if to not in EXPORTS:
         raise BadInput(f"--to is {to!r}. {nearest(to, EXPORTS)}")
+    if options.push is not None and to != "hub":
+        raise BadInput(f"--push is {options.push}: it uploads the folder that --to hub writes, and --to is {to}.")
     detector = Path(run) if Path(run).name == DETECTOR else Path(run) / DETECTOR
     if to == "onnx" and detector.is_file():
         from mec.exports.onnx import export_detector
@@ -78,4 +85,8 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     say("\n".join(write(Taken(file, info, encoder, weights), out)))
+    if options.push is not None:
+        from mec.exports.hub import push
+
+        say(f"Pushed: {push(out, options.push)}")
     return out

@@ -15,6 +15,7 @@ from mec.networks.backbones import SMALL, created, timm_arguments
 from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic, write_json
 
+WEIGHTS = "model.safetensors"  # in a folder that timm loads
 TOLERANCE = 1e-4  # of the largest feature
 TORCHVISION = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -49,6 +50,18 @@ def export_torchvision(taken: Taken, out: Path) -> list[str]:
     ])  # fmt: skip
 
 
+def export_program(taken: Taken, out: Path) -> list[str]:
+    """What torch.export makes of the encoder, any number of images at once: it runs without the code of its network."""
+    side = taken.info.image_size
+    example, any_number = torch.randn(2, 3, side, side), torch.export.Dim("m", min=1)
+    with torch.no_grad(), atomic(out) as part:
+        torch.export.save(
+            torch.export.export(taken.encoder.eval(), (example,), dynamic_shapes=({0: any_number},)), part
+        )
+    said = compared(taken, out, ["import torch", f"model = torch.export.load({str(out)!r}).module()"])
+    return [line.replace("model.eval()", "model") for line in said]  # a program has no modes
+
+
 def save_weights(taken: Taken, out: Path) -> None:
     with atomic(out) as part:  # timm passes over the metadata; `mec evaluate` reads the file by it
         safetensors.torch.save_file(taken.weights, part, metadata={"mec": json.dumps(asdict(taken.info))})
@@ -61,14 +74,15 @@ def compared(taken: Taken, out: Path, lines: list[str]) -> list[str]:
     try:
         exec("\n".join(lines), names)
         with torch.no_grad():
-            expected, found = taken.encoder.eval()(images), names["model"].eval()(images)
+            model = names["model"] if out.suffix == ".pt2" else names["model"].eval()
+            expected, found = taken.encoder.eval()(images), model(images)
         error = (expected - found).abs().max() / expected.abs().max()
         if not error < TOLERANCE:
             raise RuntimeError(
                 f"{out}: the model that reads it gives features that differ by {error:.1e} of the largest."
             )
     except BaseException:
-        out.unlink()  # no file stays that gives other features
+        (out / WEIGHTS if out.is_dir() else out).unlink()  # no file stays that gives other features
         raise
     return [f"{out}: features equal to those of {taken.file}. It loads with:\n", *(f"    {line}" for line in lines)]
 

@@ -319,3 +319,113 @@ def test_pictures_give_the_same_features_by_embed_by_the_file_and_by_the_printed
             assert (theirs(rgb) - transform(rgb)).abs().max() < 2.5 / 255 / 0.2
             assert nn.functional.cosine_similarity(theirs(rgb).flatten(), transform(rgb).flatten(), 0) > 0.9999
         assert differs(names["model"], lambda image: theirs(image.convert("RGB"))) < 0.02
+
+
+# --- hub and torch -----------------------------------------------------------------------------------------------
+
+
+def table_of(card: str) -> list[dict[str, str]]:
+    """The rows of the card's table of figures, read back."""
+    lines = [line for line in card[card.index("## Measured") :].splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(header, row)) for row in rows]
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("resnet10-tiny", 64), ("vit_tiny_patch16_224", 32)])
+def test_a_folder_for_the_hub_loads_by_timm_and_gives_photographs_the_features_of_embed(
+    backbone, size, tmp_path, pictures
+):
+    run, _ = run_with(tmp_path / "run", backbone, size)
+    expected = torch.from_numpy(np.load(mec.embed(run, pictures[0].parent, out=tmp_path / "x.npz"))["features"])
+    out = export(run, "hub")
+    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    model = timm.create_model(f"local-dir:{out}", num_classes=0, pretrained=True).eval()
+    _, transform = mec.load_encoder(run)
+    upright = [ImageOps.exif_transpose(Image.open(path)) for path in pictures]
+    with torch.no_grad():
+        found = torch.cat([model(transform(image)[None]) for image in upright])
+    assert (found - expected).abs().max() / expected.abs().max() < 1e-4
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    for image in upright:
+        rgb = image.convert("RGB")
+        assert nn.functional.cosine_similarity(theirs(rgb).flatten(), transform(rgb).flatten(), 0) > 0.9999
+
+
+def test_the_figures_of_the_card_are_those_of_results_jsonl(tmp_path, photographs):
+    run, _ = run_with(tmp_path / "run", "resnet10-tiny", 64)
+    for number in range(16):
+        folder = tmp_path / "data" / ("train" if number < 10 else "test") / f"class {number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        photographs[number % 2].crop((number, 0, 300 + number, 300)).save(folder / f"{number}.png")
+    data = tmp_path / "data"
+    mec.evaluate(run, "knn", data, k=[1, 3])
+    mec.evaluate(run, "fewshot", data, labels_per_class=[1], draws=3)
+    kept = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    with open(run / "results.jsonl", "a") as file:
+        file.write(json.dumps({**kept[0], "checkpoint": "of another", "value": 12.3}) + "\n")
+    found = table_of((export(run, "hub") / "README.md").read_text())
+    assert len(found) == len(kept)
+    for row, line in zip(found, kept):
+        assert row["protocol"].split(" ")[0] == line["protocol"]
+        assert (row["data"], row["split"], row["metric"], row["n"]) == (
+            line["data"], line["split"], line["metric"], str(line["n"])
+        )  # fmt: skip
+        assert float(row["value"].split()[0]) == pytest.approx(line["value"], rel=1e-3)
+        assert (row["spread"] == "") == (line["spread"] is None)
+        if line["spread"] is not None:
+            assert float(row["spread"]) == pytest.approx(line["spread"], rel=1e-2)
+
+
+def test_a_card_without_results_says_so_and_has_data_and_terms(finished, tmp_path):
+    run, _ = run_with(tmp_path / "run", "resnet10-tiny", 64)
+    text = (export(run, "hub", out=tmp_path / "hub") / "README.md").read_text()
+    assert "Nothing was measured" in text
+    assert "| trained on | photos" in text
+    assert "please write them here" in text
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["library_name"] == "timm"
+    with pytest.raises(BadInput, match=r"stem for images under 64 px.*--to timm"):
+        export(finished, "hub")
+
+
+def test_nothing_is_pushed_unless_asked_and_a_refusal_is_a_sentence(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    asked = []
+
+    class Api:
+        def create_repo(self, name, **_):
+            asked.append(name)
+
+        def upload_folder(self, *, folder_path, repo_id):
+            if "nobody" in repo_id:
+                raise PermissionError("not yours")
+            return f"uploaded {sorted(path.name for path in folder_path.iterdir())}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    run, _ = run_with(tmp_path / "run", "resnet10-tiny", 64)
+    out = export(run, "hub")
+    assert asked == []
+    export(run, "hub", push="me/mine")
+    assert asked == ["me/mine"]
+    assert "Pushed: uploaded ['README.md', 'config.json', 'model.safetensors']" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"--push nobody/x: not uploaded \(PermissionError: not yours\).*stays"):
+        export(run, "hub", push="nobody/x")
+    assert (out / "model.safetensors").exists()
+    with pytest.raises(BadInput, match=r"--push is me/mine: .*--to is timm"):
+        export(run, "timm", push="me/mine")
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("resnet10-fast", 32), ("vit_tiny_patch16_224", 32)])
+def test_a_program_of_torch_gives_any_number_of_photographs_their_features(backbone, size, tmp_path, pictures, capsys):
+    run, _ = run_with(tmp_path / "run", backbone, size)
+    expected = torch.from_numpy(np.load(mec.embed(run, pictures[0].parent, out=tmp_path / "x.npz"))["features"])
+    out = export(run, "torch")
+    names: dict = {}
+    exec(printed_lines(capsys.readouterr().out.split(str(tmp_path / "x.npz"))[-1]), names)
+    images = torch.stack([names["transform"](ImageOps.exif_transpose(Image.open(path))) for path in pictures])
+    program = torch.export.load(out).module()
+    for count in (1, 3, 4):
+        with torch.no_grad():
+            found = program(images[:count])
+        assert (found - expected[:count]).abs().max() / expected.abs().max() < 1e-4
