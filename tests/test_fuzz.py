@@ -13,8 +13,10 @@ from helpers import lines, tiny_run, write_images
 from PIL import Image
 
 from mec.data.batches import ViewBatches
+from mec.data.dataset import Split
 from mec.data.decoding import quiet, why_unreadable
-from mec.data.folders import readable
+from mec.data.folders import rows_without, unreadable
+from mec.data.images import Files
 from mec.data.opening import open_data
 from mec.data.pack import pack
 from mec.data.shards import ShardWriter, write_index
@@ -93,14 +95,14 @@ def most_memory() -> float:
 @pytest.mark.slow
 def test_of_two_thousand_damaged_files_each_unreadable_one_is_listed_once_with_its_reason(damaged, tmp_path):
     folder, verdict = damaged
-    unreadable = {path for path, reason in verdict.items() if reason}
-    assert 400 < len(unreadable) < COUNT  # some mutations do no harm
+    bad = {path for path, reason in verdict.items() if reason}
+    assert 400 < len(bad) < COUNT  # some mutations do no harm
     for suffix in FORMATS:
-        assert sum(path.endswith(suffix) for path in unreadable) > 20
+        assert sum(path.endswith(suffix) for path in bad) > 20
     before = most_memory()
     run = tiny_run(tmp_path / "run", str(folder), limit=None, batch_size=256, epochs=1, recipe="digits", workers=0)
     listed = [line["path"] for line in lines(run / "skipped.jsonl")]
-    assert sorted(listed) == sorted(unreadable)
+    assert sorted(listed) == sorted(bad)
     assert all(line["reason"] for line in lines(run / "skipped.jsonl"))
     assert (run / "encoder.safetensors").exists()
     assert most_memory() - before < 2048
@@ -109,10 +111,10 @@ def test_of_two_thousand_damaged_files_each_unreadable_one_is_listed_once_with_i
 @pytest.mark.slow
 def test_damaged_files_are_set_aside_when_packing_and_skipped_once_when_found_in_a_tar(damaged, tmp_path):
     folder, verdict = damaged
-    unreadable = {path for path, reason in verdict.items() if reason}
+    bad = {path for path, reason in verdict.items() if reason}
     out = pack(folder, tmp_path / "out", quiet=True)
     listed = [line["path"] for line in lines(out / "quarantine.jsonl")]
-    assert sorted(listed) == sorted(unreadable)
+    assert sorted(listed) == sorted(bad)
 
     # The same files in tars that somebody else packed, unchecked.
     (tmp_path / "raw").mkdir()
@@ -124,7 +126,7 @@ def test_damaged_files_are_set_aside_when_packing_and_skipped_once_when_found_in
     split = open_data(str(tmp_path / "raw")).train
     batches = ViewBatches(split, VIEWS, 500, seed=0, device=torch.device("cpu"), workers=2)
     found = [s for batch in batches.batches(0, 20, lambda n: slice(0, n)) for s in batch.skipped]
-    assert {s.path.partition("#")[2] for s in found} == unreadable
+    assert {s.path.partition("#")[2] for s in found} == bad
     assert all(s.reason for s in found)
 
 
@@ -136,7 +138,9 @@ def test_a_few_damaged_files_of_each_format_are_judged_alike_by_the_check_and_by
         paths.append(tmp_path / f"{number:03}.{suffix}")
         paths[-1].write_bytes(mutated(sources[suffix][number % 4], generator))
     paths += write_images(tmp_path / "good", 400, width=70, height=66)
-    split, skipped = readable([str(p) for p in paths], None, tmp_path)
+    names = tuple(map(str, paths))
+    skipped = unreadable([*names], tmp_path)
+    split = Split(Files(names)).take(rows_without(names, skipped))
     assert 10 < len(skipped) < 100
     batches = ViewBatches(split, VIEWS, len(split), seed=0, device=torch.device("cpu"), workers=0)
     (batch,) = batches.batches(0, 1, lambda n: slice(0, n))

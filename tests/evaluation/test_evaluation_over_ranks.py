@@ -66,19 +66,23 @@ def encoder_size() -> int:
     return encoder()(torch.zeros(2, 3, 32, 32)).shape[1]
 
 
-@pytest.mark.parametrize(("size", "rows"), [(2, 7), (3, 7), (3, 2)])  # two rows: one rank has none
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"micro_batch_size": 4}, {"head_norm": True}, {"frozen": True, "head_norm": True}],
-    ids=["whole", "parts", "head norm", "frozen"],
-)
-def test_ranks_have_the_loss_and_the_gradients_of_one_process_also_of_uneven_batches(size, rows, changes):
-    recipe = replace(TUNED, **changes)
-    expected = gradients(recipe, rows)
-    assert len(expected) > 2
-    for found in ranks.run(gradients, size, recipe, rows):
-        for one, other in zip(expected, found, strict=True):
-            torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-11)
+CASES = [(replace(TUNED, **changes), rows) for rows in (7, 2) for changes in (  # of two rows a rank of three has none
+    {}, {"micro_batch_size": 4}, {"head_norm": True}, {"frozen": True, "head_norm": True},
+)]  # fmt: skip
+
+
+def gradients_of_all() -> list[list[torch.Tensor]]:
+    return [gradients(*case) for case in CASES]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_have_the_loss_and_the_gradients_of_one_process_also_of_uneven_batches(size):
+    expected = gradients_of_all()
+    assert min(map(len, expected)) > 2
+    for found in ranks.run(gradients_of_all, size):
+        for ours, theirs in zip(expected, found, strict=True):
+            for one, other in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-11)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -105,17 +109,24 @@ def trained(recipe: Training, folder: Path, stop: int | None = None) -> dict[str
 PROBE = Training("", 3.0, batch_size=28, steps=20, optimizer="lars", frozen=True, head_norm=True, crop=(0.7, 1.0))
 
 
-@pytest.mark.parametrize(
-    "recipe", [PROBE, replace(PROBE, optimizer="sgd", base_lr=0.1, frozen=False)], ids=["probe", "all"]
-)
-def test_twenty_steps_of_two_ranks_are_those_of_one_also_when_resumed_by_one(tmp_path, recipe):
-    expected = trained(recipe, tmp_path / "one")
-    for found in ranks.run(trained, 2, recipe, tmp_path / "two"):
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
-    assert ranks.run(trained, 2, recipe, tmp_path / "stopped", 3) == [{}, {}]
-    for name, value in trained(recipe, tmp_path / "stopped").items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+RECIPES = {"probe": PROBE, "all": replace(PROBE, optimizer="sgd", base_lr=0.1, frozen=False)}
+
+
+def trained_by_all(folder: Path) -> list[list[dict[str, torch.Tensor]]]:
+    """By each recipe to the end, and stopped after three epochs."""
+    return [[trained(r, folder / name), trained(r, folder / f"{name}-stopped", 3)] for name, r in RECIPES.items()]
+
+
+def test_twenty_steps_of_two_ranks_are_those_of_one_also_when_resumed_by_one(tmp_path):
+    expected = [trained(recipe, tmp_path / "one" / name) for name, recipe in RECIPES.items()]
+    for found in ranks.run(trained_by_all, 2, tmp_path):
+        for one, (whole, stopped_early) in zip(expected, found, strict=True):
+            assert stopped_early == {}
+            for name, value in one.items():
+                torch.testing.assert_close(whole[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    for one, (word, recipe) in zip(expected, RECIPES.items()):
+        for name, value in trained(recipe, tmp_path / f"{word}-stopped").items():
+            torch.testing.assert_close(value, one[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 # --- features ----------------------------------------------------------------------------------------------------
@@ -139,19 +150,27 @@ def broken(folder: Path) -> Path:
     return folder
 
 
+BATCHES = (4, 16)  # six batches, of which the last has three images; two: one rank of three has none
+
+
+def made_in_all_ways(folder: Path, cache: Path) -> list[list[torch.Tensor]]:
+    return [made(folder, place, batch) for batch in BATCHES for place in (None, cache / str(batch))]
+
+
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("batch", [4, 16])  # six batches, of which the last has three images; two: one rank has none
-def test_features_are_those_of_one_process_bit_for_bit(tmp_path, size, batch):
+def test_features_are_those_of_one_process_bit_for_bit(tmp_path, size):
     folder = broken(tmp_path / "images")
-    expected = made(folder, None, batch)
-    assert expected[0].shape == (21, 72)
-    for cache in (None, tmp_path / "cache"):
-        for found in ranks.run(made, size, folder, cache, batch):
-            assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
-    (file,) = (tmp_path / "cache").glob("*.npy")
-    before = file.stat().st_mtime_ns
-    assert torch.equal(made(folder, tmp_path / "cache", batch)[0], expected[0])  # found, not made again
-    assert file.stat().st_mtime_ns == before
+    found = ranks.run(made_in_all_ways, size, folder, tmp_path)
+    for number, batch in enumerate(BATCHES):
+        expected = made(folder, None, batch)
+        assert expected[0].shape == (21, 72)
+        for of_rank in found:
+            for one in of_rank[2 * number : 2 * number + 2]:
+                assert all(torch.equal(x, y) for x, y in zip(expected, one, strict=True))
+        (file,) = (tmp_path / str(batch)).glob("*.npy")
+        before = file.stat().st_mtime_ns
+        assert torch.equal(made(folder, tmp_path / str(batch), batch)[0], expected[0])  # found, not made again
+        assert file.stat().st_mtime_ns == before
 
 
 def stopped(folder: Path, cache: Path, rows: int) -> None:
@@ -177,7 +196,10 @@ def test_what_some_ranks_began_others_go_on_with(tmp_path, sizes):
     folder = broken(tmp_path / "images")
     stopped(folder, tmp_path / "whole", 100)
     for size, rows in zip(sizes, (8, 100)):
-        ranks.run(stopped, size, folder, tmp_path / "parts", rows)
+        if size == 1:
+            stopped(folder, tmp_path / "parts", rows)
+        else:
+            ranks.run(stopped, size, folder, tmp_path / "parts", rows)
         done = (tmp_path / "parts/key.npy").exists()
         assert done == (rows == 100)
     assert (tmp_path / "parts/key.npy").read_bytes() == (tmp_path / "whole/key.npy").read_bytes()
@@ -287,6 +309,7 @@ def as_rank(rank: int, port: int, *words: str | Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_of_two_is_killed_the_other_ends_with_a_sentence_and_one_goes_on(tmp_path, killed):
     write_images(tmp_path / "images", 300, width=200, height=200)
