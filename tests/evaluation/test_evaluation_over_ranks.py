@@ -75,7 +75,7 @@ def gradients_of_all() -> list[list[torch.Tensor]]:
     return [gradients(*case) for case in CASES]
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ranks_have_the_loss_and_the_gradients_of_one_process_also_of_uneven_batches(size):
     expected = gradients_of_all()
     assert min(map(len, expected)) > 2
@@ -157,7 +157,7 @@ def made_in_all_ways(folder: Path, cache: Path) -> list[list[torch.Tensor]]:
     return [made(folder, place, batch) for batch in BATCHES for place in (None, cache / str(batch))]
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_features_are_those_of_one_process_bit_for_bit(tmp_path, size):
     folder = broken(tmp_path / "images")
     found = ranks.run(made_in_all_ways, size, folder, tmp_path)
@@ -273,19 +273,10 @@ def figures(folder: Path) -> list[tuple[str, float]]:
     return [(line["metric"], line["value"]) for line in lines(folder / "results.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_command_under_torchrun_writes_each_figure_once_and_speaks_once(tmp_path):
-    words = [
-        "evaluate",
-        "random:resnet10-tiny",
-        "knn",
-        "digits",
-        "--limit",
-        "90",
-        "--image-size",
-        "16",
-        "--device",
-        "cpu",
-    ]
+    words = ["evaluate", "random:resnet10-tiny", "knn", "digits", "--limit", "90", "--image-size", "16"]
+    words += ["--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
     done = command(*TORCHRUN, *words, "--out", tmp_path / "two", timeout=300)
     assert done.returncode == 0, done.stderr
