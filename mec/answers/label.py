@@ -207,6 +207,7 @@ def label(run: Any, images: Any, options: Labelling) -> Path:
             raise BadInput(f"--port is {options.port}: not free ({error.strerror}). 0 takes one that is.") from error
         answers = Answers(gather(run, images, options), classes, options)
         port, token = own.getsockname()[1], secrets.token_urlsafe(16)
+        own.listen()  # a browser that is quicker than the server waits
         print(
             f"http://127.0.0.1:{port}/?token={token}\nOpen it in a browser on this machine; Ctrl-C ends it.", flush=True
         )

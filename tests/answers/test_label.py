@@ -6,6 +6,7 @@ import csv
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,16 @@ def test_what_does_not_fit_is_told_and_the_file_stays(text, changes, words, fold
     with pytest.raises(BadInput, match=words):
         mec.label(tmp_path / "run", folder, **{"classes": "d0,d1", "out": out} | changes)
     assert not text or out.read_text() == text
+
+
+def test_a_browser_that_is_quicker_than_the_server_waits(folder, finished, tmp_path, monkeypatch, capsys):
+    def connect(self, sockets):
+        assert f":{sockets[0].getsockname()[1]}/?token=" in capsys.readouterr().out  # the address was told
+        socket.create_connection(sockets[0].getsockname(), timeout=5).close()
+
+    monkeypatch.setattr("uvicorn.Server.run", connect)
+    out = tmp_path / "labels.csv"
+    assert mec.label("pixels", folder, classes="a,b", out=out, n=5) == out
 
 
 def test_images_of_other_folders_stay_in_the_file(opened, tmp_path):

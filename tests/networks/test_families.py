@@ -22,11 +22,11 @@ SMALL = ["views.size=32", "network.projector=[16,8]"]
 STEM_OF_THE_FAMILY = [  # its code knows nothing of the size, or the size alone: a stem for small images, or its own
     "resnet10t", "regnetx_002", "densenet121", "mobilenetv3_small_050", "efficientnet_lite0", "convnext_atto",
     "convnextv2_atto", "edgenext_xx_small", "mobilevit_xxs", "ghostnet_050", "lcnet_035", "repvgg_a0", "dla34",
-    "levit_128s", "maxvit_rmlp_pico_rw_256", "coatnet_nano_rw_224", "gcresnet33ts", "lambda_resnet26t",
+    "levit_128s", "gmlp_ti16_224", "gcresnet33ts", "lambda_resnet26t",
 ]  # fmt: skip
 PATCHES = [
     "vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256",
-    "cait_xxs24_224", "pit_ti_224", "eva02_tiny_patch14_224",
+    "cait_xxs24_224", "pit_ti_224", "eva02_tiny_patch14_224", "xcit_nano_12_p16_224",
 ]  # fmt: skip
 
 
