@@ -82,8 +82,8 @@ def read_log(folder: Path) -> Any:
 def read_tables(folder: Path) -> Any:
     from mec.reports import tables
 
-    measured = tables.read([folder])
-    return [form(made(measured)) for made in tables.TABLES.values() for form in tables.FORMATS.values()]
+    made = [tables.table_7([folder]), tables.table_8([folder])]
+    return [tables.written(table, form) for table in made for form in tables.FORMS]
 
 
 def encoder_bytes() -> bytes:
