@@ -39,20 +39,8 @@ def words(folder: Path, out: Path, method: str) -> list[str]:
     # series does not converge (distortion below 1).
     settings = [*TINY, "precision=fp32", "optimizer.base_lr=0.01"]
     settings += (*TINY_SERIES, "settings.distortion=1") if method == "mec" else ()
-    flags = [
-        "--recipe",
-        "digits",
-        "--backbone",
-        "resnet10-tiny",
-        "--method",
-        method,
-        "--limit",
-        "240",
-        "--batch-size",
-        "48",
-        "--epochs",
-        "1",
-    ]
+    flags = ["--recipe", "digits", "--backbone", "resnet10-tiny", "--method", method]
+    flags += ["--limit", "240", "--batch-size", "48", "--epochs", "1"]
     return ["pretrain", str(folder), "--out", str(out), *flags, "--set", *settings]
 
 
@@ -96,18 +84,9 @@ def test_a_process_that_is_killed_starts_again_with_the_others_and_the_run_ends_
     digit_folder, tmp_path
 ):
     """With --max-restarts, and with --resume from the first start on."""
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--max-restarts",
-        "2",
-        "-m",
-        "mec",
-    ]
-    flags = ["--epochs", "40", "--save-minutes", "0", "--resume", "--no-evaluate"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    launch += ["-m", "mec"]
+    flags = ["--epochs", "15", "--save-minutes", "0", "--resume", "--no-evaluate"]
     command(*launch, *words(digit_folder, tmp_path / "whole", "mec-joint"), *flags, timeout=300)
     out = tmp_path / "run"
     process = started(*launch, *words(digit_folder, out, "mec-joint"), *flags)
