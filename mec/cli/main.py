@@ -36,7 +36,6 @@ COMMANDS = {  # the line that `mec --help` has of each: the first of its own hel
     "training.",
     "outliers": "List the images that are least like any others, the strangest first.",
     "mislabelled": "List the images whose label other images speak against, the likeliest mistake first (by cleanlab).",
-    "bench": "Time what this package does.",
     "table": "The paper's tables: results of any number of runs beside the published rows; and what a suite found.",
     "suite": "Measure encoders by all of the paper's downstream tasks for which there are data.",
     "report": "Write a page of runs: curves, maps, neighbours and figures in one file to send on.",
@@ -44,7 +43,7 @@ COMMANDS = {  # the line that `mec --help` has of each: the first of its own hel
 }  # fmt: skip
 MODULES = {  # where those are that are not in commands
     "answering": ("select", "label", "predict", "search", "duplicates", "outliers", "mislabelled"),
-    "measuring": ("bench", "table", "suite", "report", "figure"),
+    "measuring": ("table", "suite", "report", "figure"),
 }
 
 BAD_USE = (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError)

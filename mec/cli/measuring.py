@@ -1,53 +1,15 @@
-"""`mec bench`, `mec table` and `mec figure`: speed, and the paper's tables and figures."""
+"""`mec table`, `mec figure`, `mec suite` and `mec report`: the paper's tables and figures, and pages to look at."""
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from mec.bench.options import Coding, Loading, Step
 from mec.cli.command import Command
 from mec.reports.options import ApproximationFigure, DistortionFigure, Reporting, TransferFigure
 from mec.reports.options import Suite as Measuring
-from mec.runtime.flags import DataSet, File
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchData(Loading):
-    __doc__ = Loading.__doc__
-    data: DataSet
-    """digits, a data set's name, a folder of images, or what `mec pack` wrote."""
-
-
-@dataclass(frozen=True)
-class Bench(Command):
-    """Time what this package does."""
-
-    more = """\
-  mec bench coding                                     m 1024 to 4096 at d 2048: some minutes on a CPU
-  mec bench coding --rows 256,1024 --sizes 512 --repeats 15
-  mec bench step --batch-size 16                       a training step of each method on ResNet-50 at 224 px
-  mec bench step --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
-  mec bench data photos/                               reading, decoding, crops, colour: which one limits
-
-  coding  the released loop with autograd, ours at several orders, the exact forms; `products` is the least that an
-          exact form has to do, its matrix and one product for the gradient of each side
-  step    forward, objective, backward, optimizer, target network, with the heads that each method was published with
-  data    the stages of the data path, alone and together
-
-Leave the machine alone meanwhile: other work on its cores spoils every figure."""
-
-    what: (
-        Annotated[Coding, subcommand("coding")]
-        | Annotated[Step, subcommand("step")]
-        | Annotated[BenchData, subcommand("data")]
-    )
-
-    def run(self) -> None:
-        name = {Coding: "coding", Step: "step", BenchData: "data"}[type(self.what)]
-        getattr(importlib.import_module(f"mec.bench.{name}"), f"bench_{name}")(**vars(self.what))
+from mec.runtime.flags import File
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mec.bench.step import time_steps
 from mec.data.dataset import Data
 from mec.data.opening import open_data
 from mec.errors import BadInput
@@ -16,6 +15,7 @@ from mec.recipes.fields import fitted
 from mec.recipes.recipe import Recipe
 from mec.reports.options import Comparison
 from mec.reports.trials import PICTURE, Setup, Trial, finished, folder_of, stored, table, tell, training_keywords
+from mec.reports.turns import in_turns
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE, current
 from mec.runtime.files import read_json, write_json
@@ -136,7 +136,8 @@ def timed_in_turns(recipes: Mapping[str, Recipe], images: Data, fabric: Any, wor
             data[name] = data_seconds(trainer)
             trials = opened.enter_context(contextlib.closing(trial_steps(trainer, ROUNDS + 1)))
             steps[name] = functools.partial(next, trials)
-        return {t.method: max(t.median, data[t.method]) for t in time_steps(steps, ROUNDS, fabric.device)}
+        found = in_turns(steps, ROUNDS, fabric.device.type)
+        return {name: max(median, data[name]) for name, (median, _, _) in found.items()}
 
 
 def chosen_rate(method: str, setup: Setup, run: Callable[[Trial], Trial]) -> float | None:

@@ -13,7 +13,6 @@ import torch
 from rich.table import Column, Table
 from torch import Tensor
 
-from mec.bench.turns import in_turns, report
 from mec.data.dataset import Data
 from mec.data.opening import open_data
 from mec.errors import BadInput, Diverged
@@ -26,6 +25,7 @@ from mec.objectives.matched import unit_rows
 from mec.recipes.recipe import Network, Recipe
 from mec.recipes.table import DIGITS, recipe_named
 from mec.reports.options import ApproximationFigure, DistortionFigure
+from mec.reports.turns import in_turns, report
 from mec.runtime.device import chosen_device
 from mec.runtime.files import SETTINGS, write_figure, write_json
 from mec.runtime.flags import integers, reals, takes

@@ -122,7 +122,6 @@ def test_the_line_of_a_command_is_the_first_of_its_help(command):
     ("words", "shown"),
     [
         (["health"], "\n  similarity  "),
-        (["bench"], "\n  step  "),
         (["evaluate"], "\n  pixels  "),
         (["evaluate", "RUN", "knn"], "usage: mec evaluate RUN knn [-h] "),
         (["pack"], "FOLDER OUT"),

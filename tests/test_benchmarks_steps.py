@@ -1,14 +1,19 @@
-"""A timed step is a training step: every method moves its weights, and ratios are to the first of the same run."""
+"""A timed step is a training step: every method moves its weights, and contenders take turns."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from mec.bench.step import bench_step, published_recipe, time_steps
-from mec.cli.main import main
 from mec.errors import BadInput
 from mec.objectives.methods import METHODS
+from mec.reports.turns import in_turns
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import methods
+from methods import published_recipe
 
 
 def test_each_method_takes_its_published_heads():
@@ -24,7 +29,7 @@ def test_each_method_takes_its_published_heads():
 
 def test_contenders_take_turns_and_the_first_round_is_not_counted(monkeypatch):
     clock, calls = [0.0], []
-    monkeypatch.setattr("mec.bench.turns.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("mec.reports.turns.time.perf_counter", lambda: clock[0])
 
     def taking(name, seconds):
         def step():
@@ -33,15 +38,12 @@ def test_contenders_take_turns_and_the_first_round_is_not_counted(monkeypatch):
 
         return step
 
-    one, two = time_steps({"a": taking("a", 2.0), "b": taking("b", 3.0)}, 3, torch.device("cpu"))
+    found = in_turns({"a": taking("a", 2.0), "b": taking("b", 3.0)}, 3, "cpu")
     assert calls == ["a", "b"] * 4
-    assert (one.median, one.ratio) == (2.0, 1.0)
-    assert (two.median, two.low, two.high, two.ratio) == (3.0, 3.0, 3.0, 1.5)
+    assert found == {"a": (2.0, 2.0, 2.0), "b": (3.0, 3.0, 3.0)}
 
 
-def test_the_command_times_whole_steps_and_writes_json(tmp_path, capsys, monkeypatch):
-    from mec.bench import step as bench
-
+def test_the_script_times_whole_steps_and_writes_json(tmp_path, capsys, monkeypatch):
     moved = {}
 
     def spied(method, *rest, **options):
@@ -54,7 +56,7 @@ def test_the_command_times_whole_steps_and_writes_json(tmp_path, capsys, monkeyp
             seen.append((self, {k: v.clone() for k, v in self.network.state_dict().items()}))
             kept(self, step)
 
-        step = bench_step_of(method, *rest, **options)
+        step = step_of(method, *rest, **options)
 
         def noted():
             monkeypatch.setattr(Trainer, "limit_gradients", note)
@@ -65,11 +67,11 @@ def test_the_command_times_whole_steps_and_writes_json(tmp_path, capsys, monkeyp
 
         return noted
 
-    bench_step_of = bench.step_of
-    monkeypatch.setattr(bench, "step_of", spied)
+    step_of = methods.step_of
+    monkeypatch.setattr(methods, "step_of", spied)
     flags = ["--methods", "mec-joint,byol", "--recipes", "cifar10", "--batch-size", "4", "--image-size", "8"]
     more = ["--backbone", "resnet10-fast", "--repeats", "1", "--device", "cpu", "--out", str(tmp_path)]
-    assert main(["bench", "step", *flags, *more]) == 0
+    methods.main([*flags, *more])
     written = json.loads((tmp_path / "step.json").read_text())
     assert [t["method"] for t in written["timings"]] == ["mec-joint", "byol"]
     assert written["timings"][0]["ratio"] == 1
@@ -79,8 +81,6 @@ def test_the_command_times_whole_steps_and_writes_json(tmp_path, capsys, monkeyp
     assert {"encoder", "projector", "predictor", "target_encoder", "target_projector"} == parts["byol"]
 
 
-def test_sizes_below_one_and_unknown_methods_are_refused():
-    with pytest.raises(BadInput, match="--batch-size is 0: a whole number, at least 1"):
-        bench_step(methods=["mec"], batch_size=0)
+def test_unknown_methods_are_refused():
     with pytest.raises(BadInput, match="no method is called 'boyl'"):
-        bench_step(methods=["boyl"], batch_size=2)
+        methods.main(["--methods", "boyl", "--batch-size", "2"])

@@ -1,26 +1,31 @@
 """How long a whole training step takes, method by method: forward, objective, backward, optimizer, target network.
 
-The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48 (ratios 1 : 1.07 : 1.14).
+    python benchmarks/methods.py --batch-size 16             each method with the heads that it was published with
+    python benchmarks/methods.py --recipes cifar10 --batch-size 128 --methods mec-joint,byol,simclr
+
+Two views of random pixels, ResNet-50 at 224 px (or CIFAR-10's recipes); all methods in one run, in turns; ratios are
+to the first. FOLDER gets step.json. The paper says that MEC takes 42 hours where BYOL takes 45 and Barlow Twins 48
+(1 : 1.07 : 1.14).
 """
 
-from collections.abc import Callable, Mapping
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Column, Table
 
-from mec.bench.options import Step
-from mec.bench.turns import in_turns, report, table
 from mec.data.batches import Batch, IterableBatches
 from mec.networks.backbones import build_encoder, feature_size
 from mec.networks.siamese import build_siamese
 from mec.objectives.methods import method_named
 from mec.recipes.recipe import Recipe
 from mec.recipes.table import RECIPES
+from mec.reports.turns import in_turns, report
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE
-from mec.runtime.flags import names, takes
 from mec.runtime.machine import machine
 from mec.training.optimizers import build_optimizer
 from mec.training.plan import build_objective, with_method
@@ -77,30 +82,32 @@ def step_of(
     return step
 
 
-def time_steps(steps: Mapping[str, Callable[[], None]], repeats: int, device: torch.device) -> list[StepTiming]:
-    """Each in its turn; ratios are to the first."""
-    found = in_turns(steps, repeats, device.type)
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="mec,mec-joint,byol,barlow-twins", help="names with commas")
+    parser.add_argument("--recipes", choices=[*OWN], default="imagenet", help="whose heads, backbone and view size")
+    parser.add_argument("--batch-size", type=int, default=32, help="images")
+    parser.add_argument("--image-size", type=int, help="px, in place of the recipe's")
+    parser.add_argument("--backbone", help="in place of the recipe's")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    asked = parser.parse_args(words)
+    fabric = start_fabric(asked.device)
+    about = {name: getattr(asked, name) for name in ("batch_size", "image_size", "backbone")}
+    steps = {name: step_of(name, asked.recipes, fabric=fabric, **about) for name in asked.methods.split(",")}
+    found = in_turns(steps, asked.repeats, fabric.device.type)
     first = next(iter(found.values()))[0]
-    return [StepTiming(name, *seconds, ratio=seconds[0] / first) for name, seconds in found.items()]
-
-
-@takes(Step)
-def bench_step(options: Step) -> list[StepTiming]:
-    """Time a step of each method with its published heads, print a table, and write step.json.
-
-    Args:
-    {options}
-    """
-    data, repeats = options.recipes, options.repeats
-    fabric = start_fabric(options.device)
-    asked = {name: getattr(options, name) for name in ("batch_size", "image_size", "backbone")}
-    methods = dict.fromkeys(names(options.methods, "--methods"))
-    steps = {name: step_of(name, data, fabric=fabric, **asked) for name in methods}
-    timings = time_steps(steps, repeats, fabric.device)
-    title = f"{data}: a training step, batch {options.batch_size}, median of {repeats} (range)"
-    shown = table("method", "s a step", f"over {timings[0].method}", title=title)
+    timings = [StepTiming(name, *seconds, ratio=seconds[0] / first) for name, seconds in found.items()]
+    title = f"{asked.recipes}: a training step, batch {asked.batch_size}, median of {asked.repeats} (range)"
+    shown = Table(
+        "method", *[Column(name, justify="right") for name in ("s a step", f"over {timings[0].method}")], title=title
+    )
     for t in timings:
         shown.add_row(t.method, f"{t.median:.3f} ({t.low:.3f}-{t.high:.3f})", f"{t.ratio:.2f}")
-    found = {"data": data, **asked, "timings": [asdict(t) for t in timings]}
-    report(machine(fabric.device.type), [shown], found, Path(options.out) / "step.json")
-    return timings
+    written = {"data": asked.recipes, **about, "timings": [asdict(t) for t in timings]}
+    report(machine(fabric.device.type), [shown], written, asked.out / "step.json")
+
+
+if __name__ == "__main__":
+    main()

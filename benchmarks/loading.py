@@ -1,27 +1,32 @@
-"""`mec bench data`: images per second of each stage from disk to views, alone and together, and which one limits."""
+"""Images per second of each stage from disk to views, alone and together, and which one limits.
 
+    python benchmarks/loading.py photos/ [--images 256] [--workers 8] [--recipe auto]
+
+DATA is what `mec pretrain` takes: digits, a folder, shards that `mec pack` wrote. FOLDER gets data.json.
+"""
+
+import argparse
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.table import Column, Table
 
-from mec.bench.options import Loading
-from mec.bench.turns import report, table
 from mec.data.batches import ViewBatches, boxes_in, crop_all, decode_for
-from mec.data.dataset import Data, Split
+from mec.data.dataset import Split
 from mec.data.decoding import quiet
 from mec.data.images import Images
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.recipes.recipe import View
 from mec.recipes.table import recipe_named
+from mec.reports.turns import report
 from mec.runtime.device import chosen_device, wait_for
-from mec.runtime.flags import takes
 from mec.runtime.machine import cores, machine, this_machine
 from mec.training.plan import auto
 from mec.views.views import Draw, augment, crop_batch, numbered
@@ -37,47 +42,6 @@ class Stage:
     name: str
     images_per_second: float
     seconds: float
-
-
-@takes(Loading)
-def bench_data(data: str | Data, options: Loading) -> list[Stage]:
-    """Time the stages on some training images, print a table, and write data.json.
-
-    Args:
-        data: digits, a data set's name, a folder of images, shards that `mec pack` wrote, or the result of `open_data`.
-    {options}
-    Raises BadInput: fewer than two images to time, or no such recipe.
-    """
-    recipe, workers = options.recipe, options.workers
-    device = chosen_device(options.device)
-    if not isinstance(data, Data):
-        data = open_data(data, root=options.data_root)
-    chosen = auto(data, this_machine(device))[0] if recipe == "auto" else recipe_named(recipe)
-    views = numbered(chosen.views)
-    count = min(options.images, len(data.train))
-    if count < 2:
-        raise BadInput(f"{data.name} has {count} training image: at least 2 are timed.")
-    split = data.train.take(np.linspace(0, len(data.train) - 1, count).astype(int))
-    alone = time_alone(split.images, views, device)
-    in_memory = split.images.pixels is not None
-    counts = [0] if in_memory else [0, 1, min(8, cores())] if workers is None else [workers]
-    together = [time_together(split, chosen.views, device, number) for number in sorted({*counts})]
-    stages = [*alone, *together]
-
-    sizes = ", ".join(str(view.size) for _, view in views)
-    kind = "in memory" if in_memory else "decoded when needed"
-    shown = table("stage", "images/s", "ms an image", title=f"{data.name}: {count} images, {kind}; views of {sizes} px")
-    for stage in stages:
-        shown.add_row(stage.name, f"{stage.images_per_second:,.0f}", f"{1000 * stage.seconds:.3f}")
-    slowest, best = max(alone, key=lambda s: s.seconds), max(together, key=lambda s: s.images_per_second)
-    verdict = (
-        f"{slowest.name} limits: {slowest.seconds / sum(s.seconds for s in alone):.0%} of the work on an image. "
-        f"Fastest {best.name}: {best.images_per_second:,.0f} images/s. A run whose steps could use more waits for "
-        "data; its progress line shows how long (data wait)."
-    )
-    found = {"data": data.name, "recipe": recipe, "stages": [asdict(s) for s in stages]}
-    report({**machine(device), "cores": cores()}, [shown, verdict], found, Path(options.out) / "data.json")
-    return stages
 
 
 @contextlib.contextmanager
@@ -140,3 +104,52 @@ def time_together(split: Split, views: tuple[View, ...], device: str, workers: i
     seconds = (time.perf_counter() - began) / max(1, count * batch)
     name = f"{TOGETHER}, {workers} workers" if split.images.pixels is None else TOGETHER
     return Stage(name, 1 / max(seconds, 1e-9), seconds)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--recipe", default="auto", help="whose views to make")
+    parser.add_argument("--images", type=int, default=256, help="how many to time")
+    parser.add_argument(
+        "--workers", type=int, help="processes that decode; none given: none, one, and one a core, each timed"
+    )
+    parser.add_argument("--data-root", type=Path, help="where a torchvision data set's or imagenet's files are")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    asked = parser.parse_args(words)
+    device, workers = chosen_device(asked.device), asked.workers
+    data = open_data(asked.data, root=asked.data_root)
+    chosen = auto(data, this_machine(device))[0] if asked.recipe == "auto" else recipe_named(asked.recipe)
+    views = numbered(chosen.views)
+    count = min(asked.images, len(data.train))
+    if count < 2:
+        raise BadInput(f"{data.name} has {count} training image: at least 2 are timed.")
+    split = data.train.take(np.linspace(0, len(data.train) - 1, count).astype(int))
+    alone = time_alone(split.images, views, device)
+    in_memory = split.images.pixels is not None
+    counts = [0] if in_memory else [0, 1, min(8, cores())] if workers is None else [workers]
+    together = [time_together(split, chosen.views, device, number) for number in sorted({*counts})]
+    stages = [*alone, *together]
+
+    sizes = ", ".join(str(view.size) for _, view in views)
+    kind = "in memory" if in_memory else "decoded when needed"
+    shown = Table(
+        "stage",
+        *[Column(name, justify="right") for name in ("images/s", "ms an image")],
+        title=f"{data.name}: {count} images, {kind}; views of {sizes} px",
+    )
+    for stage in stages:
+        shown.add_row(stage.name, f"{stage.images_per_second:,.0f}", f"{1000 * stage.seconds:.3f}")
+    slowest, best = max(alone, key=lambda s: s.seconds), max(together, key=lambda s: s.images_per_second)
+    verdict = (
+        f"{slowest.name} limits: {slowest.seconds / sum(s.seconds for s in alone):.0%} of the work on an image. "
+        f"Fastest {best.name}: {best.images_per_second:,.0f} images/s. A run whose steps could use more waits for "
+        "data; its progress line shows how long (data wait)."
+    )
+    found = {"data": data.name, "recipe": asked.recipe, "stages": [asdict(s) for s in stages]}
+    report({**machine(device), "cores": cores()}, [shown, verdict], found, asked.out / "data.json")
+
+
+if __name__ == "__main__":
+    main()

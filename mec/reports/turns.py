@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.table import Column, Table
-
 from mec.runtime.device import wait_for
 from mec.runtime.files import write_json
 from mec.runtime.progress import Console
@@ -42,8 +40,3 @@ def report(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"machine": where, **found})
     console.print("Written: " + ", ".join(map(str, (path, *others))), soft_wrap=True)
-
-
-def table(first: str, *columns: str, title: str) -> Table:
-    """A table of figures, to the right, after words."""
-    return Table(first, *[Column(name, justify="right") for name in columns], title=title)

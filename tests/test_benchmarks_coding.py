@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,16 @@ import reference
 import torch
 from helpers import write_images
 
-from mec.bench import data
-from mec.bench.coding import AGAINST, CONTENDERS, RELEASED, of_order, once, released_loop, time_coding
-from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.objectives.matched import unit_rows
 from mec.recipes.recipe import View
 from mec.runtime.machine import cpu_name, machine
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import coding
+import loading
+from coding import AGAINST, CONTENDERS, RELEASED, of_order, once, released_loop, time_coding
 
 
 @pytest.mark.parametrize(("m", "d"), [(5, 8), (8, 5)])
@@ -71,9 +74,9 @@ def test_gradients_are_asked_for_where_the_contender_says(contender):
     assert seen == [(False, False), (True, contender.gradients == 2)]
 
 
-def test_the_command_prints_a_table_and_writes_json_and_a_picture(tmp_path, capsys):
+def test_the_script_prints_a_table_and_writes_json_and_a_picture(tmp_path, capsys):
     flags = ["--rows", "8,16", "--sizes", "8", "--repeats", "2", "--device", "cpu", "--out", str(tmp_path / "b")]
-    assert main(["bench", "coding", *flags]) == 0
+    assert coding.main(flags) == 0
     said = capsys.readouterr().out
     assert "m 16, d 8: median ms" in said
     assert "joint exact" in said
@@ -107,7 +110,7 @@ def test_the_stages_of_the_data_path_are_timed_alone_and_together(tmp_path, caps
     write_images(tmp_path / "photos", 12, ".png", width=side, height=side)
     out = tmp_path / "bench"
     flags = ["--images", "8", "--workers", "0", "--out", str(out)]
-    assert main(["bench", "data", str(tmp_path / "photos"), *flags]) == 0
+    loading.main([str(tmp_path / "photos"), *flags])
     stages = {s["name"]: s for s in json.loads((out / "data.json").read_text())["stages"]}
     alone = ["read", "decode", "crop, flip", "colour, blur"] if side == 80 else ["crop, flip", "colour, blur"]
     together = "together, 0 workers" if side == 80 else "together"
@@ -118,9 +121,9 @@ def test_the_stages_of_the_data_path_are_timed_alone_and_together(tmp_path, caps
     assert f"{slowest} limits" in capsys.readouterr().out
 
 
-def test_a_number_of_images_too_small_to_time_is_refused(tmp_path, capsys):
-    assert main(["bench", "data", "digits", "--images", "1", "--out", str(tmp_path)]) == 2
-    assert "--images is 1" in capsys.readouterr().err
+def test_a_number_of_images_too_small_to_time_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="at least 2 are timed"):
+        loading.main(["digits", "--images", "1", "--out", str(tmp_path)])
 
 
 def test_only_batches_that_were_not_ready_beforehand_are_timed(tmp_path, monkeypatch):
@@ -132,9 +135,9 @@ def test_only_batches_that_were_not_ready_beforehand_are_timed(tmp_path, monkeyp
         seen.append(stop - start)
         return iter(range(start, stop))
 
-    monkeypatch.setattr(data.ViewBatches, "batches", batches)
+    monkeypatch.setattr(loading.ViewBatches, "batches", batches)
     split = open_data(str(tmp_path / "photos")).train
     for workers in (0, 1, 8):
-        stage = data.time_together(split, (View(size=8, copies=2),), "cpu", workers)
+        stage = loading.time_together(split, (View(size=8, copies=2),), "cpu", workers)
         assert stage.name == f"together, {workers} workers"
     assert seen == [1 + 4, 3 + 8, 17 + 64]
