@@ -90,6 +90,20 @@ def test_cached_features_of_images_that_were_replaced_are_not_used_again(tmp_pat
     assert [i for i in range(8) if not np.array_equal(before[i], after[i])] == [2]
 
 
+def test_cached_features_of_a_tar_that_was_replaced_are_not_used_again(tmp_path):
+    """Without an index nothing is known of its images but where they lie."""
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        for image in bitmaps(tmp_path / "set"):
+            tar.add(image, image.name)
+    subject = small_subject(tmp_path)
+    before = subject.features(open_data(str(path)).train).x
+    pixels = (tmp_path / "set" / "0003.bmp").read_bytes()[8000:8040]  # of the middle, which this encoder sees
+    replace_in_place(path, pixels, bytes(255 - b for b in pixels))
+    after = subject.features(open_data(str(path)).train).x
+    assert [i for i in range(8) if not np.array_equal(before[i], after[i])] == [3]
+
+
 def test_a_copy_elsewhere_at_another_time_has_the_same_contents(tmp_path):
     for name in ("one", "other"):
         bitmaps(tmp_path / name / "set")
@@ -118,7 +132,10 @@ def test_above_the_stated_size_places_all_over_the_set_are_compared_and_that_is_
         big.write_bytes(bytes(40 * BLOCK))
     assert 10 <= noticed <= 16
     big.unlink()
-    assert any("16 places in these" in words for words in open_data(str(tmp_path / "set")).words())
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(paths[0], "a.bmp")
+    for name in ("set", "set.tar"):
+        assert any("16 places in these" in words for words in open_data(str(tmp_path / name)).words()), name
 
 
 def test_a_file_that_went_away_meanwhile_counts_as_empty(tmp_path):

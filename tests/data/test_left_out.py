@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import subprocess
 import zlib
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import lines, noise_image, small_subject, tiny_run, write_images
+from helpers import command, lines, noise_image, small_subject, tiny_run, write_images
 from PIL import Image, PngImagePlugin
 
+import mec
 from mec.data import listing
 from mec.data.decoding import formats, open_image, read_image
 from mec.data.opening import open_data
@@ -52,6 +54,31 @@ def test_photographs_of_telephones_are_read_where_the_extra_is_installed(tmp_pat
     (image,) = [read_image(tmp_path / "telephone.heic")]
     assert image.size == (64, 48)
     assert len(open_data(str(tmp_path)).train) == 1
+
+
+STAND_IN = """
+from PIL import Image, PngImagePlugin
+
+def register_heif_opener():
+    Image.register_open("HEIF", lambda file, name: PngImagePlugin.PngImageFile(file, name), lambda start: True)
+"""
+
+
+def test_with_the_extra_photographs_of_telephones_are_found_and_its_reader_reads_them(tmp_path, monkeypatch):
+    """Where pillow-heif is not installed; what stands in for it here reads PNG."""
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "pillow_heif.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "extra"), str(Path(mec.__file__).parents[1])]))
+    for path in write_images(tmp_path / "set", 3):
+        path.rename(path.with_suffix(".HEIC"))
+    code = """
+from mec.data.decoding import formats
+from mec.data.opening import open_data
+found = open_data({!r})
+print(len(found.train), found.words(), formats()[-1])
+"""
+    done = command("-c", code.format(str(tmp_path / "set")))
+    assert done.stdout.strip() == "3 [] HEIF", done.stderr
 
 
 def test_a_folder_linked_into_others_is_read_once_by_its_own_name(tmp_path):
@@ -155,7 +182,8 @@ def tiff(path: Path, channels: int, photometric: int = 1) -> None:
 
 
 @pytest.mark.parametrize("channels", [5, 13])
-def test_images_of_many_channels_are_refused_for_their_true_reason(tmp_path, channels, capfd):
+def test_images_of_many_channels_are_refused_for_their_true_reason(tmp_path, channels, capfd, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's, with which a line of Pillow's log shows nowhere
     for i in range(6):
         tiff(tmp_path / f"{i}.tif", channels)
     with pytest.raises(BadInput) as error:

@@ -155,10 +155,11 @@ def test_images_that_fail_once_are_read_again_and_keep_their_place(images, tmp_p
     assert np.array_equal(found.x, whole.x)
 
 
-def test_an_encoder_that_gives_nan_leaves_no_file(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_encoder_that_gives_nan_leaves_no_file(images, tmp_path, monkeypatch, value):
     subject = small_subject(tmp_path)
     with torch.no_grad():
-        subject.encoder[0].bias.fill_(torch.nan)
+        subject.encoder[1].bias.fill_(value)
     monkeypatch.setattr(embedding, "resolve", lambda *_, **__: subject)
     with pytest.raises(BadInput, match="the features of 30 of 30 images are not finite"):
         mec.embed("any", images, out=tmp_path / "x.npz")

@@ -299,6 +299,15 @@ def test_advice_is_something_else_than_was_done_in_numbers_that_set_takes(word, 
     assert all(new < 0.06 for new in distortions)
 
 
+def test_where_nothing_is_told_apart_after_many_steps_longer_training_is_no_advice():
+    line = {"agreement": 0.1, "similarity": 0.08}
+    assert judge(run({}, line), EXACT, done(steps=600)).advice.startswith(
+        "Look at the images (copies of one, or empty?)"
+    )
+    assert judge(run({}, line), EXACT, done(steps=100)).advice.startswith("Train longer, --epochs 50.")
+    assert judge(run({}, {"agreement": 0.15}), EXACT, done(steps=600)).advice.startswith("Train longer, --epochs 120.")
+
+
 def test_a_collapse_before_the_first_update_is_not_the_rates_fault():
     line = {**GOOD, "similarity": 1.0, "effective_rank": 1.0}
     verdict = judge([{**line, "step": 1}, {**line, "step": 50}], EXACT, done())

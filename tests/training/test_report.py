@@ -60,6 +60,9 @@ def test_commands_for_data_with_a_name_have_their_root(finished):
     words = next_steps(replace(run, settings=asked), open_data("digits")).splitlines()
     assert shlex.split(words[0])[4:] == ["knn", "cifar10", "--data-root", "/my data"]
     assert shlex.split(words[1])[1:] == ["export", str(finished), "--to", "timm"]
+    asked = replace(run.settings, asked={"data": "photos", "labels": "my labels.csv"})
+    words = next_steps(replace(run, settings=asked), open_data("digits")).splitlines()
+    assert shlex.split(words[0])[4:] == ["knn", "photos", "--labels", "my labels.csv"]
     own = replace(run, encoder=replace(run.encoder, backbone="custom"))
     assert next_steps(own, open_data("digits")) == ""  # no command can load it
 
