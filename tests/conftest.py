@@ -6,7 +6,6 @@ import gc
 import os
 from pathlib import Path
 
-gc.disable()  # while tests are collected: nothing of that is given back
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test runs beside others; read when torch and numba are loaded
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the processes that tests start: the package is compiled once
 
@@ -15,6 +14,7 @@ import torch
 from helpers import digit_images, tiny_run
 from PIL import Image
 
+gc.disable()  # while tests are collected: nothing of that is given back
 torch.set_num_threads(1)  # small matrices; and one number of threads here and in the processes that tests start
 
 

@@ -13,6 +13,7 @@ from mec.answers.options import Duplicates, Mislabelled, Outliers, Searching
 from mec.answers.pool import gather, of_source, reserved, write_csv
 from mec.data.sources import BY_FOLDER, open_images
 from mec.errors import BadInput, plain
+from mec.evaluation.subject import resolve
 from mec.pages.page import data_uri, write_page
 from mec.runtime.flags import takes
 from mec.runtime.progress import say
@@ -54,9 +55,10 @@ def search(run: Any, images: Any, options: Searching) -> list[Row]:
     """
     out, given = Path(options.out), str(options.query)
     with reserved(out, ".csv"):
-        asked = open_images(given if Path(given).exists() or "," not in given else given.split(","))
-        pool = gather(run, images, options)
-        queries = of_source(pool.subject, asked)
+        subject = resolve(run, device=options.device, workers=options.workers)
+        scale, several = subject.info.scale, "," in given and not Path(given).exists()
+        queries = of_source(subject, open_images(given.split(",") if several else given, scale=scale))
+        pool = of_source(subject, open_images(images, scale=scale))
         similarity, index = nearest(pool.unit(), queries.unit(), min(options.top, len(pool)))
         rows: list[Row] = []
         groups = []

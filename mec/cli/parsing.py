@@ -66,11 +66,6 @@ def wrapped(text: str, width: int) -> str:
 
 
 def refused(word: str, what: str, known: Iterable[str], command: str) -> NoReturn:
-    """Exit with 2 for a word that is none of those known, with the nearest one.
-
-    >>> refused("kmm", "protocol", ["knn", "linear"], "mec evaluate")
-    Traceback (most recent call last):
-    SystemExit: 2
-    """
+    """Exit with 2 for a word that is none of those known, with the nearest one."""
     print(f"mec: no {what} {word!r}. {nearest(word, known)} {command} --help lists them.", file=sys.stderr)
     sys.exit(2)

@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -123,12 +124,29 @@ def with_held_out(data: Data, held_out: Mapping[str, Split], split: str = "") ->
     return replace(data, test=held_out[chosen], split=chosen, validation=held_out.get(other or ""))
 
 
+def one_sided(data: Data) -> list[str]:
+    """What there is to say of classes that only the training images have, or only held-out ones: by the layout, since
+    none of their images can be read, or since a limit took none."""
+    told = []
+    for part, split in ((data.split, data.test), ("validation", data.validation)) if data.can_be_measured else ():
+        train, found = (Counter(x.labelled().y.tolist() if x else ()) for x in (data.train, split))
+        for words, there, lacking in (
+            ("has images of classes without one to train on, which count as wrong", found, train),
+            ("has no image of classes that are trained on, and not measured", train, found or train),
+        ):
+            few = sorted(there.keys() - lacking.keys())
+            some = ", ".join(f"{data.classes[c] if c < len(data.classes) else c} ({there[c]:,})" for c in few[:5])
+            told += [f"{part}/ {words}: {some}" + f" and {len(few) - 5:,} more" * (len(few) > 5)] * bool(few)
+    return told
+
+
 def with_scale(data: Data, scale: Scale | None = None) -> Data:
     """The data with a scale for deep values: the one given, or that of a sample of the training images."""
     own, cut = common_scale(data.train.images)
-    if cut:
-        words = f"{counted(cut, 'images')} of those looked at have colours of 16 bits in a format other than PNG"
-        data = replace(data, told=(*data.told, f"{words}: the upper 8 bits are read."))
+    for part in (data.test, data.validation):  # deep ones beside training images of 8 bits
+        own = own or (common_scale(part.images)[0] if part else None)
+    words = (f"{counted(number, 'images')} of those looked at {what}." for what, number in cut.items())
+    data = replace(data, told=(*data.told, *words))
     if own is None and scale is None:
         return data
     found = scale or own

@@ -117,8 +117,12 @@ def split_folders(folder: Path, left_out: Counter[str]) -> tuple[list[str], list
     for name in subfolders(folder):
         roles.setdefault(ROLES.get(name.lower()), []).append(name)
     train, held_out = roles.get(TRAIN, [])[:1], [*roles.get(VALIDATION, []), *roles.get(TEST, [])]
-    if not train:
-        return [], []
+    if not train:  # parts inside of folders, as CLASS/train/ or one folder above the set's
+        held = [word for word, role in ROLES.items() if role != TRAIN]
+        inside = [name for name in subfolders(folder) if (folder / name / "train").is_dir()]
+        inside = [f"{name}/" for name in inside if any((folder / name / word).is_dir() for word in held)]
+        words = f"{', '.join(inside[:3])}: parts lie inside (train/, val/), and images of all of them are trained on. "
+        return [], [words + "Give the folder that holds train/CLASS/ and val/CLASS/ to keep them apart."] * bool(inside)
     below = {name: os.walk(folder / name) for name in (*roles.get(None, []), *roles[TRAIN][1:])}
     beside = [name for name, walk in below.items() if any(map(is_image, (f for _, _, files in walk for f in files)))]
     classes = {name: {*subfolders(folder / name)} for name in (*train, *held_out)}
@@ -162,15 +166,7 @@ def with_labels(
                 inside = ", ".join(sorted(c for c in found if c is not None)[:4]) or "no folders"
                 told.append(f"{part}/ has no class of {parts[0]}/ ({inside}): nothing can be measured on it.")
         return [None] * len(parts), (), told
-    for name in foreign:
-        images = ", ".join(f"{found[name]:,} in {part}/" for part, found in zip(parts, counts) if found[name])
-        told.append(f"class {name} ({images}) is not in {parts[0]}/: its images count as wrong.")
     for part, found in zip(parts[1:], counts[1:]):
-        lacking = [c for c in own if c not in found]
-        if lacking and found:
-            some = ", ".join(f"{c} ({counts[0][c]:,})" for c in lacking[:5])
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            told.append(f"{part}/ has no image of {some}{more}: these classes are trained on, not measured.")
         if found[None]:
             told.append(f"{found[None]:,} images in {part}/ lie in no class: they are not measured on.")
     number = {name: i for i, name in enumerate([*own, *foreign])}

@@ -162,13 +162,12 @@ def too_many(skipped: Sequence[Skipped], looked_at: int, root: object) -> str:
     )
 
 
-def common_scale(images: Images) -> tuple[Scale | None, int]:
+def common_scale(images: Images) -> tuple[Scale | None, Counter[str]]:
     """The scale that fits the deep values of a sample of images, drawn with a fixed seed; None where none is deep.
-    And how many of the sample hold colours of 16 bits in a format of which only the upper 8 are read."""
+    And of how many of the sample what is not read, in words."""
+    cut, looked_at, samples = Counter[str](), Counter[str](), list[np.ndarray]()
     if images.pixels is not None:
-        return None, 0
-    samples: list[np.ndarray] = []
-    cut, looked_at = 0, Counter[str]()
+        return None, cut
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(images))
     with quiet():
         for i in order[:CANDIDATES].tolist():
@@ -180,7 +179,10 @@ def common_scale(images: Images) -> tuple[Scale | None, int]:
                 image = images.stored(i)
                 if is_deep(image) or (is_wide(image) and image.format == "PNG"):
                     samples.append(sampled_values(image))
-                cut += is_wide(image) and image.format != "PNG"
+                if is_wide(image) and image.format != "PNG":
+                    cut["have colours of 16 bits in a format other than PNG: the upper 8 bits are read"] += 1
+                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                    cut["have several pages: the first is read"] += 1
     return scale_of(samples), cut
 
 

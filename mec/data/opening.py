@@ -14,6 +14,7 @@ from mec.data.dataset import (
     fingerprint,
     in_memory_if_small,
     limited,
+    one_sided,
     with_held_out,
     with_scale,
 )
@@ -82,6 +83,7 @@ def open_data(
     if split and data.split.lower() != split.lower() and ROLES.get(data.split.lower()) != ROLES.get(split.lower()):
         raise BadInput(f"{name} has no part {split!r} to measure on. There: {data.split}.")
     data = replace(data, train=limited(data.train, limit, seed))
+    data = replace(data, told=(*data.told, *one_sided(data)))
     return data if data.fingerprint else replace(data, fingerprint=fingerprint(data))
 
 

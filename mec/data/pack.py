@@ -13,7 +13,7 @@ from PIL import Image
 from mec.data.dataset import TRAIN, Data, Split
 from mec.data.decoding import Picture, Skipped, quiet, read_file, reason
 from mec.data.folders import folder_layout
-from mec.data.images import MOST_UNREADABLE, Files, too_many
+from mec.data.images import MOST_UNREADABLE, Files, common_scale, too_many
 from mec.data.options import Packing
 from mec.data.shards import QUARANTINE, ShardWriter, write_index
 from mec.errors import BadInput
@@ -44,6 +44,9 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
     layout = folder_layout(folder, options.labels)
     parts, classes = layout.parts, layout.classes
+    if resize and (deep := common_scale(Files(tuple(path for part in parts for path in part.paths)))[0]):
+        words = f"it makes JPEGs of 8 bits, and there are deep images ({deep.low:g} to {deep.high:g})"
+        raise BadInput(f"--resize is {resize}: {words}. Leave it out: all are then packed as they are.")
     base = folder if folder.is_dir() else parts[0].root  # of a list
     console = Console(quiet=options.quiet, markup=False)
     with whole_folder(out) as work:
@@ -69,13 +72,15 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         skipped += layout.closed
         write_records(work / QUARANTINE, map(asdict, skipped))
     for words in Data(folder.name, Split(Files(())), left_out=layout.left_out, told=tuple(layout.told)).words():
-        console.print(words)
+        console.print(words, soft_wrap=True)
     shards = [shard for writer in writers for shard in writer.shards]
     size = sum(shard["bytes"] for shard in shards) / 1e6
     images_in = sum(len(writer.rows) for writer in writers)
-    console.print(f"{out}: {images_in:,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False)
+    console.print(
+        f"{out}: {images_in:,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False, soft_wrap=True
+    )
     if skipped:
-        console.print(f"{len(skipped)} images cannot be read: {out / QUARANTINE}", highlight=False)
+        console.print(f"{len(skipped)} images cannot be read: {out / QUARANTINE}", highlight=False, soft_wrap=True)
     return out
 
 

@@ -204,6 +204,11 @@ def assigned(
     if table.splits is not None:
         parts = [table.splits[row].lower() or name if row >= 0 else name for row, name in zip(found.tolist(), own)]
         parts = [TRAIN if ROLES.get(name.lower()) == TRAIN else name for name in parts]
+        bare = sum(row >= 0 and not table.splits[row] for row in found.tolist())
+        words_of = (
+            f"{table.file.name}: {bare:,} images have no part in its column split: train, or that of their folder"
+        )
+        told += [words_of] * bool(bare)
         if not any(word is not None and part != TRAIN for word, part in zip(words, parts)):
             told.append(f"{table.file.name}: its column split holds out no labelled image, so nothing is measured")
     elif len({*own}) == 1 and len({*words} - {None}) > 1:

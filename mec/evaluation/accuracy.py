@@ -21,8 +21,6 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
     >>> [round(bound, 2) for bound in wilson(50.0, 10)]
     [23.66, 76.34]
-    >>> [round(bound, 2) for bound in wilson(100.0, 4)]
-    [51.01, 100.0]
     """
     p, least = share / 100, Z * Z / n
     middle = (p + least / 2) / (1 + least)

@@ -15,22 +15,14 @@ VOC_CLASSES = (
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
-    """Share (%) of rows of scores [n, c] whose label [n] is among the k best; equal scores go to the lowest class.
-
-    >>> top_k(np.array([[0.9, 0.1, 0.0], [0.5, 0.2, 0.3]]), np.array([0, 2]), k=1)
-    50.0
-    """
+    """Share (%) of rows of scores [n, c] whose label [n] is among the k best; equal scores go to the lowest class."""
     check_scores(scores, labels, many=False)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100 * float((best == labels[:, None]).any(1).mean())
 
 
 def mean_per_class(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Unweighted mean (%), over the classes that labels [n] name, of the share of a class's rows that are right.
-
-    >>> mean_per_class(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), np.array([0, 0, 0, 1]))
-    50.0
-    """
+    """Unweighted mean (%), over the classes that labels [n] name, of the share of a class's rows that are right."""
     check_scores(scores, labels, many=False)
     right = scores.argmax(1) == labels
     return 100 * float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
@@ -57,9 +49,6 @@ def eleven_point_precision(recall: np.ndarray, precision: np.ndarray) -> float:
 
     0 where no operating point reaches a recall. Tenths are multiples of the float 0.1, as detectron2 and the codes of
     the literature have them: three lie a hair above, so that a recall of exactly 3/10, 6/10 or 7/10 misses its tenth.
-
-    >>> round(eleven_point_precision(np.array([0.3, 0.5]), np.array([1.0, 0.5])) * 11, 9)
-    4.5
     """
     return float(np.mean([precision[recall >= tenth * 0.1].max(initial=0.0) for tenth in range(11)]))
 

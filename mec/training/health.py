@@ -360,8 +360,6 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
     >>> sparkline([0, 1, 2, 3], width=4)
     '▁▃▆█'
-    >>> sparkline([0, 7])
-    '▁█'
     """
     finite = [v for v in values if math.isfinite(v)]
     if not finite:

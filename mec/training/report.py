@@ -12,7 +12,7 @@ import torch
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from mec.data.dataset import Data, Split, limited
+from mec.data.dataset import TEST, Data, Split, limited
 from mec.errors import Diverged
 from mec.evaluation.features import Features, extract, is_grey, measured_parts, pixels, tell_skipped
 from mec.evaluation.map import embedding_map, map_points
@@ -91,7 +91,8 @@ def next_steps(run: Run, images: Data) -> str:
     if data and Path(data).is_dir():
         commands.append(["mec", "embed", folder, data, "--out", "features.npz"])
     if images.can_be_measured and data:
-        commands.append(["mec", "evaluate", folder, "knn", data, *root])
+        other = ["--split", images.split] * (images.split != TEST)
+        commands.append(["mec", "evaluate", folder, "knn", data, *root, *other])
     commands.append(["mec", "export", folder, "--to", "timm"])
     return "Next:  " + "\n       ".join(map(shlex.join, commands[:2]))
 

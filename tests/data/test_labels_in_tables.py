@@ -77,6 +77,15 @@ def test_a_column_of_parts_decides(images, tmp_path):
     assert (len(data.train), len(data.validation), len(data.test), data.split) == (10, 5, 5, "test")
     assert open_data(str(folder), labels=file, split="val").split == "val"
     assert not any("held out" in words for words in data.words())
+    assert "t.csv: 5 images have no part in its column split: train, or that of their folder" in data.words()
+
+
+def test_a_column_of_parts_that_holds_out_no_labelled_image_is_told(images, tmp_path):
+    folder, rows = images
+    parts = [(n, c if i else "", "train" if i else "val") for i, (n, c) in enumerate(rows.items())]
+    data = open_data(str(folder), labels=table(tmp_path / "t.csv", parts, "path,label,split"))
+    assert not data.can_be_measured
+    assert "t.csv: its column split holds out no labelled image, so nothing is measured" in data.words()
 
 
 @pytest.mark.parametrize("place", ["beside", "inside", "elsewhere"])
@@ -219,11 +228,13 @@ def test_packing_keeps_the_labels_and_parts_of_a_csv(images, tmp_path):
 
 def test_other_labels_are_another_data_set(images, tmp_path):
     folder, rows = images
-    one, two = (
-        open_data(str(folder), labels=table(tmp_path / "labels.csv", {n: c if i else "bee" for i, (n, c) in given}))
-        for given in ([*enumerate(rows.items())], [*enumerate(rows.items(), 1)])
-    )
-    assert one.fingerprint != two.fingerprint
+    told = []
+    for other in ("ant", "bee"):  # of the first image; the parts stay
+        changed = {**rows, next(iter(rows)): other}
+        parts = [(n, c, "val" if "7" in n else "train") for n, c in changed.items()]
+        told.append(open_data(str(folder), labels=table(tmp_path / "labels.csv", parts, "path,label,split")))
+    assert of(told[0].train).keys() == of(told[1].train).keys()
+    assert told[0].fingerprint != told[1].fingerprint
 
 
 def test_what_is_no_file_of_a_table_is_refused_at_once(images, tmp_path):

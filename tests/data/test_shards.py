@@ -103,11 +103,15 @@ def test_resized_images_have_the_shorter_side_asked_for_and_look_the_same(tmp_pa
     assert np.abs(np.asarray(images.read(rows["wide.jpg"])).astype(int) - np.asarray(judge)).mean() < 3
 
 
-def test_unreadable_images_stand_in_the_quarantine_list_with_their_reasons(photos, tmp_path):
+def test_unreadable_images_stand_in_the_quarantine_list_with_their_reasons(photos, tmp_path, capsys):
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "cut.jpg").write_bytes((photos / "a" / "0003.jpg").read_bytes()[:900])
-    found = open_data(str(packed(photos, tmp_path / "out")))
+    (photos / "notes.txt").write_text("no image")
+    found = open_data(str(pack(photos, tmp_path / "out")))
     assert len(found.train) == 30
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "Left out: 1 file with the suffix .txt"
+    assert told[-1] == f"2 images cannot be read: {tmp_path / 'out' / 'quarantine.jsonl'}"  # a path is not wrapped
     listed = {Path(line["path"]).name: line["reason"] for line in lines(tmp_path / "out" / "quarantine.jsonl")}
     assert listed.keys() == {"empty.jpg", "cut.jpg"}
     assert "0 bytes" in listed["empty.jpg"]

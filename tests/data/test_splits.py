@@ -8,6 +8,7 @@ import torch
 from helpers import labelled_folder, lines, noise_image, small_subject, tiny_run, write_images
 from PIL import Image
 
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.data.pack import pack
 from mec.errors import BadInput
@@ -15,6 +16,7 @@ from mec.evaluation.evaluate import evaluate
 from mec.evaluation.features import Features
 from mec.evaluation.probing.linear import linear
 from mec.evaluation.probing.protocols import Knn, LinearProbe
+from mec.training.run import read_settings
 
 SMALL_RUN = {"limit": None, "batch_size": 8, "recipe": "digits", "epochs": 1, "workers": 0}
 
@@ -88,10 +90,23 @@ def test_results_name_the_folder_that_was_measured_on(three_parts, tmp_path):
 def test_a_run_stores_and_shows_what_its_table_was_measured_on(tmp_path, capsys):
     labelled_folder(tmp_path / "set", test_name="val")
     run = tiny_run(tmp_path / "run", str(tmp_path / "set"), **SMALL_RUN, evaluate=True, quiet=False)
-    assert {line["split"] for line in lines(run / "results.jsonl")} == {"val"}
+    assert {line["split"] for line in lines(run / "results.jsonl")} == {read_settings(run).split} == {"val"}
     shown = capsys.readouterr().out
     assert "on 18 of val/" in " ".join(shown.split())
     assert "held-out images (val), %" in shown
+
+
+def test_a_run_may_be_measured_on_another_part_and_keeps_what_was_told(three_parts, tmp_path, quick_report, capsys):
+    write_images(three_parts / "train" / "rare", 2, seed=95)
+    out = tmp_path / "run"
+    words = ["pretrain", str(three_parts), "--split", "validation", "--epochs", "1", "--batch-size", "8"]
+    assert main([*words, "--out", str(out), "--set", "views.size=8", "--workers", "0"]) == 0
+    found = lines(out / "results.jsonl")
+    assert {(line["split"], line["images"]) for line in found} == {("validation", 15)}
+    told = ["validation/ has no image of classes that are trained on, and not measured: rare (2)"]
+    assert read_settings(out).told == told
+    assert all(line["told"] == told for line in found)
+    assert " knn " + str(three_parts) + " --split validation" in capsys.readouterr().out  # the command to go on with
 
 
 def test_the_best_epoch_is_chosen_on_validation_images(three_parts, tmp_path, monkeypatch):
@@ -102,6 +117,7 @@ def test_the_best_epoch_is_chosen_on_validation_images(three_parts, tmp_path, mo
     run = LinearProbe(data=str(three_parts), preset="paper", epochs=2, batch_size=8)
     best = [r for r in run.measure(small_subject(tmp_path)) if r.settings["epoch"] == "best" and r.metric == "top-1"]
     assert [(r.value, r.settings["epochs_done"], r.split) for r in best] == [(10.0, 1, "test")]
+    assert best[0].settings["epoch_chosen_on"] == "validation"
 
 
 def test_the_penalty_of_the_fast_probe_is_chosen_on_validation_images():
@@ -135,7 +151,51 @@ def test_test_images_of_a_class_that_training_lacks_count_as_wrong_and_are_told(
     found = open_data(str(tmp_path))
     assert found.classes == ("b", "c", "d", "a")
     assert np.bincount(found.test.labels).tolist() == [6, 6, 6, 5]
-    assert found.words() == ["class a (5 in val/) is not in train/: its images count as wrong."]
+    assert found.words() == ["val/ has images of classes without one to train on, which count as wrong: a (5)"]
+
+
+FOREIGN = "val/ has images of classes without one to train on, which count as wrong: "
+
+
+@pytest.mark.parametrize("kind", ["packed", "tars", "limit", "unreadable", "many"])
+def test_a_class_without_images_to_train_on_is_told_whatever_it_comes_from(tmp_path, kind):
+    """By the layout of what was packed, by labels in tars, since a limit took none, since none can be read."""
+    data = labelled_folder(tmp_path / "set", train=20)
+    write_images(data / "val" / "rare", 4, seed=90)
+    write_images(data / "train" / "rare", 1 if kind in ("limit", "unreadable") else 0, seed=91)
+    if kind == "unreadable":
+        (data / "train" / "rare" / "0000.png").write_bytes(b"rot")
+    if kind == "many":
+        for i in range(7):
+            write_images(data / "val" / f"s{i}", 1, seed=92 + i)
+    if kind in ("packed", "tars"):
+        data = pack(data, tmp_path / "packed", quiet=True)
+    name = "3" if kind == "tars" else "rare"  # labels in tars are numbers
+    found = open_data(str(data / "*.tar" if kind == "tars" else data), limit=9 if kind == "limit" else None)
+    assert len({*found.train.labels.tolist()}) == 3
+    more = ", s0 (1), s1 (1), s2 (1), s3 (1) and 3 more" if kind == "many" else ""
+    assert found.words()[-1] == FOREIGN + f"{name} (4){more}"
+
+
+def test_a_class_whose_held_out_images_cannot_be_read_is_told(tmp_path):
+    data = labelled_folder(tmp_path / "set", train=20)
+    write_images(data / "train" / "rare", 4, seed=90)
+    for path in write_images(data / "val" / "rare", 2, seed=91):
+        path.write_bytes(b"rot")
+    left_out, told = open_data(str(data)).words()
+    assert left_out == "Left out: 2 images that cannot be read"
+    assert told == "val/ has no image of classes that are trained on, and not measured: rare (4)"
+
+
+@pytest.mark.parametrize("layout", ["set/{part}/{name}", "{name}/{part}"])
+def test_parts_inside_of_folders_are_told(tmp_path, layout):
+    for i, (part, name) in enumerate([("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")]):
+        write_images(tmp_path / layout.format(part=part, name=name), 3, seed=i)
+    found = open_data(str(tmp_path))
+    assert (len(found.train), found.can_be_measured) == (12, False)
+    (told,) = found.words()
+    inside = "set/" if layout.startswith("set") else "a/, b/"
+    assert told.startswith(f"{inside}: parts lie inside (train/, val/), and images of all of them are trained on.")
 
 
 def test_all_protocols_on_features_count_foreign_images_as_wrong(tmp_path):
@@ -155,7 +215,7 @@ def test_a_class_without_held_out_images_is_told(tmp_path):
     labelled_folder(tmp_path)
     write_images(tmp_path / "train" / "rare", 4)
     (line,) = open_data(str(tmp_path)).words()
-    assert line == "val/ has no image of rare (4): these classes are trained on, not measured."
+    assert line == "val/ has no image of classes that are trained on, and not measured: rare (4)"
 
 
 def test_held_out_images_without_a_class_or_with_other_classes_are_told(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ import pytest
 from helpers import small_subject, tiny_run
 from PIL import Image, TiffImagePlugin
 
+import mec
+from mec.answers.options import Duplicates
+from mec.answers.pool import gather
 from mec.data.decoding import quiet
 from mec.data.images import common_scale
 from mec.data.opening import open_data
 from mec.data.pack import pack
 from mec.data.values import GDAL_NO_DATA, PIXELS, Scale, sampled_values, to_rgb
+from mec.errors import BadInput
 from mec.evaluation import evaluate
 from mec.networks.encoder_file import load_encoder, read_info
 
@@ -123,8 +128,6 @@ def test_the_scale_is_kept_with_the_encoder_and_used_by_every_later_command(tmp_
 
 
 def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
-    from dataclasses import replace
-
     from mec.evaluation.probing.protocols import Knn
 
     for part in ("train", "val"):
@@ -135,6 +138,85 @@ def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
     data = Knn(data=str(tmp_path / "set")).open(subject)
     assert data.train.images.scale == data.test.images.scale == Scale(0, 500)
     assert "values 0 to 500 become 0 to 255" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.fixture
+def deep_subject(tmp_path, monkeypatch):
+    """An encoder that was trained on values from 0 to 500."""
+    subject = small_subject(tmp_path / "subject")
+    subject.info = replace(subject.info, value_range=(0.0, 500.0))
+    for module in ("exports.embed", "answers.pool", "answers.looking"):
+        monkeypatch.setattr(f"mec.{module}.resolve", lambda *_, **__: subject)
+    return subject
+
+
+def as_the_encoder_sees(folder: Path, out: Path) -> Path:
+    """The images of a folder in 8 bits, by the scale of `deep_subject`."""
+    out.mkdir()
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            Image.fromarray(Scale(0, 500).to_bytes(np.asarray(image))).save(out / path.name)
+    return out
+
+
+def test_embedding_has_the_scale_of_the_encoder(tmp_path, deep_subject):
+    folder = write(tmp_path / "set", [ramp(0, 100 + 80 * i).astype(np.uint16) for i in range(6)], ".png")
+    judge = np.load(mec.embed("any", as_the_encoder_sees(folder, tmp_path / "eight"), out=tmp_path / "judge.npz"))
+    found = np.load(mec.embed("any", folder, out=tmp_path / "x.npz"))
+    np.testing.assert_allclose(found["features"], judge["features"], atol=1e-6)
+    assert "values 0 to 500 become 0 to 255, alike for all of them, as the encoder was trained" in str(found["told"])
+
+
+def test_a_search_has_the_scale_of_the_encoder_for_what_is_asked_too(tmp_path, deep_subject):
+    """One image alone would have a scale of its own, by which a dark one is as bright as any."""
+    folder = write(tmp_path / "set", [ramp(0, 100 + 80 * i).astype(np.uint16) for i in range(6)], ".png")
+    eight = as_the_encoder_sees(folder, tmp_path / "eight")
+    for query in ("00.png", "05.png"):
+        judge = mec.search("any", eight, query=eight / query, out=tmp_path / "judge.csv")
+        found = mec.search("any", folder, query=folder / query, out=tmp_path / "x.csv")
+        assert [row[1:] for row in found] == [row[1:] for row in judge]
+        assert found[0][2:] == (query, "1.0000")
+
+
+def test_questions_about_images_have_the_scale_of_the_encoder(tmp_path, deep_subject):
+    folder = write(tmp_path / "set", [ramp(0, 100 + 80 * i).astype(np.uint16) for i in range(6)], ".png")
+    judge = gather("any", as_the_encoder_sees(folder, tmp_path / "eight"), Duplicates(out="x.csv"))
+    np.testing.assert_allclose(gather("any", folder, Duplicates(out="x.csv")).x, judge.x, atol=1e-6)
+
+
+def test_deep_held_out_images_beside_training_images_of_eight_bits_are_scaled_alike(tmp_path):
+    for name in "ab":
+        write(tmp_path / "set" / "train" / name, [ramp(0, 90).astype(np.uint8) for _ in range(4)], ".png")
+        arrays = [ramp(0, 4000 if i % 2 else 200).astype(np.uint16) for i in range(4)]
+        write(tmp_path / "set" / "val" / name, arrays, ".png")
+    found = open_data(str(tmp_path / "set"))
+    assert found.scale.high == pytest.approx(3960, abs=20)
+    assert "become 0 to 255, alike for all of them" in " ".join(found.words())
+    dark, bright = (np.asarray(found.test.images.read(i)).max() for i in (0, 1))
+    assert (bright, dark) == (255, pytest.approx(255 * 200 / 3960, abs=2))
+
+
+def test_deep_images_are_not_made_into_small_jpegs(tmp_path):
+    folder = write(tmp_path / "set", [ramp(0, 3000, side=100).astype(np.uint16) for _ in range(3)], ".png")
+    with pytest.raises(
+        BadInput, match=r"--resize is 64: it makes JPEGs of 8 bits, and there are deep images \(14\.995 to 2984"
+    ):
+        pack(folder, tmp_path / "small", resize=64, quiet=True)
+    assert not (tmp_path / "small").exists()
+    assert open_data(str(pack(folder, tmp_path / "whole", quiet=True))).scale == open_data(str(folder)).scale
+
+
+def test_of_images_with_several_pages_the_first_is_read_and_that_is_told(tmp_path):
+    for i in range(3):
+        pages = [Image.fromarray(ramp(0, 90).astype(np.uint8)) for _ in range(1 + 2 * (i > 0))]
+        pages[0].save(tmp_path / f"{i}.tif", save_all=True, append_images=pages[1:])
+    assert open_data(str(tmp_path)).words() == ["2 images of those looked at have several pages: the first is read."]
+
+
+def test_the_sample_is_the_same_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("mec.data.images.DEEP", 3)
+    folder = write(tmp_path / "set", [ramp(0, 100 * i + 100).astype(np.uint16) for i in range(40)], ".png")
+    assert len({open_data(str(folder)).scale for _ in range(4)}) == 1
 
 
 def png_of_sixteen_bits(values: np.ndarray) -> bytes:
