@@ -106,9 +106,20 @@ def folder_layout(folder: Path, labels: str | Path | None = None) -> Layout:
         told = [*told, *more]
         if not parts[0].names:
             raise BadInput(f"{table.file}: none of its images is to train on: some have to be of the part train.")
+    told = [*told, *linked(parts)]
     numbers, classes, more = with_labels([part.name for part in parts], words)
     parts = [replace(part, labels=y) for part, y in zip(parts, numbers)]
     return Layout(parts, classes, left_out, [*told, *more], closed, table.stamp if table else "")
+
+
+def linked(parts: Sequence[Part]) -> list[str]:
+    """What there is to say of held-out images that are, by links, training images too; not looked for in large sets."""
+    if len(parts) < 2 or sum(len(part.names) for part in parts) > CHECK_ALL_BELOW:
+        return []
+    found = [[(s.st_dev, s.st_ino) for s in map(os.stat, filter(os.path.isfile, part.paths))] for part in parts]
+    known = {file for file in found[0] if file[1]}  # there are file systems without identities
+    twice = {part.name: sum(file in known for file in of_part) for part, of_part in zip(parts[1:], found[1:])}
+    return [f"{name}/: {n:,} images are, by links, trained on too ({parts[0].name}/)" for name, n in twice.items() if n]
 
 
 def split_folders(folder: Path, left_out: Counter[str]) -> tuple[list[str], list[str]]:

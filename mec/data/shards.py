@@ -225,6 +225,8 @@ def scan_tars(tars: Sequence[str]) -> Packed:
                         words = content.read(20) if content else b""
                         if words.strip().isdigit():
                             labels[stem] = int(words)
+                        else:
+                            left_out["labels (.cls) that are no whole numbers"] += 1
                     else:
                         left_out[suffix_words(suffix)] += 1
                 raw.seek(end)

@@ -157,9 +157,10 @@ def matched(table: Table, names: Sequence[str], root: str | Path) -> np.ndarray:
             raise BadInput(f"{table.file}: {plain(written)} fits {len(found)} images ({some}): write more of its path.")
         for name in found:
             before = rows[exact[name]]
-            if before >= 0 and len({*table.words(np.array([before, row]))}) > 1:
+            about = {(*table.words(np.array([i])), table.splits and table.splits[i]) for i in (before, row)}
+            if before >= 0 and len(about) > 1:
                 two = plain(f"{table.paths[before]} and {written}")
-                raise BadInput(f"{table.file}: {two} are one image with two labels: keep one.")
+                raise BadInput(f"{table.file}: {two} are one image with two labels or parts: keep one.")
             rows[exact[name]] = row if before < 0 else before
     return rows
 

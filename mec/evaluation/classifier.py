@@ -80,11 +80,7 @@ class Training(Checked):
 
 
 def preset_name(preset: str, published: Training, recipe: Training) -> str:
-    """What results call a recipe: the preset, or "PRESET, changed", whose figures are not those of the preset.
-
-    >>> preset_name("paper", Training("", 0.1), Training("", 0.2))
-    'paper, changed'
-    """
+    """What results call a recipe: the preset, or "PRESET, changed", whose figures are not those of the preset."""
     if recipe.frozen:  # how many images a frozen backbone sees at once changes nothing
         recipe = replace(recipe, micro_batch_size=published.micro_batch_size)
     return preset if recipe == published else f"{preset}, changed"
@@ -250,12 +246,7 @@ def classifier_optimizer(encoder: nn.Module, head: nn.Module, recipe: Training, 
 
 def rate_factor(recipe: Training, step: int, steps: int, steps_per_epoch: int) -> float:
     """What the full rate is multiplied by at a step (0 to steps - 1).
-
-    By epoch, the last one still has a rate above 0; by step it ends at 0.
-
-    >>> rate_factor(Training("", 1.0, epochs=2), 5, 20, 10), rate_factor(Training("", 1.0, epochs=2), 15, 20, 10)
-    (1.0, 0.5)
-    """
+    By epoch, the last one still has a rate above 0; by step it ends at 0."""
     epoch = step // steps_per_epoch
     if recipe.schedule == "drops":
         return recipe.drop ** sum(epoch >= when for when in recipe.drops)

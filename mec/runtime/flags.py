@@ -162,10 +162,7 @@ def flat(values: Sequence[str] | Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def names(value: str | Sequence[str], flag: str) -> list[str]:
-    """
-    >>> names("mec-joint, simclr", "--methods"), names(["byol"], "--methods")
-    (['mec-joint', 'simclr'], ['byol'])
-    """
+    """Of a text with commas between, or of a list."""
     parts = [part.strip() for part in (value.split(",") if isinstance(value, str) else value)]
     if not all(parts):
         raise BadInput(f"{flag} is {value!r}: names with commas between, none of them empty.")
@@ -181,10 +178,7 @@ def integers(value: str | int | Sequence[int], flag: str) -> list[int]:
 
 
 def reals(value: str | float | Sequence[float], flag: str) -> list[float]:
-    """
-    >>> reals("1e-3,0.1", "--learning-rates"), reals(0.5, "--lrs")
-    ([0.001, 0.1], [0.5])
-    """
+    """As `integers`."""
     return _numbers(value, flag, float, "numbers with commas between, for example 0.001,0.1")
 
 

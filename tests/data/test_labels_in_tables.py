@@ -129,6 +129,10 @@ REFUSED = {
     "no column of paths": ("x,label\na/0000.png,3\n", "no column 'path'"),
     "two labels": ("path,label\na/0000.png,ant\na/0000.png,bee\n", "a/0000.png stands in it twice, as ant and as bee"),
     "two spellings": ("path,label\na/0000.png,ant\n./a/0000.png,bee\n", "are one image with two labels"),
+    "two parts": (
+        "path,label,split\na/0000.png,ant,train\n./a/0000.png,ant,val\n",
+        "one image with two labels or parts",
+    ),
     "fits several": ("path,label\n0000.png,ant\n", r"0000.png fits 2 images \(a/0000.png, b/0000.png\)"),
     "nothing fits": ("path,label\nx.png,ant\n", "none of its 1 paths"),
     "a row is short": ("path,label\na/0000.png\n", "row 1 has 1 fields, the header 2"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -185,6 +188,21 @@ def test_a_class_whose_held_out_images_cannot_be_read_is_told(tmp_path):
     left_out, told = open_data(str(data)).words()
     assert left_out == "Left out: 2 images that cannot be read"
     assert told == "val/ has no image of classes that are trained on, and not measured: rare (4)"
+
+
+@pytest.mark.parametrize("kind", ["folder", "symlinks", "hard links"])
+def test_held_out_images_that_are_links_to_training_images_are_told(tmp_path, kind):
+    data = labelled_folder(tmp_path / "set")
+    assert open_data(str(data)).words() == []
+    if kind == "folder":
+        shutil.rmtree(data / "val")
+        (data / "val").symlink_to("train")
+    for path in () if kind == "folder" else [*(data / "val" / "b").iterdir()][:4]:
+        path.unlink()
+        trained = data / "train" / "b" / path.name
+        os.link(trained, path) if kind == "hard links" else path.symlink_to(trained)
+    number = 36 if kind == "folder" else 4
+    assert open_data(str(data)).words() == [f"val/: {number} images are, by links, trained on too (train/)"]
 
 
 @pytest.mark.parametrize("layout", ["set/{part}/{name}", "{name}/{part}"])

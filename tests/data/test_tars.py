@@ -120,6 +120,16 @@ def test_masks_beside_an_image_are_not_trained_on_and_counted(tmp_path):
     }
 
 
+def test_labels_in_words_are_counted_as_left_out(tmp_path):
+    members = {}
+    for i in range(4):
+        members |= {f"{i}.png": png(i), f"{i}.cls": b"cat" if i < 3 else b"1"}
+    write_tar(tmp_path / "set.tar", members)
+    found = open_data(str(tmp_path / "set.tar"))
+    assert found.train.labels.tolist() == [-1, -1, -1, 1]
+    assert found.words() == ["Left out: 3 labels (.cls) that are no whole numbers"]
+
+
 def test_a_pattern_with_stars_stands_for_the_tars_there(tmp_path):
     for i in range(3):
         write_tar(tmp_path / f"part-{i}.tar", numbered(2, 10 * i))
