@@ -46,6 +46,7 @@ def counted(monkeypatch) -> list[str]:
 def test_the_second_start_walks_nothing_checks_what_was_unreadable_and_finds_the_same(folder, monkeypatch):
     rotten = folder / "train" / "a" / "0003.png"
     rotten.write_bytes(b"rot")
+    (folder / "train" / "notes.txt").write_text("no image")
     settle(folder)
     first, seen = open_data(str(folder)), counted(monkeypatch)
     second = open_data(str(folder))
@@ -54,6 +55,7 @@ def test_the_second_start_walks_nothing_checks_what_was_unreadable_and_finds_the
     assert first.train.images == second.train.images
     assert first.skipped == second.skipped
     assert len(second.skipped) == 1
+    assert first.left_out == second.left_out == {"files with the suffix .txt": 1}
     assert first.train.labels.tolist() == second.train.labels.tolist()
 
 

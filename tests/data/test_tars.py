@@ -130,6 +130,28 @@ def test_labels_in_words_are_counted_as_left_out(tmp_path):
     assert found.words() == ["Left out: 3 labels (.cls) that are no whole numbers"]
 
 
+def test_hidden_files_and_links_in_a_tar_are_counted(tmp_path):
+    write_tar(tmp_path / "set.tar", {**numbered(3), "a/.hidden.png": png(8), "._000.png": b"\0\5\x16\7"})
+    with tarfile.open(tmp_path / "set.tar", "a") as tar:
+        for name, kind in (
+            ("link.png", tarfile.SYMTYPE),
+            ("hard.png", tarfile.LNKTYPE),
+            ("pipe.png", tarfile.FIFOTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "000.png"
+            tar.addfile(member)
+    found = open_data(str(tmp_path / "set.tar"))
+    assert len(found.train) == 3
+    assert found.left_out == {"hidden files": 2, "files that are links or no regular files": 3}
+
+
+def test_what_is_no_tar_at_all_is_told(tmp_path):
+    (tmp_path / "set.tar").write_bytes(np.random.default_rng(0).bytes(20_000))
+    with pytest.raises(BadInput, match=r"not a readable tar file \(no valid header\)"):
+        open_data(str(tmp_path / "set.tar"))
+
+
 def test_a_pattern_with_stars_stands_for_the_tars_there(tmp_path):
     for i in range(3):
         write_tar(tmp_path / f"part-{i}.tar", numbered(2, 10 * i))

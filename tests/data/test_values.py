@@ -80,6 +80,13 @@ def test_a_few_wild_values_and_those_that_say_nothing_do_not_move_the_scale(tmp_
     assert 19 < found.scale.high < 20.1
 
 
+def test_an_image_without_one_finite_value_cannot_be_read(tmp_path):
+    folder = write(tmp_path / "set", [ramp(0, 9).astype(np.float32) for _ in range(6)], ".tif")
+    Image.fromarray(np.full((70, 70), np.nan, np.float32)).save(folder / "empty.tif")
+    found = open_data(str(folder))
+    assert [(Path(s.path).name, s.reason) for s in found.skipped] == [("empty.tif", "pixel values are not finite")]
+
+
 def test_images_of_eight_bits_have_no_scale_and_stay_as_they_are(tmp_path):
     arrays = [ramp(0, 90).astype(np.uint8) for _ in range(5)]
     found = open_data(str(write(tmp_path / "set", arrays, ".png")))

@@ -57,6 +57,8 @@ def test_figures_are_scikit_learns():
     assert top_1.largest_class == pytest.approx(100 * np.bincount(labels).max() / 85)
     assert top_1.images == balanced.images == 85
     assert top_1.interval == wilson(top_1.value, 85)
+    matrix = confusion_matrix(labels, predicted)
+    assert balanced.interval == balanced_interval(np.diag(matrix), matrix.sum(1))
     assert top_1.confusion.counts.tolist() == confusion_matrix(labels, predicted).tolist()
 
 

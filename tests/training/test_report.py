@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import identical, labelled_folder, lines, tiny_run, weights, write_images
+from helpers import TINY, identical, labelled_folder, lines, tiny_run, weights, write_images
 
 import mec
 from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.evaluation.features import extract
-from mec.evaluation.subject import pixels_info
+from mec.evaluation.subject import pixels_info, resolve
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, image_transform, read_info
 from mec.recipes.table import RECIPES
@@ -123,6 +123,15 @@ def test_the_rows_of_a_folder_are_those_that_evaluate_gives(tmp_path, quick_repo
         for run, name in ((f"{out}@untrained", "before"), (out, "after"))
     )
     assert not np.allclose(before, after)
+
+
+def test_an_untrained_encoder_has_the_weights_that_its_run_began_with(tmp_path):
+    """Judged by a run of the same seed that does not move."""
+    out = tiny_run(tmp_path / "run", seed=3)
+    still = tiny_run(tmp_path / "still", seed=3, epochs=None, steps=1, set=(*TINY, "optimizer.base_lr=1e-12"))
+    began, stood = dict(resolve(f"{out}@untrained").encoder.named_parameters()), weights(still)
+    assert all(torch.allclose(tensor, stood[name], atol=1e-7) for name, tensor in began.items())
+    assert not torch.allclose(next(iter(began.values())), weights(out)[next(iter(began))], atol=1e-4)
 
 
 TOP_1 = ("knn", "top-1")
