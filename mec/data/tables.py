@@ -91,19 +91,21 @@ def read_table(file: str | Path, *, labels: bool = False) -> Table:
 
 def merged(file: Path, rows: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The paths of a table, each once, and what to say. Raises BadInput: none, an empty one, or two of them differ."""
-    seen: dict[str, tuple[str, ...]] = {}
+    seen, here = dict[str, tuple[str, ...]](), os.path.dirname(os.path.abspath(file))
     for number, row in enumerate(rows, 1):
         if not row[0]:
             raise BadInput(f"{file}: row {number} has no path.")
-        if seen.setdefault(row[0], row) != row:
-            one, two = (", ".join(filter(None, r[1:])) or "nothing" for r in (seen[row[0]], row))
+        place = os.path.relpath(os.path.join(here, row[0]), here)  # one image, however its path is spelt
+        known = seen.setdefault(posix(place), row)
+        if known[1:] != row[1:]:
+            one, two = (", ".join(filter(None, r[1:])) or "nothing" for r in (known, row))
             raise BadInput(
                 f"{file}: {plain(row[0])} stands in it twice, as {plain(one)} and as {plain(two)}: keep one."
             )
     if not seen:
         raise BadInput(f"{file}: no row in it; a path a line, below a header where it is a CSV.")
-    doubled = len(rows) - len(seen)
-    return tuple(seen), tuple([f"{file.name}: {doubled:,} rows are in it twice, and count once"] * bool(doubled))
+    doubled = [f"{file.name}: {len(rows) - len(seen):,} rows are in it twice, and count once"]
+    return tuple(row[0] for row in seen.values()), tuple(doubled * (len(rows) > len(seen)))
 
 
 def located(table: Table) -> tuple[Path, list[str], list[str]]:

@@ -128,10 +128,15 @@ REFUSED = {
     "no column of labels": ("path,size\na/0000.png,3\n", r"no column 'label' \(nor class.*Its columns: path, size"),
     "no column of paths": ("x,label\na/0000.png,3\n", "no column 'path'"),
     "two labels": ("path,label\na/0000.png,ant\na/0000.png,bee\n", "a/0000.png stands in it twice, as ant and as bee"),
-    "two spellings": ("path,label\na/0000.png,ant\n./a/0000.png,bee\n", "are one image with two labels"),
-    "two parts": (
-        "path,label,split\na/0000.png,ant,train\n./a/0000.png,ant,val\n",
-        "one image with two labels or parts",
+    "two spellings": (
+        "path,label\na/0000.png,ant\n./a/0000.png,bee\n",
+        "./a/0000.png stands in it twice, as ant and as bee",
+    ),
+    "an end and a path": ("path,label\na/0000.png,ant\nx/a/0000.png,bee\n", "are one image with two labels or parts"),
+    "two parts": ("path,label,split\na/0000.png,ant,train\n./a/0000.png,ant,val\n", "as ant, train and as ant, val"),
+    "an end in two parts": (
+        "path,label,split\na/0000.png,ant,train\nx/a/0000.png,ant,val\n",
+        "are one image with two labels or parts",
     ),
     "fits several": ("path,label\n0000.png,ant\n", r"0000.png fits 2 images \(a/0000.png, b/0000.png\)"),
     "nothing fits": ("path,label\nx.png,ant\n", "none of its 1 paths"),
@@ -176,6 +181,17 @@ def test_a_csv_or_a_text_is_the_images(images, tmp_path, monkeypatch):
     found = open_images(elsewhere)
     assert len(found.names) == 8
     assert f"its paths lead from {tmp_path}" in found.data.words()[0]
+
+
+@pytest.mark.parametrize("spelling", ["./{}", "{folder}/{}", "../images/{}", ".\\{}"])
+def test_an_image_that_a_list_names_in_two_spellings_counts_once(images, spelling):
+    folder, rows = images
+    both = [(n, c) for name, c in rows.items() for n in (name, spelling.format(name, folder=folder))]
+    data = open_data(str(table(folder / "list.csv", both)))
+    assert len(data.train) + len(data.test) == 20
+    assert "list.csv: 20 rows are in it twice, and count once" in data.words()
+    with pytest.raises(BadInput, match=r"stands in it twice, as ant and as bee: keep one"):
+        open_data(str(table(folder / "list.csv", [both[0], (both[1][0], "bee"), *both[2:]])))
 
 
 def test_files_that_a_list_names_and_that_are_not_there_are_told_or_refused(images, tmp_path):
