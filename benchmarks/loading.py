@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.table import Column, Table
 
-from mec.data.batches import ViewBatches, boxes_in, crop_all, decode_for
+from mec.data.batches import ViewBatches, crop_all
 from mec.data.dataset import Split
 from mec.data.decoding import quiet
 from mec.data.images import Images
@@ -29,7 +29,7 @@ from mec.reports.turns import report
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.machine import cores, machine, this_machine
 from mec.training.plan import auto
-from mec.views.views import Draw, augment, crop_batch, numbered
+from mec.views.views import Draw, augment, crop_batch, crop_boxes, least_decoding, numbered
 
 BLOCK = 64  # images that a stage is timed on at once
 TOGETHER = "together"
@@ -81,9 +81,13 @@ def time_workers(images: Images, indices: np.ndarray, draws: list[Draw], seconds
     rows = [[draw.take(np.array([i])) for draw in draws] for i in range(len(indices))]
     with timed(seconds, "read"):
         pictures = [images.open(int(i)) for i in indices]
-    boxes = [boxes_in(picture, row) for picture, row in zip(pictures, rows)]
+    sizes = [(np.array([picture.height]), np.array([picture.width])) for picture in pictures]
+    boxes = [[crop_boxes(draw, *size)[0] for draw in row] for row, size in zip(rows, sizes)]
     with timed(seconds, "decode"):
-        pixels = [decode_for(*each) for each in zip(pictures, boxes, rows)]
+        pixels = [
+            picture.pixels(least_decoding(box, [draw.view.size for draw in row]))
+            for picture, box, row in zip(pictures, boxes, rows)
+        ]
     with timed(seconds, "crop, flip"):
         crops = [crop_all(*each) for each in zip(pictures, pixels, boxes, rows)]
     return [torch.from_numpy(np.stack(of_view)) for of_view in zip(*crops)]

@@ -103,12 +103,13 @@ class Report(Reporting, Command):
   mec report runs/digits-digits                    report.html in the run folder, as training leaves it
   mec report runs/one runs/other --out both.html   runs side by side
   mec report runs/compare-digits                   all runs of a comparison
+  mec report runs/suite runs/one                   the table of a suite and Figure 1, then a run
 
 The page is one file for any browser; nothing in it comes from elsewhere, and nothing leaves it. What `mec evaluate` has
 added to a run since it was trained is in it, too."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
-    """Run folders, or the folder of a comparison."""
+    """Run folders, or the folder of a comparison or a suite."""
 
     def run(self) -> None:
         print(f"Written: {super().run()}")

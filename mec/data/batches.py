@@ -166,18 +166,8 @@ class Crops(torch.utils.data.Dataset):
 
 def crops_of(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:
     """The crops of one image, uint8 [3, s, s], one for each draw of one row; decoded once, no larger than needed."""
-    boxes = boxes_in(picture, draws)
-    return crop_all(picture, decode_for(picture, boxes, draws), boxes, draws)
-
-
-def boxes_in(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:
-    """Each crop's top, left, height and width [4] in the image at full size."""
-    return [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
-
-
-def decode_for(picture: Picture, boxes: Sequence[np.ndarray], draws: Sequence[Draw]) -> np.ndarray:
-    """The image, decoded as small as its crops allow."""
-    return picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws]))
+    boxes = [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
+    return crop_all(picture, picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws])), boxes, draws)
 
 
 def crop_all(

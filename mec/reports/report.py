@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mec.errors import BadInput
 from mec.reports.options import Reporting
+from mec.reports.suite import TABLE, suite_section
 from mec.runtime.files import SETTINGS
 from mec.runtime.flags import takes
 from mec.training.page import REPORT, write_report
@@ -17,7 +18,7 @@ def report(runs: str | Path | Sequence[str | Path], options: Reporting) -> Path:
     """Write a page of runs: what was trained on what, how well, curves, maps before and after, neighbours, settings.
 
     Args:
-        runs: a run folder, that of a comparison, or several of them.
+        runs: a run folder, that of a comparison or of a suite, or several of them.
     {options}
 
     Returns:
@@ -30,14 +31,15 @@ def report(runs: str | Path | Sequence[str | Path], options: Reporting) -> Path:
     given = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
     if not given:
         raise BadInput("no run was given: name at least one run folder.")
-    folders = list(dict.fromkeys(folder for run in given for folder in runs_in(run)))
+    suites = [suite_section(folder) for folder in given if (folder / TABLE).exists()]
+    folders = list(dict.fromkeys(run for folder in given if not (folder / TABLE).exists() for run in runs_in(folder)))
     out = Path(options.out) if options.out else given[0] / REPORT if len(given) == 1 else Path(REPORT)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         words = "a folder; a page is a file" if out.is_dir() else "a page is called NAME.html"
         raise BadInput(f"out is {out}: {words}.")
     if not out.parent.is_dir():
         raise BadInput(f"out is {out}: there is no folder {out.parent}. Make it first.")
-    return write_report(folders, out)
+    return write_report(folders, out, suites)
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -49,5 +51,5 @@ def runs_in(folder: Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in (folder / RUNS).glob(f"*/{SETTINGS}"))
     if not found:
-        raise BadInput(f"{folder}: neither the folder of a run (no {SETTINGS} in it) nor that of a comparison.")
+        raise BadInput(f"{folder}: neither the folder of a run (no {SETTINGS} in it) nor of a comparison or suite.")
     return found

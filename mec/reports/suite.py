@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.table import Column, Table
 
+from mec.data.decoding import open_image
 from mec.data.opening import open_data
 from mec.errors import BadInput, TrainingStopped, plain
 from mec.evaluation.detection.presets import PRESETS
@@ -26,13 +27,16 @@ from mec.reports.figure1 import figure_1
 from mec.reports.options import Suite
 from mec.reports.tables import MISSING, Row
 from mec.reports.tables import Table as Figures
-from mec.runtime.files import content_hash, first_line, read_json, write_json
+from mec.runtime.files import SETTINGS, content_hash, first_line, read_json, write_json
 from mec.runtime.flags import names, takes
 from mec.runtime.machine import memory_bytes
 from mec.runtime.progress import Console, duration
 from mec.runtime.records import append_records, read_records
+from mec.training.page import REPORT, write_report
+from mec.training.shown import as_uri
 
 DONE = "suite.jsonl"  # in the suite's folder: a line a part of a run that ended, well or badly
+FIGURE = "figure1.png"
 TABLE = "suite.json"  # the latest of each part of each run, those without data among them
 ELSEWHERE = "a folder that --data-root names"
 FRAME = 480 * 854  # pixels
@@ -86,7 +90,7 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     {options}
 
     Returns:
-        The folder of the suite: suite.json (the table), suite.jsonl, and figure1.png, .svg and .json.
+        The folder of the suite: suite.json (the table), suite.jsonl, figure1.png, .svg and .json, and report.html.
 
     Raises:
         BadInput: something does not fit, or there are no data for any part.
@@ -109,16 +113,15 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     measure(parts, subjects, options, console)
     told = outcomes(parts, subjects, out)
     write_json(out / TABLE, [asdict(outcome) for outcome in told])
-    shown = suite_table([out])
-    columns = (Column(plain(run), justify="right") for run in shown.figures)
-    table = Table("part", "figure", *columns, "", title=shown.title)
-    for row in shown.blocks[""]:
-        figures = (MISSING if value is None else f"{value:.1f}" for value in row.figures)
-        table.add_row(row.name, row.words[0], *figures, row.words[1])
-    console.print(table)
     results = [{**result, "run": outcome.run} for outcome in told for result in outcome.results]
-    pictures = figure_1(results, out / "figure1.png")
-    console.print(f"Written: {out / TABLE}" + "".join(f", {path}" for path in pictures), soft_wrap=True)
+    pictures = figure_1(results, out / FIGURE)
+    shown = suite_section(out)
+    table = Table("part", "figure", *(Column(run, justify="right") for run in shown["runs"]), "", title="The suite")
+    for name, metric, why, figures in shown["rows"]:
+        table.add_row(name, metric, *figures, why)
+    console.print(table)
+    page = write_report([Path(run) for run in subjects if (Path(run) / SETTINGS).exists()], out / REPORT, [shown])
+    console.print("Written: " + ", ".join(map(str, (out / TABLE, *pictures, page))), soft_wrap=True)
     if failed := [outcome for outcome in told if outcome.failed]:
         words = "; ".join(f"{one.part} of {one.run}: {one.failed}" for one in failed)
         raise TrainingStopped(f"{len(failed)} parts failed, all others are measured. {words}")
@@ -294,6 +297,15 @@ def suite_table(folders: Sequence[Path]) -> Figures:
         values = (main[run]["value"] if run in main else None for run in runs)
         rows.append(Row(part, (metric, "; ".join(filter(None, why))), tuple(values)))
     return Figures("The suite", ("figure", "missing"), tuple(runs), {"": rows}, "", "part", by_row=True)
+
+
+def suite_section(folder: Path) -> dict[str, Any]:
+    """What a page shows of a suite: its table, and Figure 1. Raises as `suite_table`."""
+    shown, figure = suite_table([folder]), folder / FIGURE
+    rows = [(plain(row.name), *map(plain, row.words), [MISSING if v is None else f"{v:.1f}" for v in row.figures])
+            for row in shown.blocks[""]]  # fmt: skip
+    name, runs = plain(folder.resolve().name), [*map(plain, shown.figures)]
+    return {"name": name, "runs": runs, "rows": rows, "figure": as_uri(open_image(figure)) if figure.exists() else ""}
 
 
 def main_figure(outcome: Outcome) -> Mapping[str, Any] | None:

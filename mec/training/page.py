@@ -71,8 +71,8 @@ class Told:
         return [r for r in self.results if r.get("data") == self.settings.data]
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page of one run or several; returns where.
+def write_report(folders: Sequence[Path], out: Path, suites: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Write the page of any number of runs, and of suites as `suite_section` gives them; returns where.
     Raises FileNotFoundError: no such folder. BadInput: not that of a run, or a damaged file in it."""
     runs = []
     for folder in map(Path, folders):
@@ -86,11 +86,11 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         sections.append(found)
     if len(runs) > 1:
         drawn |= compared(runs)
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side" if runs else suites[0]["name"]
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     facts = {
         "title": title, "runs": sections, "together": [n for n in drawn if n.startswith("all-")], "made": now,
-        "machine": machine("cpu"), "comparison": side_by_side(runs) if len(runs) > 1 else None,
+        "machine": machine("cpu"), "suites": suites, "comparison": side_by_side(runs) if len(runs) > 1 else None,
     }  # fmt: skip
     write_page(out, "report.html", drawn, facts)
     return out

@@ -317,3 +317,23 @@ def test_the_pages_of_a_comparison_and_of_photographs_open_without_a_word(browse
     page, trouble = opened(browser, run / "report.html")
     assert trouble == []
     assert page.locator("[data-legend=cluster]").is_visible()
+
+
+@pytest.mark.slow
+def test_the_pages_of_a_suite_and_of_a_run_that_diverged_open_without_a_word_or_a_fault(browser, measured, tmp_path):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    data = measured.parent / "data"
+    out = mec.suite([measured, "random:resnet10-tiny"], data=str(data), only="knn,linear,voc", preset="quick",
+                    out=tmp_path / "suite", quiet=True)  # fmt: skip
+    with pytest.raises(Diverged):
+        tiny_run(tmp_path / "run", evaluate=True, set=[*TINY, "optimizer.base_lr=1e30"])
+    for folder, words in ((out, "Downstream tasks"), (tmp_path / "run", "diverged")):
+        page, trouble = opened(browser, folder / "report.html", 390)
+        assert trouble == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.get_by_text(words).first.is_visible()
+        found = axe.Axe().run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")] == []
+    page, _ = opened(browser, out / "report.html")
+    picture = page.locator("img.wide").first
+    assert picture.evaluate("one => one.complete && one.naturalWidth > 600")

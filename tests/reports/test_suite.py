@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from mec.errors import BadInput, TrainingStopped
 from mec.evaluation.results import Result
 from mec.reports import suite as running
 from mec.reports.figure1 import AXES, PUBLISHED, compared, figure_1
+from mec.reports.report import report
 from mec.reports.suite import suite
 
 
@@ -64,6 +66,27 @@ def test_ten_parts_of_which_two_lack_data_and_one_fails_end_with_seven_results_a
     assert [line["part"] for line in again[8:]] == ["knn digits"]
     for name in ("figure1.png", "figure1.svg", "figure1.json"):
         assert (tmp_path / "runs/suite" / name).stat().st_size > 100
+
+
+def test_the_page_of_a_suite_has_its_table_with_what_is_missing_and_figure_1(finished, images, tmp_path, monkeypatch):
+    """Of encoders without a folder, too; names are text."""
+    evil = images.rename(tmp_path / '<b onclick="alert(1)">images')
+    out = tmp_path / "suite"
+    asked = {"data": f"{evil},nowhere", "only": "knn", "preset": "quick", "quiet": True, "out": out}
+    suite([finished, "random:resnet10-tiny"], **asked)
+    page = (out / "report.html").read_text()
+    told = json.loads((out / "suite.json").read_text())
+    for one in told:
+        figures = [r["value"] for r in one["results"] if r["metric"] == "top-1"]
+        assert f"<td>{figures[0]:.1f}</td>" in page if figures else html.escape(one["lacking"], quote=False) in page
+    assert "random:resnet10-tiny" in page
+    assert "<b onclick" not in page
+    assert '<img class="wide" src="data:image/png;base64,' in page
+    assert page.count("<article") == 1  # of the one that has a folder
+    alone = report(out, out=tmp_path / "alone.html").read_text()
+    assert alone.count("<article") == 0
+    assert report([out, finished], out=tmp_path / "both.html").read_text().count("<article") == 1
+    assert "Downstream tasks: suite" in alone
 
 
 def test_killed_in_a_part_the_suite_goes_on_with_it(finished, images, tmp_path, monkeypatch):
