@@ -95,8 +95,7 @@ def merged(file: Path, rows: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...]
     for number, row in enumerate(rows, 1):
         if not row[0]:
             raise BadInput(f"{file}: row {number} has no path.")
-        place = os.path.relpath(os.path.join(here, row[0]), here)  # one image, however its path is spelt
-        known = seen.setdefault(posix(place), row)
+        known = seen.setdefault(posix(os.path.join(here, row[0])), row)  # one image, however its path is spelt
         if known[1:] != row[1:]:
             one, two = (", ".join(filter(None, r[1:])) or "nothing" for r in (known, row))
             raise BadInput(

@@ -101,6 +101,9 @@ class OnLabels(OnImages):
 
         data, scale = self.data, subject.info.scale if subject else None
         if isinstance(data, Data):
+            if scale and data.scale not in (None, scale) and data.train.images.pixels is not None:
+                words = f"in memory, where {data.scale}; the encoder was trained on others: {scale}"
+                raise BadInput(f"{data.name}: its images are {words}. Give their folder instead.")
             data = with_scale(data, scale) if scale else data
             data = replace(data, train=limited(data.train, self.limit, seed=0))
         else:

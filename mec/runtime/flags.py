@@ -154,10 +154,7 @@ def described(options: Any) -> list[str]:
 
 
 def flat(values: Sequence[str] | Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """
-    >>> flat([("a=1", "b=2"), ("c=3",)]), flat(["a=1"])
-    (('a=1', 'b=2', 'c=3'), ('a=1',))
-    """
+    """The texts of a list, or of lists in it."""
     return tuple(word for value in values for word in ([value] if isinstance(value, str) else value))
 
 
@@ -170,10 +167,7 @@ def names(value: str | Sequence[str], flag: str) -> list[str]:
 
 
 def integers(value: str | int | Sequence[int], flag: str) -> list[int]:
-    """
-    >>> integers("1,5", "--k"), integers(20, "--k"), integers([10, 20], "--k")
-    ([1, 5], [20], [10, 20])
-    """
+    """Of a text with commas between, a number or a list."""
     return _numbers(value, flag, int, "whole numbers with commas between, for example 1,5")
 
 

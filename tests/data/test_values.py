@@ -23,6 +23,7 @@ from mec.data.pack import pack
 from mec.data.values import GDAL_NO_DATA, PIXELS, Scale, sampled_values, to_rgb
 from mec.errors import BadInput
 from mec.evaluation import evaluate
+from mec.evaluation.probing.protocols import Knn
 from mec.networks.encoder_file import load_encoder, read_info
 
 SMALL_RUN = {"limit": None, "batch_size": 8, "recipe": "digits", "epochs": 1, "workers": 0}
@@ -135,8 +136,6 @@ def test_the_scale_is_kept_with_the_encoder_and_used_by_every_later_command(tmp_
 
 
 def test_evaluation_opens_data_in_the_scale_of_the_encoder(tmp_path, capsys):
-    from mec.evaluation.probing.protocols import Knn
-
     for part in ("train", "val"):
         for name in "ab":
             write(tmp_path / "set" / part / name, [ramp(0, 1000).astype(np.uint16) for _ in range(3)], ".png")
@@ -224,6 +223,19 @@ def test_the_sample_is_the_same_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr("mec.data.images.DEEP", 3)
     folder = write(tmp_path / "set", [ramp(0, 100 * i + 100).astype(np.uint16) for i in range(40)], ".png")
     assert len({open_data(str(folder)).scale for _ in range(4)}) == 1
+
+
+def test_images_in_memory_that_were_scaled_otherwise_are_refused(tmp_path):
+    for part, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")):
+        write(tmp_path / "set" / part / name, [ramp(0, 800, side=12).astype(np.uint16) for _ in range(3)], ".png")
+    data, subject = open_data(str(tmp_path / "set")), small_subject(tmp_path)
+    subject.info = replace(subject.info, value_range=(data.scale.low, data.scale.high))
+    assert Knn(data=data, k=[1]).open(subject).scale == data.scale  # as it was trained
+    subject.info = replace(subject.info, value_range=(0.0, 4000.0))
+    with pytest.raises(
+        BadInput, match=r"set: its images are in memory, where values 0 to 800 become 0 to 255; the encoder"
+    ):
+        Knn(data=data, k=[1]).open(subject)
 
 
 def png_of_sixteen_bits(values: np.ndarray) -> bytes:
