@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from mec.data.values import Scale, check_channels, tiff_channels, to_rgb, wide_values
+from mec.data.values import Scale, check_channels, is_deep, is_wide, tiff_channels, to_rgb, wide_values
 
 # Of Pillow's decoders those that are tried, whatever a file is called: others start programs (EPS) or are rarely tried.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
@@ -107,9 +107,12 @@ def orientation_of(image: Image.Image) -> int:
 
 def read_image(file: str | Path | bytes) -> Image.Image:
     """Any image of `FORMATS`, upright, as 8-bit RGB; of an animation the first frame.
-    Raises OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours."""
+    Raises OSError, ValueError, SyntaxError: it cannot be read, with Pillow's reason or ours; of deep values, too."""
+    data = file if isinstance(file, bytes) else read_file(file)
     with quiet():
-        return decode(file if isinstance(file, bytes) else read_file(file))
+        if is_deep(stored := forgiving(open_image, data)) or is_wide(stored):
+            raise ValueError("values of more than 8 bits; detection and tracking read 8: convert all by one scale")
+        return decode(data)
 
 
 def decode(data: bytes, reduce: int = 1, scale: Scale | None = None) -> Image.Image:

@@ -178,7 +178,9 @@ def radars(values: Any, ranks: Any, mean: Mapping[str, float]) -> Any:
                 color=colour(number), linewidth=1.6,
             )  # fmt: skip
         plot.set_xticks(angles, labels, fontsize=8)
-        plot.tick_params(axis="x", pad=22)
+        plot.tick_params(axis="x", pad=14)
+        for angle, label in zip(angles, plot.get_xticklabels()):
+            label.set_ha("center" if abs(math.cos(angle)) < 0.5 else "left" if math.cos(angle) > 0 else "right")
         plot.set_yticks([0.2, 0.6, 1.0], [])
         plot.set_ylim(0, 1.05)
         words = "video tasks, by rank (outermost: first)" if video else "image tasks, from the least to the most"

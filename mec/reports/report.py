@@ -10,8 +10,6 @@ from mec.runtime.files import SETTINGS
 from mec.runtime.flags import takes
 from mec.training.page import REPORT, write_report
 
-RUNS = "runs"  # of a comparison's folder
-
 
 @takes(Reporting)
 def report(runs: str | Path | Sequence[str | Path], options: Reporting) -> Path:
@@ -49,7 +47,7 @@ def runs_in(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"{folder}: no such run folder.")
     if (folder / SETTINGS).exists():
         return [folder]
-    found = sorted(path.parent for path in (folder / RUNS).glob(f"*/{SETTINGS}"))
+    found = sorted(path.parent for path in (folder / "runs").glob(f"*/{SETTINGS}"))
     if not found:
         raise BadInput(f"{folder}: neither the folder of a run (no {SETTINGS} in it) nor of a comparison or suite.")
     return found

@@ -117,7 +117,7 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
     pictures = figure_1(results, out / FIGURE)
     shown = suite_section(out)
     table = Table("part", "figure", *(Column(run, justify="right") for run in shown["runs"]), "", title="The suite")
-    for name, metric, why, figures in shown["rows"]:
+    for name, metric, why, figures in shown["rows"]:  # what has no data the plan says
         table.add_row(name, metric, *figures, why)
     console.print(table)
     page = write_report([Path(run) for run in subjects if (Path(run) / SETTINGS).exists()], out / REPORT, [shown])
@@ -263,8 +263,7 @@ def plan_table(parts: Sequence[Part], subjects: Mapping[str, Subject], pace: Map
         total += seconds
         words = f"no data: {part.lacking}" if part.lacking else "done" if not left else ""
         table.add_row(part.name, duration(seconds) if seconds else "", words)
-    memory = f"{memory_bytes() / 2**30:.0f} GiB"
-    table.caption = f"about {duration(total)} in all, from a short timing; this machine has {memory}"
+    table.caption = f"about {duration(total)} in all, by a short timing; memory: {memory_bytes() / 2**30:.0f} GiB"
     return table
 
 
@@ -302,10 +301,12 @@ def suite_table(folders: Sequence[Path]) -> Figures:
 def suite_section(folder: Path) -> dict[str, Any]:
     """What a page shows of a suite: its table, and Figure 1. Raises as `suite_table`."""
     shown, figure = suite_table([folder]), folder / FIGURE
-    rows = [(plain(row.name), *map(plain, row.words), [MISSING if v is None else f"{v:.1f}" for v in row.figures])
-            for row in shown.blocks[""]]  # fmt: skip
-    name, runs = plain(folder.resolve().name), [*map(plain, shown.figures)]
-    return {"name": name, "runs": runs, "rows": rows, "figure": as_uri(open_image(figure)) if figure.exists() else ""}
+    rows = [(plain(name), *map(plain, words), [MISSING if v is None else f"{v:.1f}" for v in figures])
+            for name, words, figures, _ in shown.blocks[""]]  # fmt: skip
+    lacking = [row for row in rows if not (row[1] or "failed: " in row[2])]
+    about = {"name": plain(folder.resolve().name), "runs": [*map(plain, shown.figures)], "lacking": lacking}
+    picture = as_uri(open_image(figure)) if figure.exists() else ""
+    return {**about, "rows": [row for row in rows if row not in lacking], "figure": picture}
 
 
 def main_figure(outcome: Outcome) -> Mapping[str, Any] | None:

@@ -86,7 +86,7 @@ def write_report(folders: Sequence[Path], out: Path, suites: Sequence[Mapping[st
         sections.append(found)
     if len(runs) > 1:
         drawn |= compared(runs)
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side" if runs else suites[0]["name"]
+    title = suites[0]["name"] if suites else runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     facts = {
         "title": title, "runs": sections, "together": [n for n in drawn if n.startswith("all-")], "made": now,

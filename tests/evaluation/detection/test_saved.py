@@ -105,10 +105,12 @@ def test_a_loaded_detector_finds_what_the_trained_one_found_and_writes_it_as_coc
 def test_the_command_says_what_it_found_draws_it_and_tells_what_it_left_out(trained, tmp_path, capsys):
     images = pictures_in(tmp_path / "images")
     (images / "broken.jpg").write_bytes(b"no picture")
+    Image.fromarray(np.full((64, 96), 3000, np.uint16)).save(images / "broken-deep.png")  # nearly black as 8 bits
     words = ["detect", str(folder(trained, "voc")), str(images), "--out", str(tmp_path / "f.json"), "--device", "cpu"]
     assert main([*words, "--pictures", str(tmp_path / "drawn")]) == 0
     said = capsys.readouterr().out
-    assert f"left out: 1 photographs that cannot be read, the first: {images}/broken.jpg" in said
+    first = f"{images}/broken-deep.png: values of more than 8 bits"
+    assert f"left out: 2 photographs that cannot be read, the first: {first}" in said
     assert "detections in 3 images (car, dog, person)" in said
     drawn = sorted((tmp_path / "drawn").iterdir())
     assert [path.name for path in drawn] == ["an-0.png.png", "in-1.png.png", "in-2.png.png"]

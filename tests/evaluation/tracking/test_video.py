@@ -25,6 +25,15 @@ def test_frames_come_in_order_and_a_broken_one_is_named(tmp_path):
         list(frames_of(paths))
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "floats"])
+def test_frames_of_deep_values_are_refused_since_each_would_have_a_scale_of_its_own(tmp_path, kind):
+    pixels = np.arange(80).reshape(8, 10)
+    path = tmp_path / ("0.png" if kind == "16 bits" else "0.tif")
+    Image.fromarray(pixels.astype(np.uint16 if kind == "16 bits" else np.float32)).save(path)
+    with pytest.raises(BadInput, match="more than 8 bits"):
+        list(frames_of([path]))
+
+
 def moving(count: int, width: int = 96, height: int = 64):
     for i in range(count):
         pixels = np.zeros((height, width, 3), np.uint8)
