@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from mec.data import dataset, folders
 from mec.data.batches import ViewBatches
 from mec.data.dataset import Split, stratified
-from mec.data.decoding import Picture, read_image
+from mec.data.decoding import Picture, decode, read_image
 from mec.data.folders import unreadable
 from mec.data.images import Files, InMemory
 from mec.data.opening import open_data
@@ -202,7 +202,7 @@ def pattern(width: int = 24, height: int = 16) -> np.ndarray:
 
 def saved(path: Path, image: Image.Image, **options) -> np.ndarray:
     image.save(path, **options)
-    found = read_image(path)
+    found = decode(path.read_bytes())
     assert found.mode == "RGB"
     return np.asarray(found).astype(int)
 
