@@ -194,8 +194,8 @@ def labelled(data: str, root: Path | None, quick: bool) -> Iterator[Part]:
     yield Part(f"knn {data}", "knn", data, {"k": 20, **where}, lack, images + most)
     yield Part(f"linear {data}", "linear", data, {**probe, **where}, lack, (images + most) * (1 if quick else 100))
     for share in ("1%", "10%"):
-        flags = {"labels": share, **trained, **where}
-        yield Part(f"semi {share} {data}", "semi", data, flags, lack, images * float(share[:-1]) / 100 * 150 + most)
+        flags, passes = {"labels": share, **trained, **where}, images * float(share[:-1]) / 100 * (6 if quick else 150)
+        yield Part(f"semi {share} {data}", "semi", data, flags, lack, passes + most)
 
 
 def transferred(folders: Sequence[Path], root: Path | None, quick: bool) -> Iterator[Part]:
