@@ -150,6 +150,15 @@ def test_the_plan_alone_measures_nothing(finished, images, tmp_path, capsys, mon
         assert word in said.replace("\n", " ")
 
 
+def test_the_plan_of_a_quick_look_counts_the_two_epochs_that_it_takes(images):
+    whole, quick = ([*running.labelled(str(images), None, preset)] for preset in (False, True))
+    ten = {"whole": whole[-1], "quick": quick[-1]}
+    images_of_ten, held_out = 0.1 * 24, 12
+    assert ten["quick"].flags["epochs"] == 2
+    assert ten["quick"].work == pytest.approx(images_of_ten * 2 * 3 + held_out)  # forward, and twice that backward
+    assert ten["whole"].work == pytest.approx(images_of_ten * 50 * 3 + held_out)
+
+
 @pytest.mark.samples
 def test_data_are_found_in_the_folders_of_the_samples(samples, finished):
     folders = running.folders_in(samples / "samples")
