@@ -74,7 +74,8 @@ class Extraction:
         batches = iter(self.inputs(mine) if len(mine) else ())
         for _ in range(0, len(images), self.batch_size * self.ranks.size):
             inputs, kept = next(batches, (torch.empty(0), torch.empty(0, dtype=torch.bool)))
-            flat = self.encoder(inputs.to(self.device)).float().flatten() if len(inputs) else inputs.to(self.device)
+            inputs = inputs.to(self.device, memory_format=torch.channels_last if inputs.ndim == 4 else None)
+            flat = self.encoder(inputs).float().flatten() if len(inputs) else inputs
             flat, kept = (self.ranks.gather(x.to(flat)).cpu() for x in (flat, kept))
             waiting.append(kept.bool())
             size = len(flat) // int(kept.sum()) if len(flat) else size
@@ -137,11 +138,10 @@ def extract(
     way = Extraction(encoder, split.images, transform, device, batch_size, workers, ranks)
     with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
-        alone = cache is None or key is None
         x = (
             torch.cat(list(way.batches(0)))
-            if alone
-            else cached(Path(str(cache)), str(key), len(split), way.batches, ranks)
+            if cache is None or key is None
+            else cached(cache, key, len(split), way.batches, ranks)
         )
         lost = torch.isnan(x[:, 0]).nonzero().flatten() if split.images.pixels is None else torch.empty(0)
         found, unreadable = way.second_try(lost.numpy(), x.shape[1])

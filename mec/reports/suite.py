@@ -40,7 +40,7 @@ FIGURE = "figure1.png"
 TABLE = "suite.json"  # the latest of each part of each run, those without data among them
 ELSEWHERE = "a folder that --data-root names"
 FRAME = 480 * 854  # pixels
-MOST_FOLDERS = 2_000
+MOST_FOLDERS, LOOKED_AT = 2_000, 5_000  # the second: images of each part in a quick look
 MAIN = {  # the figure of a protocol that the table shows
     "knn": "top-1", "linear": "top-1", "semi": "top-1", "voc": "AP", "coco": "box AP", "sot": "AUC", "vos": "J-mean",
     "mot": "IDF1", "mots": "IDF1", "posetrack": "IDF1",
@@ -183,15 +183,15 @@ def folders_in(root: Path) -> list[Path]:
 
 def labelled(data: str, root: Path | None, quick: bool) -> Iterator[Part]:
     where: dict[str, Any] = {} if root is None or Path(data).is_dir() else {"data_root": root}
+    few: dict[str, Any] = {"limit": LOOKED_AT} if quick else {}
     try:
         found = open_data(data, root=where.get("data_root"))
-        images, most = len(found.train), len(found.test or ())
+        images, most = (min(len(x or ()), few.get("limit", len(x or ()))) for x in (found.train, found.test))
         lack = "" if found.can_be_measured else f"{data} has no labels: train/CLASS/ and val/CLASS/ or test/CLASS/"
     except (BadInput, FileNotFoundError) as error:
         images, most, lack = 0, 0, first_line(error)
-    trained: dict[str, Any] = {"epochs": 2, "batch_size": 64} if quick else {}
-    probe: dict[str, Any] = {} if quick else {"preset": "paper"}
-    yield Part(f"knn {data}", "knn", data, {"k": 20, **where}, lack, images + most)
+    trained, probe = ({**few, "epochs": 2, "batch_size": 64}, few) if quick else ({}, {"preset": "paper"})
+    yield Part(f"knn {data}", "knn", data, {"k": 20, **few, **where}, lack, images + most)
     yield Part(f"linear {data}", "linear", data, {**probe, **where}, lack, (images + most) * (1 if quick else 100))
     for share in ("1%", "10%"):
         flags, passes = {"labels": share, **trained, **where}, images * float(share[:-1]) / 100 * (6 if quick else 150)

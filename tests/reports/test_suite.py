@@ -157,6 +157,8 @@ def test_the_plan_of_a_quick_look_counts_the_two_epochs_that_it_takes(images):
     assert ten["quick"].flags["epochs"] == 2
     assert ten["quick"].work == pytest.approx(images_of_ten * 2 * 3 + held_out)  # forward, and twice that backward
     assert ten["whole"].work == pytest.approx(images_of_ten * 50 * 3 + held_out)
+    assert all("limit" not in part.flags for part in whole)
+    assert {part.flags["limit"] for part in quick} == {5_000}  # which results say, and tables leave out
 
 
 @pytest.mark.samples
