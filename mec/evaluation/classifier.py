@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -149,8 +149,9 @@ def train_classifier(
     if ranks.size > 1 and not recipe.frozen:
         synchronise_batch_norm(encoder), synchronise_batch_norm(head)
     steps = recipe.steps or recipe.epochs * each
-    encoder.to(device)
-    head.to(device)
+    encoder.to(device), head.to(device)
+    with suppress(RuntimeError):  # of a convolution over three dimensions
+        encoder.to(memory_format=torch.channels_last)
     optimizer = classifier_optimizer(encoder, head, recipe, batch_size)
     console, state = console or Console(quiet=True), state or Checkpoints()
     parts = {"head": head, "optimizer": optimizer, **({} if recipe.frozen else {"encoder": encoder})}
@@ -160,9 +161,8 @@ def train_classifier(
         raise BadInput(f"{state.path}: not all processes see it. --out is a folder that all of them share.")
     if start:
         console.print(f"resumed after step {start:,} of {steps:,}, from {state.path}", highlight=False, soft_wrap=True)
-    bar = TrainingProgress(console, steps, start)
     only_here = nullcontext() if ranks.rank else state.only_here()
-    with only_here, _trained_parts(encoder, head, recipe, each), bar:
+    with only_here, _trained_parts(encoder, head, recipe, each), TrainingProgress(console, steps, start) as bar:
         for step, batch in enumerate(batches.batches(start, steps, lambda size: rows_of(size, recipe, ranks)), start):
             _set_mode(encoder, head, recipe, training=True)
             factor = rate_factor(recipe, step, steps, each)
@@ -173,12 +173,13 @@ def train_classifier(
             if len(unreadable) > MOST_UNREADABLE * len(train):
                 raise TrainingStopped(too_many([*unreadable.values()], len(train), "the training images"))
             optimizer.zero_grad()
-            loss = backward(encoder, head, batch.views[0], targets[batch.labels], recipe, ranks)
+            images = batch.views[0].to(memory_format=torch.channels_last)
+            loss = backward(encoder, head, images, targets[batch.labels], recipe, ranks)
             if not torch.isfinite(loss):
                 state.remove()
                 cure = f"a lower --base-lr (now {recipe.base_lr:g}){' or --head-lr' * (not recipe.frozen)}"
-                where = f"at step {step + 1} of {steps}"
-                raise Diverged(f"the loss is {loss.item()} {where}; {cure} is the usual cure.", loss.item())
+                words = f"the loss is {loss.item()} at step {step + 1} of {steps}; {cure} is the usual cure."
+                raise Diverged(words, loss.item())
             optimizer.step()
             done = step + 1
             bar.step(done, f"loss {loss.item():.3f}" if done % 10 == 0 else "")

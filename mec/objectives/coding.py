@@ -7,7 +7,7 @@ raises. Reduced precision is lifted to float32; float64 stays. Rows may lie on s
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -256,14 +256,11 @@ def solved(lu: Tensor, places: Tensor, rows: Tensor, transposed: bool) -> Tensor
     """(P L U)⁻¹ rows, or (P L U)⁻ᵀ rows, of [n, k].
     Solved from the right, for the transpose of the answer: that takes and gives rows as they lie in memory, where
     torch.linalg.lu_solve copies and swaps them in the other order (1.7 times as long on a CPU)."""
-    solve = functools.partial(torch.linalg.solve_triangular, left=False)
+    solve: Callable[..., Tensor] = functools.partial(torch.linalg.solve_triangular, left=False)
     if transposed:
-        half = solve(lu, rows.T, upper=True)
-        found: Tensor = solve(lu, half, upper=False, unitriangular=True).T[places]
-    else:
-        half = solve(lu.T, rows[places.argsort()].T, upper=True, unitriangular=True)
-        found = solve(lu.T, half, upper=False).T
-    return found
+        return solve(lu, solve(lu, rows.T, upper=True), upper=False, unitriangular=True).T[places]
+    half = solve(lu.T, rows[places.argsort()].T, upper=True, unitriangular=True)
+    return solve(lu.T, half, upper=False).T
 
 
 class _OnRanks(torch.autograd.Function):

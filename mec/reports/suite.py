@@ -143,7 +143,7 @@ def measure(parts: Sequence[Part], subjects: Mapping[str, Subject], options: Sui
             return
         console.print(f"{part.name}: {plain(run)}", style="bold")
         began, found, failed = time.monotonic(), [], ""
-        place = {"out": out / content_hash(run) / part.apart} if part.apart else {}
+        place = {"out": out / content_hash(run) / part.apart} if part.apart or "@" in run else {}  # RUN@untrained
         try:
             for result in results_of(run, chosen(part.protocol, part.data, {**part.flags, **place}), lambda _: None):
                 found.append(result)

@@ -141,6 +141,18 @@ def test_features_are_extracted_once_for_all_parts_of_a_run(finished, images, tm
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.npy")} == before
 
 
+@pytest.mark.samples
+def test_a_run_and_its_untrained_encoder_do_not_meet_in_one_folder(samples, finished, tmp_path):
+    asked = {"data_root": samples / "samples" / "davis_mini", "only": "vos", "preset": "quick", "quiet": True}
+    suite([finished, f"{finished}@untrained"], out=tmp_path / "suite", **asked)
+    first, second = (line["results"] for line in lines(tmp_path / "suite" / "suite.jsonl"))
+    assert len(first) == len(second)
+    assert {r["encoder"] for r in second if r["settings"].get("head") != "still"} == {"untrained"}
+    assert not any(r["encoder"] == "untrained" and r["protocol"] == "vos" for r in lines(finished / "results.jsonl"))
+    assert len([*(tmp_path / "suite").glob("*/vos")]) == 1  # its masks; those of the run lie in the run's folder
+    assert (finished / "vos").is_dir()
+
+
 def test_the_plan_alone_measures_nothing(finished, images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(running, "results_of", lambda *_: pytest.fail("measured"))
     suite(finished, data=str(images), data_root=tmp_path, out=tmp_path / "suite", dry_run=True)
