@@ -34,14 +34,14 @@ class Axis(NamedTuple):
 AXES = (
     Axis("LIN", "linear probe, top-1", ("linear", "linear-fast"), "top-1", {}, {"data": "imagenet", "preset": "paper"}),
     Axis("SEMI", "1 % of the labels, top-1", ("semi",), "top-1", {"labels": "1%"}, {"data": "imagenet"}),
-    Axis("VOC", "VOC, AP", ("voc0712", "voc"), "AP", {}, {"protocol": "voc0712", "preset": "voc0712-24k"}),
-    Axis("COCO", "COCO, box AP", ("coco",), "box AP", {}, {"preset": "coco-1x"}),
-    Axis("SEG", "COCO, mask AP", ("coco",), "mask AP", {}, {"preset": "coco-1x"}),
-    Axis("SOT", "OTB, AUC", ("sot",), "AUC", {"head": "xcorr"}, {"stage": 3, "sequences": 100}, video=True),
-    Axis("VOS", "DAVIS, J-mean", ("vos",), "J-mean", {}, {"stage": 3, "sequences": 30}, video=True),
-    Axis("MOT", "MOT16, IDF1", ("mot",), "IDF1", {}, {}, video=True),
-    Axis("Pose", "PoseTrack, IDF1", ("posetrack",), "IDF1", {}, {"data": "PoseTrack-val", "sequences": 74}, video=True),
-    Axis("MOTS", "MOTS, IDF1", ("mots",), "IDF1", {}, {}, video=True),
+    Axis("VOC", "detection, AP", ("voc0712", "voc"), "AP", {}, {"protocol": "voc0712", "preset": "voc0712-24k"}),
+    Axis("COCO", "detection, box AP", ("coco",), "box AP", {}, {"preset": "coco-1x"}),
+    Axis("SEG", "masks, AP", ("coco",), "mask AP", {}, {"preset": "coco-1x"}),
+    Axis("SOT", "one object, AUC", ("sot",), "AUC", {"head": "xcorr"}, {"stage": 3, "sequences": 100}, video=True),
+    Axis("VOS", "masks, J-mean", ("vos",), "J-mean", {}, {"stage": 3, "sequences": 30}, video=True),
+    Axis("MOT", "boxes, IDF1", ("mot",), "IDF1", {}, {}, video=True),
+    Axis("Pose", "poses, IDF1", ("posetrack",), "IDF1", {}, {"data": "PoseTrack-val", "sequences": 74}, video=True),
+    Axis("MOTS", "masks, IDF1", ("mots",), "IDF1", {}, {}, video=True),
 )
 
 # Rows with figures in public text: MEC's appendix D, Table 7; MoCo's detection page; UniTrack's results (ResNet-18,
@@ -83,7 +83,8 @@ def figure_1(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
     ranks = values.rank(ascending=False)  # 1 for the largest; equal ones share the mean of their ranks
     mean = ranks.mean(axis=1)
     paths = [out, out.with_suffix(".svg")]
-    figure = radars(values, ranks, mean)
+    data = {axis: as_drawn(str(about["data"])) for axis, about in conditions.items()}
+    figure = radars(values, ranks, mean, data)
     for path in paths:
         with atomic(path) as part:
             figure.savefig(part, format=path.suffix[1:], dpi=130)
@@ -150,11 +151,11 @@ def key_of(result: Mapping[str, Any]) -> str:
     return json.dumps(condition_of(result), sort_keys=True, default=str)
 
 
-def radars(values: Any, ranks: Any, mean: Mapping[str, float]) -> Any:
-    """A matplotlib figure: image tasks by value, video tasks by rank; a legend with mean ranks."""
+def radars(values: Any, ranks: Any, mean: Mapping[str, float], data: Mapping[str, str]) -> Any:
+    """A matplotlib figure: image tasks by value, video tasks by rank, with what each was measured on; mean ranks."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots(1, 2, subplot_kw={"projection": "polar"})
     handles: dict[str, Any] = {}
     for plot, video in zip(axes, (False, True)):
@@ -166,7 +167,7 @@ def radars(values: Any, ranks: Any, mean: Mapping[str, float]) -> Any:
         labels = []
         for task in tasks:
             there = values[task.name].dropna()
-            span = f"{there.min():.1f} to {there.max():.1f}" if len(there) else "missing"
+            span = f"{data[task.name]}: {there.min():.1f} to {there.max():.1f}" if len(there) else "missing"
             labels.append(f"{task.name}\n{task.title}\n{span}")
         for number, name in enumerate(values.index):
             points = [(angle, heights.loc[name, task.name]) for angle, task in zip(angles, tasks)]

@@ -14,7 +14,7 @@ from mec.cli.main import main
 from mec.errors import BadInput, TrainingStopped
 from mec.evaluation.results import Result
 from mec.reports import suite as running
-from mec.reports.figure1 import AXES, PUBLISHED, compared, figure_1
+from mec.reports.figure1 import AXES, PUBLISHED, compared, figure_1, radars, standing
 from mec.reports.report import report
 from mec.reports.suite import suite
 
@@ -160,6 +160,15 @@ def test_the_plan_alone_measures_nothing(finished, images, tmp_path, capsys, mon
     assert not (tmp_path / "suite").exists()
     for word in ("voc", "coco", "sot", "transfer linear dtd", "belongs in"):
         assert word in said.replace("\n", " ")
+
+
+def test_the_figure_says_what_each_task_was_measured_on():
+    results = [result(run, "voc", "AP", value, data="cells_of_mine") for run, value in (("a", 50.0), ("b", 60.0))]
+    values, conditions = standing(results)
+    data = {axis: str(about["data"]) for axis, about in conditions.items()}
+    figure = radars(values, values.rank(ascending=False), {"a": 2.0, "b": 1.0}, data)
+    told = [label.get_text() for axes in figure.axes for label in axes.get_xticklabels()]
+    assert [text for text in told if "missing" not in text] == ["VOC\ndetection, AP\ncells_of_mine: 50.0 to 60.0"]
 
 
 def test_the_plan_of_a_quick_look_counts_the_two_epochs_that_it_takes(images):
