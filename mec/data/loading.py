@@ -1,5 +1,6 @@
 """Items of a dataset, prepared by processes that are watched: none is waited for without end, a lost one is told."""
 
+import atexit
 import contextlib
 import shutil
 import signal
@@ -45,6 +46,8 @@ def prepared(dataset: Dataset, workers: int, collate: Callable[[Any], Any] | Non
             worker_init_fn=leave_signals_to_the_run, **options,
         )
     )  # fmt: skip
+    for worker in getattr(found, "_workers", ()):
+        atexit.register(worker.kill)  # one that is stuck heeds nothing else, and Python would wait for it at its end
     with contextlib.suppress(ValueError):  # not the main thread
         # torch's own handler raises wherever the program is, in the middle of a step too; here it is told at `next`.
         signal.signal(signal.SIGCHLD, before)

@@ -138,11 +138,7 @@ def extract(
     way = Extraction(encoder, split.images, transform, device, batch_size, workers, ranks)
     with evaluating(encoder):
         key = None if cache is None else feature_key(encoder, split.images, transform, str(device))
-        x = (
-            torch.cat(list(way.batches(0)))
-            if cache is None or key is None
-            else cached(cache, key, len(split), way.batches, ranks)
-        )
+        x = cached(cache, key, len(split), way.batches, ranks) if cache and key else torch.cat(list(way.batches(0)))
         lost = torch.isnan(x[:, 0]).nonzero().flatten() if split.images.pixels is None else torch.empty(0)
         found, unreadable = way.second_try(lost.numpy(), x.shape[1])
         if found:

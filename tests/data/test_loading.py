@@ -7,10 +7,11 @@ import shutil
 import signal
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_run, weights, write_images
+from helpers import command, tiny_run, weights, write_images
 
 from mec.data import loading
 from mec.data.images import Files
@@ -54,6 +55,27 @@ def test_a_stuck_worker_is_not_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(loading, "LOOK", 0.5)
     with pytest.raises(TrainingStopped, match="has given nothing for 1 s"):
         list(prepared(Items(lambda: time.sleep(4)), 1, batch_size=None))
+
+
+STUCK = """
+import sys, time
+sys.path[:0] = {tests!r}
+from mec.data import loading
+from test_loading import Items
+loading.PATIENCE, loading.LOOK = 1.0, 0.5
+if __name__ == "__main__":
+    list(loading.prepared(Items(lambda: time.sleep(10_000)), 1, batch_size=None))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_whose_worker_is_stuck_for_good_ends(tmp_path):
+    """Workers leave TERM to the run, so that Python's own way of ending them would wait for ever."""
+    began = time.monotonic()
+    done = command("-c", STUCK.format(tests=[str(folder) for folder in Path(__file__).parents[:2]]), timeout=90)
+    assert "has given nothing for 1 s" in done.stderr
+    assert done.returncode == 1
+    assert time.monotonic() - began < 45
 
 
 def test_an_error_of_a_worker_comes_in_its_own_words():

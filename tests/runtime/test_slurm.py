@@ -59,7 +59,7 @@ class Cluster:
         done = self.run(f"sbatch {words}")
         return re.findall(r"\d+", done.stdout)[-1]
 
-    def until(self, what: Callable[[], object], job: str, seconds: float = 240) -> None:
+    def until(self, what: Callable[[], object], job: str, seconds: float = 400) -> None:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, self.log(job)
