@@ -39,12 +39,13 @@ def encoder(name: str) -> nn.Module:
 
 
 def plain(name: str) -> Appearance:
-    """The network as it is: norms apart, channels first."""
-    kept, appearances.without_norms = appearances.without_norms, lambda module: module
+    """The network as it is: norms apart, torch's own convolutions, channels first."""
+    kept = appearances.without_norms, appearances.Winograd
+    appearances.without_norms, appearances.Winograd = (lambda module: module), nn.Conv2d
     try:
         made = open_appearance(encoder(name), 3)
     finally:
-        appearances.without_norms = kept
+        appearances.without_norms, appearances.Winograd = kept
     made.network.to(memory_format=torch.contiguous_format)
     return made
 

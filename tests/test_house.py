@@ -70,8 +70,8 @@ def test_a_file_has_at_most_400_lines(path):
 
 
 def test_the_package_stays_small():
-    """24,000 lines are the goal, to which it has to come back by deletion; above it stands what is being built."""
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 24_000
+    """What is new is paid for by deletion."""
+    assert sum(len(path.read_text().splitlines()) for path in FILES) < 24_000
 
 
 def functions(path: Path) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:

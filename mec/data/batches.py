@@ -167,18 +167,10 @@ class Crops(torch.utils.data.Dataset):
 def crops_of(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:
     """The crops of one image, uint8 [3, s, s], one for each draw of one row; decoded once, no larger than needed."""
     boxes = [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
-    return crop_all(picture, picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws])), boxes, draws)
-
-
-def crop_all(
-    picture: Picture, pixels: np.ndarray, boxes: Sequence[np.ndarray], draws: Sequence[Draw]
-) -> list[np.ndarray]:
-    """The crops, from the image as it was decoded."""
+    pixels = picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws]))
     shrunk = np.array(pixels.shape[:2]) / (picture.height, picture.width)
-    return [
-        crop_picture(pixels, scaled_box(box, shrunk, pixels.shape), draw.view, bool(draw.is_chosen("flip")[0]))
-        for box, draw in zip(boxes, draws)
-    ]
+    inside = (scaled_box(box, shrunk, pixels.shape) for box in boxes)
+    return [crop_picture(pixels, box, draw.view, bool(draw.is_chosen("flip")[0])) for box, draw in zip(inside, draws)]
 
 
 class IterableBatches:

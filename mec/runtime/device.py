@@ -29,13 +29,6 @@ def chosen_device(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def several_processes() -> bool:
-    """Whether this process is one of several that torchrun or srun started."""
-    if any(name.startswith("SLURM_") for name in os.environ):
-        tasks_of_srun()
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
-
-
 def start_fabric(device: str, *, hours: float = 0.5) -> Any:
     """Lightning Fabric for this process: alone, or one of those that torchrun or srun started, which wait for each
     other so many hours."""
@@ -70,7 +63,8 @@ def over_ranks(device: str) -> Iterator[Ranks]:
 
     A process that ends is noticed at once by those that wait for it; one that hangs, after `HOURS`.
     Raises TrainingStopped: the others were ended by a signal."""
-    if not several_processes():
+    tasks_of_srun()
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
         return
     start_fabric(device, hours=HOURS)
@@ -99,8 +93,6 @@ def over_ranks(device: str) -> Iterator[Ranks]:
 def tasks_of_srun() -> None:
     """The variables of torchrun for the tasks of a step of srun; a job's own script, or its shell, is one process.
     Raises BadInput: the nodes have different numbers of tasks."""
-    from lightning_fabric.plugins.environments import SLURMEnvironment
-
     world, nodes = (int(os.environ.get(f"SLURM_STEP_NUM_{what}", 0)) for what in ("TASKS", "NODES"))
     if "WORLD_SIZE" in os.environ:
         return
@@ -108,6 +100,8 @@ def tasks_of_srun() -> None:
         if (tasks := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
             print(f"mec: this job has {tasks} tasks, this is one process: `srun mec ...` starts all.", file=sys.stderr)
         return
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+
     if world % nodes:
         raise BadInput(f"srun started {world} tasks on {nodes} nodes: each has the same number, --ntasks-per-node N.")
     first = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"]) if nodes > 1 else "127.0.0.1"

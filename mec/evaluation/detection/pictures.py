@@ -49,16 +49,14 @@ def detection_picture(
 
 
 def training_curves(lines: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Each loss over iterations, and the learning rate below."""
+    """Each loss over iterations."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5.4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    x = [line["iteration"] for line in lines]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
     for name in dict.fromkeys(key for line in lines for key in line if key.startswith("loss")):
-        above.plot(x, [line[name] for line in lines], label=name, linewidth=2 if name == "loss" else 1)
-    above.set(ylabel="loss", yscale="log")
-    above.legend(frameon=False, fontsize=8)
-    below.plot(x, [line["lr"] for line in lines])
-    below.set(xlabel="iteration", ylabel="learning rate")
+        points = zip(*((line["iteration"], line[name]) for line in lines))
+        axis.plot(*points, label=name, linewidth=2 if name == "loss" else 1)
+    axis.set(xlabel="iteration", ylabel="loss", yscale="log")
+    axis.legend(frameon=False, fontsize=8)
     write_figure(figure, path)

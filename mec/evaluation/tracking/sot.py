@@ -32,7 +32,7 @@ SCALES = tuple(1.0275**k for k in (-1, 0, 1))
 SCALE_PENALTY = 0.985
 TARGET = slice(25, 39)  # the central 14 cells: the target itself
 MARGINS = (11, 13, 16)  # cells around the target that its features depend on, of ResNets: the first that do
-EQUAL = 5e-6  # of the largest feature
+EQUAL = 3e-5  # of the largest feature
 LEARNING_RATE = 0.01  # of the correlation filter
 RIDGE = 1e-4
 HEADS = ("xcorr", "dcf")
@@ -222,7 +222,7 @@ def track_targets(
         head: "xcorr" or "dcf".
         mode: "clean", or "unitrack" with that code's errors (see `CrossCorrelation` and `TargetBox`).
         batch_size: crops of 520 px that go through the encoder together; those of all videos share batches."""
-    unitrack, margin = mode == "unitrack", margin_of(appearance)
+    unitrack, margin = mode == "unitrack", margin_of(appearance) if head == "dcf" else None  # others start, and no more
     heads: list[Head] = [CorrelationFilter() if head == "dcf" else CrossCorrelation(unitrack) for _ in videos]
     readers = [frames_of(video.frames, ahead=2) for video in videos]
     found: list[list[np.ndarray]] = [[video.first] for video in videos]

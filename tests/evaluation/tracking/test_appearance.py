@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from mec.errors import BadInput
 from mec.evaluation.subject import resolve
-from mec.evaluation.tracking.appearance import Reduced, appearances, feature_maps, open_appearance
+from mec.evaluation.tracking.appearance import Reduced, Winograd, appearances, feature_maps, open_appearance
 from mec.networks.backbones import build_encoder
 
 
@@ -177,3 +177,30 @@ def test_norms_become_part_of_the_convolutions_and_maps_stay(name):
     found = appearance.maps(images)
     assert found.is_contiguous()
     assert (found - expected).abs().max() < 5e-6 * expected.abs().max()
+
+
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="this torch has no NNPACK")
+def test_convolutions_of_3_by_3_are_nnpacks_and_others_torchs(monkeypatch):
+    asked = []
+    real = torch._nnpack_spatial_convolution
+    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", lambda *given: asked.append(0) or real(*given))
+    kinds = [{}, {"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"padding": "same"}]
+    kinds += [{"kernel_size": 5}, {"kernel_size": 1}, {"padding_mode": "reflect"}, {"bias": False}]
+    for kind in kinds:
+        torch.manual_seed(0)
+        plain = nn.Conv2d(4, 6, **({"kernel_size": 3, "padding": 1} | kind))
+        quick = nn.Conv2d(4, 6, **({"kernel_size": 3, "padding": 1} | kind))
+        quick.load_state_dict(plain.state_dict())
+        quick.__class__ = Winograd
+        quick.to(memory_format=torch.channels_last)
+        before, images = len(asked), torch.randn(1, 4, 37, 50).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            found, expected = quick(images), plain.double()(images.double())
+        assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
+        assert len(asked) - before == (kind in ({}, {"bias": False})), kind
+
+
+def test_images_go_through_the_network_one_by_one_on_a_cpu():
+    appearance = open_appearance(thin("resnet18"), 3)
+    images = appearance.normalised(frames(3, 64, 80))
+    assert torch.equal(appearance.maps(images), torch.cat([appearance.maps(one) for one in images.split(1)]))
