@@ -1,6 +1,7 @@
 """What an encoder trained without labels is worth to a detector of blood cells: BCCD, trainval to test.
 
     python benchmarks/bccd.py --bccd DIR --out runs/bccd [--cifar10 RUN] [--iterations 100,200,400,800] [--seeds 0,1,2]
+    python benchmarks/bccd.py --bccd DIR --as-coco DIR/coco     # the same boxes as COCO's files, and no more
 
 Three starts of one network: random weights; an encoder that `mec pretrain` made of BCCD's own trainval images, without
 labels, in ten minutes; and one of CIFAR-10's. Each is fine-tuned as a detector by the preset `small` with equal
@@ -15,11 +16,35 @@ import json
 import shutil
 import statistics
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mec
 
 BACKBONE = "resnet18"
 SIDE = 96  # px of the views: cells have 50 to 230 px of 640 x 480
+
+
+def as_coco(bccd: Path, out: Path) -> None:
+    """OUT/annotations/SPLIT.json with boxes alone, and OUT/images/SPLIT/. VOC counts px from 1, both ends of a box."""
+    for split in ("trainval", "test"):
+        images, objects, names = [], [], ["Platelets", "RBC", "WBC"]
+        for number, stem in enumerate((bccd / "ImageSets" / "Main" / f"{split}.txt").read_text().split()):
+            root = ElementTree.parse(bccd / "Annotations" / f"{stem}.xml").getroot()
+            width, height = (int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+            images.append({"id": number, "file_name": f"{stem}.jpg", "width": width, "height": height})
+            for one in root.iter("object"):
+                x0, y0, x1, y1 = (int(one.findtext(f"bndbox/{end}", "0")) for end in ("xmin", "ymin", "xmax", "ymax"))
+                box = [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1]
+                category = names.index(one.findtext("name", "")) + 1
+                about = {"id": len(objects) + 1, "image_id": number, "category_id": category, "bbox": box}
+                objects.append({**about, "area": box[2] * box[3], "iscrowd": 0})
+            place = out / "images" / split / f"{stem}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(bccd / "JPEGImages" / f"{stem}.jpg", place)
+        categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+        (out / "annotations").mkdir(exist_ok=True)
+        written = {"images": images, "annotations": objects, "categories": categories}
+        (out / "annotations" / f"{split}.json").write_text(json.dumps(written))
 
 
 def own_images(bccd: Path, out: Path) -> Path:
@@ -65,13 +90,16 @@ def ap50(start: str, bccd: Path, out: Path, iterations: int, seeds: list[int], l
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bccd", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/bccd"))
+    parser.add_argument("--as-coco", type=Path, help="write BCCD here in COCO's layout")
     parser.add_argument("--cifar10", help="a run of CIFAR-10's images with the same backbone and a stem for large ones")
     parser.add_argument("--iterations", default="100,200,400,800")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--minutes", type=float, default=10)
     asked = parser.parse_args()
+    if asked.as_coco:
+        return as_coco(asked.bccd, asked.as_coco)
     budgets, seeds = ([int(word) for word in text.split(",")] for text in (asked.iterations, asked.seeds))
     asked.out.mkdir(parents=True, exist_ok=True)
     own = pretrained(own_images(asked.bccd, asked.out), asked.out / "pretrained", asked.minutes)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reporting import report
 from rich.table import Column, Table
 
 from mec.data.batches import ViewBatches, crop_all
@@ -25,7 +26,6 @@ from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.recipes.recipe import View
 from mec.recipes.table import recipe_named
-from mec.reports.turns import report
 from mec.runtime.device import chosen_device, wait_for
 from mec.runtime.machine import cores, machine, this_machine
 from mec.training.plan import auto

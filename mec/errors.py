@@ -11,8 +11,7 @@ def plain(words: str) -> str:
     """Words that a terminal shows as they are: control characters, as a file's name may hold them, are spelt out.
 
     >>> print(plain("a\\x1b[2Jb.png"))
-    a\\x1b[2Jb.png
-    """
+    a\\x1b[2Jb.png"""
     if words.isprintable():
         return words
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in words)
@@ -22,8 +21,7 @@ def home(value: Any) -> Any:
     """A path that begins with ~ from the home folder on, as a shell has it; also after --flag=. Others as they are.
 
     >>> home("~user"), home("a/~"), home(Path("~/b")) == Path.home() / "b", home("--out=~/b")[:7]
-    ('~user', 'a/~', True, '--out=/')
-    """
+    ('~user', 'a/~', True, '--out=/')"""
     if not isinstance(value, (str, Path)):
         return value
     flag, sign, path = str(value).rpartition("=") if str(value).startswith("--") else ("", "", str(value))
@@ -56,8 +54,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("optimzer", ["optimizer", "views"])
     "Did you mean 'optimizer'?"
     >>> nearest("x", ["optimizer", "views"])
-    'Known: optimizer, views.'
-    """
+    'Known: optimizer, views.'"""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1) or [k for k in known if word and k.startswith(word)][:1]
     if not close and len(word) < 5:  # two letters of three may be wrong
@@ -80,7 +77,6 @@ def absent(sets: Sequence[Absent]) -> BadInput:
     >>> print(absent([Absent("dtd", "data/dtd/dtd", "--download"), Absent("cars", "data/cars", "see docs/data.md")]))
     2 data sets are not there:
       dtd: expected in data/dtd/dtd; --download
-      cars: expected in data/cars; see docs/data.md
-    """
+      cars: expected in data/cars; see docs/data.md"""
     lines = "".join(f"\n  {each.name}: expected in {each.place}; {each.how}" for each in sets)
     return BadInput(f"{len(sets)} data set{'s are' if len(sets) > 1 else ' is'} not there:{lines}")

@@ -32,8 +32,7 @@ def choose(
         seed: of random and typical; the others draw nothing.
 
     Raises:
-        BadInput: no such way, more than there are, an index that is none, or features that are not finite.
-    """
+        BadInput: no such way, more than there are, an index that is none, or features that are not finite."""
     known = np.unique(np.asarray([] if labelled is None else labelled, dtype=np.int64))
     if features.ndim != 2 or (len(known) and not 0 <= known[0] <= known[-1] < len(features)):
         raise BadInput(f"features are {[*features.shape]}, labelled {known[:5]}: [n, e], and indices of its rows.")
@@ -102,8 +101,7 @@ class Chosen:
 class Code:
     """What the rows chosen leave of each row x: d = xᵀ A x, and q = xᵀ A Σ A x.
 
-    A = (I + λ Σ_chosen x xᵀ)⁻¹, Σ is the second moment of all rows, λ = 1 / ε.
-    """
+    A = (I + λ Σ_chosen x xᵀ)⁻¹, Σ is the second moment of all rows, λ = 1 / ε."""
 
     def __init__(self, rows: Rows, error: float):
         self.rows, self.lam, self.a = rows, 1 / error, np.eye(rows.size)
@@ -126,8 +124,7 @@ class Code:
 def coding_of_chosen(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
     """Greedily the image that makes the code of those chosen, log det(I + λ Σ_chosen x xᵀ), longest.
 
-    Alone, all are as long: the first is the nearest to the mean.
-    """
+    Alone, all are as long: the first is the nearest to the mean."""
     code = Code(rows, CHOSEN_ERROR)
     return greedy(Chosen(rows, known, code.take), count, lambda: code.d)
 
@@ -136,8 +133,7 @@ def coding_of_others(rows: Rows, count: int, known: np.ndarray, seed: int) -> np
     """The images after which the others take the shortest code given those chosen, to first order: the least tr(Σ A).
 
     Greedily, each taking the most from it, λ xᵀ A Σ A x / (1 + λ xᵀ A x); then one by one exchanged for a better one,
-    until none is or `ROUNDS` have passed.
-    """
+    until none is or `ROUNDS` have passed."""
     code = Code(rows, OTHERS_ERROR)
     chosen = Chosen(rows, known, code.take)
 
@@ -178,8 +174,7 @@ def farthest(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray
 def typical(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
     """The images nearest to k-means centres, as many as there will be labels; of clusters without one the largest.
 
-    Where there are fewer (images that are alike), the rest are the farthest.
-    """
+    Where there are fewer (images that are alike), the rest are the farthest."""
     from sklearn.cluster import KMeans
 
     wanted = count + len(known)

@@ -27,8 +27,7 @@ class Classifier:
     """What names the class of images, from features of its encoder.
 
     classes: names, of columns; seen: [m, e] unit rows of the labelled images; unlike: the cosine with the nearest of
-    them below which an image is unlike all of them.
-    """
+    them below which an image is unlike all of them."""
 
     fitted: Fitted
     classes: tuple[str, ...]
@@ -85,8 +84,7 @@ def load_classifier(folder: str | Path) -> Classifier:
 
     Raises:
         FileNotFoundError: no classifier there.
-        BadInput: it cannot be read, or the encoder beside it is another one.
-    """
+        BadInput: it cannot be read, or the encoder beside it is another one."""
     folder = Path(folder)
     if not (folder / FILE).is_file():
         raise FileNotFoundError(f"{folder}: no {FILE} in it. `mec predict` writes such a folder.")

@@ -144,8 +144,7 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None
         seed: of the folds and of the draw of others.
 
     Raises:
-        BadInput: fewer than two classes, or than four labels.
-    """
+        BadInput: fewer than two classes, or than four labels."""
     if len(np.unique(y)) < 2 or len(y) < 4:
         raise BadInput(f"{len(y)} labels of {len(np.unique(y))} classes: at least 4 labels, of two classes or more.")
     ways: list[tuple[float, Spread | None]] = [(strength, None) for strength in STRENGTHS]
@@ -179,8 +178,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     Args:
         confidence, right: [n]; up to ten bins, of 20 images or more.
 
-    Source: the expected calibration error of Naeini et al., AAAI 2015, with bins of equal mass.
-    """
+    Source: the expected calibration error of Naeini et al., AAAI 2015, with bins of equal mass."""
     confidence, tied, counts = np.unique(confidence, return_inverse=True, return_counts=True)
     right = (np.bincount(tied, weights=right) / counts)[tied]  # equal confidences are told apart by nothing
     order = np.argsort(tied, kind="stable")

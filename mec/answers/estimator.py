@@ -34,8 +34,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     its checks that give tables of numbers do not apply.
 
     Raises:
-        BadInput: no images of these kinds, or as `mec.pretrain` and `mec.features` do.
-    """
+        BadInput: no images of these kinds, or as `mec.pretrain` and `mec.features` do."""
 
     def __init__(
         self, run: Any = None, *, recipe: Any = None, method: str | None = None, steps: int | None = None,

@@ -190,8 +190,7 @@ def label(run: Any, images: Any, options: Labelling) -> Path:
 
     Raises:
         BadInput: fewer than two classes, OUT holds other columns or labels, or starlette and uvicorn are not installed.
-        FileNotFoundError: no such run or folder.
-    """
+        FileNotFoundError: no such run or folder."""
     out, classes = Path(options.out), names(options.classes, "--classes")
     if len({*classes}) < max(2, len(classes)):
         raise BadInput(f"--classes is {options.classes!r}: two names or more, each once.")

@@ -26,8 +26,7 @@ LINKED = 10  # nearest images by which copies find each other
 def answered(out: Path, title: str, header: Sequence[str], rows: list[Row], groups: Any, words: str) -> list[Row]:
     """Write the CSV and the page of thumbnails, say so, and give the rows.
 
-    groups: each with a heading and images: a pool, an index and a caption. Those beyond `MOST` are counted.
-    """
+    groups: each with a heading and images: a pool, an index and a caption. Those beyond `MOST` are counted."""
     write_csv(out, header, rows)
     shown, left = [], MOST
     for heading, images in groups:
@@ -51,8 +50,7 @@ def search(run: Any, images: Any, options: Searching) -> list[Row]:
     {options}
 
     Raises:
-        BadInput: no image, or OUT does not end with .csv. FileNotFoundError: no such run, folder or query.
-    """
+        BadInput: no image, or OUT does not end with .csv. FileNotFoundError: no such run, folder or query."""
     out, given = Path(options.out), str(options.query)
     with reserved(out, ".csv"):
         subject = resolve(run, device=options.device, workers=options.workers)
@@ -82,8 +80,7 @@ def duplicates(run: Any, images: Any, options: Duplicates) -> list[Row]:
     {options}
 
     Raises:
-        BadInput: no image, or OUT does not end with .csv. FileNotFoundError: no such run or folder.
-    """
+        BadInput: no image, or OUT does not end with .csv. FileNotFoundError: no such run or folder."""
     out = Path(options.out)
     with reserved(out, ".csv"):
         pool = gather(run, images, options)
@@ -127,8 +124,7 @@ def outliers(run: Any, images: Any, options: Outliers) -> list[Row]:
     {options}
 
     Raises:
-        BadInput: fewer than two images, or OUT does not end with .csv. FileNotFoundError: no such run or folder.
-    """
+        BadInput: fewer than two images, or OUT does not end with .csv. FileNotFoundError: no such run or folder."""
     out = Path(options.out)
     with reserved(out, ".csv"):
         pool = gather(run, images, options)
@@ -156,8 +152,7 @@ def mislabelled(run: Any, images: Any, options: Mislabelled) -> list[Row]:
 
     Raises:
         BadInput: cleanlab is not installed, too few labels, or OUT does not end with .csv.
-        FileNotFoundError: no such run or folder.
-    """
+        FileNotFoundError: no such run or folder."""
     out = Path(options.out)
     if importlib.util.find_spec("cleanlab") is None:
         raise BadInput("mislabelled takes cleanlab: pip install 'mec-ssl[clean]'.")

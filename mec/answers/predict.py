@@ -32,8 +32,7 @@ def select(run: Any, images: Any, options: Selecting) -> list[str]:
 
     Raises:
         BadInput: no image, more asked than are not labelled, labels that do not fit; OUT does not end with .csv.
-        FileNotFoundError: no such run or folder.
-    """
+        FileNotFoundError: no such run or folder."""
     out = Path(options.out)
     with reserved(out, ".csv"):
         pool = gather(run, images, options, options.labels)
@@ -59,8 +58,7 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
 
     Raises:
         BadInput: fewer than four labels or two classes, labels that do not fit; OUT does not end with .csv.
-        FileNotFoundError: no such run or folder.
-    """
+        FileNotFoundError: no such run or folder."""
     out = Path(options.out)
     folder = Path(options.classifier or out.with_suffix(""))
     with reserved(out, ".csv"):

@@ -53,8 +53,7 @@ def wrapped(text: str, width: int) -> str:
     One sentence that
     goes on.
     <BLANKLINE>
-      mec pretrain digits    as it is
-    """
+      mec pretrain digits    as it is"""
     lines: list[str] = []
     for line in text.splitlines():
         if line[:1] not in ("", " ", "-") and lines and lines[-1][:1] not in ("", " "):  # it goes on

@@ -132,8 +132,7 @@ class Crops(torch.utils.data.Dataset):
     """Epoch and indices [m] of a batch -> the crops of all its views, uint8 [m, 3, s, s] each. Runs in the workers.
 
     With them come the key itself, the indices of the images shown (for an unreadable one the next), and those skipped.
-    Without crops where `IN_A_ROW` cannot be read: an error raised in a worker would come with its traceback.
-    """
+    Without crops where `IN_A_ROW` cannot be read: an error raised in a worker would come with its traceback."""
 
     def __init__(self, images: Images, views: list[tuple[int, View]], seed: int):
         self.images, self.views, self.seed = images, views, seed
@@ -167,7 +166,13 @@ class Crops(torch.utils.data.Dataset):
 def crops_of(picture: Picture, draws: Sequence[Draw]) -> list[np.ndarray]:
     """The crops of one image, uint8 [3, s, s], one for each draw of one row; decoded once, no larger than needed."""
     boxes = [crop_boxes(draw, np.array([picture.height]), np.array([picture.width]))[0] for draw in draws]
-    pixels = picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws]))
+    return crop_all(picture, picture.pixels(least_decoding(boxes, [draw.view.size for draw in draws])), boxes, draws)
+
+
+def crop_all(
+    picture: Picture, pixels: np.ndarray, boxes: Sequence[np.ndarray], draws: Sequence[Draw]
+) -> list[np.ndarray]:
+    """The crops, from the image as it was decoded."""
     shrunk = np.array(pixels.shape[:2]) / (picture.height, picture.width)
     inside = (scaled_box(box, shrunk, pixels.shape) for box in boxes)
     return [crop_picture(pixels, box, draw.view, bool(draw.is_chosen("flip")[0])) for box, draw in zip(inside, draws)]

@@ -25,8 +25,7 @@ def contents_hash(paths: Sequence[str], sizes: Sequence[int] | np.ndarray) -> st
     """16 hex digits over the contents of files, in their order; a file that cannot be read counts as empty.
 
     With up to `WHOLE_BELOW` bytes in all, every byte counts; with more, `PLACES` of them do, the same each time: a
-    change of single images may go unnoticed there, another copy of the set does not.
-    """
+    change of single images may go unnoticed there, another copy of the set does not."""
     many = np.maximum(np.asarray(sizes, np.int64), 0)
     if not sampled(many):
         pieces = [(p, start, CHUNK) for p, size in zip(paths, many.tolist()) for start in range(0, size, CHUNK)]

@@ -118,8 +118,7 @@ def read_image(file: str | Path | bytes) -> Image.Image:
 def decode(data: bytes, reduce: int = 1, scale: Scale | None = None) -> Image.Image:
     """`read_image` for threads: the caller holds `quiet`, since Python's warning filters are shared by all threads.
 
-    A JPEG is decoded at 1 / reduce of its size (1, 2, 4, 8), several times as fast; other formats at full size.
-    """
+    A JPEG is decoded at 1 / reduce of its size (1, 2, 4, 8), several times as fast; other formats at full size."""
 
     def decoded(data: bytes) -> Image.Image:
         with open_image(data) as stored:

@@ -23,8 +23,7 @@ def fetch(url: str, path: Path, checksum: str | None = None, *, again: bool = Fa
 
     Raises:
         BadInput: it cannot be fetched, was cut off on the way, has another size or SHA-256, or the server sends less
-            than 1 kB a second for a minute, or without end.
-    """
+            than 1 kB a second for a minute, or without end."""
     if path.exists() and not again and (checksum is None or sha256(path) == checksum):
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may fetch the same

@@ -67,8 +67,7 @@ def folder_layout(folder: Path, labels: str | Path | None = None) -> Layout:
     """Parts and classes of a folder: training images, and held-out ones where there are parts and nothing else.
 
     Instead of a folder also a table of images. `labels`: a table of theirs, in place of folders of classes.
-    Raises BadInput: no such folder, no image in it, or a table that does not fit.
-    """
+    Raises BadInput: no such folder, no image in it, or a table that does not fit."""
     if not folder.exists():
         known = ["digits", "imagenet", *TORCHVISION]
         raise BadInput(f"{folder}: no such folder, nor a data set of that name. {nearest(str(folder), known)}")
@@ -165,8 +164,7 @@ def with_labels(
 ) -> tuple[list[np.ndarray | None], tuple[str, ...], list[str]]:
     """Labels of each part's images by their words, the classes (training's first), and what does not fit between them.
 
-    A held-out image of a class that training lacks keeps a label of its own: no measurement can get it right.
-    """
+    A held-out image of a class that training lacks keeps a label of its own: no measurement can get it right."""
     counts = [Counter(of_part) for of_part in words]
     own = sorted(c for c in counts[0] if c is not None)
     foreign = sorted({c for found in counts[1:] for c in found if c is not None and c not in counts[0]})
@@ -228,8 +226,7 @@ def first_folder(name: str) -> tuple[str | None, str]:
     """The first folder of a relative path, and what follows it.
 
     >>> first_folder("cat/a/1.png"), first_folder("1.png")
-    (('cat', 'a/1.png'), (None, '1.png'))
-    """
+    (('cat', 'a/1.png'), (None, '1.png'))"""
     first, sign, rest = name.partition(os.sep)
     return (first, rest) if sign else (None, name)
 
@@ -258,8 +255,7 @@ def unreadable(paths: list[str], root: Path, *, all_of_them: bool = False) -> li
 
     Above `CHECK_ALL_BELOW` images a spread sample is checked here, and the rest when training reads them.
 
-    Raises BadInput: too many cannot be read.
-    """
+    Raises BadInput: too many cannot be read."""
     step = 1 if all_of_them else max(1, -(-len(paths) // CHECK_ALL_BELOW))
     with quiet(), ThreadPoolExecutor(max_workers=cores()) as pool:
         reasons = dict(zip(paths[::step], pool.map(why_unreadable, paths[::step])))

@@ -165,6 +165,5 @@ def unpack_names(array: np.ndarray) -> list[str]:
     """The names that `text` packed.
 
     >>> unpack_names(pack_names(["a/b.png", "c.png"]))
-    ['a/b.png', 'c.png']
-    """
+    ['a/b.png', 'c.png']"""
     return array.tobytes().decode("utf-8", "surrogateescape").split("\0") if len(array) else []

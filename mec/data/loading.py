@@ -32,8 +32,7 @@ def prepared(dataset: Dataset, workers: int, collate: Callable[[Any], Any] | Non
 
     Raises:
         TrainingStopped: a worker was killed (memory, most often), or has given nothing for ten minutes.
-        What the dataset raises, in its own words.
-    """
+        What the dataset raises, in its own words."""
     pipes = workers > 0 and SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < LEAST_SHARED
     if pipes:
         words = f"{SHARED} has {free / 2**20:.0f} MiB free: what {workers} workers prepare comes through pipes, slower."

@@ -77,8 +77,7 @@ def torchvision_split(
 
     `kind` is torchvision's class, whose `keywords` say what part; `advice` ends the message where it cannot be opened.
 
-    Raises BadInput: torchvision cannot open it there, or does not say where its images are.
-    """
+    Raises BadInput: torchvision cannot open it there, or does not say where its images are."""
     import torchvision
 
     try:

@@ -55,8 +55,7 @@ def open_data(
         labels: a CSV with the columns path and label (and split: train, val, test), in place of folders of classes.
 
     Raises:
-        BadInput: no such data set or folder, nothing in it, or too many images unreadable.
-    """
+        BadInput: no such data set or folder, nothing in it, or too many images unreadable."""
     if limit is not None and limit < 1:
         raise BadInput(f"--limit is {limit}: it is a number of images, at least 1.")
     if seed < 0:

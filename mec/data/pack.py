@@ -37,8 +37,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     {options}
 
     Raises:
-        BadInput: no images, too many unreadable, `out` not empty, or a number out of range.
-    """
+        BadInput: no images, too many unreadable, `out` not empty, or a number out of range."""
     folder, out, resize, quality = Path(images), Path(out), options.resize, options.quality
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already holds something: choose another folder for the shards.")
@@ -48,7 +47,7 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
         words = f"it makes JPEGs of 8 bits, and there are deep images ({deep.low:g} to {deep.high:g})"
         raise BadInput(f"--resize is {resize}: {words}. Leave it out: all are then packed as they are.")
     base = folder if folder.is_dir() else parts[0].root  # of a list
-    console = Console(quiet=options.quiet, markup=False)
+    console = Console(quiet=options.quiet)
     with whole_folder(out) as work:
         writers, skipped = [], []
         for part in parts:

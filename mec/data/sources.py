@@ -28,8 +28,7 @@ class Source:
     """Images in one order, readable as far as was looked at; one entry each in names, parts and labels.
 
     `data.train` holds the images and their labels [n] (-1: none), numbers into `data.classes`; `data.words()` is what a
-    user has to be told; `data.skipped` are those that cannot be read.
-    """
+    user has to be told; `data.skipped` are those that cannot be read."""
 
     data: Data
     names: tuple[str, ...]  # relative to the folder, the list's folder, or as packed
@@ -61,8 +60,7 @@ def open_images(
 
     Raises:
         BadInput: no image, too many that cannot be read, or labels that do not fit.
-        FileNotFoundError: no such folder or file.
-    """
+        FileNotFoundError: no such folder or file."""
     images = home(images)
     found, table = _found(images, look), None
     if str(labels) == BY_FOLDER and not os.path.exists(BY_FOLDER):
@@ -87,8 +85,7 @@ def is_one_file(images: Any) -> bool:
 def part_and_rest(name: str) -> tuple[str, str]:
     """
     >>> part_and_rest("Val/cat/1.png"), part_and_rest("cat/1.png")
-    (('val', 'cat/1.png'), ('', 'cat/1.png'))
-    """
+    (('val', 'cat/1.png'), ('', 'cat/1.png'))"""
     first, rest = first_folder(name.replace("/", os.sep))
     return (first.lower(), rest) if first and first.lower() in ROLES else ("", name)
 

@@ -131,8 +131,7 @@ def matched(table: Table, names: Sequence[str], root: str | Path) -> np.ndarray:
     """For each image (named from `root` on) its row in the table, -1 where it has none: [n].
 
     A row is of the image whose path it is (from `root` or from the table's folder); else of the only one whose path
-    ends with its, or is the end of its; the suffix may be left out. Raises BadInput: that fits several images.
-    """
+    ends with its, or is the end of its; the suffix may be left out. Raises BadInput: that fits several images."""
     root, exact = str(root), {posix(name): i for i, name in enumerate(names)}
     from_table = os.path.relpath(table.file.absolute().parent, os.path.abspath(root))
     ends: dict[str, list[str]] = defaultdict(list)
@@ -199,8 +198,7 @@ def assigned(
     """Of each image its part and its label by a table, and what to say. `own`: its part without the table.
 
     Where the table has no column of parts, and there is one part, some of each class are held out. rows: of the images
-    in the table, where they are known. Raises BadInput as `matched` and `fits`.
-    """
+    in the table, where they are known. Raises BadInput as `matched` and `fits`."""
     found = matched(table, names, root) if rows is None else rows
     told, words, parts = fits(table, names, found, own=rows is not None), table.words(found), [*own]
     if table.splits is not None:

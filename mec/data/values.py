@@ -98,8 +98,7 @@ def scale_of(samples: list[np.ndarray]) -> Scale | None:
 def to_rgb(image: Image.Image, scale: Scale | None = None) -> Image.Image:
     """8-bit RGB: grey is repeated, CMYK converted, transparency dropped, deep values scaled.
 
-    Without a scale by the range that the image's own highest value suggests: 1, 255, 65535 or that value.
-    """
+    Without a scale by the range that the image's own highest value suggests: 1, 255, 65535 or that value."""
     if image.mode == "RGB":
         return image
     if is_deep(image) and scale is not None:

@@ -20,8 +20,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     Source: Wilson, 1927, without correction for continuity.
 
     >>> [round(bound, 2) for bound in wilson(50.0, 10)]
-    [23.66, 76.34]
-    """
+    [23.66, 76.34]"""
     p, least = share / 100, Z * Z / n
     middle = (p + least / 2) / (1 + least)
     half = Z * math.sqrt(p * (1 - p) / n + least / (4 * n)) / (1 + least)

@@ -49,8 +49,7 @@ def evaluate(run: Encoder | tuple[Features, Features], protocol: str, data: Any 
         BadInput: no such protocol, run or data, or a value that does not fit.
 
     Protocols:
-    {protocols}
-    """
+    {protocols}"""
     if isinstance(run, tuple) and isinstance(run[0], Features) and data is None:
         data = ""  # features need none; a name given all the same is kept with the results
     return [*results_of(run, chosen(protocol, data, flags))]

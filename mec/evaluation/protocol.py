@@ -114,7 +114,7 @@ class OnLabels(OnImages):
             if self.download and not shared().rank:
                 shared().wait()
             for words in data.words():
-                Console(stderr=True, markup=False, highlight=False).print(words, style="yellow", soft_wrap=True)
+                Console(stderr=True, highlight=False).print(words, style="yellow", soft_wrap=True)
         if not data.can_be_measured:
             needs = (
                 "folders train/CLASS/, and val/CLASS/ or test/CLASS/; or --labels CSV, with the columns path and label"

@@ -58,8 +58,7 @@ def detectron2_name(name: str) -> str:
     """A tensor's name in detectron2's ResNets.
 
     >>> detectron2_name("conv1.weight"), detectron2_name("layer1.0.downsample.1.bias")
-    ('stem.conv1.weight', 'res2.0.shortcut.norm.bias')
-    """
+    ('stem.conv1.weight', 'res2.0.shortcut.norm.bias')"""
     name = name if "layer" in name else f"stem.{name}"
     name = re.sub(r"layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
     name = re.sub(r"bn(\d)", r"conv\1.norm", name)
@@ -70,8 +69,7 @@ def export_detectron2(taken: Taken, out: Path) -> list[str]:
     """Write the pickle that detectron2's checkpointer reads, and a configuration for VOC07+12 and one for COCO.
 
     Raises:
-        BadInput: an encoder that detectron2 has no network for.
-    """
+        BadInput: an encoder that detectron2 has no network for."""
     info, weights = taken.info, taken.weights
     if info.backbone not in DEPTHS or info.small_stem:
         stem = " with the stem for small images" if info.small_stem else ""

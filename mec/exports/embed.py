@@ -40,9 +40,8 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
 
     Raises:
         BadInput: no image, too many that cannot be read, or a file that cannot be written; features not finite.
-        FileNotFoundError: no such run or folder.
-    """
-    console, out = Console(markup=False, highlight=False), Path(options.out)
+        FileNotFoundError: no such run or folder."""
+    console, out = Console(highlight=False), Path(options.out)
     check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     ranks = shared()

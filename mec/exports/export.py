@@ -57,8 +57,7 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     {options}
 
     Raises:
-        BadInput: the encoder is a module of the caller's own, or the tool has no such network.
-    """
+        BadInput: the encoder is a module of the caller's own, or the tool has no such network."""
     from mec.evaluation.detection.options import DETECTOR
     from mec.networks.encoder_file import encoder_file, load_encoder, read_info
 

@@ -36,8 +36,7 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
             has the name; None decides by size.
         zero_init: whether the last batch norm of a ResNet's blocks starts at zero, as timm's do, or at one.
 
-    Raises BadInput: no such backbone (with the nearest name), or one that cannot take this image size.
-    """
+    Raises BadInput: no such backbone (with the nearest name), or one that cannot take this image size."""
     small = image_size < SMALL_STEM_BELOW if small_stem is None else small_stem
     encoder, _ = created(name, image_size, small)
     for block in [] if zero_init else encoder.modules():

@@ -111,8 +111,7 @@ def load_encoder(run: str | Path, module: nn.Module | None = None) -> tuple[nn.M
 
     Raises:
         FileNotFoundError: nothing there.
-        BadInput: unreadable, of another backbone, of other code, or carrying pickled code.
-    """
+        BadInput: unreadable, of another backbone, of other code, or carrying pickled code."""
     path, info = encoder_file(run), read_info(run)
     if module is None:
         if info.backbone == "custom":
@@ -161,8 +160,7 @@ def check_weights(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> 
 class CropLongSide(nn.Module):
     """Cuts off the ends of an image that is over `LONGEST` times as long as it is wide.
 
-    A central crop never sees them, but resizing the shorter side of 3000 x 1 px would make 768,000 x 256 px of it.
-    """
+    A central crop never sees them, but resizing the shorter side of 3000 x 1 px would make 768,000 x 256 px of it."""
 
     def forward(self, image: Tensor) -> Tensor:
         h, w = image.shape[-2:]
@@ -179,8 +177,7 @@ class CropLongSide(nn.Module):
 def image_transform(info: EncoderInfo, resize: float = 256 / 224, crop: bool = False) -> Callable[[Any], Tensor]:
     """PIL image (or uint8 tensor) -> normalised [3, s, s]: the shorter side to `resize` s and a central crop of s.
 
-    Under 64 px an image is resized whole, without a crop, unless `crop` asks for one.
-    """
+    Under 64 px an image is resized whole, without a crop, unless `crop` asks for one."""
     from torchvision.transforms import v2
 
     modes = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}

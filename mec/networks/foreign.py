@@ -110,8 +110,7 @@ def read_backbone(path: Path, encoder: nn.Module | None = None, part: str = "") 
     Of several (a student and a teacher) the one that its method evaluates, or the one with `part` in its prefix.
 
     Raises:
-        BadInput: not readable without unpickling, or no backbone in it: names its first keys and the nearest layout.
-    """
+        BadInput: not readable without unpickling, or no backbone in it: names its first keys and the nearest layout."""
     state = read_state(path)
     names = [*encoder.state_dict()] if encoder is not None else []
     anchors = (*names[:1], *ANCHORS)
@@ -257,8 +256,7 @@ def local_weights(name: str) -> Path:
     """The file of weights that torchvision or timm has in its cache for a name, with or without a tag of weights.
 
     Raises:
-        FileNotFoundError: none; says where it was looked for.
-    """
+        FileNotFoundError: none; says where it was looked for."""
     import timm
     import torchvision
 

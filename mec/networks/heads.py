@@ -15,8 +15,7 @@ def projector(
     With `hidden` gelu or bn-gelu, weights start as DINO's; `output` is bn (without affine), bn-affine, linear (without
     bias) or linear-bias. With `prototypes` above 0, cosines with so many rows come last.
 
-    Source: the released code's sizes and layers (protocol: three layers, 2048 wide); paper, appendix C.
-    """
+    Source: the released code's sizes and layers (protocol: three layers, 2048 wide); paper, appendix C."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         norm = hidden.startswith("bn")
@@ -54,8 +53,7 @@ class Cosines(nn.Module):
 def predictor(embedding: int, widths: tuple[int, ...], *, bias: bool = True) -> nn.Module:
     """Hidden layers Linear-BN-ReLU, then a plain linear layer back to the embedding's size.
 
-    Source: paper, appendix C: hidden 512, output 2048, BN and ReLU on the first layer only.
-    """
+    Source: paper, appendix C: hidden 512, output 2048, BN and ReLU on the first layer only."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(embedding, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]

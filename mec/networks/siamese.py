@@ -20,8 +20,7 @@ class Siamese(nn.Module):
     Each view is a forward pass of its own, so that batch statistics are per view, unless `together`: then views of one
     size share a pass and its statistics, and heads see all views at once (multi-crop as SwAV and DINO have it). The
     target network runs in train mode, by the statistics of its own batch; only its parameters follow the online ones
-    (released code). It sees the first views, the global ones; small crops go through the online network only.
-    """
+    (released code). It sees the first views, the global ones; small crops go through the online network only."""
 
     def __init__(
         self,

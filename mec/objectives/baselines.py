@@ -27,8 +27,7 @@ def negative_cosine(online: Tensor, target: Tensor, *, ranks: Ranks = ALONE) -> 
     Source: Chen and He, CVPR 2021, Eqn 1; Grill et al., NeurIPS 2020, Eqn 2 is 2 + 2 times it.
 
     >>> negative_cosine(torch.eye(3), 2 * torch.eye(3))
-    tensor(-1.)
-    """
+    tensor(-1.)"""
     check_pair(online, target)
     return mean_of_rows(-(unit_rows(online) * unit_rows(target)).sum(1), ranks)
 
@@ -92,8 +91,7 @@ def barlow_twins(
     Source: Zbontar et al., ICML 2021, Eqn 1.
 
     >>> barlow_twins(torch.eye(4), torch.eye(4), normalise="l2")
-    tensor(0.)
-    """
+    tensor(0.)"""
     check_pair(online, target)
     AT_LEAST_0.check(off_diagonal=off_diagonal)
     with full_precision(online):
@@ -125,8 +123,7 @@ def vicreg(
 
     >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     >>> vicreg(z, z)  # equal views, each dimension varies, and alone
-    tensor(0.)
-    """
+    tensor(0.)"""
     check_pair(online, target)
     AT_LEAST_0.check(invariance=invariance, variance=variance, covariance=covariance)
     with full_precision(online):

@@ -42,8 +42,7 @@ def coding_length(z: Tensor, distortion: Distortion, order: int | None = None, *
         Liu et al., NeurIPS 2022, Eqn 1 (exact) and Eqn 2 (series).
 
     >>> round(coding_length(torch.eye(4), distortion=0.25).item(), 4)  # 4 orthonormal rows: μ = 4, λ = 1
-    11.0904
-    """
+    11.0904"""
     check_matrix("z", z)
     check_distortion(distortion)
     check_order(order)
@@ -62,8 +61,7 @@ def distortion_for(distortion: Distortion, m: int, d: int) -> float:
     rows converges, since ‖C‖₂ <= λ m = 1 / ε_d² < 1 (appendix H, Eqn 11 to 17).
 
     >>> distortion_for("guaranteed", 1024, 2048), distortion_for("guaranteed", 4096, 2048), distortion_for(0.06, 8, 8)
-    (2.0, 1.01, 0.06)
-    """
+    (2.0, 1.01, 0.06)"""
     if isinstance(distortion, str):
         return d / m if d > m else ABOVE_ONE
     return float(distortion)
@@ -225,8 +223,7 @@ def blocks(order: int) -> tuple[int, int, int]:
     """(s, q, r) with s q + r = order, r < s, for the fewest products; (order, 1, 0) is power by power.
 
     >>> [blocks(n) for n in (3, 4, 6, 7, 16)]
-    [(3, 1, 0), (2, 2, 0), (2, 3, 0), (2, 3, 1), (4, 4, 0)]
-    """
+    [(3, 1, 0), (2, 2, 0), (2, 3, 0), (2, 3, 1), (4, 4, 0)]"""
     choices = [(s, order // s, order % s) for s in range(2, order // 2 + 1)]
     return min([*choices, (order, 1, 0)], key=lambda c: c[0] - 2 if c[1] == 1 else c[0] + c[1] - 2 + (c[2] > 0))
 

@@ -42,8 +42,7 @@ def maximum_entropy_coding(
 
     >>> z = torch.eye(4)
     >>> maximum_entropy_coding(z, z, distortion=1.0, order=1)
-    tensor(-1.)
-    """
+    tensor(-1.)"""
     check_pair(online, target)
     check_distortion(distortion)
     check_order(order)
@@ -87,8 +86,7 @@ def joint_coding(
 
     >>> views = torch.eye(4).expand(2, 4, 4)
     >>> round(joint_coding(views, distortion=0.25).item(), 4)  # aligned and evenly spread: the bound, -log 2
-    -0.6931
-    """
+    -0.6931"""
     check_stack(views)
     check_distortion(distortion)
     SHARE.check(exponent=exponent)
@@ -125,8 +123,7 @@ def lower_bound(
     Source: docs/objective.md: the largest log-determinant for a given trace, where all eigenvalues are equal.
 
     >>> round(lower_bound(4, 4, 0.25), 4)
-    -0.6931
-    """
+    -0.6931"""
     FROM_1.check(m=m, d=d)
     check_distortion(distortion)
     SHARE.check(exponent=exponent)

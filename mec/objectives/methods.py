@@ -134,7 +134,6 @@ def differs_from_paper(name: str, settings: Mapping[str, Setting]) -> str:
     >>> differs_from_paper("unigrad", {})
     "unigrad: the penalty's weight is 20; the paper's, for embeddings of 2048: --set settings.weight=100"
     >>> differs_from_paper("unigrad", {"weight": 20.0})
-    ''
-    """
+    ''"""
     method = method_named(name)
     return f"{name}: {method.differs}" if method.paper.keys() - settings.keys() else ""

@@ -29,8 +29,7 @@ def mmcr(views: Tensor, *, local: NotNegative = 0.0, ranks: Ranks = ALONE) -> Te
     Source: Yerxa et al., NeurIPS 2023, and its code; the weight is 0 there by default.
 
     >>> mmcr(torch.eye(4).expand(2, 4, 4))  # views agree, images at right angles: four singular values of 1
-    tensor(-4.)
-    """
+    tensor(-4.)"""
     check_stack(views)
     AT_LEAST_0.check(local=local)
     with full_precision(views):
@@ -54,8 +53,7 @@ def emp_ssl(views: Tensor, *, distance: Positive = 0.2, agreement: NotNegative =
     Source: Tong et al., 2023, and its code, where 0.2 is ε² and not ε.
 
     >>> round(emp_ssl(torch.eye(4).expand(2, 4, 4), distance=1.0, agreement=1.0).item(), 4)  # -1 - 2 log 2
-    -2.3863
-    """
+    -2.3863"""
     check_stack(views)
     ABOVE_0.check(distance=distance)
     AT_LEAST_0.check(agreement=agreement)

@@ -18,8 +18,7 @@ def write_page(path: Path, template: str, charts: Mapping[str, Any], facts: Mapp
     Args:
         template: its name; it is given `facts`, `chart` (the element of each chart, by name), `style` and `head`.
         charts: bokeh's, by name.
-        facts: plain values; all text is escaped where it is put in.
-    """
+        facts: plain values; all text is escaped where it is put in."""
     import jinja2
     from bokeh.embed import components
     from bokeh.resources import Resources

@@ -89,8 +89,7 @@ def in_words(hint: Any) -> str:
     >>> in_words(int | Literal["all"] | None)
     "a whole number | 'all' | None"
     >>> in_words(tuple[int, ...]), in_words(tuple[float, str])
-    ('[a whole number, ...]', '[a number, a text]')
-    """
+    ('[a whole number, ...]', '[a number, a text]')"""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return str(arguments[1])
@@ -146,6 +145,5 @@ def numbered(version: str) -> tuple[int, ...]:
     """A version as numbers that compare.
 
     >>> numbered("0.10.1.dev3") > numbered("0.9")
-    True
-    """
+    True"""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -156,8 +156,7 @@ def value_of(text: str) -> Any:
     """What is meant by the text of a value: JSON, or a number or list as Python has them; else the text itself.
 
     >>> [value_of(text) for text in (".5", "1_000", "1e3", "[64, 32.]", "None", "nan", "adamw")]
-    [0.5, 1000, 1000, [64, 32.0], None, 'nan', 'adamw']
-    """
+    [0.5, 1000, 1000, [64, 32.0], None, 'nan', 'adamw']"""
     if text in ("None", "True", "False"):
         return ast.literal_eval(text)
     value: Any = text

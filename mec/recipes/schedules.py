@@ -9,8 +9,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     """From start at progress 0 to end at progress 1, along half a cosine.
 
     >>> cosine(1.0, 0.0, 0.5)
-    0.5
-    """
+    0.5"""
     return end + (start - end) * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
 
 

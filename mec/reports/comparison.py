@@ -49,8 +49,7 @@ def compare(data: str | Path | Data, options: Comparison) -> Path:
 
     Raises:
         BadInput: something does not fit, or the folder holds another comparison.
-        TrainingStopped: a signal asked to stop.
-    """
+        TrainingStopped: a signal asked to stop."""
     setup = prepared(data, options)
     with only_run(setup.out, ALONE):
         start_comparison(setup)
@@ -85,7 +84,7 @@ def prepared(data: str | Path | Data, options: Comparison) -> Setup:
         name = images.name if isinstance(data, Data) else data
         raise BadInput(f"{name} has no labels to compare by: train/CLASS/ and val|test/CLASS/, or --labels CSV.")
     out = Path("runs") / f"compare-{images.name}" if options.out is None else Path(options.out)
-    console = Console(quiet=options.quiet, markup=False, highlight=False)
+    console = Console(quiet=options.quiet, highlight=False)
     for words in images.words():
         console.print(words, style="yellow", soft_wrap=True)
     return Setup(options, images, out, device, console)

@@ -24,8 +24,7 @@ def report(runs: str | Path | Sequence[str | Path], options: Reporting) -> Path:
 
     Raises:
         FileNotFoundError: no such folder.
-        BadInput: not the folder of a run, or a damaged file in it; or a page that cannot be written.
-    """
+        BadInput: not the folder of a run, or a damaged file in it; or a page that cannot be written."""
     given = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
     if not given:
         raise BadInput("no run was given: name at least one run folder.")

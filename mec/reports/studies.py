@@ -25,7 +25,7 @@ from mec.objectives.matched import unit_rows
 from mec.recipes.recipe import Network, Recipe
 from mec.recipes.table import DIGITS, recipe_named
 from mec.reports.options import ApproximationFigure, DistortionFigure
-from mec.reports.turns import in_turns, report
+from mec.reports.turns import in_turns
 from mec.runtime.device import chosen_device
 from mec.runtime.files import SETTINGS, write_figure, write_json
 from mec.runtime.flags import integers, reals, takes
@@ -103,10 +103,9 @@ def distortion_study(options: DistortionFigure) -> Path:
     {options}
 
     Raises:
-        BadInput: no labels to colour and measure by, or the recipe is not of a coding length.
-    """
+        BadInput: no labels to colour and measure by, or the recipe is not of a coding length."""
     out, recipe = Path(options.out), options.recipe
-    console = Console(quiet=options.quiet, markup=False, highlight=False)
+    console = Console(quiet=options.quiet, highlight=False)
     images = open_data(options.data, root=options.data_root)
     if not images.can_be_measured:
         raise BadInput(f"{options.data} has no labels: the figure colours by class and measures accuracy.")
@@ -208,8 +207,7 @@ def approximation_study(options: ApproximationFigure) -> list[Approximation]:
     {options}
 
     Raises:
-        BadInput: a number below 1.
-    """
+        BadInput: a number below 1."""
     counts, device, out = integers(options.rows, "--rows"), chosen_device(options.device), Path(options.out)
     distortion = options.distortion
     measured = partial(approximations, distortion=distortion, repeats=options.repeats)
@@ -223,7 +221,11 @@ def approximation_study(options: ApproximationFigure) -> list[Approximation]:
     written = {"distortion": distortion, "approximations": [asdict(a) for a in found]}
     out.mkdir(parents=True, exist_ok=True)
     approximation_figure(found, distortion, out / "coding.png")
-    report(machine(device), [*tables, DIFFERS], written, out / "coding.json", out / "coding.png", width=110)
+    write_json(out / "coding.json", {"machine": machine(device), **written})
+    console = Console(highlight=False)
+    console.width = max(console.width, 110)
+    console.print(", ".join(f"{k} {v}" for k, v in machine(device).items()), *tables, DIFFERS, sep="\n")
+    console.print(f"Written: {out / 'coding.json'}, {out / 'coding.png'}", soft_wrap=True)
     return found
 
 

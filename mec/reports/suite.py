@@ -94,12 +94,11 @@ def suite(runs: str | Path | Sequence[str | Path], options: Suite) -> Path:
 
     Raises:
         BadInput: something does not fit, or there are no data for any part.
-        TrainingStopped: some parts failed; all others are measured.
-    """
+        TrainingStopped: some parts failed; all others are measured."""
     given = [str(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
     if not given:
         raise BadInput("no run was given: name at least one.")
-    console = Console(quiet=options.quiet, markup=False, highlight=False)
+    console = Console(quiet=options.quiet, highlight=False)
     subjects = {run: resolve(run, device=options.device) for run in given}
     parts = [part for part in planned(options) if not options.chosen or part.name.split()[0] in options.chosen]
     out = Path(options.out)

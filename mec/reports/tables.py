@@ -183,8 +183,7 @@ def tex(text: str) -> str:
     """Text with what LaTeX reads as commands escaped.
 
     >>> print(tex("a_b & 5 %"))
-    a\\_b \\& 5 \\%
-    """
+    a\\_b \\& 5 \\%"""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MISSING: "--"}
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 

@@ -2,13 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from mec.runtime.device import wait_for
-from mec.runtime.files import write_json
-from mec.runtime.progress import Console
 
 Key = TypeVar("Key")
 
@@ -27,16 +24,3 @@ def in_turns(
             wait_for(device)
             times[name].append(per_second * (time.perf_counter() - began))
     return {name: (statistics.median(t[1:]), min(t[1:]), max(t[1:])) for name, t in times.items()}
-
-
-def report(
-    where: Mapping[str, Any], shown: Iterable[Any], found: Mapping[str, Any], path: Path, *others: Path, width: int = 0
-) -> None:
-    """Print the machine, then what there is to show; write the machine and what was found to a JSON file; name all."""
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, width)
-    for each in (", ".join(f"{k} {v}" for k, v in where.items()), *shown):
-        console.print(each)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"machine": where, **found})
-    console.print("Written: " + ", ".join(map(str, (path, *others))), soft_wrap=True)

@@ -29,8 +29,7 @@ def as_typed(default: str) -> str:
     """The default of a list as a user types it, for help texts.
 
     >>> as_typed("['1,5']")
-    '(default: 1,5)'
-    """
+    '(default: 1,5)'"""
     return f"(default: {default.strip('[]').strip(chr(39))})"
 
 

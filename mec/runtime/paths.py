@@ -53,8 +53,7 @@ def data_name(path: Path) -> str:
     """What images are called by where they lie: their folder's name, that of a tar's folder, and a list's own beside.
 
     >>> data_name(Path("/a/photos")), data_name(Path("/a/packed/x.tar")), data_name(Path("/a/cells/labels.csv"))
-    ('photos', 'packed', 'cells-labels')
-    """
+    ('photos', 'packed', 'cells-labels')"""
     if is_table(path):
         return "-".join(filter(None, [path.parent.name, path.stem]))
     return path.parent.name if path.suffix == ".tar" else path.name
@@ -64,8 +63,7 @@ def is_path(word: str) -> bool:
     """Whether a word can only be a path: it has a separator, or ends as files of weights do.
 
     >>> is_path("runs/photos"), is_path("model.pth.tar"), is_path("resnet18"), is_path("digits")
-    (True, True, False, False)
-    """
+    (True, True, False, False)"""
     return os.sep in word or "/" in word or word.startswith(".") or word.endswith(FILES)
 
 

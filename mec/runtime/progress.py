@@ -5,6 +5,7 @@ from typing import Any
 
 from rich import console as rich_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from mec.errors import plain
 
@@ -12,13 +13,16 @@ LINE_EVERY = 15.0  # seconds, where the output is not a terminal
 
 
 class Console(rich_console.Console):
-    """rich's, which passes on no control character of a name that it is given to print."""
+    """rich's, which prints names as they are: no control character of theirs passes, no bracket is a tag."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options)
 
     def status(self, status: Any, **options: Any) -> Any:
-        return super().status(plain(status) if isinstance(status, str) else status, **options)
+        return super().status(Text(plain(status)), **options)
 
 
 def say(words: str) -> None:
@@ -69,8 +73,7 @@ class TrainingProgress:
 def duration(seconds: float) -> str:
     """
     >>> duration(75), duration(4000)
-    ('1:15', '1:06:40')
-    """
+    ('1:15', '1:06:40')"""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -14,8 +14,7 @@ class Range:
 
     >>> Range(float, 0, above=True).check(temperature=math.nan)
     Traceback (most recent call last):
-    mec.errors.BadInput: temperature is nan: it takes a number above 0.
-    """
+    mec.errors.BadInput: temperature is nan: it takes a number above 0."""
 
     kind: type[int] | type[float]
     least: float = -math.inf

@@ -173,8 +173,7 @@ def advice(word: str, run: RunSettings | None, settings: Mapping[str, Any], step
         run: what was done, if it is known.
         settings: of the objective, as run.
         step: where it began.
-        apart: how much more views of an image agree than different images, at the end.
-    """
+        apart: how much more views of an image agree than different images, at the end."""
     method, distortion = run.recipe.method if run else "", settings.get("distortion")
     number = distortion if isinstance(distortion, (int, float)) else None
     lower = lower_rate(run.recipe, run.recipe_name) if run else "--set optimizer.base_lr=..."
@@ -216,8 +215,7 @@ def judge(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], run
     Args:
         metrics: lines in the order of steps, each with `step`, `loss` and the figures of `measure`.
         settings: of the objective; `order` and `distortion` count.
-        run: what was done, so that the advice is something else.
-    """
+        run: what was done, so that the advice is something else."""
 
     def found(kind: Any, words: str, step: int, difference: float = 1.0) -> Verdict:
         advised = advice(kind, run, settings, step, difference)
@@ -359,8 +357,7 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     """Values as a line of bars.
 
     >>> sparkline([0, 1, 2, 3], width=4)
-    '▁▃▆█'
-    """
+    '▁▃▆█'"""
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         return ""

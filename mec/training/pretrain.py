@@ -60,12 +60,11 @@ def pretrain(data: Source, options: Options) -> Path:
 
     Raises:
         BadInput: something given does not fit; nothing was written over.
-        TrainingStopped: the loss is not finite or has run away, or a signal asked to stop; what was saved is named.
-    """
+        TrainingStopped: the loss is not finite or has run away, or a signal asked to stop; what was saved is named."""
     # torch's random state, which training sets at each step, is the caller's again afterwards.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as until_end:
         fabric, ranks = start_fabric(options.device), current()
-        console = Console(quiet=options.quiet or ranks.rank > 0, markup=False, highlight=False)
+        console = Console(quiet=options.quiet or ranks.rank > 0, highlight=False)
         name, out = options.named(data), options.folder(data)
         until_end.enter_context(only_run(out, ranks))
         stored = resumed(out, options, ranks)

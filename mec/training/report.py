@@ -155,8 +155,7 @@ def draw(run: Run, images: Data, split: Split, features: Mapping[str, Features],
     Args:
         split: training images, or, where there are labels, test images.
         features: of the split's images that can be read, BEFORE and AFTER.
-        most: images taken, at equal distances.
-    """
+        most: images taken, at equal distances."""
     lost = {image.path for part in features.values() for image in part.skipped}
     kept = np.asarray([i for i in range(len(split)) if not lost or split.images.name(i) not in lost], dtype=np.int64)
     if len(kept) < MAPPED or any(len(p.x) != len(kept) or not p.x.isfinite().all() for p in features.values()):

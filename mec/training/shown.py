@@ -60,8 +60,7 @@ def shown_images(
         features: [n, e] BEFORE and AFTER training.
         points: [n, 2] of the same, as the map has them.
         views: a picture [h, w, 3] in [0, 1].
-        of: how many images these n were taken from.
-    """
+        of: how many images these n were taken from."""
     from sklearn.cluster import KMeans
 
     small = []

@@ -85,8 +85,7 @@ def runs(chosen: np.ndarray) -> list[slice]:
     """The slices of neighbouring rows that are chosen.
 
     >>> runs(np.array([True, True, False, True]))
-    [slice(0, 2, None), slice(3, 4, None)]
-    """
+    [slice(0, 2, None), slice(3, 4, None)]"""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
     return [slice(a, b) for a, b in zip(edges[::2].tolist(), edges[1::2].tolist())]
 

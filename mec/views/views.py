@@ -112,8 +112,7 @@ def least_decoding(boxes: Sequence[np.ndarray], sizes: Sequence[int]) -> int:
     """The largest of 8, 4, 2, 1 by which an image may shrink and leave no crop (top, left, height, width) too small.
 
     >>> least_decoding([np.array([0, 0, 460, 500])], [224]), least_decoding([np.array([0, 0, 440, 500])], [224])
-    (2, 1)
-    """
+    (2, 1)"""
     room = min(min(int(box[2]), int(box[3])) / size for box, size in zip(boxes, sizes))
     return next((reduce for reduce in (8, 4, 2) if room >= reduce), 1)
 

@@ -33,8 +33,7 @@ def resized(width: int, height: int, shorter: int, most: int) -> tuple[int, int]
     """Width and height with the shorter side as asked, unless the longer would pass `most`.
 
     >>> resized(500, 375, 480, 1333), resized(500, 100, 480, 1333), resized(558, 333, 800, 1333)
-    ((640, 480), (1333, 267), (1333, 795))
-    """
+    ((640, 480), (1333, 267), (1333, 795))"""
     scale = shorter / min(width, height)
     wide, high = (width * scale, float(shorter)) if height <= width else (float(shorter), height * scale)
     if max(wide, high) > most:  # a second factor, as detectron2 has it: one factor rounds half pixels otherwise

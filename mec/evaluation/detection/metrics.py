@@ -99,8 +99,7 @@ def area_precision(recall: np.ndarray, precision: np.ndarray) -> float:
     """Area below precision over recall, precision first made falling.
 
     >>> area_precision(np.array([0.5, 0.5]), np.array([1.0, 0.5]))
-    0.5
-    """
+    0.5"""
     edges = np.concatenate([[0.0], recall, [1.0]])
     falling = np.maximum.accumulate(np.concatenate([precision, [0.0]])[::-1])[::-1]
     return float((np.diff(edges) * falling).sum())

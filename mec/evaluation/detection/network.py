@@ -293,8 +293,7 @@ def place_of(name: str) -> str:
     """Where an encoder's tensor is in the detector.
 
     >>> place_of("conv1.weight"), place_of("layer4.0.bn1.bias")
-    ('backbone.body.conv1.weight', 'roi_heads.box_head.layer4.0.bn1.bias')
-    """
+    ('backbone.body.conv1.weight', 'roi_heads.box_head.layer4.0.bn1.bias')"""
     return f"{'roi_heads.box_head' if name.startswith('layer4.') else 'backbone.body'}.{name}"
 
 

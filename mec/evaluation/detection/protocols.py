@@ -69,7 +69,11 @@ class Detection(OnImages):
 
     def own(self) -> bool:
         """Whether the data are none of the benchmarks, by how they lie."""
-        found = self.word == "yolo" or (self.word != "coco" and (Path(self.data_root) / "Annotations").is_dir())
+        from mec.evaluation.detection.reading import coco_splits
+
+        root = Path(self.data_root)
+        coco = not (root / "annotations/instances_train2017.json").is_file() and bool(coco_splits(root))
+        found = {"yolo": True, "coco": coco}.get(self.word, (root / "Annotations").is_dir())
         return bool(self.train_split or self.test_split or found)
 
 
@@ -96,9 +100,9 @@ class Voc0712(Detection):
 class Coco(Detection):
     """Mask R-CNN (C4), all of it fine-tuned on COCO train2017, tested on val2017: boxes and masks.
 
-    Presets: coco-1x (default), small, quick. DIR holds annotations/ and images/; of your own in this layout, with any
-    names: --train-split train --test-split val, or files of annotations from DIR on. Where objects have no outlines,
-    boxes alone are learned (Faster R-CNN)."""
+    Presets: coco-1x (default), small, quick. DIR holds annotations/ and images/; of your own in this layout, splits of
+    the usual names (train, val, test) are found, others named: --train-split a --test-split b, or files of annotations
+    from DIR on. Where objects have no outlines, boxes alone are learned (Faster R-CNN)."""
 
     word = "coco"
 

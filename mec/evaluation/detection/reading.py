@@ -37,11 +37,10 @@ def read_data(options: Any, preset: Preset) -> DetectionData:
     """What is trained on and what is tested on; options: a `protocols.Detection`.
     Raises BadInput: something is not there or cannot be read; for data of one's own: if nothing, or little, is left."""
     protocol, root, own = options.word, Path(options.data_root), options.own()
-    if own and protocol != "coco":
-        listings = sorted(p.stem for p in (root / "ImageSets" / "Main").glob("*.txt"))
-        splits = chosen_splits(options, [*yolo_splits(root)] if protocol == "yolo" else listings)
-    else:
-        splits = (options.train_split,) if options.train_split else preset.train, options.test_split or preset.test
+    lists = [path.stem for path in (root / "ImageSets" / "Main").glob("*.txt")]
+    there = coco_splits(root) if protocol == "coco" else yolo_splits(root) if protocol == "yolo" else lists
+    splits = chosen_splits(options, sorted(there)) if own else (preset.train, preset.test)
+    names = ", ".join(splits[0]), splits[1]
     listed = class_names(Path(options.classes)) if options.classes else None
 
     def read(names: Sequence[str], images: str | Path | None) -> Annotations:
@@ -56,21 +55,18 @@ def read_data(options: Any, preset: Preset) -> DetectionData:
         parts.append(read((splits[1],), getattr(options, "test_images", None)))
     classes = listed or tuple(dict.fromkeys(name for part in parts for name in part.classes))
     found: list[Annotations] = []
-    told: list[str] = []
-    for part, split in zip(parts, (", ".join(splits[0]), splits[1])):
+    notes: list[str] = []
+    for part, split in zip(parts, names):
         part = with_classes(part, classes)
         if own:
             part = with_photographs(part, split)
-            part = cleaned(part, thinnest=1.0 if protocol == "voc" else 0.0)
         else:
             missing(map(Path, part.paths), f"photographs of {split}")
-            part = cleaned(part)
-        told += words_about(part, split)
-        found.append(part)
+        found.append(cleaned(part, thinnest=1.0 if own and protocol == "voc" else 0.0))
     masks = protocol == "coco" and not getattr(options, "boxes_only", False)
     lacking = [part.source for part in found if (part.without_polygons() | part.ignored).all()]
     if masks and lacking:
-        told.append(
+        notes.append(
             f"No object of {lacking[0]} has a polygon (they have boxes alone, or masks as run lengths): boxes alone "
             'are learned, by Faster R-CNN. Masks are learned from outlines: "segmentation": [[x, y, x, y, ...]].'
         )
@@ -79,26 +75,34 @@ def read_data(options: Any, preset: Preset) -> DetectionData:
         none: dict[str, Any] = dict.fromkeys(("polygon_starts", "point_starts", "points"))
         found = [replace(part, **none) for part in found]
     elif lost := found[0].without_polygons().sum():
-        told.append(f"{lost:,} objects have no polygon and are not trained on.")
+        notes.append(f"{lost:,} objects have no polygon and are not trained on.")
+    told = [words for part, split in zip(found, names) for words in words_about(part, split)]
     if preset.photographs is not None:
         found = [found[0].largest_objects(preset.photographs)] * 2
     known = {"coco": "COCO2017"}.get(protocol, "VOC2007")
     name = known if not own and len(found[1]) == PUBLISHED[known] else root.resolve().name
     rule = "COCO" if protocol == "coco" else "VOC 2010" if own else "VOC 2007"
     split = splits[1] if preset.photographs is None else "train"
-    return DetectionData(found[0], found[1], name, split, rule, masks, tuple(told))
+    return DetectionData(found[0], found[1], name, split, rule, masks, (*told, *notes))
 
 
 def chosen_splits(options: Any, there: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """The splits asked for, or the usual ones of those that are there."""
-    tests = [name for name in ("test", "val", "valid", "validation") if name in there]
-    trains = [name for name in ("trainval", "train") if name in there and (name == "train" or tests[:1] == ["test"])]
+    tests = [name for name in ("test", "val", "valid", "validation", "val2017") if name in there]
+    whole = "trainval" if tests[:1] == ["test"] else "train"
+    trains = [name for name in (whole, "train", "train2017") if name in there]
     train, test = options.train_split, options.test_split
     for asked, usual, flag in ((train, trains, "--train-split"), (test, tests, "--test-split")):
         if not asked and not usual:
             known = ", ".join(there) or "none is there"
             raise BadInput(f"{options.data_root}: which split? {flag} takes one of: {known}.")
     return (train or trains[0],), test or tests[0]
+
+
+def coco_splits(root: Path) -> list[str]:
+    """Of annotations/instances_SPLIT.json, annotations/SPLIT.json and SPLIT/_annotations.coco.json."""
+    names = [path.stem.removeprefix("instances_") for path in root.glob("annotations/*.json")]
+    return [*names, *(path.parent.name for path in root.glob("*/_annotations.coco.json"))]
 
 
 def yolo_splits(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -140,8 +144,7 @@ def read_yolo(root: Path, split: str, classes: Sequence[str] | None = None) -> A
 def yolo_object(line: str, width: int, height: int) -> tuple[int, tuple[float, ...]]:
     """
     >>> yolo_object("2 0.5 0.5 0.25 0.125", 100, 200), yolo_object("0 0.125 0.25 0.5 0.25 0.5 0.75", 8, 8)
-    ((2, (37.5, 87.5, 62.5, 112.5)), (0, (1.0, 2.0, 4.0, 6.0)))
-    """
+    ((2, (37.5, 87.5, 62.5, 112.5)), (0, (1.0, 2.0, 4.0, 6.0)))"""
     first, *rest = line.split()
     x, y = (np.array(rest[i::2], dtype=np.float64) for i in (0, 1))
     if int(first) < 0 or len(x) < 2:

@@ -107,9 +107,8 @@ def detect(run: str | Path, images: str | Path, options: Finding) -> list[Detect
 
     Raises:
         FileNotFoundError: no such detector or images.
-        BadInput: a file is none of a detector, no image can be read, or --out is no .json.
-    """
-    console, out, folder = Console(markup=False, highlight=False), Path(options.out), Path(images)
+        BadInput: a file is none of a detector, no image can be read, or --out is no .json."""
+    console, out, folder = Console(highlight=False), Path(options.out), Path(images)
     if out.suffix != ".json":
         raise BadInput(f"--out is {out}: its name ends with .json.")
     detector, info = load_detector(run)

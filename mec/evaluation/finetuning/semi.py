@@ -92,8 +92,7 @@ def share_of(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     With the same seed a smaller share is a subset of a larger one.
 
     >>> share_of(np.array([0] * 10 + [1] * 30), 0.1, seed=0).shape
-    (4,)
-    """
+    (4,)"""
     chance = uniforms(seed, 0, np.arange(len(labels)), 0, 1)[:, 0]
     chosen = []
     for label in np.unique(labels):

@@ -37,8 +37,7 @@ def reach(recipe: Training, images: int) -> float:
     A cosine averages half of the full rate, and momentum multiplies a steady direction by 1 / (1 - momentum).
 
     >>> round(reach(PROBES["paper"], 1_281_167))
-    125
-    """
+    125"""
     if recipe.optimizer != "lars":
         return math.inf
     batch = min(recipe.batch_size, images)

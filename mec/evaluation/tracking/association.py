@@ -86,8 +86,7 @@ class Tracker:
     >>> tracker = Tracker(Settings(sure=True))
     >>> person = Objects(np.array([[10.0, 10.0, 20.0, 40.0]]), [torch.ones(3, 8)], np.ones(1))
     >>> [[seen.id for seen in tracker.step(person)] for _ in range(3)]
-    [[1], [1], [1]]
-    """
+    [[1], [1], [1]]"""
 
     settings: Settings = field(default_factory=Settings)
     frame: int = 0

@@ -41,9 +41,8 @@ def track(run: str | Path, video: str | Path, options: Following) -> Path:
 
     Raises:
         FileNotFoundError: no such run, video, mask or file of detections.
-        BadInput: they cannot be read or do not fit each other.
-    """
-    console, out = Console(markup=False, highlight=False), Path(options.out)
+        BadInput: they cannot be read or do not fit each other."""
+    console, out = Console(highlight=False), Path(options.out)
     frames = open_frames(Path(video))
     for path in (out, Path(options.video or out)):
         path.parent.mkdir(parents=True, exist_ok=True)

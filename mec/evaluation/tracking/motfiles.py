@@ -234,8 +234,7 @@ def runs_of(counts: str) -> NDArray[np.int64]:
     it is the difference to the one two before.
 
     >>> runs_of("c26>0").tolist()  # "c2" is 19 + 32 * 2
-    [83, 6, 14, 6]
-    """
+    [83, 6, 14, 6]"""
     values: list[int] = []
     value = bits = 0
     for digit in (byte - 48 for byte in counts.encode()):

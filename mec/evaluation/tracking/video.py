@@ -185,6 +185,4 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
 def _fitting(image: Image.Image, most: int) -> Image.Image:
     """At most so wide, and of even sides, as H.264 wants."""
     share = min(1, most / image.width)
-    width, height = (max(2, round(side * share) // 2 * 2) for side in image.size)
-    size = (width, height)
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+    return image.resize([max(2, round(side * share) // 2 * 2) for side in image.size], Image.Resampling.BILINEAR)

@@ -157,6 +157,7 @@ def test_boxes_only_leaves_outlines_aside(tmp_path):
     found = data("coco", root, train="train2017", test="val2017", boxes_only=True)
     assert not found.masks
     assert found.train.points is None
+    assert not [words for words in found.told if "without an object" in words]
 
 
 def test_a_file_of_classes_chooses_and_orders_them_and_what_it_leaves_out_is_told(tmp_path):
@@ -320,8 +321,29 @@ def test_splits_are_chosen_by_what_is_there(tmp_path):
     with pytest.raises(BadInput, match=r"which split\? --train-split takes one of: val"):
         data("voc", root)
     root = own_coco(tmp_path / "coco", outlines=True)
-    with pytest.raises(BadInput, match=r"there: annotations/first\.json, annotations/second\.json.*--train-split"):
+    with pytest.raises(BadInput, match=r"which split\? --train-split takes one of: first, second"):
         data("coco", root)
+    with pytest.raises(BadInput, match=r"instances_third\.json.*there: annotations/first\.json, annotations/second"):
+        data("coco", root, train="first", test="third")
+    with pytest.raises(BadInput, match=r"no such file \(there: nothing\)"):
+        data("coco", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "layout", ["annotations/{}.json", "annotations/instances_{}.json", "{}/_annotations.coco.json"]
+)
+@pytest.mark.parametrize(("trained", "tested"), [("trainval", "test"), ("train", "valid"), ("train", "val2017")])
+def test_cocos_splits_are_found_by_their_usual_names(layout, trained, tested, tmp_path):
+    root = own_coco(tmp_path, outlines=False)
+    for made, folder, split in (("first", "a", trained), ("second", "b", tested)):
+        (root / split).mkdir()
+        (root / f"annotations/{made}.json").rename(root / layout.format(split))
+        for photograph in (root / "pictures" / folder).iterdir():
+            photograph.rename(root / split / photograph.name)
+    found = data("coco", root)
+    assert (found.split, found.name, len(found.train), len(found.test)) == (tested, root.name, 4, 4)
+    assert [words.split(":")[0] for words in found.told if "photographs," in words] == [trained, tested]
+    assert not [words for words in found.told if "without an object" in words]  # boxes alone are trained on
 
 
 def test_an_object_whose_id_is_0_is_found_like_the_others(tmp_path):
