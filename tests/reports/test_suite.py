@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import labelled_folder, lines
+from videos import squares
 
 from mec.cli.main import main
 from mec.errors import BadInput, TrainingStopped
@@ -141,9 +142,8 @@ def test_features_are_extracted_once_for_all_parts_of_a_run(finished, images, tm
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.npy")} == before
 
 
-@pytest.mark.samples
-def test_a_run_and_its_untrained_encoder_do_not_meet_in_one_folder(samples, finished, tmp_path):
-    asked = {"data_root": samples / "samples" / "davis_mini", "only": "vos", "preset": "quick", "quiet": True}
+def test_a_run_and_its_untrained_encoder_do_not_meet_in_one_folder(finished, tmp_path):
+    asked = {"data_root": squares(tmp_path / "davis", frames=3), "only": "vos", "preset": "quick", "quiet": True}
     suite([finished, f"{finished}@untrained"], out=tmp_path / "suite", **asked)
     first, second = (line["results"] for line in lines(tmp_path / "suite" / "suite.jsonl"))
     assert len(first) == len(second)

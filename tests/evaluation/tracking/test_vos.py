@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from helpers import as_stored, lines, stored_in
 from PIL import Image
 from torch.nn import functional as F
+from videos import squares
 
 from mec.cli.main import main
 from mec.errors import BadInput
@@ -84,29 +84,8 @@ def test_the_largest_of_rows_are_those_of_topk(columns, count):
     assert places.max() < columns
 
 
-def made(root: Path, frames: int = 8, side: tuple[int, int] = (40, 56), step: int = 2) -> Path:
-    """DAVIS's layout with one video: a bright square (1) and a striped one (3) go right over a textured ground."""
-    random = np.random.default_rng(0)
-    for kind in ("JPEGImages", "Annotations"):
-        (root / kind / "480p" / "squares").mkdir(parents=True)
-    ground = random.integers(0, 60, (*side, 3), dtype=np.uint8)
-    stripes = np.zeros((12, 12, 3), np.uint8) + np.array([[0, 0, 255], [255, 0, 0]] * 6, np.uint8)
-    for i in range(frames):
-        frame, ids = ground.copy(), np.zeros(side, np.uint8)
-        x = 8 + step * i
-        frame[4:16, x : x + 12], ids[4:16, x : x + 12] = (250, 250, 80), 1
-        frame[22:34, x : x + 12], ids[22:34, x : x + 12] = stripes, 3
-        Image.fromarray(frame).save(root / "JPEGImages" / "480p" / "squares" / f"{i:05}.jpg", quality=95)
-        mask = Image.fromarray(ids)
-        mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
-        mask.save(root / "Annotations" / "480p" / "squares" / f"{i:05}.png")
-    (root / "ImageSets" / "2017").mkdir(parents=True)
-    (root / "ImageSets" / "2017" / "val.txt").write_text("squares\n")
-    return root
-
-
 def test_a_video_is_segmented_as_the_specification_says_it_in_float64(tmp_path):
-    (video,) = read_davis(made(tmp_path))
+    (video,) = read_davis(squares(tmp_path))
     appearance = open_appearance("pixels")
     frames = list(frames_of(video.frames))
     ids = first_mask(video, (56, 40))
@@ -175,7 +154,7 @@ def test_empty_masks_agree_with_each_other_and_with_nothing_else():
 
 
 def test_the_first_and_the_last_frame_are_not_measured_and_void_is_no_object(tmp_path):
-    (video,) = read_davis(made(tmp_path, frames=4))
+    (video,) = read_davis(squares(tmp_path, frames=4))
     truth = [read_mask(path, (56, 40)) for path in video.masks]
     assert davis_score(truth, video, 3).tolist() == [[1, 1]] * 3
     nothing = np.zeros_like(truth[0])
@@ -189,7 +168,7 @@ def test_the_first_and_the_last_frame_are_not_measured_and_void_is_no_object(tmp
 
 
 def test_the_command_stores_a_line_a_stage_masks_and_a_video(tmp_path, monkeypatch, capsys):
-    root = made(tmp_path / "davis", frames=8)
+    root = squares(tmp_path / "davis", frames=8)
     monkeypatch.chdir(tmp_path)
     words = ["evaluate", "pixels", "vos", "--data-root", str(root), "--cache", "maps", "--video", "gif"]
     assert main(words) == 0
@@ -217,7 +196,7 @@ def test_the_command_stores_a_line_a_stage_masks_and_a_video(tmp_path, monkeypat
 def test_what_does_not_fit_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="DAVIS-2017's layout"):
         read_davis(tmp_path / "nothing")
-    root = made(tmp_path, frames=4)
+    root = squares(tmp_path, frames=4)
     with pytest.raises(BadInput, match=r"no sequence 'sqares'\. Did you mean 'squares'"):
         read_davis(root, ("sqares",))
     (video,) = read_davis(root)
@@ -249,7 +228,7 @@ def test_what_does_not_fit_is_told(tmp_path):
 
 
 def test_frames_of_another_size_are_told_and_a_mask_of_one_pixel_is_carried(tmp_path):
-    (video,) = read_davis(made(tmp_path, frames=4))
+    (video,) = read_davis(squares(tmp_path, frames=4))
     appearance, frames = open_appearance("pixels"), list(frames_of(video.frames))
     ids = np.zeros((40, 56), np.uint8)
     ids[20, 20] = 7
