@@ -38,7 +38,8 @@ class Export:
 
     out: File = None
     """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors, RUN/encoder-detectron2.pkl,
-    RUN/encoder-onnx.onnx, RUN/encoder-torch.pt2, the folder RUN/encoder-hub, or detector.onnx beside a detector."""
+    RUN/encoder-onnx.onnx, RUN/encoder-torch.pt2, the folder RUN/encoder-hub; classifier.onnx or detector.onnx beside
+    a classifier or a detector."""
     push: Name = None
     """OWNER/NAME on the Hugging Face Hub, to which the folder of --to hub is uploaded. Default: nothing is sent."""
 
@@ -52,12 +53,14 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     onnxruntime does, and for detectron2 the file follows its names (compared with it once: docs/originals.md).
 
     Args:
-        run: a run folder, or an encoder.safetensors; for onnx also a detector's folder, or its file.
+        run: a run folder, or an encoder.safetensors; for onnx also the folder of a classifier that `mec predict` saved
+            (images to probabilities and features), or a detector's, or its file.
         to: the names and layout to write: torchvision, timm, detectron2, onnx, torch or hub.
     {options}
 
     Raises:
         BadInput: the encoder is a module of the caller's own, or the tool has no such network."""
+    from mec.answers.classifier import FILE
     from mec.evaluation.detection.options import DETECTOR
     from mec.networks.encoder_file import encoder_file, load_encoder, read_info
 
@@ -77,7 +80,10 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     if info.backbone == "custom":
         raise BadInput(f"{file}: a module of your own; save its state_dict as you like, there is no {to} name for it.")
     suffix, write = EXPORTS[to]
-    out = Path(options.out) if options.out else file.parent / f"encoder-{to}{suffix}"
+    named = file.parent / f"encoder-{to}{suffix}"
+    if to == "onnx" and Path(run).is_dir() and (file.parent / FILE).is_file():
+        write, named = late("onnx.export_classifier"), file.parent / "classifier.onnx"
+    out = Path(options.out) if options.out else named
     if out.exists() and out.samefile(file):
         raise BadInput(f"--out is {out}: that is the encoder itself; choose another name.")
     encoder, _ = load_encoder(file)

@@ -1,15 +1,18 @@
-"""Encoders and detectors as ONNX, run once by onnxruntime: outputs have to be equal before it is called done."""
+"""Encoders, classifiers and detectors as ONNX; onnxruntime has to give equal outputs before one is called done."""
 
 import importlib.util
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mec.answers.classifier import Classifier, load_classifier
 from mec.errors import BadInput
 from mec.evaluation.detection.saved import load_detector
 from mec.exports.options import Taken
@@ -21,10 +24,45 @@ TOLERANCE = 1e-3  # of the largest value: boxes in px, scores, features
 
 def export_encoder(taken: Taken, out: Path) -> list[str]:
     """Images [m, 3, s, s], normalised, to features [m, e]; any m."""
+    return write_for_images(taken, taken.encoder, ["features"], {}, out)
+
+
+class Classified(nn.Module):
+    """Images [m, 3, s, s], normalised, to probabilities [m, c] as `Classifier.probabilities` gives, and features."""
+
+    def __init__(self, encoder: nn.Module, classifier: Classifier):
+        super().__init__()
+        self.encoder, self.fitted = encoder, classifier.fitted
+        self.weight, self.bias = (
+            nn.Buffer(torch.from_numpy(x).float()) for x in (self.fitted.weight, self.fitted.bias)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.encoder(images)
+        logits = nn.functional.normalize(x) @ self.weight + self.bias
+        sure = (logits / self.fitted.temperature).softmax(1)
+        return (1 - self.fitted.doubt) * sure + self.fitted.doubt / len(self.bias), x
+
+
+def export_classifier(taken: Taken, out: Path) -> list[str]:
+    """The folder that `mec predict` wrote: its encoder and classifier in one; names of classes lie in the file, too."""
+    classifier = load_classifier(taken.file.parent)
+    about = {"classes": json.dumps(classifier.classes)}
+    names = f"columns of probabilities: {', '.join(classifier.classes)} (also as JSON in the file's metadata, classes)"
+    return [
+        *write_for_images(taken, Classified(taken.encoder, classifier), ["probabilities", "features"], about, out),
+        names,
+    ]
+
+
+def write_for_images(
+    taken: Taken, module: nn.Module, outputs: list[str], about: Mapping[str, str], out: Path
+) -> list[str]:
     side = taken.info.image_size
     images = [torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(n)) for n in (2, 3)]
-    write_onnx(taken.encoder.eval(), images, "images", ["features"], {"images": {0: "m"}, "features": {0: "m"}}, out)
-    return [f"{out}: images [m, 3, {side}, {side}], normalised as the encoder's transform does, to features"]
+    write_onnx(module.eval(), images, "images", outputs, {name: {0: "m"} for name in ("images", *outputs)}, out, about)
+    means = f"images [m, 3, {side}, {side}], normalised as the encoder's transform does"
+    return [f"{out}: {means}, to {' and '.join(outputs)}"]
 
 
 class OneImage(nn.Module):
@@ -54,17 +92,24 @@ def export_detector(run: str | Path, out: Path) -> list[str]:
 
 
 def write_onnx(
-    module: nn.Module, examples: Sequence[Tensor], given: str, outputs: list[str], axes: dict, out: Path
-) -> None:
-    """Traced on the first example, compared on both, of two sizes; no file stays where outputs differ."""
+    module: nn.Module, examples: Sequence[Tensor], given: str, outputs: list[str], axes: dict, out: Path,
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Traced on the first example, compared on both, of two sizes; no file stays where outputs differ.
+    `about` becomes the file's metadata."""
     if absent := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
         raise BadInput(f"--to onnx needs {' and '.join(absent)}: pip install 'mec-ssl[onnx]'.")
+    import onnx
     import onnxruntime
 
     with atomic(out) as part, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of what a trace may miss: it is compared below
         names: dict[str, Any] = {"input_names": [given], "output_names": outputs, "dynamic_axes": axes}
         torch.onnx.export(module, (examples[0],), str(part), opset_version=OPSET, dynamo=False, **names)
+        if about:
+            model = onnx.load(part)
+            onnx.helper.set_model_props(model, dict(about))
+            onnx.save(model, part)
         session = onnxruntime.InferenceSession(part.read_bytes())
         for example in examples:
             found = session.run(None, {given: example.numpy()})

@@ -20,7 +20,10 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import mec
+from mec.answers.classifier import Classifier, save_classifier
+from mec.answers.classifying import Fitted
 from mec.errors import BadInput
+from mec.evaluation.subject import resolve
 from mec.exports import weights
 from mec.exports.export import export
 from mec.networks.backbones import build_encoder
@@ -171,6 +174,27 @@ def test_an_encoder_as_onnx_gives_the_same_features(finished, tmp_path):
     (found,) = onnxruntime.InferenceSession(out.read_bytes()).run(None, {"images": images.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found, encoder(images).numpy(), atol=1e-4)
+
+
+def test_a_classifier_as_onnx_gives_its_probabilities_and_its_classes(finished, photographs, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    subject, random = resolve(finished), np.random.default_rng(0)
+    size, classes = 256, ("red, round", "weiß", "[c]")
+    fitted = Fitted(random.normal(size=(size, 3)), random.normal(size=3), temperature=0.3, doubt=0.06)
+    classifier = Classifier(fitted, classes, random.normal(size=(4, size)), unlike=0.1)
+    save_classifier(tmp_path / "named", classifier, subject, {})
+    out = export(tmp_path / "named", "onnx")
+    assert out == tmp_path / "named" / "classifier.onnx"
+    assert "columns of probabilities: red, round, weiß, [c]" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(out.read_bytes())
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [*classes]
+    _, transform = mec.load_encoder(finished)
+    images = torch.stack([transform(photo) for photo in (*photographs, photographs[0].rotate(90))])
+    chance, features = session.run(None, {"images": images.numpy()})
+    expected = mec.features(finished, [*photographs, photographs[0].rotate(90)]).x.numpy()
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+    np.testing.assert_allclose(chance, mec.load_classifier(tmp_path / "named").probabilities(expected), atol=1e-5)
+    assert export(tmp_path / "named" / "encoder.safetensors", "onnx").name == "encoder-onnx.onnx"  # the encoder alone
 
 
 # --- detectron2 --------------------------------------------------------------------------------------------------
