@@ -87,10 +87,17 @@ def test_overlap_counts_the_last_pixel_and_has_to_be_more_than_the_threshold():
     assert voc_scores(truth, [found((1, 1, 100, 51, 0.9))])["AP50"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize(("right", "expected"), [(3, 27.27), (6, 54.55), (7, 63.64), (4, 45.45), (10, 100)])
-def test_ten_objects_of_which_some_are_found_score_as_detectron2_scores_them(right, expected):
-    places = [(20 * i + 1, 1, 20 * i + 10, 10) for i in range(10)]
-    truth = one_class([places], [[False] * 10])
+@pytest.mark.parametrize(
+    ("objects", "right", "expected"),
+    [
+        (10, 3, 27.27), (10, 6, 54.55), (10, 7, 63.64), (10, 4, 45.45), (10, 10, 100),
+        # 3, 6 and 7 tenths of other numbers: the reference asks for recalls of k times the float 0.1, a float more
+        (20, 6, 27.27), (30, 9, 27.27), (20, 12, 54.55), (5, 3, 54.55), (30, 21, 63.64), (20, 7, 36.36),
+    ],
+)  # fmt: skip
+def test_objects_of_which_some_are_found_score_as_detectron2_scores_them(objects, right, expected):
+    places = [(20 * i + 1, 1, 20 * i + 10, 10) for i in range(objects)]
+    truth = one_class([places], [[False] * objects])
     scores = voc_scores(truth, [found(*((*place, 0.9 - i / 100) for i, place in enumerate(places[:right])))])
     assert scores["AP50"] == pytest.approx(expected, abs=0.005)
 
