@@ -1,5 +1,6 @@
 """The linear probe as published: a linear layer on a frozen backbone, trained on augmented views."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -80,7 +81,8 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
 
         accuracies.append((*top(test, 1, 5), *(top(chosen_on, 1) if chosen_on else [])))
 
-    train_classifier(subject, head, train, recipe, seed=seed, after_epoch=measure, console=console, state=state)
+    apart = replace(subject, encoder=copy.deepcopy(subject.encoder))  # its weights are laid out anew
+    train_classifier(apart, head, train, recipe, seed=seed, after_epoch=measure, console=console, state=state)
     best = max(range(len(accuracies)), key=lambda i: (accuracies[i][2 if chosen_on else 0], -i))  # the first of equals
     results = []
     for which, index in (("last", len(accuracies) - 1), ("best", best)):

@@ -105,6 +105,17 @@ def test_resuming_a_finished_run_only_reads_and_other_settings_are_refused(tmp_p
         run(resume=True, iterations=8)
 
 
+def test_an_encoder_that_a_probe_laid_out_anew_trains_the_same_detector(tmp_path):
+    root, losses = photographs.voc(tmp_path / "data"), []
+    for name, layout in (("first", torch.contiguous_format), ("after a probe", torch.channels_last)):
+        given = resolve("random:resnet10-tiny", device="cpu", image_size=64, out=tmp_path / name)
+        given.encoder.to(memory_format=layout)
+        detect(given, "voc", root, quiet=True)
+        (log,) = (tmp_path / name).glob("*/lr-*/metrics.jsonl")
+        losses.append([line["loss"] for line in lines(log)])
+    assert losses[0] == losses[1]
+
+
 def test_seeds_and_rates_may_be_added_to_a_finished_run(tmp_path, monkeypatch):
     root, trained = photographs.voc(tmp_path / "data"), []
 

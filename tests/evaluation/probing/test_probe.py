@@ -68,7 +68,11 @@ def test_accuracy_is_that_of_the_trained_head_on_plain_test_images(subject):
 def test_the_seed_decides_the_figure(subject):
     data = open_data("digits", limit=100)
     recipe = replace(PROBES["paper"], epochs=2, base_lr=100.0, batch_size=32)
+    before = {name: (tensor.clone(), tensor.stride()) for name, tensor in subject.encoder.state_dict().items()}
     values = [[r.value for r in train_probe(subject, data, recipe, seed=seed)] for seed in (0, 0, 1)]
+    for name, tensor in subject.encoder.state_dict().items():  # what is measured next finds it as it was, in layout too
+        assert torch.equal(tensor, before[name][0])
+        assert tensor.stride() == before[name][1]
     assert values[0] == values[1] != values[2]
 
 

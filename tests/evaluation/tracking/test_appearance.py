@@ -204,3 +204,9 @@ def test_images_go_through_the_network_one_by_one_on_a_cpu():
     appearance = open_appearance(thin("resnet18"), 3)
     images = appearance.normalised(frames(3, 64, 80))
     assert torch.equal(appearance.maps(images), torch.cat([appearance.maps(one) for one in images.split(1)]))
+
+
+def test_maps_do_not_depend_on_how_a_measurement_before_laid_out_the_weights():
+    encoder, images = build_encoder("resnet10-tiny", 64), torch.randn(1, 3, 128, 160)
+    before = open_appearance(encoder, 4).maps(images)
+    assert torch.equal(open_appearance(encoder.to(memory_format=torch.channels_last), 4).maps(images), before)
