@@ -63,7 +63,7 @@ class DetectorRun:
         self.mean, self.std = (tuple(255 * v for v in moments) for moments in (info.mean, info.std))
         how: dict[str, Any] = {"mean": self.mean, "std": self.std, "regions": self.preset.regions}
         # Whatever was measured before: a probe lays weights out anew, which moves last digits, and in time boxes.
-        encoder = copy.deepcopy(task.subject.encoder).to("cpu", memory_format=torch.contiguous_format)
+        encoder = copy.deepcopy(task.subject.encoder).cpu().to(memory_format=torch.contiguous_format)
         self.detector = build_detector(encoder, len(data.train.classes), masks=data.masks, **how)
         if self.ranks.size > 1:
             synchronise_batch_norm(self.detector)

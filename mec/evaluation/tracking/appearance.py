@@ -111,7 +111,7 @@ def open_appearance(encoder: Subject | nn.Module | str | Path, stage: int = 3, *
     else:
         name, module, mean, std = encoder.name, encoder.encoder, encoder.info.mean, encoder.info.std
         device = encoder.device
-    network = strided(copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format), stage, name).to(device)
+    network = strided(copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format), stage, name).to(device)
     fingerprint = content_hash([stage, mean, std, CELL, state_hash(network)])
     return Appearance(stage, network, mean, std, fingerprint, device)
 
