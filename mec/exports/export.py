@@ -40,6 +40,8 @@ class Export:
     """Default: RUN/encoder-torchvision.pth, RUN/encoder-timm.safetensors, RUN/encoder-detectron2.pkl,
     RUN/encoder-onnx.onnx, RUN/encoder-torch.pt2, the folder RUN/encoder-hub; classifier.onnx or detector.onnx beside
     a classifier or a detector."""
+    pixels: bool = False
+    """With --to onnx: the file takes pixels, uint8 [m, 3, h, w] of any size, and resizes, crops and normalises them."""
     push: Name = None
     """OWNER/NAME on the Hugging Face Hub, to which the folder of --to hub is uploaded. Default: nothing is sent."""
 
@@ -68,6 +70,8 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
         raise BadInput(f"--to is {to!r}. {nearest(to, EXPORTS)}")
     if options.push is not None and to != "hub":
         raise BadInput(f"--push is {options.push}: it uploads the folder that --to hub writes, and --to is {to}.")
+    if options.pixels and to != "onnx":
+        raise BadInput(f"--pixels is for --to onnx, and --to is {to}: other tools bring their own preprocessing.")
     detector = Path(run) if Path(run).name == DETECTOR else Path(run) / DETECTOR
     if to == "onnx" and detector.is_file():
         from mec.exports.onnx import export_detector
@@ -89,7 +93,7 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     encoder, _ = load_encoder(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    say("\n".join(write(Taken(file, info, encoder, weights), out)))
+    say("\n".join(write(Taken(file, info, encoder, weights, options.pixels), out)))
     if options.push is not None:
         from mec.exports.hub import push
 

@@ -16,9 +16,11 @@ from mec.answers.classifier import Classifier, load_classifier
 from mec.errors import BadInput
 from mec.evaluation.detection.saved import load_detector
 from mec.exports.options import Taken
+from mec.networks.encoder_file import EncoderInfo
 from mec.runtime.files import atomic
 
 OPSET = 17
+RESIZED = 256 / 224  # of the side: the shorter one before its crop, from 64 px on
 TOLERANCE = 1e-3  # of the largest value: boxes in px, scores, features
 
 
@@ -58,11 +60,46 @@ def export_classifier(taken: Taken, out: Path) -> list[str]:
 def write_for_images(
     taken: Taken, module: nn.Module, outputs: list[str], about: Mapping[str, str], out: Path
 ) -> list[str]:
-    side = taken.info.image_size
+    side, axes = taken.info.image_size, {name: {0: "m"} for name in ("images", *outputs)}
     images = [torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(n)) for n in (2, 3)]
-    write_onnx(module.eval(), images, "images", outputs, {name: {0: "m"} for name in ("images", *outputs)}, out, about)
     means = f"images [m, 3, {side}, {side}], normalised as the encoder's transform does"
+    if taken.pixels:
+        module, means = FromPixels(module, taken.info), "images uint8 [m, 3, h, w] (RGB, of one size, any)"
+        images = [(255 * torch.cat([x, x.flip(2)], n).repeat(1, 1, 2, 1)).byte() for x, n in zip(images, (2, 3))]
+        axes["images"] |= {2: "h", 3: "w"}
+    write_onnx(module.eval(), images, "images", outputs, axes, out, about)
     return [f"{out}: {means}, to {' and '.join(outputs)}"]
+
+
+class FromPixels(nn.Module):
+    """uint8 [m, 3, h, w], as `image_transform` has them: the shorter side resized, a central crop, normalised.
+    ONNX of torch has no resizing that averages: here it is two products with matrices, columns first, as in Pillow."""
+
+    def __init__(self, module: nn.Module, info: EncoderInfo):
+        super().__init__()
+        self.module, self.info = module, info
+        self.mean, self.std = (nn.Buffer(torch.tensor(moments).view(3, 1, 1)) for moments in (info.mean, info.std))
+
+    def forward(self, images: Tensor) -> Any:
+        size, side = torch._shape_as_tensor(images)[2:].float(), self.info.image_size
+        target = torch.floor(round(side * RESIZED) * size / size.min()) if side >= 64 else torch.full((2,), float(side))
+        rows, columns = (self.weights(*lengths) for lengths in zip(size, target))
+        x = (images.float() @ columns.T).round().clamp(0, 255)
+        x = (rows @ x).round().clamp(0, 255)
+        return self.module((x / 255 - self.mean) / self.std)
+
+    def weights(self, length: Tensor, target: Tensor) -> Tensor:
+        """[s, length]: what each pixel of a row counts in each of its central s of `target` pixels."""
+        share = length / target
+        centre = (torch.arange(self.info.image_size) + ((target - self.info.image_size) / 2).round() + 0.5) * share
+        places = torch.arange(length) + 0.5  # type: ignore[call-overload]  # a number of the graph, not of Python
+        x = ((places - centre[:, None]) / share.clamp(min=1)).abs()
+        if self.info.interpolation == "bilinear":
+            found = (1 - x).clamp(min=0)
+        else:  # bicubic, a = -1/2
+            near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+            found = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+        return found / found.sum(1, keepdim=True)
 
 
 class OneImage(nn.Module):

@@ -25,6 +25,7 @@ class Taken:
     info: EncoderInfo
     encoder: nn.Module
     weights: dict[str, Tensor]
+    pixels: bool = False  # whether ONNX takes images as they are
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,6 +176,25 @@ def test_an_encoder_as_onnx_gives_the_same_features(finished, tmp_path):
         np.testing.assert_allclose(found, encoder(images).numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize(("side", "interpolation"), [(32, "bilinear"), (64, "bicubic"), (96, "bilinear")])
+@pytest.mark.parametrize("size", [(300, 200), (101, 333), (40, 30)])
+def test_onnx_from_pixels_does_as_the_transform_does(side, interpolation, size, photographs, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run, encoder = run_with(tmp_path / "run", "resnet10-tiny", side)
+    info = replace(read_info(run), interpolation=interpolation)
+    save_encoder(run / "encoder.safetensors", encoder, info)
+    _, transform = mec.load_encoder(run)
+    images = [photo.resize(size) for photo in photographs]
+    with torch.no_grad():
+        expected = encoder(torch.stack([transform(image) for image in images])).numpy()
+    session = onnxruntime.InferenceSession(export(run, "onnx", pixels=True, out=tmp_path / "a.onnx").read_bytes())
+    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
+    (found,) = session.run(None, {"images": pixels})
+    assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()  # single pixels are rounded another way
+    with pytest.raises(BadInput, match="--pixels is for --to onnx, and --to is timm"):
+        export(run, "timm", pixels=True)
+
+
 def test_a_classifier_as_onnx_gives_its_probabilities_and_its_classes(finished, photographs, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     subject, random = resolve(finished), np.random.default_rng(0)
@@ -194,6 +213,10 @@ def test_a_classifier_as_onnx_gives_its_probabilities_and_its_classes(finished, 
     expected = mec.features(finished, [*photographs, photographs[0].rotate(90)]).x.numpy()
     np.testing.assert_allclose(features, expected, atol=1e-4)
     np.testing.assert_allclose(chance, mec.load_classifier(tmp_path / "named").probabilities(expected), atol=1e-5)
+    whole = export(tmp_path / "named", "onnx", pixels=True, out=tmp_path / "whole.onnx")
+    pixels = np.asarray(photographs[0]).transpose(2, 0, 1)[None]
+    named, _ = onnxruntime.InferenceSession(whole.read_bytes()).run(None, {"images": pixels})
+    np.testing.assert_allclose(named, chance[:1], atol=0.02)
     assert export(tmp_path / "named" / "encoder.safetensors", "onnx").name == "encoder-onnx.onnx"  # the encoder alone
 
 
