@@ -13,7 +13,7 @@ PERCENTILES = (0.5, 99.5)  # of the values of a sample: they become 0 and 255
 PIXELS = 16_384  # of an image that are looked at for them
 STRIP = 1 << 20  # pixels that are converted at once: a large image's deep values are never copied whole
 NO_DATA = (-9999.0, -99999.0, -32768.0, float(np.float32(-3.4028235e38)))  # what maps and radar say where nothing is
-GDAL_NO_DATA, CHANNELS, BITS, EXTRA = 42113, 277, 258, 338  # tags of TIFF
+GDAL_NO_DATA, CHANNELS, BITS, EXTRA, SIGN = 42113, 277, 258, 338, 339  # tags of TIFF
 TIFF = (b"II*\0", b"MM\0*")
 MORE_CHANNELS = (
     "read are grey of any depth, and RGB of 8 or 16 bits. More channels can be trained on from Python: an encoder of "
@@ -75,10 +75,16 @@ def wide_values(image: Image.Image) -> np.ndarray | None:
     return values[..., :3] if values.shape[2] > 2 else values[..., 0]
 
 
+def deep_values(image: Image.Image) -> np.ndarray:
+    """[h, w] of a deep image. Pillow takes a TIFF's whole numbers of 32 bits without a sign for some with one."""
+    unsigned = image.mode == "I" and image.format == "TIFF" and tuple(image.tag_v2.get(SIGN, (1,))) == (1,)  # type: ignore[attr-defined]
+    return np.asarray(image).view(np.uint32) if unsigned else np.asarray(image)
+
+
 def sampled_values(image: Image.Image) -> np.ndarray:
     """Up to `PIXELS` of a deep or wide image's values, spread evenly, without those that say that there is nothing."""
     wide = wide_values(image)
-    values = (np.asarray(image) if wide is None else wide).ravel()
+    values = (deep_values(image) if wide is None else wide).ravel()
     values = values[:: -(-len(values) // PIXELS)].astype(np.float64)
     empty = [*NO_DATA]
     with contextlib.suppress(AttributeError, KeyError, ValueError):  # not a TIFF, or without the tag
@@ -102,9 +108,9 @@ def to_rgb(image: Image.Image, scale: Scale | None = None) -> Image.Image:
     if image.mode == "RGB":
         return image
     if is_deep(image) and scale is not None:
-        image = Image.fromarray(scale.to_bytes(np.asarray(image)))
+        image = Image.fromarray(scale.to_bytes(deep_values(image)))
     elif is_deep(image):
-        values = np.asarray(image)
+        values = deep_values(image)
         if not all(np.isfinite(strip).all() for strip in strips(values)):
             raise ValueError("pixel values are not finite")
         peak = float(values.max(initial=0))

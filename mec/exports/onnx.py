@@ -35,9 +35,8 @@ class Classified(nn.Module):
     def __init__(self, encoder: nn.Module, classifier: Classifier):
         super().__init__()
         self.encoder, self.fitted = encoder, classifier.fitted
-        self.weight, self.bias = (
-            nn.Buffer(torch.from_numpy(x).float()) for x in (self.fitted.weight, self.fitted.bias)
-        )
+        given = self.fitted.weight, self.fitted.bias
+        self.weight, self.bias = (nn.Buffer(torch.from_numpy(x).float()) for x in given)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.encoder(images)
@@ -51,10 +50,8 @@ def export_classifier(taken: Taken, out: Path) -> list[str]:
     classifier = load_classifier(taken.file.parent)
     about = {"classes": json.dumps(classifier.classes)}
     names = f"columns of probabilities: {', '.join(classifier.classes)} (also as JSON in the file's metadata, classes)"
-    return [
-        *write_for_images(taken, Classified(taken.encoder, classifier), ["probabilities", "features"], about, out),
-        names,
-    ]
+    whole = Classified(taken.encoder, classifier)
+    return [*write_for_images(taken, whole, ["probabilities", "features"], about, out), names]
 
 
 def write_for_images(

@@ -304,3 +304,37 @@ def test_of_a_large_image_values_are_sampled_before_they_become_floats():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5 * image.width * image.height
+
+
+def tiff(values: np.ndarray, sign: int | None, order: str = "<") -> bytes:
+    """A TIFF of one strip of 32-bit numbers; sign: tag 339 (1 without, 2 with, 3 floats), or left out."""
+    height, width = values.shape
+    pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    tags = {256: width, 257: height, 258: 32, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    tags |= {} if sign is None else {339: sign}
+    table = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(pixels))
+    return head + pixels + struct.pack(f"{order}H", len(tags)) + table + struct.pack(f"{order}I", 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sign", "low", "high", "order"),
+    [
+        ("u4", 1, 0, 2**32 - 1, "<"), ("u4", None, 2**31, 2**32 - 2, "<"),  # Pillow reads none of the other order
+        ("i4", 2, -(2**31), 2**31 - 1, "<"), ("i4", 2, -(2**31), 2**31 - 1, ">"),
+        ("f4", 3, -5e9, 5e9, "<"), ("f4", 3, -5e9, 5e9, ">"),
+    ],
+)  # fmt: skip
+def test_whole_numbers_of_32_bits_have_the_sign_that_their_file_says(dtype, sign, low, high, order, tmp_path):
+    values = np.linspace(low, high, 48).astype(dtype).reshape(6, 8)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(values, sign, order))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.sort(sampled_values(image)), np.sort(values.ravel().astype(np.float64)))
+        shown = np.asarray(to_rgb(image, Scale(float(low), float(high))))[..., 0].ravel().astype(int)
+        assert (shown[0], shown[-1]) == (0, 255)
+        assert (np.diff(shown) >= 0).all()
+        if dtype == "u4":
+            plain = np.asarray(to_rgb(image))[..., 0].ravel().astype(int)
+            assert (np.diff(plain) >= 0).all()
+            assert plain[-1] == 255
