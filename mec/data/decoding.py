@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -130,7 +130,8 @@ def decode(data: bytes, reduce: int = 1, scale: Scale | None = None) -> Image.Im
                 image.draft(None, (-(-image.width // reduce), -(-image.height // reduce)))
             image.load()
             with contextlib.suppress(Exception):  # damaged notes are no reason to leave out an image
-                image = ImageOps.exif_transpose(image)
+                deep: Any = is_deep(image)  # a copy of it would not know the sign of its values
+                image = ImageOps.exif_transpose(image, in_place=deep) or image
             return to_rgb(image, scale)
 
     return forgiving(decoded, data)

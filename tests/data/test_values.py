@@ -329,6 +329,9 @@ def test_whole_numbers_of_32_bits_have_the_sign_that_their_file_says(dtype, sign
     values = np.linspace(low, high, 48).astype(dtype).reshape(6, 8)
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(values, sign, order))
+    read = np.asarray(open_data(str(tmp_path)).train.images.read(0))[..., 0].ravel().astype(int)
+    assert (np.diff(read) >= 0).all()
+    assert (read[0], read[-1]) == (0, 255)
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.sort(sampled_values(image)), np.sort(values.ravel().astype(np.float64)))
         shown = np.asarray(to_rgb(image, Scale(float(low), float(high))))[..., 0].ravel().astype(int)
