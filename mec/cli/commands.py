@@ -280,12 +280,12 @@ class Export(options.Export, Command):
   mec export runs/imagenet-100ep --to detectron2
   mec export runs/photos-auto --to torch            a program that runs without the network's code
   mec export runs/photos-auto --to hub --push OWNER/NAME   for timm, with a card; nothing is sent without --push
-  mec export runs/cells-auto/voc-small/lr-0.01-seed-0 --to onnx   a trained detector; of a run, the encoder
+  mec export runs/cells-auto/voc-small/lr-0.01-seed-0 --to onnx   a trained detector; also a run's encoder, a classifier
 
 Prints the lines of Python that load the file; for detectron2 it writes the configurations that go with it."""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run folder, or an encoder.safetensors; for onnx also a detector's folder."""
+    """A run folder, or an encoder.safetensors; for onnx also the folder of a classifier or a detector."""
     to: options.Tool
     """The names and layout to write."""
 
