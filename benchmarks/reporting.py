@@ -13,6 +13,7 @@ from mec.runtime.progress import Console
 def report(where: Mapping[str, Any], shown: Iterable[Any], found: Mapping[str, Any], path: Path, *others: Path) -> None:
     """Print the machine, then what there is to show; write the machine and what was found to a JSON file; name all."""
     console = Console(highlight=False)
+    console.width = max(console.width, 110)  # of tables with six columns
     for each in (", ".join(f"{k} {v}" for k, v in where.items()), *shown):
         console.print(each)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -378,7 +378,7 @@ def test_a_wrong_flag_is_repeated_with_what_fits(words, expected, tmp_path, caps
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("words", ["embed RUN IMAGES --out x.npz", "evaluate RUN knn digits", "figure coding"])
+@pytest.mark.parametrize("words", ["embed RUN IMAGES --out x.npz", "evaluate RUN knn digits"])
 def test_a_device_that_is_not_there_is_told(words, finished, digit_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     replaced = {"RUN": finished, "IMAGES": digit_folder}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from mec.cli.command import Command
-from mec.reports.options import ApproximationFigure, DistortionFigure, Reporting, TransferFigure
+from mec.reports.options import DistortionFigure, Reporting, TransferFigure
 from mec.reports.options import Suite as Measuring
 from mec.runtime.flags import File
 
@@ -54,26 +54,16 @@ class Figure(Command):
     """Make a figure of the paper from measurements taken here."""
 
     more = """\
-  mec figure coding                                   on random unit rows: a minute on a CPU
-  mec figure coding --run runs/digits-digits          and on an encoder's features
   mec figure distortion --data digits                 trains five small models: some minutes on a CPU
   mec figure transfer runs/one runs/other             Figure 1: image and video tasks, from what was measured"""
 
-    which: (
-        Annotated[ApproximationFigure, subcommand("coding")]
-        | Annotated[DistortionFigure, subcommand("distortion")]
-        | Annotated[TransferFigure, subcommand("transfer")]
-    )
+    which: Annotated[DistortionFigure, subcommand("distortion")] | Annotated[TransferFigure, subcommand("transfer")]
 
     def run(self) -> None:
         if isinstance(self.which, TransferFigure):
             from mec.reports.figure1 import of_runs
 
             print("Written: " + ", ".join(map(str, of_runs(self.which.runs, Path(self.which.out)))))
-        elif isinstance(self.which, ApproximationFigure):
-            from mec.reports.studies import approximation_study
-
-            approximation_study(**vars(self.which))
         else:
             from mec.reports.studies import distortion_study
             from mec.runtime.memory import keep_freed

@@ -14,7 +14,6 @@ from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 
 SUITE = ("knn", "linear", "semi", "transfer", "voc", "coco", "sot", "vos", "mot", "mots", "posetrack")
 METHODS_HELP = f"Names with commas between, of {', '.join(METHODS)}."
-RUN = arg(name="run", metavar="RUN", constructor=Path, help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,30 +80,6 @@ class Comparison:
         """What decides the result, as compare.json keeps it beside the data."""
         names = ("seeds", "epochs", "time_budget", "sweep_share", "recipe", "batch_size", "backbone", "set")
         return {"methods": self.method_names, "lrs": self.rates, **{name: getattr(self, name) for name in names}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApproximationFigure:
-    """Time and relative error of the coding length's series against the log-determinant (the paper's Figure 6)."""
-
-    rows: Annotated[flags.Integers, FROM_1] = "128,256,512,1024,2048,4096"
-    """Numbers of rows m, with commas."""
-    size: Annotated[int, FROM_1] = 2048
-    """Embedding size d of the random unit rows."""
-    distortion: Annotated[float, ABOVE_0] = 0.06
-    """ε_d²; the paper's is 0.06."""
-    run_folder: Annotated[str | Path | None, RUN] = None
-    """A run folder: measure on its encoder's features, too."""
-    data: flags.Name = None
-    """Images for those features. Default: those that the run was trained on."""
-    data_root: flags.Folder = None
-    """Where a torchvision data set's or imagenet's files are."""
-    repeats: Annotated[int, FROM_1] = 5
-    """Rounds; medians and ranges are over them."""
-    device: flags.Device = "auto"
-    """Where to compute."""
-    out: flags.Place = Path("runs/figures")
-    """Folder for coding.png and coding.json."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from helpers import labelled_folder, lines
 from PIL import Image
 from torch.nn import functional as F
 
+from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.features import extract
@@ -122,3 +123,11 @@ def test_a_run_that_diverges_is_drawn_and_no_error(folder, tmp_path, quick_repor
 def test_without_labels_the_study_says_what_it_needs(digit_folder, tmp_path):
     with pytest.raises(BadInput, match="has no labels: the figure colours by class"):
         distortion_study(data=str(digit_folder), out=tmp_path / "out", recipe=TINY, device="cpu")
+
+
+@pytest.mark.parametrize("what", [[], ["transfer", "--sweep", "1"], ["coding"]])
+def test_figures_that_do_not_exist_are_bad_use(what, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["figure", *what])
+    assert caught.value.code == 2
+    capsys.readouterr()

@@ -1,6 +1,8 @@
 """Figure 6: the errors are those of the printed formulas, and the paper's figures stand beside ours."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import reference
@@ -8,11 +10,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.evaluation.features import extract
 from mec.networks.encoder_file import load_encoder
-from mec.reports.studies import ORDERS, approximations
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import series
+from series import ORDERS, approximations
 
 
 @pytest.mark.parametrize(("m", "d"), [(6, 10), (10, 6)])
@@ -29,9 +33,9 @@ def test_errors_are_those_of_equation_2_against_equation_1(m, d):
         assert a.low <= a.median <= a.high
 
 
-def test_the_command_measures_random_rows_and_a_run_and_prints_the_paper_s_figures(finished, tmp_path, capsys):
+def test_the_script_measures_random_rows_and_a_run_and_prints_the_paper_s_figures(finished, tmp_path, capsys):
     flags = ["--rows", "8,2048", "--size", "12", "--repeats", "1", "--device", "cpu", "--run", str(finished)]
-    assert main(["figure", "coding", *flags, "--out", str(tmp_path)]) == 0
+    series.main([*flags, "--out", str(tmp_path)])
     said = capsys.readouterr().out
     for text in (
         "0.11 ms, 2.56 %",
@@ -42,7 +46,7 @@ def test_the_command_measures_random_rows_and_a_run_and_prints_the_paper_s_figur
         "features of finished",
     ):
         assert text in said, text
-    written = json.loads((tmp_path / "coding.json").read_text())
+    written = json.loads((tmp_path / "series.json").read_text())
     assert written["distortion"] == 0.06
     ours = {a["m"]: a for a in written["approximations"] if a["rows"] == "features of finished" and a["order"] == 4}
     assert list(ours) == [8, 192]  # all of the run's images, where fewer than asked for
@@ -51,19 +55,13 @@ def test_the_command_measures_random_rows_and_a_run_and_prints_the_paper_s_figur
     z = F.normalize(x.double(), dim=1)
     error = abs(reference.coding_length_series(z, 0.06, 4) / reference.coding_length(z, 0.06) - 1).item()
     assert ours[192]["error"] == pytest.approx(error, rel=1e-3)
-    with Image.open(tmp_path / "coding.png") as picture:
+    with Image.open(tmp_path / "series.png") as picture:
         assert len(picture.convert("RGB").getcolors(2**24)) > 50
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--rows", "0,4"), ("--size", "0"), ("--repeats", "0")])
 def test_numbers_below_one_are_refused(flag, value, tmp_path, capsys):
-    assert main(["figure", "coding", flag, value, "--out", str(tmp_path)]) == 2
-    assert f"{flag} is {value}: a whole number, at least 1." in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("what", [[], ["coding", "--sweep", "1"], ["spectrum"]])
-def test_figures_that_do_not_exist_are_bad_use(what, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["figure", *what])
+        series.main([flag, value, "--out", str(tmp_path)])
     assert caught.value.code == 2
-    capsys.readouterr()
+    assert "at least 1" in capsys.readouterr().err
