@@ -1,6 +1,7 @@
 """What a user can do wrong, told apart from what the program did wrong; and names, as they are meant and shown."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if not close and len(word) < 5:  # two letters of three may be wrong
         close = difflib.get_close_matches(word, [k for k in known if k[:1] == word[:1]], n=1, cutoff=0.3)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+
+
+def needs(what: str, extra: str, *modules: str) -> None:
+    """Raises BadInput where modules of an extra are not installed: names them, and what installs them."""
+    if lacking := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise BadInput(f"{what} needs {' and '.join(lacking)}: pip install 'mec-ssl[{extra}]'.")
 
 
 @dataclass(frozen=True)

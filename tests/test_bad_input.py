@@ -402,7 +402,7 @@ class Malicious:
 def copy_of(run: Path, to: Path) -> Path:
     (to / "checkpoints").mkdir(parents=True)
     for path in run.rglob("*"):
-        if path.is_file() and "tensorboard" not in path.parts:
+        if path.is_file():
             (to / path.relative_to(run)).write_bytes(path.read_bytes())
     return to
 

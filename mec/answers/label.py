@@ -2,7 +2,6 @@
 
 import contextlib
 import hmac
-import importlib.util
 import secrets
 import socket
 import threading
@@ -19,7 +18,7 @@ from mec.answers.options import Labelling
 from mec.answers.pool import Pool, gather, reserved, write_csv
 from mec.answers.predict import quality
 from mec.data.tables import read_table
-from mec.errors import BadInput, plain
+from mec.errors import BadInput, needs, plain
 from mec.runtime.flags import names, takes
 from mec.runtime.progress import say
 
@@ -194,8 +193,7 @@ def label(run: Any, images: Any, options: Labelling) -> Path:
     out, classes = Path(options.out), names(options.classes, "--classes")
     if len({*classes}) < max(2, len(classes)):
         raise BadInput(f"--classes is {options.classes!r}: two names or more, each once.")
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise BadInput("label takes starlette and uvicorn: pip install 'mec-ssl[label]'.")
+    needs("label", "label", "starlette", "uvicorn")
     import uvicorn
 
     with reserved(out, ".csv"), socket.socket() as own:

@@ -1,6 +1,5 @@
 """`mec search`, `duplicates`, `outliers`, `mislabelled`: a CSV each, and a page of thumbnails beside it."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mec.answers.neighbours import nearest, others
 from mec.answers.options import Duplicates, Mislabelled, Outliers, Searching
 from mec.answers.pool import gather, of_source, reserved, write_csv
 from mec.data.sources import BY_FOLDER, open_images
-from mec.errors import BadInput, plain
+from mec.errors import BadInput, needs, plain
 from mec.evaluation.subject import resolve
 from mec.pages.page import data_uri, write_page
 from mec.runtime.flags import takes
@@ -154,8 +153,7 @@ def mislabelled(run: Any, images: Any, options: Mislabelled) -> list[Row]:
         BadInput: cleanlab is not installed, too few labels, or OUT does not end with .csv.
         FileNotFoundError: no such run or folder."""
     out = Path(options.out)
-    if importlib.util.find_spec("cleanlab") is None:
-        raise BadInput("mislabelled takes cleanlab: pip install 'mec-ssl[clean]'.")
+    needs("mislabelled", "clean", "cleanlab")
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 

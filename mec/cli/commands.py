@@ -34,10 +34,11 @@ class Pretrain(Options, Command):
   mec pretrain cifar10 --data-root data --download     a torchvision data set
   mec pretrain photos/ --resume                        continue after a stop or a crash
   mec pretrain photos/ --init runs/other               start from given weights: a run, a file, a timm name
+  mec pretrain photos/ --logger tensorboard            figures, verdict and pictures there, too
   torchrun --nproc-per-node 2 -m mec pretrain photos/  on several processes or GPUs
 
 The run folder (default runs/DATA-RECIPE) gets settings.json, metrics.jsonl, results.jsonl, health.json,
-skipped.jsonl, TensorBoard events, checkpoints, encoder.safetensors, and with --init start.safetensors.
+skipped.jsonl, checkpoints, encoder.safetensors, and with --init start.safetensors.
 Labels, if the folder has train/CLASS/ and val/CLASS/ or test/CLASS/, or a CSV has them, are only used to measure
 (but by supervised).
 --set changes any value that `mec recipes NAME` shows: --set optimizer.base_lr=0.3 views.flip=0, for example.

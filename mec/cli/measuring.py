@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, arg
 
 from mec.cli.command import Command
-from mec.reports.options import DistortionFigure, Reporting, TransferFigure
+from mec.reports.options import Reporting
 from mec.reports.options import Suite as Measuring
-from mec.runtime.flags import File
+from mec.runtime.flags import File, Place
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,22 @@ class Figure(Command):
     """Make a figure of the paper from measurements taken here."""
 
     more = """\
-  mec figure distortion --data digits                 trains five small models: some minutes on a CPU
-  mec figure transfer runs/one runs/other             Figure 1: image and video tasks, from what was measured"""
+  mec figure transfer runs/one runs/other             Figure 1: image and video tasks, from what was measured
 
-    which: Annotated[DistortionFigure, subcommand("distortion")] | Annotated[TransferFigure, subcommand("transfer")]
+Radars and mean ranks of encoders side by side, from their results.jsonl. Figures 4 and 6 are made by distortion.py and
+series.py of the repository's benchmarks/."""
+
+    which: Positional[Literal["transfer"]]
+    """The paper's Figure 1."""
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
+    """Run folders, or results.jsonl files."""
+    out: Place = Path("runs/figures/transfer.png")
+    """The picture; an SVG and the figures as JSON are written beside it."""
 
     def run(self) -> None:
-        if isinstance(self.which, TransferFigure):
-            from mec.reports.figure1 import of_runs
+        from mec.reports.figure1 import of_runs
 
-            print("Written: " + ", ".join(map(str, of_runs(self.which.runs, Path(self.which.out)))))
-        else:
-            from mec.reports.studies import distortion_study
-            from mec.runtime.memory import keep_freed
-
-            keep_freed()
-            distortion_study(**vars(self.which))
+        print("Written: " + ", ".join(map(str, of_runs(self.runs, Path(self.out)))))
 
 
 @dataclass(frozen=True, kw_only=True)

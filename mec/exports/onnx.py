@@ -1,6 +1,5 @@
 """Encoders, classifiers and detectors as ONNX; onnxruntime has to give equal outputs before one is called done."""
 
-import importlib.util
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mec.answers.classifier import Classifier, load_classifier
-from mec.errors import BadInput
+from mec.errors import BadInput, needs
 from mec.evaluation.detection.saved import load_detector
 from mec.exports.options import Taken
 from mec.networks.encoder_file import EncoderInfo
@@ -131,8 +130,7 @@ def write_onnx(
 ) -> None:  # fmt: skip
     """Traced on the first example, compared on both, of two sizes; no file stays where outputs differ.
     `about` becomes the file's metadata."""
-    if absent := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        raise BadInput(f"--to onnx needs {' and '.join(absent)}: pip install 'mec-ssl[onnx]'.")
+    needs("--to onnx", "onnx", "onnx", "onnxruntime")
     import onnx
     import onnxruntime
 

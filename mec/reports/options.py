@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
-
 from mec.errors import BadInput, nearest
 from mec.objectives.methods import METHODS, method_named
-from mec.recipes.recipe import Recipe
 from mec.runtime import flags
-from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
+from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, Range
 
 SUITE = ("knn", "linear", "semi", "transfer", "voc", "coco", "sot", "vos", "mot", "mots", "posetrack")
 METHODS_HELP = f"Names with commas between, of {', '.join(METHODS)}."
@@ -80,40 +77,6 @@ class Comparison:
         """What decides the result, as compare.json keeps it beside the data."""
         names = ("seeds", "epochs", "time_budget", "sweep_share", "recipe", "batch_size", "backbone", "set")
         return {"methods": self.method_names, "lrs": self.rates, **{name: getattr(self, name) for name in names}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistortionFigure:
-    """Models trained alike but for ε_d² (the paper's Figure 4): maps, spectrum, ‖C‖, gap of the series, accuracy."""
-
-    data: str = "digits"
-    """digits, a data set's name, or a folder with train/CLASS/ and val|test/CLASS/."""
-    recipe: Annotated[str | Recipe | None, arg(metavar="NAME", constructor=str, help_behavior_hint="")] = None
-    """Default: a small one for digits, else cifar10-paper; both have the series of order 4 and no target network."""
-    epochs: Annotated[flags.Number, FROM_1] = None
-    """Passes over the images, for each model."""
-    sweep: Annotated[flags.Reals, ABOVE_0] = "0.01,0.03,0.12,0.5,2"
-    """Values of ε_d², with commas; the paper's 0.12 and 0.01 are always among them."""
-    seed: Annotated[int, SEED] = 0
-    """Random seed for weights, data order and augmentation."""
-    data_root: flags.Folder = None
-    """Where a torchvision data set's or imagenet's files are."""
-    device: flags.Device = "auto"
-    """Where to train."""
-    out: flags.Place = Path("runs/figures/distortion")
-    """Folder for distortion.png, distortion.json and the runs; those that are there are not trained again."""
-    quiet: bool = False
-    """Print nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferFigure:
-    """Encoders side by side on the tasks of the paper's Figure 1, from their results.jsonl: radars and mean ranks."""
-
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
-    """Run folders, or results.jsonl files."""
-    out: flags.Place = Path("runs/figures/transfer.png")
-    """The picture; an SVG and the figures as JSON are written beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

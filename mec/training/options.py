@@ -16,9 +16,10 @@ from tyro.conf import Suppress, arg
 from mec.errors import BadInput, plain
 from mec.objectives.methods import METHODS
 from mec.recipes.recipe import Recipe
-from mec.runtime.flags import Device, Folder, KeyValues, Labels, Minutes, Name, Number, Real, flat
+from mec.runtime.flags import Device, Folder, KeyValues, Labels, Minutes, Name, Number, OptionalNames, Real, flat, names
 from mec.runtime.paths import data_name
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
+from mec.training.loggers import check_loggers
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -100,19 +101,25 @@ class Options:
     """Measure with labels while training and at the end, where the data have any."""
     report: bool = True
     """Write report.html at the end: a page with curves, maps and figures, to look at and to send on."""
+    logger: OptionalNames = None
+    """Write to tensorboard, trackio, wandb or mlflow, too, with commas, each installed by an extra of its name. wandb
+    sends to its server (WANDB_MODE=offline: to the run folder), mlflow to MLFLOW_TRACKING_URI. Default: none; of a
+    resumed run those that it had."""
     quiet: bool = False
     """Print nothing."""
 
     FREE: ClassVar[tuple[str, ...]] = (
         "encoder", "out", "steps", "minutes", "device", "resume", "download", "split", "workers", "save_minutes",
-        "keep_every", "evaluate", "report", "quiet",
+        "keep_every", "evaluate", "report", "logger", "quiet",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "set", flat(self.set))
 
     def check(self) -> None:
-        """Raises BadInput: two of a number of steps and a time budget; what goes with given weights, and none."""
+        """Raises BadInput: two of a number of steps and a time budget; what goes with given weights, and none; a logger
+        that is not known or not installed."""
+        check_loggers(self.loggers)
         for flag in ("freeze", "init_lr"):
             if getattr(self, flag) is not None and self.init is None and not self.resume:
                 raise BadInput(f"--{flag.replace('_', '-')} is {getattr(self, flag)}: it goes with --init RUN.")
@@ -124,6 +131,10 @@ class Options:
             raise BadInput(f"{words}--backbone {self.backbone.partition('.')[0]} from random ones.")
         if self.steps is not None and self.time_budget is not None:
             raise BadInput(f"--steps is {self.steps}, --time-budget {self.time_budget:g}: give one of them.")
+
+    @property
+    def loggers(self) -> list[str]:
+        return [] if self.logger is None else names(self.logger, "--logger")
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """From images to an encoder: what to train, on what, and the run from its first step to its closing table."""
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from mec.runtime.paths import START
 from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 from mec.training.health import FEW_STEPS
+from mec.training.loggers import Loggers, opened_loggers
 from mec.training.optimizers import build_optimizer
 from mec.training.options import Options
 from mec.training.plan import build_objective, planned
@@ -95,6 +96,7 @@ def pretrain(data: Source, options: Options) -> Path:
         measured, workers = images if options.evaluate else None, getattr(trainer.batches, "workers", 0)
         watch = Watch(measured, run.encoder, fabric.device, console, workers, options.report and options.evaluate)
         start_folder(run, images, ranks)
+        watch.loggers = until_end.enter_context(loggers_of(run, options, ranks, console))
         if options.init is not None and start == 0 and ranks.rank == 0:
             save_encoder(out / START, trainer.encoder, run.encoder)
         try:
@@ -112,6 +114,25 @@ def pretrain(data: Source, options: Options) -> Path:
         if ranks.rank == 0:  # the others do not wait for the measuring: it may outlast a group's patience
             finish_run(run, trainer.encoder, untrained, watch)
     return out
+
+
+@contextmanager
+def loggers_of(run: Run, options: Options, ranks: Ranks, console: Console) -> Iterator[Loggers]:
+    """Those of the first process; where one cannot be opened, none of the processes begins."""
+    refused: BadInput | None = None
+    with ExitStack() as until_end:
+        loggers = Loggers()
+        if ranks.rank == 0:
+            say = partial(console.print, soft_wrap=True)
+            try:
+                loggers = until_end.enter_context(
+                    opened_loggers(run.folder, options.loggers, asdict(run.settings), say)
+                )
+            except BadInput as error:
+                refused = error
+        if ranks.any(refused is not None):
+            raise refused or BadInput("a --logger cannot be opened; the first process says why.")
+        yield loggers
 
 
 def resumed(out: Path, options: Options, ranks: Ranks) -> RunSettings | None:

@@ -19,12 +19,13 @@ from mec.evaluation.map import embedding_map, map_points
 from mec.evaluation.probing.fewshot import fewshot
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.probing.linear import linear
-from mec.evaluation.results import Result, labelled, named, record
+from mec.evaluation.results import CONFUSION, Result, labelled, named, record
 from mec.evaluation.subject import pixels_info
 from mec.networks.encoder_file import ENCODER, image_transform
 from mec.runtime.files import file_hash, write_json
 from mec.runtime.records import append_records
 from mec.training.health import METRICS, health
+from mec.training.loggers import tidy
 from mec.training.page import REPORT, closing, column_of, write_report
 from mec.training.run import Run
 from mec.training.runlog import Watch
@@ -50,6 +51,7 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
             both = {BEFORE: rows[before_name(run)][1], AFTER: rows[run.recipe.method][1]}
             draw(run, images, parts[1], both, MAPPED_TEST)
         record(out, results)
+        watch.loggers.figures({"step": run.steps, **result_figures(results)})
         console.print(closing_table(results, images))
         if words := without_gain(results, run.recipe.method):
             console.print(words, style="yellow", soft_wrap=True)
@@ -61,6 +63,9 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
             draw(run, images, split, both, PICTURED)
     verdict = health(out)
     write_json(out / HEALTH, verdict.record())
+    watch.loggers.tell("words", "verdict", str(verdict), run.steps)
+    for path in sorted([*out.glob("*.png"), *(out / CONFUSION).glob("*.png")]):
+        watch.loggers.tell("picture", path, run.steps)
     console.print(f"Training was {verdict}", style="green" if verdict.healthy else "red", soft_wrap=True)
     picture = f", picture: {out / 'embedding.png'}" if (out / "embedding.png").exists() else ""
     if watch.report:
@@ -75,9 +80,17 @@ def diverged(run: Run, error: Diverged, watch: Watch) -> None:
     """Note a divergence where `mec health` finds it: a line of metrics.jsonl, health.json, and the run's page."""
     line = {"step": error.step, "loss": error.loss, "diverged": error.figures}
     append_records(run.folder / METRICS, [line])
-    write_json(run.folder / HEALTH, health(run.folder).record())
+    verdict = health(run.folder)
+    write_json(run.folder / HEALTH, verdict.record())
+    watch.loggers.tell("words", "verdict", str(verdict), error.step)
     if watch.report:
         watch.console.print(f"Page: {write_report([run.folder], run.folder / REPORT)}", soft_wrap=True)
+
+
+def result_figures(results: Sequence[Result]) -> dict[str, float]:
+    """Values of the closing table by the names that loggers give them: results/ENCODER/MEASURE/METRIC."""
+    measures = [(r, column_of({**vars(r), "metric": "top-1"}) or r.protocol) for r in results]
+    return {tidy(f"results/{r.encoder}/{measure}/{r.metric}"): r.value for r, measure in measures}
 
 
 def next_steps(run: Run, images: Data) -> str:

@@ -1,11 +1,10 @@
-"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, skipped.jsonl, and the accuracy it watches."""
+"""What a run writes down as it goes: metrics.jsonl, skipped.jsonl, loggers, and the accuracy it watches."""
 
 import json
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,17 @@ from mec.networks.encoder_file import EncoderInfo, image_transform
 from mec.runtime.memory import peak_memory
 from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
+from mec.training.loggers import Loggers
 
 SKIPPED = "skipped.jsonl"
 WATCH_BANK, WATCH_TEST = 5_000, 2_000  # most images in the k-NN figure during training
 
 
 class Log:
-    """metrics.jsonl, TensorBoard events and skipped.jsonl of a run, written by the first rank."""
+    """metrics.jsonl and skipped.jsonl of a run, written by the first rank, which tells its loggers, too."""
 
-    def __init__(self, out: Path, start: int, first: bool, device: str = "cpu"):
+    def __init__(self, out: Path, start: int, first: bool, device: str = "cpu", loggers: Loggers | None = None):
+        self.loggers = loggers or Loggers()
         self.out, self.start, self.first, self.device = out, start, first, device
         self.known = {s.path for s in listed(out / SKIPPED)}  # when the images were opened, or before resuming
         self.met: set[str] = set()
@@ -42,17 +43,12 @@ class Log:
     def __enter__(self) -> "Log":
         self.last, self.last_step = time.monotonic(), self.start
         if self.first:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # tensorboard's own imports
-                from torch.utils.tensorboard import SummaryWriter
-            self.events = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
             self.file = open(self.out / "metrics.jsonl", "a", buffering=1)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.first:
             self.file.close()
-            self.events.close()
 
     def line(self, figures: dict[str, Any], waited: float, batch_size: int) -> str:
         """Write a line with the pace since the last one; returns it in a few words."""
@@ -70,9 +66,7 @@ class Log:
         if not self.first:
             return
         self.file.write(json.dumps(figures) + "\n")
-        for name, value in figures.items():
-            if name not in ("step", "epoch") and math.isfinite(value):
-                self.events.add_scalar(name, value, figures["step"])
+        self.loggers.figures(figures)
 
     def skip(self, skipped: Sequence[Skipped], images: int) -> None:
         """Note images that turned out unreadable while training; stop when all ranks have met too many."""
@@ -101,6 +95,7 @@ class Watch:
     console: Console
     workers: int = 0  # processes that decode those images
     report: bool = True  # whether a page is written at the end
+    loggers: Loggers = field(default_factory=Loggers)
     accuracy: float | None = None
 
     def is_due(self, done: int, steps: int, each: int) -> bool:

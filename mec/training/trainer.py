@@ -77,7 +77,7 @@ class Trainer:
         waited = 0.0
         shown = TrainingProgress(watch.console, run.steps, start)
         loading = device == "cpu" or not self.batches.in_memory  # else the GPU makes views, when it comes to them
-        with signals() as stop, Log(out, start, first, device) as log, shown as progress:
+        with signals() as stop, Log(out, start, first, device, watch.loggers) as log, shown as progress:
             before = time.monotonic()
             pace = Pace(run, start, self.ranks, shown.say)
             step, steps = start, pace.steps(start)

@@ -72,7 +72,7 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
         "set": (), "data_root": Path("there"), "download": True, "split": None, "workers": 2, "steps": None,
         "save_minutes": 5.0, "evaluate": True, "quiet": False, "encoder": None,
         "labels": Path("l.csv"), "init": None, "init_lr": None, "freeze": None, "keep_every": None,
-        "report": True,
+        "report": True, "logger": None,
         "minutes": None,
     }  # fmt: skip
     plain = given(monkeypatch, "pretrain", "digits")
@@ -564,3 +564,11 @@ def test_pack_writes_shards_that_pretrain_reads(tmp_path, capsys):
     assert json.loads((run / "settings.json").read_text())["images"] == 40
     assert main(["pack", str(tmp_path / "photos"), str(tmp_path / "packed")]) == 2
     assert "already holds something" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", [[], ["transfer", "RUN", "--sweep", "1"], ["coding"], ["distortion"]])
+def test_figures_that_do_not_exist_are_bad_use(what, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["figure", *what])
+    assert caught.value.code == 2
+    capsys.readouterr()

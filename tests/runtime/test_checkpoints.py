@@ -230,6 +230,6 @@ def test_a_run_leaves_no_half_written_files_and_every_line_is_json(finished):
     assert not list(finished.rglob("*.part"))
     assert [m["step"] for m in lines(finished / "metrics.jsonl")] == [1, 6]
     assert {p.name for p in finished.iterdir()} >= {
-        "settings.json", "metrics.jsonl", "health.json", "encoder.safetensors", "checkpoints", "tensorboard"
+        "settings.json", "metrics.jsonl", "health.json", "encoder.safetensors", "checkpoints"
     }  # fmt: skip
     assert not os.access(finished / "checkpoints" / "step-1.pt", os.F_OK)

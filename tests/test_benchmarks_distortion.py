@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +15,17 @@ from helpers import labelled_folder, lines
 from PIL import Image
 from torch.nn import functional as F
 
-from mec.cli.main import main
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.evaluation.features import extract
 from mec.evaluation.probing.knn import knn
 from mec.networks.encoder_file import load_encoder
 from mec.recipes.recipe import Network, Optimizer, Recipe, View
-from mec.reports import studies
-from mec.reports.studies import distortion_study
 from mec.training import health
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import distortion as studies
+from distortion import distortion_study
 
 TINY = Recipe(
     source="a test",
@@ -123,11 +126,3 @@ def test_a_run_that_diverges_is_drawn_and_no_error(folder, tmp_path, quick_repor
 def test_without_labels_the_study_says_what_it_needs(digit_folder, tmp_path):
     with pytest.raises(BadInput, match="has no labels: the figure colours by class"):
         distortion_study(data=str(digit_folder), out=tmp_path / "out", recipe=TINY, device="cpu")
-
-
-@pytest.mark.parametrize("what", [[], ["transfer", "--sweep", "1"], ["coding"]])
-def test_figures_that_do_not_exist_are_bad_use(what, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["figure", *what])
-    assert caught.value.code == 2
-    capsys.readouterr()
