@@ -59,7 +59,7 @@ PAPER32 = SMALL32 | {"scale": (0.2, 1.0), "interpolation": "bilinear", "saturati
 # --- networks and optimizers ----------------------------------------------------------------------------------------
 
 NETWORK = {
-    "backbone": "resnet50", "small_stem": None, "zero_init": True,
+    "backbone": "resnet50", "small_stem": None, "zero_init": True, "freeze_patches": False,
     "projector": (2048, 2048, 2048), "projector_hidden": "bn-relu", "projector_output": "bn", "prototypes": 0,
     "predictor": (), "predictor_bias": True, "views_together": False, "target": None,
 }  # fmt: skip
@@ -325,6 +325,17 @@ OURS = {
         }),),
         NETWORK | {"backbone": "resnet10-fast", "projector": (512, 128)}, at(SGD, 2.0, 1e-4, warmup_epochs=1), 64, 37,
         {"1 label a class (%)": 88.9, "5 labels a class (%)": 96.5, "k-NN (%)": 98.6},
+    ),
+    # MoCo v3 CONFIG.md, from memory: ViT-S with AdamW of 1.5e-4 at 256, decay 0.1, 40 epochs of warm-up, conv1 frozen.
+    "imagenet-vit-s": (
+        "mec", MEC_SETTINGS, ASYM,
+        MEC | {"backbone": "vit_small_patch16_224", "freeze_patches": True, "target_momentum": 0.99},
+        at(SGD | {"name": "adamw", "decay_1d": False}, 1.5e-4, 0.1, warmup_epochs=40), 1024, 300, {},
+    ),
+    "small-vit": (
+        "mec-joint", JOINT | {"distortion": 0.02}, (times(2, PAPER32),),
+        NETWORK | {"backbone": "vit_tiny_patch16_224", "freeze_patches": True, "projector": (2048, 512)},
+        at(SGD | {"name": "adamw", "decay_1d": False}, 2e-3, 0.05, warmup_epochs=10, clip=3.0), 256, 200, {},
     ),
     "auto": (
         "mec-joint", JOINT | {"distortion": 0.02}, (times(2, PAPER32),),

@@ -1,6 +1,7 @@
 """Backbones by name -> module, with a stem that suits small images."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,24 @@ def created(name: str, image_size: int, small_stem: bool) -> tuple[nn.Module, di
                 continue
         return encoder, extra
     raise BadInput(f"backbone {name!r} cannot be made for images of {image_size} px: {reason}")
+
+
+def patch_of(name: str) -> int | None:
+    """Side of a backbone's patches, px, by its name; None where it has none.
+
+    >>> patch_of("vit_small_patch14_dinov2"), patch_of("resnet50")
+    (14, None)"""
+    found = re.search(r"patch(\d+)", name)
+    return int(found[1]) if found else None
+
+
+def freeze_patches(encoder: nn.Module, name: str) -> None:
+    """The patch projection is trained no more, in place. Raises BadInput: the backbone has none."""
+    projection = getattr(getattr(encoder, "patch_embed", None), "proj", None)
+    if not isinstance(projection, nn.Module):
+        words = "it has no patch projection that could stand still: --set network.freeze_patches=false."
+        raise BadInput(f"network.freeze_patches is true, and the backbone {name}: {words}")
+    projection.requires_grad_(False)
 
 
 def timm_arguments(name: str) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class Network(Checked):
     backbone: str = "resnet18"  # any timm name, or one of mec.networks.backbones.SMALL
     small_stem: bool | None = None  # 3x3 first convolution, no max-pool; None: where views are under 64 px
     zero_init: bool = True  # ResNets: the last batch norm of each block starts at zero; SMALL ones always at one
+    freeze_patches: bool = False  # the patch projection of a transformer stays as it was drawn (MoCo v3: stabler)
     projector: tuple[Count, ...] = (2048, 2048, 2048)  # () for none; the last is the embedding size
     projector_hidden: Hidden = "bn-relu"
     projector_output: Output = "bn"

@@ -47,6 +47,21 @@ IMAGENET_800EP = replace(IMAGENET_100EP,
     batch_size=4096, epochs=800, expects=top_1(74.5),  # Table 7
 )  # fmt: skip
 
+# MEC's objective and heads around MoCo v3's ViT-S: its optimizer, warm-up, first momentum and frozen patches.
+IMAGENET_VIT_S = replace(IMAGENET_100EP,
+    source="appendix C's objective with MoCo v3's ViT-S settings (CONFIG.md), from memory; not trained here",
+    network=replace(IMAGENET_100EP.network,
+        backbone="vit_small_patch16_224", freeze_patches=True, target_momentum=0.99),
+    optimizer=Optimizer("adamw", base_lr=1.5e-4, warmup_epochs=40, weight_decay=0.1, decay_1d=False), epochs=300,
+)  # fmt: skip
+
+SMALL_VIT = Recipe(source="this project: MoCo v3's measures for ViTs, on small images; rate and clipping are ours",
+    settings={"distortion": 0.02}, views=(replace(CIFAR_VIEW, copies=2),),
+    network=Network("vit_tiny_patch16_224", freeze_patches=True, projector=(2048, 512), target_momentum=0.97),
+    optimizer=Optimizer("adamw", base_lr=2e-3, warmup_epochs=10, weight_decay=0.05, decay_1d=False, clip=3.0),
+    batch_size=256, epochs=200,
+)  # fmt: skip
+
 # A base that `auto` changes to fit the data and the machine (mec/training/plan.py).
 AUTO = Recipe(
     source="this project: chosen from the data and the machine, docs/results.md",
@@ -71,6 +86,8 @@ RECIPES: dict[str, Recipe] = {
         settings={"distortion": Linear(8 * 64 / 2048, 64 / 2048, epochs=10), "order": 4}, views=RELEASED_VIEWS,
         expects=top_1(70.8)),  # its README
     "imagenet-800ep": IMAGENET_800EP,
+    "imagenet-vit-s": IMAGENET_VIT_S,
+    "small-vit": SMALL_VIT,
     "imagenet-800ep-multicrop": replace(IMAGENET_800EP,
         source="Liu et al., NeurIPS 2022, appendix D, Table 7: six 96-px crops more; scales of SwAV", views=MULTI_CROP,
         expects=top_1(75.5)),

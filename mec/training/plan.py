@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from mec.data.dataset import Data
 from mec.errors import BadInput
-from mec.networks.backbones import SMALL_STEM_BELOW
+from mec.networks.backbones import SMALL_STEM_BELOW, patch_of
 from mec.objectives.methods import method_named
 from mec.objectives.table import build, objective_of, setting_types
 from mec.recipes import schedules
 from mec.recipes.fields import fitted
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Linear, Recipe, changed
-from mec.recipes.table import AUTO, recipe_named
+from mec.recipes.table import AUTO, SMALL_VIT, recipe_named
 from mec.runtime.machine import Machine, this_machine
 from mec.training.options import Options
 from mec.training.start import Start
@@ -38,7 +38,8 @@ def planned(
     recipe, why = options.recipe, list[str]()
     if not isinstance(recipe, Recipe):
         if name == "auto" and images is not None:
-            recipe, why = auto(images, this_machine(device), options.time_budget or options.minutes)
+            backbone = start.info.backbone if start else options.backbone
+            recipe, why = auto(images, this_machine(device), options.time_budget or options.minutes, backbone)
             others = ("recipe", "limit", "seed", "data_root", "labels")  # of what was asked for, these change no recipe
             given = {k: v for k, v in options.asked.items() if k not in others and v not in (None, [])}
             words = [f"--{k.replace('_', '-')} {' '.join(v) if isinstance(v, list) else v}" for k, v in given.items()]
@@ -108,9 +109,12 @@ def build_objective(recipe: Recipe, embedding: int) -> tuple[Callable[..., Tenso
     return objective, {**call, "scale": float(scale)}
 
 
-def auto(data: Data, machine: Machine, minutes: float | None = None) -> tuple[Recipe, list[str]]:
+def auto(
+    data: Data, machine: Machine, minutes: float | None = None, asked: str | None = None
+) -> tuple[Recipe, list[str]]:
     """A recipe for these images on this machine, and a line of reason for each choice.
-    minutes: the time budget, where there is one; without, a run is short on a CPU."""
+    minutes: the time budget, where there is one; without, a run is short on a CPU.
+    asked: the backbone that will take the place of the chosen one; views fit its patches, a transformer has AdamW."""
     n, short = len(data.train), min(data.typical_size)
     gpu = machine.accelerator == "cuda"
     slow = not gpu and not machine.bf16  # a step of a CPU without bf16 units takes five times as long, docs/log.md
@@ -123,10 +127,14 @@ def auto(data: Data, machine: Machine, minutes: float | None = None) -> tuple[Re
         size = 64 if short <= 80 else 96 if short <= 120 else 160 if short <= 200 else 224
     else:
         size = 64
+    patch = patch_of(asked or "")
+    if patch and size >= SMALL_STEM_BELOW:  # below, patches have 4 px
+        size = max(1, round(size / patch)) * patch
     why.append(
         f"image size {size} px: the images are typically {data.typical_size[1]} x {data.typical_size[0]}"
         + ("" if gpu or size < 64 else ", and larger views would take a CPU too long")
         + (", and smaller views buy steps in so short a run" if size == 24 else "")
+        + (f"; patches of {patch} px divide it" if patch and size >= SMALL_STEM_BELOW else "")
     )
 
     if gpu:
@@ -167,6 +175,9 @@ def auto(data: Data, machine: Machine, minutes: float | None = None) -> tuple[Re
         AUTO, views=(view,), network=replace(AUTO.network, backbone=backbone), optimizer=optimizer, batch_size=batch,
         micro_batch_size=micro if micro < batch else None, epochs=epochs,
     )  # fmt: skip
+    if patch:
+        recipe = replace(recipe, optimizer=SMALL_VIT.optimizer)
+        why.append("AdamW with clipping: transformers train badly by SGD")
     settings = {**method_named(recipe.method).settings, **recipe.settings}
     why.append(f"method {recipe.method}, distortion {settings['distortion']}: it never diverged in our trials")
     if data.train.images.pixels is not None:

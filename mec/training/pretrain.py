@@ -17,7 +17,7 @@ from mec.data.decoding import Skipped, quiet, why_unreadable
 from mec.data.opening import open_data
 from mec.data.shards import is_url
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size
+from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size, freeze_patches
 from mec.networks.encoder_file import EncoderInfo, save_encoder
 from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.methods import differs_from_paper, method_named
@@ -224,6 +224,8 @@ def build_network(
         encoder = build_encoder(recipe.network.backbone, size, small, zero_init=recipe.network.zero_init)
     if start is not None:
         start.told += take(encoder, start)
+    if recipe.network.freeze_patches:
+        freeze_patches(encoder, type(encoder).__name__ if own else recipe.network.backbone)
     if next(encoder.parameters(), None) is None:
         raise BadInput(f"the encoder, {type(encoder).__name__}, has no parameters: there is nothing to train.")
     encoder.train()  # one that was loaded comes in evaluation mode, where batch norms stand still

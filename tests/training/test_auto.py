@@ -69,6 +69,18 @@ def test_photographs_are_blurred_and_small_images_are_not():
     assert auto(images(1000, 32, 32), GPU)[0].views[0].blur == 0
 
 
+@pytest.mark.parametrize(
+    ("side", "machine", "size"), [(100, CPU, 70), (100, GPU, 98), (150, GPU, 154), (300, GPU, 224)]
+)
+def test_views_have_a_size_that_the_patches_of_the_backbone_divide(side, machine, size):
+    recipe, why = auto(images(1000, side, side), machine, None, "vit_small_patch14_dinov2")
+    assert recipe.views[0].size == size
+    assert f"image size {size} px" in why[0]
+    assert "patches of 14 px divide it" in why[0]
+    assert recipe.optimizer.name == "adamw"
+    assert auto(images(1000, side, side), machine, None, "resnet18")[0] == auto(images(1000, side, side), machine)[0]
+
+
 def test_images_in_memory_are_said_to_be_there():
     stored = Data("mine", Split(InMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8)), np.zeros(100)))
     assert "kept in memory" in " ".join(auto(replace(stored, typical_size=(32, 32)), CPU)[1])
