@@ -64,10 +64,10 @@ def test_auto_trains_a_transformer_by_adamw(tmp_path):
 def test_a_recipe_learns_in_a_short_run(tmp_path):
     """By few labels of digits far above chance (10 %) and above what was drawn, and called healthy."""
     own = RECIPES["small-vit"]
-    recipe = replace(
-        DIGITS, views=tuple(replace(view, size=8) for view in DIGITS.views), optimizer=replace(own.optimizer, base_lr=8e-3),  # 0.002 at this batch, as the recipe at its own
-        network=replace(own.network, backbone=SMALLEST, projector=(128, 64)), batch_size=64,
-    )  # fmt: skip
+    optimizer = replace(own.optimizer, base_lr=8e-3)  # 0.002 at a batch of 64, as the recipe has at its own
+    network = replace(own.network, backbone=SMALLEST, projector=(128, 64))
+    views = tuple(replace(view, size=8) for view in DIGITS.views)
+    recipe = replace(DIGITS, views=views, network=network, optimizer=optimizer)
     out = tiny_run(tmp_path / "run", recipe=recipe, limit=None, batch_size=64, epochs=None, steps=120, set=())
     trained, untrained = five_labels(out), five_labels(out, drawn_only=True)
     assert trained > untrained + 5
