@@ -10,18 +10,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test runs beside others; read
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the processes that tests start: the package is compiled once
 
 import pytest
-import torch
-from helpers import digit_images, tiny_run
 from PIL import Image
 
 gc.disable()  # while tests are collected: nothing of that is given back
-torch.set_num_threads(1)  # small matrices; and one number of threads here and in the processes that tests start
 
 
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: the collector need not look at them again, a twentieth of all time."""
+    import torch  # not in the process that hands out the tests: it would wait for it
+
+    torch.set_num_threads(1)  # small matrices; and one number of threads here and in the processes that tests start
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    if session.items and not session.config.option.collectonly:  # none in the process that hands out the tests
+        from processes import open_server
+
+        open_server()
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +53,8 @@ def photographs() -> list[Image.Image]:
 @pytest.fixture
 def digit_folder(tmp_path: Path) -> Path:
     """256 digits as PNG files in one folder: images without labels."""
+    from helpers import digit_images
+
     folder = tmp_path / "scans"
     folder.mkdir()
     for i, image in enumerate(digit_images(256)):
@@ -55,6 +65,8 @@ def digit_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits that went to its end; read it, do not change it."""
+    from helpers import tiny_run
+
     return tiny_run(tmp_path_factory.mktemp("runs") / "finished")
 
 

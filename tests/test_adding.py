@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import TINY, environment
+from helpers import TINY
+from processes import printed
 
 ROOT = Path(__file__).parents[1]
 RUN = ["--limit", "192", "--batch-size", "64", "--epochs", "1", "--no-evaluate", "--set", *TINY]
@@ -68,12 +67,7 @@ def done(tmp_path_factory, shown) -> tuple[Path, list[str]]:
         ["export", "--help"],
         ["export", "run", "--to", "names"],
     ]
-    result = subprocess.run(
-        [sys.executable, "-c", CALLS, json.dumps(calls)],
-        cwd=root, env={**environment(), "PYTHONPATH": str(root)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return root, json.loads(result.stdout.splitlines()[-1])
+    return root, json.loads(printed(CALLS, json.dumps(calls), folder=root, path=root).splitlines()[-1])
 
 
 def test_a_flag_is_one_field(done):

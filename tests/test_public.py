@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from helpers import command
+from processes import printed
 
 import mec
 
@@ -87,12 +88,10 @@ print("torch" in sys.modules, "matplotlib" in sys.modules, "timm" in sys.modules
     assert python(code) == "False True False False"
 
 
-def test_the_functions_are_callable_whatever_was_imported_first():
+def test_the_functions_are_callable_whatever_was_imported_first(tmp_path):
     """No submodule has the name of a public function, so importing one hides none."""
-    assert (
-        python("import mec.training.pretrain, mec, mec.objectives.coding, mec.cli.main; print(callable(mec.pretrain))")
-        == "True"
-    )
+    code = "import mec.training.pretrain, mec, mec.objectives.coding, mec.cli.main; print(callable(mec.pretrain))"
+    assert printed(code, folder=tmp_path) == "True\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["recipes"], ["--version"]])

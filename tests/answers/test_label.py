@@ -77,7 +77,9 @@ def test_each_answer_is_on_disk_before_the_next_image_and_a_new_session_goes_on(
     assert len({*seen}) == 7
 
 
-def test_skip_undo_and_a_key_pressed_twice(opened, tmp_path):
+def test_skip_undo_and_a_key_pressed_twice(folder, opened, tmp_path):
+    for path in sorted(folder.iterdir())[12:]:
+        path.unlink()
     client = opened()
     first = client.get("/state").json()
     second = client.post("/answer", json={"index": first["index"], "label": None}).json()
@@ -93,9 +95,9 @@ def test_skip_undo_and_a_key_pressed_twice(opened, tmp_path):
     assert rows(tmp_path / "labels.csv") == []
     assert client.post("/undo", json={}).json()["done"] == 0
     client.post("/answer", json={"index": first["index"], "label": None})
-    asked = {state["name"] for state in answered(opened(60))}
+    asked = {state["name"] for state in answered(opened(12))}
     assert first["name"] not in asked  # skipped stays skipped in a later session
-    assert len(asked) == 59
+    assert len(asked) == 11
 
 
 def answered(client: TestClient) -> list[dict]:

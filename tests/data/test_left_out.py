@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command, lines, noise_image, small_subject, tiny_run, write_images
+from helpers import lines, noise_image, small_subject, tiny_run, write_images
 from PIL import Image, PngImagePlugin
+from processes import printed
 
-import mec
 from mec.data import listing
 from mec.data.decoding import formats, open_image, read_image
 from mec.data.opening import open_data
@@ -58,17 +58,17 @@ def test_photographs_of_telephones_are_read_where_the_extra_is_installed(tmp_pat
 
 STAND_IN = """
 from PIL import Image, PngImagePlugin
+from processes import printed
 
 def register_heif_opener():
     Image.register_open("HEIF", lambda file, name: PngImagePlugin.PngImageFile(file, name), lambda start: True)
 """
 
 
-def test_with_the_extra_photographs_of_telephones_are_found_and_its_reader_reads_them(tmp_path, monkeypatch):
+def test_with_the_extra_photographs_of_telephones_are_found_and_its_reader_reads_them(tmp_path):
     """Where pillow-heif is not installed; what stands in for it here reads PNG."""
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "pillow_heif.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "extra"), str(Path(mec.__file__).parents[1])]))
     for path in write_images(tmp_path / "set", 3):
         path.rename(path.with_suffix(".HEIC"))
     code = """
@@ -77,8 +77,7 @@ from mec.data.opening import open_data
 found = open_data({!r})
 print(len(found.train), found.words(), formats()[-1])
 """
-    done = command("-c", code.format(str(tmp_path / "set")))
-    assert done.stdout.strip() == "3 [] HEIF", done.stderr
+    assert printed(code.format(str(tmp_path / "set")), folder=tmp_path, path=tmp_path / "extra") == "3 [] HEIF\n"
 
 
 def test_a_folder_linked_into_others_is_read_once_by_its_own_name(tmp_path):

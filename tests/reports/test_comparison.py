@@ -134,6 +134,7 @@ def test_another_budget_in_the_same_folder_is_refused_by_name(done):
         compare("digits", methods=["mec-joint"], seeds=2, lrs=[0.5, 2.0], out=done, **{**FEW, "epochs": 3})
 
 
+@pytest.mark.usefixtures("quick_report")
 def test_a_rate_that_diverges_is_told_and_not_taken(tmp_path, monkeypatch, capsys):
     pretrain = running.pretrain
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 
 import pytest
 from helpers import lines
+from processes import CONTEXT
 
 from mec.runtime.records import Ledger, append_records, read_records, write_records
 
@@ -55,8 +55,7 @@ def add(path, number: int) -> None:
 
 def test_processes_that_add_at_once_neither_mix_lines_nor_add_a_known_one(tmp_path):
     path = tmp_path / "records.jsonl"
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=add, args=(path, number)) for number in range(3)]
+    processes = [CONTEXT.Process(target=add, args=(path, number)) for number in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -28,6 +28,7 @@ from helpers import (
     weights,
     write_images,
 )
+from processes import Forked, mec
 
 from mec.cli.main import main
 from mec.errors import BadInput
@@ -191,6 +192,7 @@ def printed_command(text: str) -> list[str]:
     return shlex.split(text[text.index("mec pretrain") :].splitlines()[0])[1:]
 
 
+@pytest.mark.usefixtures("quick_report")
 @pytest.mark.parametrize(("number", "method"), [(signal.SIGINT, "mec"), (signal.SIGTERM, None)])
 def test_a_signal_saves_the_step_and_tells_the_command_that_goes_on(
     number, method, digit_folder, tmp_path, monkeypatch, capsys
@@ -236,11 +238,12 @@ def test_a_signal_to_all_processes_of_a_run_lets_its_workers_end_the_step(tmp_pa
     write_images(tmp_path / "photos", 24, width=80, height=70)
     out = tmp_path / "run"
     words = ["--recipe", "digits", "--batch-size", "8", "--epochs", "2000", "--workers", "2", "--out", out]
-    process = started("-m", "mec", "pretrain", tmp_path / "photos", *words, start_new_session=True)
+    process = Forked(mec, "pretrain", tmp_path / "photos", *words, folder=tmp_path, session=True)
+    process.start()
     wait_for(lambda: (out / "metrics.jsonl").exists() and lines(out / "metrics.jsonl"), process)
     os.killpg(process.pid, signal.SIGTERM)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 1, told
+    assert process.exitcode == 1, told
     assert "stopped by a signal" in told
     assert checkpoints(out)
 

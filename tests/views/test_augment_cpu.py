@@ -1,13 +1,13 @@
 """The compiled pass over pixels: the same bits in the process that compiles it and in those that find it on disk."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from processes import printed
+
 SCRIPT = """
-import hashlib
+import hashlib, os, numba
 import numpy as np
+numba.config.CACHE_DIR = os.getcwd()
 from mec.views.augment_cpu import colour
 from mec.views.augment_gpu import Jitter
 
@@ -27,10 +27,7 @@ def test_pixels_of_the_process_that_compiles_are_bit_identical_to_those_of_later
     """A run is killed in its first process and resumed in another: its views have to be the same."""
 
     def pixels() -> str:
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return printed(SCRIPT, folder=tmp_path)
 
     first = pixels()
     assert any(tmp_path.rglob("*.nbc"))  # what it compiled is kept
