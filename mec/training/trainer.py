@@ -207,7 +207,9 @@ class Trainer:
 
     def reseed(self, step: int, part: int) -> None:
         """Dropout and the like draw from a function of seed, step and rank, so that resuming repeats it."""
-        torch.manual_seed(hash((self.seed, step, self.ranks.rank, part)) % 2**63)
+        # On a CPU torch's own `manual_seed` notes, for each kind of GPU that is not there, from where it was called.
+        seeded = torch.default_generator if self.fabric.device.type == "cpu" else torch
+        seeded.manual_seed(hash((self.seed, step, self.ranks.rank, part)) % 2**63)
 
     def at(self, position: float, steps: int, step: int | None = None) -> dict[str, Any]:
         """Every scheduled number, as a number, at a position among so many steps; `step` is the one that is done."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lightly.utils.benchmarking import knn_predict
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -43,6 +42,8 @@ def test_votes_are_those_of_scikit_learns_weighted_neighbours(digits, k, tempera
 
 @pytest.mark.parametrize("k", [5, 20])
 def test_predictions_are_lightlys(digits, k):
+    from lightly.utils.benchmarking import knn_predict  # loads a trainer, a second of every collection
+
     train, test = digits
     theirs = knn_predict(test.unit(), train.unit().T, train.y, num_classes=10, knn_k=k, knn_t=0.07)
     ours = torch.sort(vote(train, test.unit(), k=k, temperature=0.07), dim=1, descending=True, stable=True).indices
