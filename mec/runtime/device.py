@@ -20,10 +20,12 @@ HOURS = 24.0  # that processes of a measurement wait for the first, which does a
 
 
 def chosen_device(device: str) -> str:
-    """cpu or cuda.
-    Raises BadInput: neither these nor auto, or cuda where there is none."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise BadInput(f"--device is {device!r}: auto, cpu or cuda.")
+    """cpu, cuda or mps, a Mac's GPU.
+    Raises BadInput: neither these nor auto, or cuda or mps where there is none."""
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise BadInput(f"--device is {device!r}: auto, cpu, cuda or mps.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise BadInput("--device mps: torch sees no GPU of a Mac here. Use --device cpu.")
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA torch.")
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -114,5 +116,5 @@ def tasks_of_srun() -> None:
 
 def wait_for(device: str) -> None:
     """Until all work of this kind of device is done, so that a clock may be read."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device in ("cuda", "mps"):
+        getattr(torch, device).synchronize()

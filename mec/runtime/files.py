@@ -25,7 +25,7 @@ def atomic(path: Path) -> Iterator[Path]:
         mode = part.stat().st_mode
         yield part
         part.chmod(mode)  # safetensors makes a file of its own, for its owner alone
-        with open(part, "rb") as file:
+        with open(part, "r+b") as file:  # Windows writes nothing out of a file that was opened to be read
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException as error:
@@ -55,7 +55,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             part.mkdir()
             yield part
             for path in part.iterdir():
-                with open(path, "rb") as file:
+                with open(path, "r+b") as file:
                     os.fsync(file.fileno())
             if folder.exists():
                 folder.rmdir()

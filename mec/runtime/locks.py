@@ -35,19 +35,14 @@ def only_one(path: Path, lock: Path | None = None) -> Iterator[None]:
     """No other process that asks the same writes to this path meanwhile; its parent is there.
     lock: the file that says so; default: .NAME.lock beside the path.
     Raises BadInput: another does; says which. OSError: nothing can be written there."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     file = lock or path.with_name(f".{path.name}{LOCK}")
     file = file.parent.resolve() / file.name
     if file in _held:
         raise _refused(path, file, "this very process")
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except OSError as error:
             taken = error.errno in (errno.EACCES, errno.EAGAIN)
             if holder := _holder(handle, surely=taken):  # else a file system without locks, and nobody of ours
@@ -63,7 +58,8 @@ def only_one(path: Path, lock: Path | None = None) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk: the words matter less than the lock
             about = {"host": socket.gethostname(), "process": os.getpid(), "started": now}
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(about).encode(), 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, json.dumps(about).encode())
         yield
     finally:
         _held.discard(file)
@@ -73,12 +69,26 @@ def only_one(path: Path, lock: Path | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+def _lock(handle: int) -> None:
+    """Raises OSError: another process has the lock (EACCES, EAGAIN), or the file system has no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: of a byte far beyond the words, which others read
+        import msvcrt
+
+        os.lseek(handle, 1 << 30, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _holder(handle: int, *, surely: bool) -> str:
     """Who wrote the lock, in words; "" where nobody holds it any more."""
     try:
-        about: Any = json.loads(os.pread(handle, 4096, 0))
+        os.lseek(handle, 0, os.SEEK_SET)
+        about: Any = json.loads(os.read(handle, 4096))
         host, process, started = about["host"], int(about["process"]), about["started"]
-        if not surely and host == socket.gethostname():
+        if not surely and host == socket.gethostname() and os.name == "posix":  # elsewhere it would be a Ctrl-C
             os.kill(process, 0)
     except (ValueError, TypeError, KeyError, OSError):
         return "another process" if surely else ""

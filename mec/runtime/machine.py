@@ -1,6 +1,7 @@
 """What this machine has for this process: cores, memory, units for bf16, its name."""
 
 import contextlib
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -40,8 +41,17 @@ def cores() -> int:
 
 def memory_bytes() -> int:
     """Memory that this process may use: the machine's, or less by the limit of its container or job."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *(int(limit) for (limit,) in limits("memory.max"))])
+    return min([physical_memory(), *(int(limit) for (limit,) in limits("memory.max"))])
+
+
+def physical_memory() -> int:
+    """Bytes of this machine; where no way to ask is known, as many as a small one has."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    kib = ctypes.c_ulonglong(8 << 20)
+    with contextlib.suppress(AttributeError):
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kib))  # type: ignore[attr-defined,unused-ignore]
+    return kib.value << 10
 
 
 def limits(name: str) -> Iterator[list[str]]:

@@ -84,6 +84,8 @@ def measure(
             hides or, below zero, invents.
     All but the limits are NaN where an embedding is not finite: the loss has the word then, not an eigenvalue solver.
     """
+    if online.device.type == "mps":  # which knows no float64
+        online, target = online.cpu(), None if target is None else target.cpu()
     z = unit_rows(online)
     others = z if target is None else unit_rows(target)
     first, other = z[0], others[min(1, len(others) - 1)]

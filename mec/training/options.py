@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from tyro.conf import Suppress, arg
 
 from mec.errors import BadInput, plain
 from mec.objectives.methods import METHODS
 from mec.recipes.recipe import Recipe
-from mec.runtime.flags import Device, Folder, KeyValues, Labels, Minutes, Name, Number, OptionalNames, Real, flat, names
+from mec.runtime.flags import Folder, KeyValues, Labels, Minutes, Name, Number, OptionalNames, Real, flat, names
 from mec.runtime.paths import data_name
 from mec.runtime.ranges import ABOVE_0, FROM_0, FROM_1, SEED, Range
 from mec.training.loggers import check_loggers
@@ -75,8 +75,8 @@ class Options:
     """With --init: so many stages (blocks of a vision transformer) stand still, and the stem; their batch norms too."""
     seed: Annotated[Number, SEED] = None
     """Random seed for weights, data order and augmentation. Default: 0."""
-    device: Device = "auto"
-    """Where to train."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto is cuda where there is a device of it, else cpu. mps is a Mac's GPU."""
     resume: bool = False
     """Continue the run in the run folder from its last checkpoint: it ends with the weights it would have had anyway.
     A stop (Ctrl-C) saves one; a crash or a power cut costs five minutes at most."""

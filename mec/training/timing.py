@@ -12,7 +12,7 @@ from mec.runtime.distributed import Ranks
 from mec.training.trainer import Trainer
 
 WARM_STEPS = 4  # not timed: the first steps choose kernels and touch memory for the first time
-TIMED_TOGETHER = {"cpu": 1, "cuda": 8}  # steps; a GPU works through several while the process is ahead of it
+TIMED_TOGETHER = {"cpu": 1, "cuda": 8, "mps": 8}  # steps; a GPU works through several while the process is ahead of it
 
 
 def steps_within(minutes: float, trainer: Trainer, seconds: float = 8.0) -> tuple[int, str]:

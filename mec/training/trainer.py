@@ -34,7 +34,7 @@ from mec.training.pace import Pace
 from mec.training.run import Run, resume_command
 from mec.training.runlog import Log, Watch
 
-LOG_EVERY = {"cpu": 10, "cuda": 50}  # steps; a GPU is kept waiting while they are measured
+LOG_EVERY = {"cpu": 10, "cuda": 50, "mps": 50}  # steps; a GPU is kept waiting while they are measured
 HEALTH_ROWS = 512  # of a batch, for the figures that need a decomposition
 SAVE_APART = 10.0  # seconds, at least, between the checkpoints at ends of epochs
 RUNAWAY = 50  # a loss this many times below the exact bound: the series has run away
