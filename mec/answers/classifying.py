@@ -159,6 +159,11 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None
     _, strength, way, logits = min(tried, key=lambda one: one[0])
     everything = np.arange(len(y))
     model = linear(x, y, classes, strength) if way is None else way.fit(everything, y, strength)
+    return with_calibration(replace(model, spread=way is not None, strength=strength), logits, y, seed)
+
+
+def with_calibration(model: Fitted, logits: np.ndarray, y: np.ndarray, seed: int) -> Fitted:
+    """The model with what cross-validation says of it: logits [repeats, m, c] of images by models without them."""
     temperature, doubt = calibration(logits, y)
     honest = np.empty(logits.shape)  # each half by what calibrates the other
     half = folds(y, seed) % 2
@@ -168,8 +173,9 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None
     predicted, confidence = honest.argmax(-1), honest.max(-1)
     wrong = np.sort(confidence[predicted != y])
     unsure = float(wrong[min(len(wrong) - 1, int(FOUND_ERRORS * len(wrong)))]) if len(wrong) else 0.0
-    return replace(model, temperature=temperature, doubt=doubt, unsure=unsure, predicted=predicted,
-                   confidence=confidence, spread=way is not None, strength=strength)  # fmt: skip
+    return replace(
+        model, temperature=temperature, doubt=doubt, unsure=unsure, predicted=predicted, confidence=confidence
+    )
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:

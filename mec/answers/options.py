@@ -62,6 +62,9 @@ class Predicting(OnImages):
     unlabelled: Literal["auto", "yes", "no"] = "auto"
     """Whether labels are spread over neighbours to images without one, and the classifier fitted on both; auto: where
     cross-validation finds that better."""
+    finetune: bool = False
+    """Train the encoder on the labelled images too, 200 steps; six times in all, so that cross-validation stays honest.
+    Its figures come after those without: take it where they are better. Labels are not spread then."""
     seed: Annotated[int, SEED] = 0
     """Of the folds of cross-validation."""
 

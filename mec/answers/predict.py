@@ -8,7 +8,7 @@ import numpy as np
 
 from mec.answers.choosing import choose
 from mec.answers.classifier import Classifier, save_classifier
-from mec.answers.classifying import REPEATS, UNLIKE, Fitted, calibration_error, calibration_interval, fit
+from mec.answers.classifying import UNLIKE, Fitted, calibration_error, calibration_interval, fit
 from mec.answers.neighbours import others
 from mec.answers.options import Predicting, Selecting
 from mec.answers.pool import gather, reserved, write_csv
@@ -78,14 +78,21 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
         figures = quality(fitted, y[known])
         for result in figures:
             say(result.line())
+        if options.finetune:
+            from mec.answers.tuning import tuned
+
+            pool, fitted = tuned(pool, options.seed)
+            x, figures = pool.unit().astype(np.float64), quality(fitted, y[known])
+            for result in figures:
+                say(f"fine-tuned: {result.line().strip()}")
         unlike = float(np.quantile(others(x[known], 1)[0], UNLIKE))
         classifier = Classifier(fitted, pool.classes, x[known], unlike)
         chance = fitted.probabilities(x)
         order = np.argsort(-chance, axis=1, kind="stable")[:, :3]
         flags = classifier.flags(x, chance.max(1))
         save_classifier(folder, classifier, pool.subject, {
-            "run": str(run), "labels": len(known), "unlabelled used": fitted.spread, "C": fitted.strength,
-            "cross-validation": [asdict(result) for result in figures],
+            "run": str(run), "labels": len(known), "fine-tuned": options.finetune, "unlabelled used": fitted.spread,
+            "C": fitted.strength, "cross-validation": [asdict(result) for result in figures],
         })  # fmt: skip
         names = np.array(pool.classes, object)
         rows = []
@@ -109,6 +116,6 @@ def quality(fitted: Fitted, y: np.ndarray) -> list[Result]:
     right = fitted.predicted == y
     error = calibration_error(fitted.confidence.ravel(), right.ravel())
     interval = calibration_interval(fitted.confidence, right)
-    error_result = Result("predict", "calibration error", error, "points", n=REPEATS, images=len(y),
+    error_result = Result("predict", "calibration error", error, "points", n=len(right), images=len(y),
                           interval=interval, settings={"labels": len(y)})  # fmt: skip
     return [Result(**{**r.__dict__, "split": "labelled, cross-validated"}) for r in [*found, error_result]]

@@ -100,7 +100,7 @@ class Optimizer(Checked):
     """lr = base_lr x batch / 256, linear warm-up, cosine to end_lr x batch / 256; per step."""
 
     key = "optimizer"
-    name: Literal["sgd", "lars", "adamw"] = "sgd"
+    name: Literal["sgd", "lars", "adamw", "muon"] = "sgd"
     base_lr: Positive = 0.5
     end_lr: NotNegative = 0.0
     warmup_epochs: NotNegative = 0.0  # never more than a tenth of the run
@@ -109,6 +109,7 @@ class Optimizer(Checked):
     weight_decay: NotNegative = 1e-4
     decay_1d: bool = True  # also biases and norms; with LARS, False leaves them without decay and adaptation
     base_lr_1d: NotNegative | None = None  # of biases and norms, in the same schedule; None: base_lr
+    base_lr_kernels: Positive = 0.1  # Muon: of kernels, in the same schedule, as a share of their norm; the rest is SGD
     predictor_lr_constant: bool = False  # SimSiam: the predictor's rate stays at base_lr x batch / 256
     trust: Positive = 0.001  # LARS
     trust_clip: bool = False  # LARS: the layer-wise rate is never above the global one

@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import digit_images
 from sklearn.datasets import load_digits
 
 import mec
-from mec.answers import classifying
+from mec.answers import classifying, tuning
 from mec.answers.classifying import calibration_error, crossed, fit, folds, linear
 from mec.answers.neighbours import nearest, others
+from mec.answers.options import Predicting
+from mec.answers.pool import gather
 from mec.cli.main import main
 from mec.errors import BadInput
 
@@ -204,3 +208,54 @@ def test_what_does_not_fit_is_told(digits, tmp_path, monkeypatch, changes, text,
     with pytest.raises(BadInput, match=words):
         mec.predict(run, folder, **{"labels": "labels.csv", "out": "p.csv"} | changes)
     assert not Path("p.csv").exists()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(tuning, "FEW", replace(tuning.FEW, steps=3, batch_size=8, base_lr=0.1))
+
+
+def labels_of(y: np.ndarray, path: Path, n: int = 40) -> Path:
+    path.write_text("path,label\n" + "".join(f"{i:04}.png,{y[i]}\n" for i in range(n)))
+    return path
+
+
+def test_a_fine_tuned_classifier_has_an_encoder_of_its_own_and_names_images_by_it(digits, tmp_path, capsys, quick):
+    run, images, y = digits
+    labels = labels_of(y, tmp_path / "labels.csv")
+    before = (run / "encoder.safetensors").read_bytes()
+    out = tmp_path / "tuned.csv"
+    found = mec.predict(run, images, labels=labels, out=out, finetune=True)
+    told = capsys.readouterr().out
+    assert told.count("fine-tuned: predict top-1:") == 1
+    assert told.index("predict top-1:") < told.index("fine-tuned:")
+    assert (run / "encoder.safetensors").read_bytes() == before
+    own, _ = mec.load_encoder(out.with_suffix(""))
+    start, _ = mec.load_encoder(run)
+    assert any(not torch.equal(a, b) for a, b in zip(own.parameters(), start.parameters()))
+    again = mec.load_classifier(out.with_suffix(""))(images)
+    assert [row[:2] for row in again] == [row[:2] for row in found]
+    assert np.allclose([row[2] for row in again], [row[2] for row in found], atol=1e-3)
+    assert json.loads((out.with_suffix("") / "classifier.json").read_text())["fine-tuned"] is True
+
+
+def test_what_is_told_of_fine_tuning_is_of_images_that_it_was_not_given(digits, tmp_path, monkeypatch, quick):
+    given = []
+
+    def spied(subject, part, *rest, **options):
+        given.append({part.images.name(i) for i in range(len(part))})
+        return finetuned(subject, part, *rest, **options)
+
+    finetuned = tuning.finetuned
+    monkeypatch.setattr(tuning, "finetuned", spied)
+    run, images, y = digits
+    labels = labels_of(y, tmp_path / "labels.csv")
+    pool = gather(run, images, Predicting(labels=labels, out="x.csv"), labels)
+    known = np.flatnonzero(pool.y >= 0)
+    _, fitted = tuning.tuned(pool, seed=0)
+    everything = {pool.source.split.images.name(i) for i in known}
+    assert given[-1] == everything
+    for number, part in enumerate(given[:-1]):
+        held_out = folds(pool.y[known], 0) == number
+        assert part == {pool.source.split.images.name(i) for i in known[~held_out]}
+    assert fitted.predicted.shape == (1, len(known))

@@ -146,7 +146,7 @@ def test_changes_are_made_in_their_order():
         ("epochs=2.5", "epochs is 2.5: it takes a whole number, at least 1."),
         ("epochs=true", "epochs is True: it takes a whole number, at least 1."),
         ("optimizer.base_lr=fast", "optimizer.base_lr is 'fast': it takes a number above 0."),
-        ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes 'sgd' | 'lars' | 'adamw'."),
+        ("optimizer.name=sdg", "optimizer.name is 'sdg': it takes 'sgd' | 'lars' | 'adamw' | 'muon'."),
         ("network.projector=64", "network.projector is 64: it takes [a whole number, at least 1, ...]."),
         ("network.projector=[64, 1.5]", "network.projector is 1.5: it takes a whole number, at least 1."),
         ("views.scale=0.2", "views.scale is 0.2: it takes [a number above 0, a number above 0]."),
@@ -154,8 +154,8 @@ def test_changes_are_made_in_their_order():
         ("views.0=3", "views is 3: it takes View."),
         ("optimizer=3", "optimizer is 3: it takes Optimizer."),
         ('optimizer={"lr": 3}', "optimizer has no 'lr'. Known: name, base_lr, end_lr, warmup_epochs, warmup_lr, "
-         "momentum, weight_decay, decay_1d, base_lr_1d, predictor_lr_constant, trust, trust_clip, clip, "
-         "average, freeze_prototypes_epochs."),
+         "momentum, weight_decay, decay_1d, base_lr_1d, base_lr_kernels, predictor_lr_constant, trust, trust_clip, "
+         "clip, average, freeze_prototypes_epochs."),
         ("optimizer.base_lr=0", "optimizer.base_lr is 0: it takes a number above 0."),
         ("optimizer.base_lr=NaN", "optimizer.base_lr is 'NaN': it takes a number above 0."),
         ("batch_size=0", "batch_size is 0: it takes a whole number, at least 1."),

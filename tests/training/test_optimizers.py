@@ -1,5 +1,7 @@
 """Judges: SGD and LARS restated, as plain arithmetic in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -84,7 +86,7 @@ def test_sgd_decays_biases_and_norms_only_if_told(decay_1d):
     assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "muon"])
 @pytest.mark.parametrize("decay_1d", [True, False])
 def test_every_trained_parameter_is_in_one_group_and_frozen_ones_in_none(name, decay_1d):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
@@ -158,3 +160,54 @@ def test_clipping_shortens_single_gradients_as_torch_does_one_by_one():
     assert_close([p.grad for p in held[:2]], expected)
     assert expected[0].norm() == pytest.approx(3.0, rel=1e-5)
     assert expected[1].norm() == 1.0
+
+
+def test_muon_turns_kernels_by_its_share_of_their_norm_and_leaves_the_rest_to_sgd():
+    generator = torch.Generator().manual_seed(1)
+    kernel = nn.Parameter(torch.randn(8, 6, 3, 3, dtype=torch.float64, generator=generator))
+    others = {"first": torch.randn(8, 3, 3, 3), "matrix": torch.randn(5, 8), "bias": torch.randn(5)}
+    held, plain = ({n: nn.Parameter(x.double()) for n, x in others.items()} for _ in range(2))
+    recipe = Optimizer("muon", base_lr=0.5, base_lr_kernels=0.1, momentum=0.0, weight_decay=0.1)
+    optimizer = build_optimizer(recipe, [kernel, *held.values()])
+    judge = build_optimizer(replace(recipe, name="sgd"), plain.values())
+    start, gradient = kernel.detach().clone(), torch.randn(8, 6, 3, 3, dtype=torch.float64, generator=generator)
+    for each, own in ((optimizer, held), (judge, plain)):
+        set_rates(each, 0.25, peak=0.25)
+        for p in own.values():
+            p.grad = p.detach().cos()
+    kernel.grad = gradient.clone()
+    optimizer.step(), judge.step()
+    assert_close(held, plain, rtol=0, atol=0)
+    assert_close(kernel.norm(), start.norm())
+    u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    turn = 0.05 * start.norm() * (u @ v) / (u @ v).norm()  # all singular values alike
+    ahead = start.flatten(1) - turn
+    exact = ahead * start.norm() / ahead.norm() - start.flatten(1)
+    moved = (kernel.detach() - start).flatten(1)
+    assert (moved * exact).sum() / (moved.norm() * exact.norm()) > 0.97  # three rounds of the iteration are near it
+    assert moved.norm() / exact.norm() == pytest.approx(1, abs=0.05)
+
+
+def test_muon_goes_on_from_its_state_as_if_it_had_not_stopped():
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 2))
+
+    def steps(net: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            x = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
+            net(x).square().sum().backward()
+            set_rates(optimizer, 0.1, peak=0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    recipe = Optimizer("muon", base_lr=0.2)
+    whole, first, second = network(), network(), network()
+    steps(whole, build_optimizer(recipe, whole.parameters()), range(4))
+    before = build_optimizer(recipe, first.parameters())
+    steps(first, before, range(2))
+    second.load_state_dict(first.state_dict())
+    after = build_optimizer(recipe, second.parameters())
+    after.load_state_dict(before.state_dict())
+    steps(second, after, range(2, 4))
+    assert_close(dict(second.named_parameters()), dict(whole.named_parameters()), rtol=0, atol=0)
