@@ -12,6 +12,7 @@ from mec.answers.classifying import UNLIKE, Fitted, calibration_error, calibrati
 from mec.answers.neighbours import others
 from mec.answers.options import Predicting, Selecting
 from mec.answers.pool import gather, reserved, write_csv
+from mec.answers.tuning import tuned
 from mec.errors import BadInput
 from mec.evaluation.accuracy import accuracies
 from mec.evaluation.results import Result
@@ -79,8 +80,6 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
         for result in figures:
             say(result.line())
         if options.finetune:
-            from mec.answers.tuning import tuned
-
             pool, fitted = tuned(pool, options.seed)
             x, figures = pool.unit().astype(np.float64), quality(fitted, y[known])
             for result in figures:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mec.data.decoding import SUFFIXES, read_image
-from mec.errors import BadInput, nearest
+from mec.errors import BadInput, nearest, needs
 from mec.runtime.files import atomic
 
 
@@ -89,18 +89,11 @@ def video_frames(path: Path) -> Iterator[Tensor]:
             yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
 
 
-def library() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        words = "video files need the library av: pip install 'mec-ssl[tracking]'. Or give frames, and ask for a gif."
-        raise BadInput(words) from error
-    return av
-
-
 @contextlib.contextmanager
 def av_opened(path: Path) -> Iterator[Any]:
-    av = library()
+    needs("a video file (frames and a gif do not)", "tracking", "av")
+    import av
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -173,7 +166,9 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
             plain = (image.quantize(256, dither=Image.Dither.NONE) for image in chain([first], images))
             next(plain).save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
             return
-        av = library()
+        needs("an mp4 (a gif does not)", "tracking", "av")
+        import av
+
         with av.open(part, "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=round(rate))
             stream.width, stream.height, stream.pix_fmt = *first.size, "yuv420p"
