@@ -18,14 +18,13 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from reporting import report
+from reporting import in_turns, report
 from rich.table import Column, Table
 from torch import Tensor
 
 from mec.errors import BadInput
 from mec.objectives.coding import log_det_cross, log_det_symmetric
 from mec.objectives.matched import unit_rows
-from mec.reports.turns import in_turns
 from mec.runtime.device import chosen_device
 from mec.runtime.files import write_figure
 from mec.runtime.machine import machine

@@ -10,9 +10,9 @@ import argparse
 from functools import partial
 
 import torch
+from reporting import in_turns
 
 from mec.networks.backbones import build_encoder
-from mec.reports.turns import in_turns
 from mec.runtime.machine import machine
 from mec.runtime.memory import keep_freed
 

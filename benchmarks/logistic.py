@@ -24,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from mec.evaluation.metrics import top_k
-from mec.evaluation.probing.logistic import PENALTIES, Logistic, logistic_path, objective, prepare
+from mec.evaluation.probing.logistic import PENALTIES, Logistic, logistic_path, loss_and_slope, prepare
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--repeats", type=int, default=2, help="rounds; in each both sides run once")
@@ -55,6 +55,12 @@ if options.features:
 else:
     (x, y), (x_held, y_held) = made(options.rows, 1), made(2_000, 2)
 classes = int(y.max()) + 1
+
+
+def objective(fitted: Logistic, x: np.ndarray, y: np.ndarray) -> float:
+    """The objective in float64, from raw features."""
+    loss, _ = loss_and_slope(torch.from_numpy(fitted.scores(x)), torch.as_tensor(y))
+    return float(loss) + fitted.penalty / 2 * float((fitted.weight**2).sum())
 
 
 def ours() -> list[Logistic]:

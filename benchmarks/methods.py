@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import report
+from reporting import in_turns, report
 from rich.table import Column, Table
 
 from mec.data.batches import Batch, IterableBatches
@@ -24,7 +24,6 @@ from mec.networks.siamese import build_siamese
 from mec.objectives.methods import method_named
 from mec.recipes.recipe import Recipe
 from mec.recipes.table import RECIPES
-from mec.reports.turns import in_turns
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE
 from mec.runtime.machine import machine

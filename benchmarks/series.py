@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from reporting import report
+from reporting import in_turns, report
 from rich.table import Column, Table
 from torch import Tensor
 
@@ -26,7 +26,6 @@ from mec.evaluation.features import extract
 from mec.networks.encoder_file import load_encoder
 from mec.objectives.coding import coding_length
 from mec.objectives.matched import unit_rows
-from mec.reports.turns import in_turns
 from mec.runtime.device import chosen_device
 from mec.runtime.files import write_figure
 from mec.runtime.flags import integers

@@ -9,11 +9,11 @@ import torch
 
 from mec.errors import BadInput
 from mec.objectives.methods import METHODS
-from mec.reports.turns import in_turns
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import methods
 from methods import published_recipe
+from reporting import in_turns
 
 
 def test_each_method_takes_its_published_heads():
@@ -29,7 +29,7 @@ def test_each_method_takes_its_published_heads():
 
 def test_contenders_take_turns_and_the_first_round_is_not_counted(monkeypatch):
     clock, calls = [0.0], []
-    monkeypatch.setattr("mec.reports.turns.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("reporting.time.perf_counter", lambda: clock[0])
 
     def taking(name, seconds):
         def step():

@@ -117,7 +117,7 @@ def test_a_finished_comparison_is_told_again_without_training_and_takes_more_met
 def test_a_budget_in_minutes_gives_each_method_its_steps_once(tmp_path, monkeypatch):
     few = {**FEW, "epochs": None, "time_budget": 0.01}
     out = compare("digits", methods=["mec-joint"], seeds=2, out=tmp_path / "out", **few)
-    monkeypatch.setattr(comparison, "in_turns", lambda steps, *_: {m: (0.3, 0, 1) for m in steps})
+    monkeypatch.setattr(comparison, "timed_in_turns", lambda recipes, *_: dict.fromkeys(recipes, 0.3))
     compare("digits", methods=["mec-joint", "simclr"], seeds=2, out=out, **few)
     pace = json.loads((out / "pace.json").read_text())
     assert 0 < pace["mec-joint"] < 0.3  # measured, and kept

@@ -178,10 +178,3 @@ def foreseen(path: Sequence[tuple[float, np.ndarray]], penalty: float) -> np.nda
         return path[-1][1] if path else None
     (before, first), (last, second) = path
     return second + (second - first) * (np.log(penalty / last) / np.log(last / before))
-
-
-def objective(fitted: Logistic, x: np.ndarray, y: np.ndarray) -> float:
-    """The objective in float64, from raw features: what `Logistic.objective` has to be."""
-    logits = torch.from_numpy(fitted.scores(x))
-    loss, _ = loss_and_slope(logits, torch.as_tensor(y))
-    return float(loss) + fitted.penalty / 2 * float((fitted.weight**2).sum())
