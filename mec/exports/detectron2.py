@@ -17,41 +17,7 @@ from mec.runtime.files import atomic, write_text
 # Its C4 heads build res5 of bottlenecks, so that no ResNet-18 or -34 fits.
 DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
 
-# What is not in it is detectron2's own default.
-CONFIG = """\
-# {title}, for detectron2 (its tools/train_net.py --config-file THIS). Written by mec.
-# The published protocol has one more BatchNorm after res5, which is no part of detectron2: to have it, register ROI
-# heads that are Res5ROIHeads with a norm behind the last block of res5, and name them below. It starts without weights.
-# SOLVER.BASE_LR is searched: 0.02, 0.03, 0.05, 0.1, 0.2.
-MODEL:
-  META_ARCHITECTURE: GeneralizedRCNN
-  WEIGHTS: {weights}
-  PIXEL_MEAN: [{mean}]
-  PIXEL_STD: [{std}]
-  MASK_ON: {masks}
-  BACKBONE: {{FREEZE_AT: 0}}
-  RESNETS: {{DEPTH: {depth}, NORM: SyncBN, STRIDE_IN_1X1: False}}
-  RPN: {{PRE_NMS_TOPK_TEST: 6000, POST_NMS_TOPK_TEST: 1000}}
-  ROI_HEADS: {{NAME: Res5ROIHeads, NUM_CLASSES: {classes}}}
-DATASETS:
-  TRAIN: {train}
-  TEST: {test}
-INPUT:
-  FORMAT: RGB
-  MIN_SIZE_TRAIN: ({sizes})
-  MIN_SIZE_TEST: 800
-  MAX_SIZE_TEST: 1333
-TEST:
-  EVAL_PERIOD: 0
-  PRECISE_BN: {{ENABLED: True}}
-SOLVER:
-  IMS_PER_BATCH: 16
-  BASE_LR: 0.02
-  STEPS: ({steps})
-  MAX_ITER: {iterations}
-  WARMUP_ITERS: {warmup}
-VERSION: 2
-"""
+CONFIG = Path(__file__).with_suffix(".yaml")  # what is not in it is detectron2's own default
 
 
 def detectron2_name(name: str) -> str:
@@ -82,7 +48,7 @@ def export_detectron2(taken: Taken, out: Path) -> list[str]:
     numbers = [", ".join(f"{255 * v:.6g}" for v in part) for part in (info.mean, info.std)]
     for kind in ("voc0712", "coco"):
         coco, path = kind == "coco", out.with_name(f"{out.stem}-{kind}.yaml")
-        write_text(path, CONFIG.format(
+        write_text(path, CONFIG.read_text().format(
             title="Mask R-CNN, R50-C4, COCO 1x" if coco else "Faster R-CNN, R50-C4, VOC 07+12, 24k",
             weights=json.dumps(out.resolve().as_posix()), mean=numbers[0], std=numbers[1], masks=coco,
             depth=DEPTHS[info.backbone], classes=80 if coco else 20,
