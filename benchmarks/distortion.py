@@ -19,7 +19,7 @@ from mec.data.dataset import Data
 from mec.data.opening import open_data
 from mec.errors import BadInput, Diverged
 from mec.evaluation.features import Features, extract, measured_parts
-from mec.evaluation.map import draw_classes, draw_map
+from mec.evaluation.pictures import draw_classes, draw_map
 from mec.evaluation.probing.knn import knn
 from mec.networks.encoder_file import load_encoder
 from mec.recipes.recipe import Network, Recipe

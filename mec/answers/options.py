@@ -63,8 +63,8 @@ class Predicting(OnImages):
     """Whether labels are spread over neighbours to images without one, and the classifier fitted on both; auto: where
     cross-validation finds that better."""
     finetune: bool = False
-    """Train the encoder on the labelled images too, 200 steps; six times in all, so that cross-validation stays honest.
-    Its figures come after those without: take it where they are better. Labels are not spread then."""
+    """Train the encoder on the labels, too, 200 steps; six times in all, so that cross-validation stays honest. Figures
+    come after those without, to be compared; labels are not spread then."""
     seed: Annotated[int, SEED] = 0
     """Of the folds of cross-validation."""
 

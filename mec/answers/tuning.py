@@ -13,10 +13,8 @@ from mec.evaluation.features import extract
 from mec.evaluation.finetuning.finetune import finetuned
 from mec.evaluation.subject import Subject
 
-FEW = Training(
-    "ours, for tens to hundreds of labels", 0.01, scaled=False, batch_size=64, steps=200, nesterov=True,
-    schedule="cosine by step", crop=(0.35, 1.0), interpolation="bicubic",
-)  # fmt: skip
+FEW = Training("ours, for tens to hundreds of labels", 0.01, scaled=False, batch_size=64, steps=200, nesterov=True,
+               schedule="cosine by step", crop=(0.35, 1.0), interpolation="bicubic")  # fmt: skip
 
 
 def tuned(pool: Pool, seed: int) -> tuple[Pool, Fitted]:

@@ -14,10 +14,10 @@ from mec.data.dataset import Split
 from mec.data.sources import open_images
 from mec.errors import BadInput, home, nearest
 from mec.evaluation.features import Features, extract
+from mec.evaluation.pictures import draw_steps
 from mec.evaluation.protocol import OnFeatures, OnImages, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
-from mec.evaluation.steps import draw_steps
 from mec.evaluation.subject import resolve
 from mec.networks.encoder_file import read_info
 from mec.runtime.distributed import ALONE

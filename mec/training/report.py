@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mec.data.dataset import TEST, Data, Split, limited
 from mec.errors import Diverged
 from mec.evaluation.features import Features, extract, is_grey, measured_parts, pixels, tell_skipped
-from mec.evaluation.map import embedding_map, map_points
+from mec.evaluation.pictures import embedding_map, map_points
 from mec.evaluation.probing.fewshot import fewshot
 from mec.evaluation.probing.knn import knn
 from mec.evaluation.probing.linear import linear

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from mec.evaluation.map import draw_classes
+from mec.evaluation.pictures import draw_classes
 
 
 @pytest.mark.parametrize(
