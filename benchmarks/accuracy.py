@@ -26,7 +26,7 @@ from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import load_encoder
 from mec.recipes.recipe import Network, Optimizer
 from mec.recipes.table import AUTO, CIFAR_VIEW
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed
 
 BATCH = 128
 RECIPE = replace(

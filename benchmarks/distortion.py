@@ -26,7 +26,7 @@ from mec.recipes.recipe import Network, Recipe
 from mec.recipes.table import DIGITS, recipe_named
 from mec.runtime.files import SETTINGS, write_figure, write_json
 from mec.runtime.flags import Device, Folder, Number, Place, Reals, reals, takes
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed
 from mec.runtime.progress import Console
 from mec.runtime.ranges import ABOVE_0, FROM_1, SEED
 from mec.training import health

@@ -13,8 +13,7 @@ import torch
 from reporting import in_turns
 
 from mec.networks.backbones import build_encoder
-from mec.runtime.machine import machine
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed, machine
 
 CASES = [  # backbone, px, images
     ("resnet10-fast", 32, 256), ("resnet10-tiny", 64, 256), ("resnet18", 64, 64), ("resnet50", 224, 8),

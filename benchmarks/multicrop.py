@@ -19,8 +19,7 @@ from mec.reports.comparison import timed_in_turns
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import write_text
-from mec.runtime.machine import machine, this_machine
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed, machine, this_machine
 from mec.training.plan import auto, with_method
 from mec.training.run import read_settings
 from mec.training.timing import steps_in

@@ -25,8 +25,7 @@ from mec.data.dataset import Data
 from mec.errors import Diverged
 from mec.networks.backbones import ONE_BLOCK, POOLED, SMALL
 from mec.reports.trials import accuracy_among_training_images
-from mec.runtime.machine import machine
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed, machine
 from mec.training import health
 
 GROWTH = 4  # steps of a round, times those of the one before

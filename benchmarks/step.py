@@ -86,7 +86,7 @@ def ours(batch: int, variant: str = ""):
     from mec.recipes.table import AUTO
     from mec.runtime.device import start_fabric
     from mec.runtime.distributed import current
-    from mec.runtime.memory import keep_freed
+    from mec.runtime.machine import keep_freed
     from mec.training.optimizers import build_optimizer
     from mec.training.plan import build_objective
     from mec.training.trainer import Trainer

@@ -23,8 +23,7 @@ from mec.data.batches import Crops
 from mec.data.opening import open_data
 from mec.errors import BadInput
 from mec.recipes.table import RELEASED_VIEWS
-from mec.runtime.machine import machine
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed, machine
 from mec.views.views import Draw, augment, numbered
 
 

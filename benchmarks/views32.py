@@ -19,8 +19,7 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
 from mec.recipes.table import CIFAR_VIEW
-from mec.runtime.machine import machine
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed, machine
 from mec.views.views import Draw, augment, crop_batch, numbered
 
 VIEWS = (replace(CIFAR_VIEW, copies=2),)

@@ -63,10 +63,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 
-def needs(what: str, extra: str, *modules: str) -> None:
-    """Raises BadInput where modules of an extra are not installed: names them, and what installs them."""
+def needs(what: str, extra: str, *modules: str) -> Any:
+    """The first of some modules of an extra. Raises BadInput where one is not installed: names it, and the extra."""
     if lacking := [name for name in modules if importlib.util.find_spec(name) is None]:
         raise BadInput(f"{what} needs {' and '.join(lacking)}: pip install 'mec-ssl[{extra}]'.")
+    return importlib.import_module(modules[0])
 
 
 @dataclass(frozen=True)

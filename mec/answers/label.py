@@ -193,9 +193,7 @@ def label(run: Any, images: Any, options: Labelling) -> Path:
     out, classes = Path(options.out), names(options.classes, "--classes")
     if len({*classes}) < max(2, len(classes)):
         raise BadInput(f"--classes is {options.classes!r}: two names or more, each once.")
-    needs("label", "label", "starlette", "uvicorn")
-    import uvicorn
-
+    uvicorn = needs("label", "label", "uvicorn", "starlette")
     with reserved(out, ".csv"), socket.socket() as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

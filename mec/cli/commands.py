@@ -55,7 +55,7 @@ sees the statistics of 64 images.
 
     def run(self) -> None:
         check_data(self.data, None if self.download else self.data_root)
-        from mec.runtime.memory import keep_freed
+        from mec.runtime.machine import keep_freed
 
         keep_freed()
         super().run()
@@ -313,7 +313,7 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
 
     def run(self) -> None:
         check_data(self.data, self.data_root)
-        from mec.runtime.memory import keep_freed
+        from mec.runtime.machine import keep_freed
 
         keep_freed()
         super().run()

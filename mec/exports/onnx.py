@@ -130,8 +130,7 @@ def write_onnx(
 ) -> None:  # fmt: skip
     """Traced on the first example, compared on both, of two sizes; no file stays where outputs differ.
     `about` becomes the file's metadata."""
-    needs("--to onnx", "onnx", "onnx", "onnxruntime")
-    import onnx
+    onnx = needs("--to onnx", "onnx", "onnx", "onnxruntime")
     import onnxruntime
 
     with atomic(out) as part, warnings.catch_warnings(), torch.no_grad():

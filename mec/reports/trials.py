@@ -20,7 +20,7 @@ from mec.recipes.fields import from_file
 from mec.reports.options import Comparison
 from mec.runtime.distributed import ALONE
 from mec.runtime.files import read_json, write_figure, write_json
-from mec.runtime.memory import reset_peak_memory
+from mec.runtime.machine import reset_peak_memory
 from mec.runtime.progress import Console
 from mec.runtime.records import read_records, write_records
 from mec.training import health

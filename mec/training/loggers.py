@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from mec.data.decoding import open_image
 from mec.errors import BadInput, nearest, needs
 from mec.runtime.files import first_line, read_json, write_json
 from mec.runtime.records import read_records
@@ -54,10 +57,7 @@ class TensorBoard:
         self.writer.add_text(name, text, step)
 
     def picture(self, path: Path, step: int) -> None:
-        import numpy as np
-        from PIL import Image
-
-        self.writer.add_image(path.stem, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+        self.writer.add_image(path.stem, np.asarray(open_image(path).convert("RGB")), step, dataformats="HWC")
 
     def close(self, ended: bool) -> None:
         self.writer.close()

@@ -19,7 +19,7 @@ from mec.errors import TrainingStopped
 from mec.evaluation.features import extract, measured_parts
 from mec.evaluation.probing.knn import knn
 from mec.networks.encoder_file import EncoderInfo, image_transform
-from mec.runtime.memory import peak_memory
+from mec.runtime.machine import peak_memory
 from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
 from mec.training.loggers import Loggers

@@ -10,7 +10,7 @@ from processes import printed
 SCRIPT = """
 import resource, sys
 import numpy as np
-from mec.runtime.memory import keep_freed
+from mec.runtime.machine import keep_freed
 
 if "keep" in sys.argv:
     assert keep_freed()
@@ -30,7 +30,7 @@ def test_memory_that_was_freed_is_used_again_without_being_mapped_again(tmp_path
 
 PEAK = """
 import numpy as np
-from mec.runtime.memory import keep_freed, peak_memory, reset_peak_memory
+from mec.runtime.machine import keep_freed, peak_memory, reset_peak_memory
 
 keep_freed()
 np.ones(100_000_000)  # 0.75 GiB, freed at once
@@ -47,7 +47,7 @@ def test_peak_memory_is_that_since_the_reset_although_freed_memory_is_kept():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
-    from mec.runtime import memory
+    from mec.runtime import machine as memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert memory.keep_freed() is False

@@ -26,7 +26,7 @@ from mec.evaluation.subject import Subject
 from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import ALONE, Ranks, synchronise_batch_norm
 from mec.runtime.files import write_json
-from mec.runtime.memory import peak_memory, reset_peak_memory
+from mec.runtime.machine import peak_memory, reset_peak_memory
 from mec.runtime.progress import Console, TrainingProgress
 from mec.runtime.records import append_records, read_records, write_records
 from mec.runtime.signals import signals

@@ -4,7 +4,6 @@ Given detections are linked to tracks by a frozen encoder; nothing is trained. A
 see `mot.py` and `posetrack.py`. Needs the extra `tracking`.
 """
 
-import importlib.util
 import re
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from mec.errors import BadInput
+from mec.errors import BadInput, needs
 from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import Appearance, appearances, feature_maps
@@ -81,8 +80,7 @@ def measure_tracks(make: type[Benchmark], subject: Subject, options: Any) -> Ite
     The data are read and checked at once, the results come as they are asked for. scores.json has every sequence, and
     how long it took.
     Raises BadInput, FileNotFoundError: of the data or detections, in words; or a module is missing."""
-    if absent := [name for name in make.needs if importlib.util.find_spec(name) is None]:
-        raise BadInput(f"{make.task} needs {', '.join(absent)}: pip install 'mec-ssl[tracking]'.")
+    needs(make.task, "tracking", *make.needs)
     return _tracked(make(options), appearances(subject, options.stage), subject)
 
 

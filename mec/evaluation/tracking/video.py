@@ -91,9 +91,7 @@ def video_frames(path: Path) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def av_opened(path: Path) -> Iterator[Any]:
-    needs("a video file (frames and a gif do not)", "tracking", "av")
-    import av
-
+    av = needs("a video file (frames and a gif do not)", "tracking", "av")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -166,9 +164,7 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
             plain = (image.quantize(256, dither=Image.Dither.NONE) for image in chain([first], images))
             next(plain).save(part, format="GIF", save_all=True, append_images=plain, duration=1000 / rate, loop=0)
             return
-        needs("an mp4 (a gif does not)", "tracking", "av")
-        import av
-
+        av = needs("an mp4 (a gif does not)", "tracking", "av")
         with av.open(part, "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=round(rate))
             stream.width, stream.height, stream.pix_fmt = *first.size, "yuv420p"

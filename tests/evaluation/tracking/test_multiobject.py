@@ -372,7 +372,7 @@ def test_a_missing_extra_is_named(made, tmp_path, monkeypatch):
     from importlib import util
 
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    assert "mot needs trackeval, cv2: pip install 'mec-ssl[tracking]'" in refused(
+    assert "mot needs trackeval and cv2: pip install 'mec-ssl[tracking]'" in refused(
         MotBenchmark, made / "mot", "train", tmp_path
     )
 
