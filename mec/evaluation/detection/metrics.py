@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from mec.errors import BadInput
+from mec.errors import BadInput, needs
 from mec.evaluation.detection.annotations import Annotations
 from mec.evaluation.metrics import eleven_point_precision
 from mec.runtime.files import read_json
@@ -166,8 +166,7 @@ def as_coco(annotations: Annotations, rows: list[dict[str, Any]]) -> dict[str, A
 
 
 def coco_package() -> Any:
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise BadInput(f"{error}. COCO's measure and masks need: pip install 'mec-ssl[detection]'") from error
+    needs("COCO's measure of boxes and masks", "detection", "faster_coco_eval")
+    import faster_coco_eval
+
     return faster_coco_eval
