@@ -170,14 +170,13 @@ def auto(
         sigma = (0.1, 2.0 * size / 224)
         view = replace(view, interpolation="bicubic", saturation=0.2, blur=0.5, blur_sigma=sigma)
     # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10, docs/log.md. Not tried elsewhere.
-    optimizer = replace(AUTO.optimizer, base_lr=3.0 if slow else AUTO.optimizer.base_lr)
+    own = replace(AUTO.optimizer, base_lr=3.0 if slow else AUTO.optimizer.base_lr)
+    optimizer = SMALL_VIT.optimizer if patch else own
     recipe = replace(
         AUTO, views=(view,), network=replace(AUTO.network, backbone=backbone), optimizer=optimizer, batch_size=batch,
         micro_batch_size=micro if micro < batch else None, epochs=epochs,
     )  # fmt: skip
-    if patch:
-        recipe = replace(recipe, optimizer=SMALL_VIT.optimizer)
-        why.append("AdamW with clipping: transformers train badly by SGD")
+    why += ["AdamW with clipping: transformers train badly by SGD"] if patch else []
     settings = {**method_named(recipe.method).settings, **recipe.settings}
     why.append(f"method {recipe.method}, distortion {settings['distortion']}: it never diverged in our trials")
     if data.train.images.pixels is not None:

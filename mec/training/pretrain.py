@@ -123,11 +123,9 @@ def loggers_of(run: Run, options: Options, ranks: Ranks, console: Console) -> It
     with ExitStack() as until_end:
         loggers = Loggers()
         if ranks.rank == 0:
-            say = partial(console.print, soft_wrap=True)
+            about = asdict(run.settings), partial(console.print, soft_wrap=True)
             try:
-                loggers = until_end.enter_context(
-                    opened_loggers(run.folder, options.loggers, asdict(run.settings), say)
-                )
+                loggers = until_end.enter_context(opened_loggers(run.folder, options.loggers, *about))
             except BadInput as error:
                 refused = error
         if ranks.any(refused is not None):

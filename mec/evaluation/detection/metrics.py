@@ -166,4 +166,4 @@ def as_coco(annotations: Annotations, rows: list[dict[str, Any]]) -> dict[str, A
 
 
 def coco_package() -> Any:
-    return needs("COCO's measure, or a mask,", "detection", "faster_coco_eval")
+    return needs("COCO's measure of boxes and masks", "detection", "faster_coco_eval")
