@@ -161,6 +161,7 @@ def facts_of(settings: RunSettings) -> list[tuple[str, str]]:
     objective = ", ".join(f"{key} {value}" for key, value in {**method.settings, **recipe.settings}.items())
     network, optimizer = recipe.network, recipe.optimizer
     rate = f"{optimizer.base_lr * recipe.batch_size / 256:.4g}"
+    rate += f" (kernels {optimizer.base_lr_kernels * recipe.batch_size / 256:.3g})" * (optimizer.name == "muon")
     views = " + ".join(f"{view.copies} of {view.size} px" for view in recipe.views)
     return [
         ("recipe", settings.recipe_name), ("method", f"{recipe.method} ({objective})"), ("views", views),

@@ -169,12 +169,13 @@ def auto(
     if size >= 64:  # photographs
         sigma = (0.1, 2.0 * size / 224)
         view = replace(view, interpolation="bicubic", saturation=0.2, blur=0.5, blur_sigma=sigma)
-    # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10, docs/log.md. Not tried elsewhere.
-    own = replace(AUTO.optimizer, base_lr=3.0 if slow else AUTO.optimizer.base_lr)
-    optimizer = SMALL_VIT.optimizer if patch else own
+    # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10; Muon one and a half more, docs/log.md.
+    turns = slow and size < SMALL_STEM_BELOW and not patch
+    optimizer = replace(AUTO.optimizer, base_lr=3.0, name="muon" if turns else "sgd") if slow else AUTO.optimizer
+    why += ["kernels turn by orthogonal steps (Muon): more in as many steps"] * turns
     recipe = replace(
-        AUTO, views=(view,), network=replace(AUTO.network, backbone=backbone), optimizer=optimizer, batch_size=batch,
-        micro_batch_size=micro if micro < batch else None, epochs=epochs,
+        AUTO, views=(view,), network=replace(AUTO.network, backbone=backbone), batch_size=batch, epochs=epochs,
+        micro_batch_size=micro if micro < batch else None, optimizer=SMALL_VIT.optimizer if patch else optimizer,
     )  # fmt: skip
     why += ["AdamW with clipping: transformers train badly by SGD"] if patch else []
     settings = {**method_named(recipe.method).settings, **recipe.settings}
