@@ -20,7 +20,14 @@ from mec.errors import BadInput, Diverged
 from mec.recipes.recipe import changed
 from mec.recipes.table import RECIPES
 from mec.training.health import (
-    exact_loss_bound, hardly_trained, health, judge, measure, read_metrics, sparkline, spectral_norm
+    exact_loss_bound,
+    hardly_trained,
+    health,
+    judge,
+    measure,
+    read_metrics,
+    sparkline,
+    spectral_norm,
 )  # fmt: skip
 from mec.training.run import RunSettings
 from mec.training.trainer import Trainer
