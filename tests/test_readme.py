@@ -100,7 +100,8 @@ def test_the_site_has_every_page_once_and_asks_nobody():
             return [part]
         return [page for each in (part if isinstance(part, list) else part.values()) for page in pages(each)]
 
-    assert sorted(pages(site["nav"])) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    notebooks = [f"notebooks/{path.stem}.md" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    assert sorted(pages(site["nav"])) == sorted([*(path.name for path in (ROOT / "docs").glob("*.md")), *notebooks])
     assert site["theme"]["font"] is False
     assert not re.search(r"https?://", text)
 

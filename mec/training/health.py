@@ -293,8 +293,8 @@ def hardly_trained(lines: Sequence[Mapping[str, Any]], start: str = "before trai
             f"before by {before:.2f} (cosine {last['agreement']:.2f} and {last['similarity']:.2f})."
         )
     losses = [line["loss"] for line in lines]
-    moved, noise = movement(losses)
-    if len(losses) >= 8 and moved <= noise:
+    moved, noise = movement(losses) if len(losses) >= 8 else (1.0, 0.0)  # of fewer, noise cannot be told
+    if moved <= noise:
         return 1, f"the loss did not move beyond its noise ({losses[0]:.4g} to {losses[-1]:.4g}, noise {noise:.2g})."
     return None
 

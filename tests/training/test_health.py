@@ -19,7 +19,16 @@ from torch.nn import functional as F
 from mec.errors import BadInput, Diverged
 from mec.recipes.recipe import changed
 from mec.recipes.table import RECIPES
-from mec.training.health import exact_loss_bound, health, judge, measure, read_metrics, sparkline, spectral_norm
+from mec.training.health import (
+    exact_loss_bound,
+    hardly_trained,
+    health,
+    judge,
+    measure,
+    read_metrics,
+    sparkline,
+    spectral_norm,
+)  # fmt: skip
 from mec.training.run import RunSettings
 from mec.training.trainer import Trainer
 
@@ -404,3 +413,11 @@ def test_a_line_of_bars_shows_the_ends_and_survives_nan():
     assert sparkline([0, math.nan, 7], width=2) == "▁█"
     assert sparkline([math.nan]) == ""
     assert len(sparkline(range(1000), width=40)) == 40
+
+
+@pytest.mark.parametrize("steps", [(1, 10, 20), (1, 10, 20, 30)])
+def test_a_run_of_few_lines_that_learns_is_judged_without_its_noise(steps):
+    """`mec pretrain digits --steps 20` leaves three lines: fewer than there are quarters to compare."""
+    figures = [(-0.5, 0.1, 0.05), (-0.6, 0.5, 0.0), (-0.65, 0.7, 0.0), (-0.7, 0.7, 0.0)]
+    lines = [{"step": s, "loss": loss, "agreement": a, "similarity": r} for s, (loss, a, r) in zip(steps, figures)]
+    assert hardly_trained(lines) is None
