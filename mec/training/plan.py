@@ -169,10 +169,9 @@ def auto(
     if size >= 64:  # photographs
         sigma = (0.1, 2.0 * size / 224)
         view = replace(view, interpolation="bicubic", saturation=0.2, blur=0.5, blur_sigma=sigma)
-    # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10; Muon one and a half more, docs/log.md.
-    turns = slow and size < SMALL_STEM_BELOW and not patch
-    optimizer = replace(AUTO.optimizer, base_lr=3.0, name="muon" if turns else "sgd") if slow else AUTO.optimizer
-    why += ["kernels turn by orthogonal steps (Muon): more in as many steps"] * turns
+    # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10; Muon as many again, docs/log.md.
+    optimizer = replace(AUTO.optimizer, base_lr=3.0, name="muon") if slow else AUTO.optimizer
+    why += ["kernels turn by orthogonal steps (Muon): more in as many steps"] * (slow and not patch)
     recipe = replace(
         AUTO, views=(view,), network=replace(AUTO.network, backbone=backbone), batch_size=batch, epochs=epochs,
         micro_batch_size=micro if micro < batch else None, optimizer=SMALL_VIT.optimizer if patch else optimizer,

@@ -54,7 +54,7 @@ def test_a_cpu_without_bf16_gets_small_batches_a_higher_rate_and_a_cheap_backbon
     assert [r.optimizer.base_lr * r.batch_size / 256 for r in (slow, fast, gpu)] == [1.5, 0.5, 0.5]
     assert [r.network.backbone for r in (slow, fast, gpu)] == ["resnet10-fast", "resnet10-tiny", "resnet18"]
     assert [r.optimizer.name for r in (slow, fast, gpu)] == ["muon", "sgd", "sgd"]
-    assert auto(images(10_000, 600, 800), CPU)[0].optimizer.name == "sgd"  # photographs: not tried there
+    assert auto(images(10_000, 600, 800), CPU)[0].optimizer.name == "muon"
 
 
 def test_a_small_accelerator_gets_micro_batches_and_the_same_batch():
