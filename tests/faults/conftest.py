@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import campaign
@@ -16,6 +17,20 @@ BEGIN, END = "<!-- counts: written by pytest -m faults -->\n", "<!-- end of coun
 def _little_memory():
     with campaign.little_memory():
         yield
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of several workers each hands over what it tried."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kinds"] = {name: asdict(kind) for name, kind in campaign.KINDS.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    for name, found in getattr(node, "workeroutput", {}).get("kinds", {}).items():
+        kind = campaign.KINDS.setdefault(name, campaign.Kind())
+        kind.tried += found["tried"]
+        kind.bad |= found["bad"]
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
