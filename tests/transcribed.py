@@ -83,7 +83,8 @@ EMA_99 = {"target": "momentum", "target_momentum": 0.99, "target_momentum_end": 
 
 SGD = {
     "name": "sgd", "end_lr": 0, "warmup_epochs": 0, "warmup_lr": 0, "momentum": 0.9, "decay_1d": True,
-    "base_lr_1d": None, "predictor_lr_constant": False, "clip": 0, "average": 0, "freeze_prototypes_epochs": 0,
+    "base_lr_1d": None, "base_lr_kernels": 0.1, "predictor_lr_constant": False, "clip": 0, "average": 0,
+    "freeze_prototypes_epochs": 0,
 }  # fmt: skip
 LARS = SGD | {"name": "lars", "warmup_epochs": 10, "decay_1d": False, "trust": 0.001, "trust_clip": False}
 SOLO_SGD = SGD | {"warmup_epochs": 10, "warmup_lr": 3e-5}
