@@ -101,7 +101,8 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
         write_csv(out, HEADER, rows)
     count = {word: sum(word in flag for flag in flags) for word in ("unlike", "unsure")}
     how = "and labels spread to images without one" if fitted.spread else "alone: spreading them was not better"
-    say(f"Fitted on {len(known):,} labelled images{', ' + how if options.unlabelled == 'auto' else ''}.")
+    how = "by a fine-tuned encoder" if options.finetune else how if options.unlabelled == "auto" else "as asked"
+    say(f"Fitted on {len(known):,} labelled images, {how}.")
     say(f"{out}: {len(pool):,} images; unlike any labelled one {count['unlike']:,}, unsure {count['unsure']:,}, which "
         f"hold about two thirds of the errors. Classifier: {folder}")  # fmt: skip
     return [(row[0], row[1], float(row[2])) for row in rows]

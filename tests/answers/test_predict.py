@@ -228,6 +228,7 @@ def test_a_fine_tuned_classifier_has_an_encoder_of_its_own_and_names_images_by_i
     found = mec.predict(run, images, labels=labels, out=out, finetune=True)
     told = capsys.readouterr().out
     assert told.count("fine-tuned: predict top-1:") == 1
+    assert "Fitted on 40 labelled images, by a fine-tuned encoder." in told
     assert told.index("predict top-1:") < told.index("fine-tuned:")
     assert (run / "encoder.safetensors").read_bytes() == before
     own, _ = mec.load_encoder(out.with_suffix(""))
