@@ -49,7 +49,7 @@ def select(run: Any, images: Any, options: Selecting) -> list[str]:
 def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, float]]:
     """Write the class of every image to a CSV, and the classifier to a folder; returns (name, label, confidence).
 
-    Accuracy, balanced accuracy and calibration error come first: by cross-validation repeated four times among the
+    Accuracy, balanced accuracy and calibration error come first: by cross-validation four times (tuned: once) among the
     labelled images, with 95 % intervals. Where these were chosen (`mec select`), others may be easier or harder.
 
     Args:
