@@ -12,6 +12,7 @@ from mec.objectives.methods import METHODS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import methods
+import precision
 from methods import published_recipe
 from reporting import in_turns
 
@@ -84,3 +85,10 @@ def test_the_script_times_whole_steps_and_writes_json(tmp_path, capsys, monkeypa
 def test_unknown_methods_are_refused():
     with pytest.raises(BadInput, match="no method is called 'boyl'"):
         methods.main(["--methods", "boyl", "--batch-size", "2"])
+
+
+def test_precisions_and_optimizers_of_one_recipe_take_turns(tmp_path, capsys):
+    precision.main(["digits", "--limit", "128", "--repeats", "1", "--device", "cpu", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "precision.json").read_text())["steps"]
+    assert {(row["precision"], row["optimizer"]) for row in rows} >= {("fp32", "sgd"), ("fp32", "muon")}
+    assert "16 px, batch 64" in " ".join(capsys.readouterr().out.split())

@@ -79,7 +79,6 @@ def reserved(out: Path, *suffixes: str) -> Iterator[None]:
         raise BadInput(f"--out is {out}: its name ends with {' or '.join(suffixes)}.")
     if out.is_dir():
         raise BadInput(f"--out is {out}: a folder lies there.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     with only_one(out):
         yield
 

@@ -44,7 +44,6 @@ shown as missing, and quick looks (--limit) are left out. Of several results for
             print(text, end="")
             return
         out = Path(self.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
         print(f"Written: {out}")
 

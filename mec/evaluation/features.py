@@ -39,9 +39,10 @@ class Features:
     def unit(self) -> Tensor:
         return nn.functional.normalize(self.x, dim=1)
 
-    def check_finite(self) -> None:
+    def check_finite(self, *others: "Features") -> None:
         """Raise BadInput where some are not finite: neighbours and probes would mean nothing."""
-        refuse_infinite(sum(int((~part.isfinite()).any(1).sum()) for part in self.x.split(ROWS_AT_ONCE)), len(self.x))
+        for x in (self.x, *(each.x for each in others)):
+            refuse_infinite(sum(int((~part.isfinite()).any(1).sum()) for part in x.split(ROWS_AT_ONCE)), len(x))
 
 
 def refuse_infinite(bad: int, images: int) -> None:

@@ -127,7 +127,6 @@ def write_confusion(folder: Path, result: Result, confusion: Confusion) -> None:
     words = [f"{key}-{result.settings[key]}" for key in TELLING if key in result.settings]
     words = [result.protocol, *words, Path(result.data).name, result.split]
     name = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, words)))
-    folder.mkdir(parents=True, exist_ok=True)
     about = {key: getattr(result, key) for key in ("protocol", "encoder", "data", "split", "value", "settings")}
     write_json(folder / f"{name}.json", {**about, **confusion.record()})
     write_figure(confusion_figure(confusion, f"{result}, {result.data} {result.split}"), folder / f"{name}.png")

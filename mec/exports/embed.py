@@ -43,7 +43,6 @@ def embed(run: str | Path, images: str | Path | Sequence[str | Path], options: E
         FileNotFoundError: no such run or folder."""
     console, out = Console(highlight=False), Path(options.out)
     check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     ranks = shared()
     # Before hours of work: it also tells a place that cannot be written.
     with nullcontext() if ranks.rank else only_one(out):

@@ -77,7 +77,6 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
         from mec.exports.onnx import export_detector
 
         out = Path(options.out) if options.out else detector.with_suffix(".onnx")
-        out.parent.mkdir(parents=True, exist_ok=True)
         say("\n".join(export_detector(detector, out)))
         return out
     file, info = encoder_file(run), read_info(run)
@@ -91,7 +90,6 @@ def export(run: str | Path, to: Tool, options: Export) -> Path:
     if out.exists() and out.samefile(file):
         raise BadInput(f"--out is {out}: that is the encoder itself; choose another name.")
     encoder, _ = load_encoder(file)
-    out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     say("\n".join(write(Taken(file, info, encoder, weights, options.pixels), out)))
     if options.push is not None:

@@ -7,7 +7,7 @@ from mec.data.named import TORCHVISION
 from mec.errors import BadInput
 from mec.evaluation.results import RESULTS, TELLING
 from mec.exports.options import Taken
-from mec.exports.weights import WEIGHTS, compared, save_weights, timm_config, timm_model
+from mec.exports.weights import WEIGHTS, compared, save_weights, timm_config, timm_lines, timm_model, transform_lines
 from mec.networks.encoder_file import EncoderInfo
 from mec.pages.page import HERE
 from mec.runtime.files import file_hash, first_line, write_json, write_text
@@ -18,30 +18,29 @@ TERMS = {"digits": "CC BY 4.0", **{name: entry.terms for name, entry in TORCHVIS
 
 
 def export_hub(taken: Taken, out: Path) -> list[str]:
-    """config.json, model.safetensors and README.md in a folder. Raises BadInput: timm alone builds no such network."""
+    """model.safetensors, README.md and, unless the stem is one that timm builds by no name, config.json in a folder."""
     info, arguments = taken.info, timm_model(taken.info)
-    if info.small_stem and "img_size" not in arguments:
-        raise BadInput(
-            f"timm.create_model builds no {info.backbone} with the stem for images under 64 px, so no folder of it can "
-            "be loaded by name. --to timm writes the weights, and prints the lines that change the stem."
-        )
-    out.mkdir(exist_ok=True)
+    of_stem = [] if "img_size" in arguments or not info.small_stem else timm_lines(taken, Path(WEIGHTS))
+    out.mkdir(parents=True, exist_ok=True)
     save_weights(taken, out / WEIGHTS)
-    del arguments["model"]
-    write_json(out / "config.json", {**timm_config(info), "num_classes": 0, "model_args": arguments})
-    write_text(out / "README.md", card(info, run_folder(taken.file) / RESULTS, file_hash(taken.file)))
-    lines = ["import timm, torch", f"model = timm.create_model({f'local-dir:{out}'!r}, num_classes=0, pretrained=True)"]
+    if not of_stem:
+        del arguments["model"]
+        write_json(out / "config.json", {**timm_config(info), "num_classes": 0, "model_args": arguments})
+    write_text(out / "README.md", card(info, run_folder(taken.file) / RESULTS, file_hash(taken.file), of_stem))
+    by_name = f"model = timm.create_model({f'local-dir:{out}'!r}, num_classes=0, pretrained=True)"
+    lines = timm_lines(taken, out / WEIGHTS) if of_stem else ["import timm, torch", by_name]
     return [*compared(taken, out, lines), f"\n{out / 'README.md'}: the card; read it before you give it on"]
 
 
-def card(info: EncoderInfo, results: Path, checkpoint: str) -> str:
+def card(info: EncoderInfo, results: Path, checkpoint: str, of_stem: list[str]) -> str:
     """What a reader has to know of an encoder; its figures are those that results.jsonl has of this very file."""
     import jinja2
 
     rows = [row(line) for line in read_records(results) if line.get("checkpoint") == checkpoint]
     terms = TERMS.get(info.data, "those of its images: please write them here")
     template = jinja2.Template((HERE / "card.md").read_text("utf-8"), keep_trailing_newline=True)
-    return template.render(info=info, terms=terms, rows=rows)
+    lines = of_stem and [*of_stem, *transform_lines(info)]
+    return template.render(info=info, terms=terms, rows=rows, lines=lines)
 
 
 def row(line: dict[str, Any]) -> list[str]:

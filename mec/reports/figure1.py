@@ -102,7 +102,6 @@ def of_runs(runs: Sequence[Path], out: Path) -> list[Path]:
     Raises FileNotFoundError: a run has no results. BadInput: no run was given."""
     if not runs:
         raise BadInput("no run was given: name at least one run folder.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     return figure_1(trained(runs), out)
 
 

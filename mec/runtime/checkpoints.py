@@ -47,7 +47,6 @@ class Checkpoints:
         if self.path is None:
             return
         file = self.path if self.path.suffix == ".pt" else self.path / f"step-{step}.pt"
-        file.parent.mkdir(parents=True, exist_ok=True)
         state = {name: part.state_dict() for name, part in parts.items()}
         with atomic(file) as part:
             torch.save({**state, "found": self.found, "step": step}, part)
@@ -95,7 +94,6 @@ class Checkpoints:
         """No other process keeps its state there meanwhile. Raises BadInput: one does."""
         if self.path is None:
             return contextlib.nullcontext()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         return only_one(self.path)
 
     def remove(self) -> None:

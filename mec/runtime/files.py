@@ -16,9 +16,10 @@ from mec.runtime.locks import is_empty, only_one
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path to write to; the file takes its place whole, or (disk full, killed) the one before it stays.
+    """A path to write to, its folder made; the file takes its place whole, or (disk full, killed) the one before stays.
     It is on disk afterwards, even if the power goes off, and others may read it as the umask has it."""
     part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.unlink(missing_ok=True)
         part.touch()
@@ -48,7 +49,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises BadInput: another process writes it."""
     folder = folder.resolve()
     part = folder.with_name(folder.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     with only_one(folder):
         shutil.rmtree(part, ignore_errors=True)  # of one that was interrupted
         try:

@@ -32,10 +32,11 @@ def is_empty(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def only_one(path: Path, lock: Path | None = None) -> Iterator[None]:
-    """No other process that asks the same writes to this path meanwhile; its parent is there.
+    """No other process that asks the same writes to this path meanwhile; its parent is made.
     lock: the file that says so; default: .NAME.lock beside the path.
     Raises BadInput: another does; says which. OSError: nothing can be written there."""
     file = lock or path.with_name(f".{path.name}{LOCK}")
+    file.parent.mkdir(parents=True, exist_ok=True)
     file = file.parent.resolve() / file.name
     if file in _held:
         raise _refused(path, file, "this very process")

@@ -35,7 +35,6 @@ def read_records(path: Path, /, **needs: Any) -> list[Record]:
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """All of a file's records, in place of those before; the file is whole at any time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mec.recipes.recipe import Optimizer
+from mec.runtime.machine import has_bf16_units
 
 # Three rounds that take singular values towards 1, of timm's five: a third of the cost, and no worse in short trials.
 ROUNDS = [(4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037)]
@@ -70,7 +71,8 @@ class Muon(torch.optim.SGD):
                     state.update(momentum_buffer=torch.zeros_like(p), norm=p.norm())
                 mean = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 ahead = p.grad.lerp(mean, group["momentum"]).flatten(1)
-                turn = alike(ahead, len(ROUNDS), ROUNDS, dtype=ahead.dtype).reshape(p.shape)  # bf16 is slow on CPUs
+                dtype = torch.bfloat16 if has_bf16_units(p.device.type) else p.dtype
+                turn = alike(ahead, len(ROUNDS), ROUNDS, dtype=dtype).to(p.dtype).reshape(p.shape)
                 p.sub_(turn * (group["lr"] * state["norm"] / (turn.norm() + 1e-7)))
                 p.mul_(state["norm"] / (p.norm() + 1e-7))
                 p.grad = None  # SGD passes over it

@@ -117,7 +117,7 @@ def auto(
     asked: the backbone that will take the place of the chosen one; views fit its patches, a transformer has AdamW."""
     n, short = len(data.train), min(data.typical_size)
     gpu = machine.accelerator == "cuda"
-    slow = not gpu and not machine.bf16  # a step of a CPU without bf16 units takes five times as long, docs/log.md
+    slow = not gpu and not machine.tiles  # without, a step of a CPU takes some times as long, docs/log.md
     why = []
 
     hurried = slow and (minutes is None or minutes <= SHORT)
@@ -141,7 +141,7 @@ def auto(
         backbone = "resnet18" if size <= 64 or n < 50_000 else "resnet50"
     else:
         backbone = "resnet10-fast" if slow and size < SMALL_STEM_BELOW else "resnet10-tiny"
-    where = "a GPU" if gpu else f"{machine.cores} CPU cores" + (" without bf16 units" if slow else "")
+    where = "a GPU" if gpu else f"{machine.cores} CPU cores" + (" without AMX" if slow else "")
     why.append(f"backbone {backbone}: {n:,} images on {where}")
 
     batch = 128 if slow else 256  # the few steps that there is time for count more than the size of a batch

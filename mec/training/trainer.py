@@ -1,6 +1,7 @@
 """The loop: views -> embeddings -> objective -> step -> checkpoint, read from top to bottom."""
 
 import contextlib
+import copy
 import math
 import time
 import warnings
@@ -56,6 +57,7 @@ class Trainer:
         # Only where the device has units for it: elsewhere it is hundreds of times slower.
         automatic = recipe.precision == "auto" and has_bf16_units(fabric.device.type)
         self.bf16 = automatic or recipe.precision == "bf16"
+        self.unseen = fabric.device.type == "cpu"  # whether maps have yet to be looked at, for bf16's sake
         if isinstance(batches, ViewBatches):
             with contextlib.suppress(RuntimeError):  # of a convolution over three dimensions
                 network.to(memory_format=torch.channels_last)
@@ -188,7 +190,9 @@ class Trainer:
         return loss.detach(), online.detach(), target
 
     def embed(self, views: list[Tensor], *, with_target: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Embeddings in float32, by bf16 arithmetic where the recipe and the device allow it."""
+        """Embeddings in float32, by bf16 arithmetic where the recipe, the device and the maps allow it."""
+        if self.bf16 and self.unseen:
+            self.bf16, self.unseen = not has_small_maps(self.network, views), False
         with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bf16):
             online, target = self.wrapped(views, with_target=with_target)
         return online.float(), None if target is None else target.float()
@@ -284,6 +288,18 @@ class Trainer:
 
 def parameters_of(objective: Any) -> list[nn.Parameter]:
     return list(objective.parameters()) if isinstance(objective, nn.Module) else []
+
+
+def has_small_maps(network: Siamese, views: list[Tensor]) -> bool:
+    """Whether a convolution's map is smaller than its stride: there torch's bf16 gradient on CPUs is never written,
+    and holds what the memory held before."""
+    trial, found = copy.deepcopy(network).eval(), []
+    for module in trial.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            module.register_forward_pre_hook(lambda m, x: found.append(min(x[0].shape[2:]) < max(m.stride)))
+    with torch.no_grad():
+        trial([view[:2] for view in views])
+    return any(found)
 
 
 @contextlib.contextmanager

@@ -423,7 +423,7 @@ def test_the_figures_of_the_card_are_those_of_results_jsonl(tmp_path, photograph
             assert float(row["spread"]) == pytest.approx(line["spread"], rel=1e-2)
 
 
-def test_a_card_without_results_says_so_and_has_data_and_terms(finished, tmp_path):
+def test_a_card_without_results_says_so_and_has_data_and_terms(tmp_path):
     run, _ = run_with(tmp_path / "run", "resnet10-tiny", 64)
     text = (export(run, "hub", out=tmp_path / "hub") / "README.md").read_text()
     assert "Nothing was measured" in text
@@ -431,8 +431,23 @@ def test_a_card_without_results_says_so_and_has_data_and_terms(finished, tmp_pat
     assert "please write them here" in text
     head = yaml.safe_load(text.split("---")[1])
     assert head["library_name"] == "timm"
-    with pytest.raises(BadInput, match=r"stem for images under 64 px.*--to timm"):
-        export(finished, "hub")
+
+
+def test_a_stem_that_timm_has_no_name_for_loads_by_the_lines_of_the_card(finished, tmp_path, monkeypatch, capsys):
+    out = export(finished, "hub", out=tmp_path / "hub")
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "README.md"}  # timm would build another stem
+    assert "local-dir" not in capsys.readouterr().out
+    card = (out / "README.md").read_text()
+    assert "hf-hub:" not in card
+    names = {}
+    monkeypatch.chdir(out)
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    encoder, transform = mec.load_encoder(finished)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    assert torch.equal(names["transform"](image), transform(image))
+    with torch.no_grad():
+        assert (names["model"].eval()(transform(image)[None]) - encoder(transform(image)[None])).abs().max() < 1e-5
+    assert mec.load_encoder(out / "model.safetensors")  # and by ourselves
 
 
 def test_nothing_is_pushed_unless_asked_and_a_refusal_is_a_sentence(tmp_path, monkeypatch, capsys):

@@ -32,7 +32,7 @@ def test_every_choice_trains_and_has_a_reason(machine, n, side):
 
 
 def test_small_images_keep_their_size_and_photographs_are_reduced_on_a_cpu():
-    assert auto(images(1000, 32, 32), replace(CPU, bf16=True))[0].views[0].size == 32
+    assert auto(images(1000, 32, 32), replace(CPU, tiles=True))[0].views[0].size == 32
     assert auto(images(1000, 600, 800), CPU)[0].views[0].size == 64
     assert auto(images(1000, 600, 800), GPU)[0].views[0].size == 224
 
@@ -48,7 +48,7 @@ def test_a_short_run_on_a_slow_cpu_has_smaller_views_and_says_why(machine, minut
 
 
 def test_a_cpu_without_bf16_gets_small_batches_a_higher_rate_and_a_cheap_backbone():
-    machines = (CPU, replace(CPU, bf16=True), GPU)
+    machines = (CPU, replace(CPU, tiles=True), GPU)
     slow, fast, gpu = (auto(images(10_000, 32, 32), machine)[0] for machine in machines)
     assert [r.batch_size for r in (slow, fast, gpu)] == [128, 256, 256]
     assert [r.optimizer.base_lr * r.batch_size / 256 for r in (slow, fast, gpu)] == [1.5, 0.5, 0.5]

@@ -118,7 +118,6 @@ def detect(run: str | Path, images: str | Path, options: Finding) -> list[Detect
     root = folder if folder.is_dir() else folder.parent
     if not names:
         raise BadInput(nothing_in(folder))
-    out.parent.mkdir(parents=True, exist_ok=True)
     with only_one(out), console.status(f"objects in {folder}"):
         seen = from_photographs([(name, str(root / name), (0, 0), []) for name in names], info.classes, {})
         seen = with_photographs(seen, str(folder))

@@ -23,8 +23,7 @@ def fewshot(
     """
     if draws < 1:
         raise BadInput(f"--draws is {draws}: at least 1.")
-    train.check_finite()
-    test.check_finite()
+    train.check_finite(test)
     x_test, y = test.unit().numpy(), train.y.numpy()
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:

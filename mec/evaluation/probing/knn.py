@@ -29,8 +29,7 @@ def knn(
     ks = [k] if isinstance(k, int) else list(k)
     if not ks or min(ks) < 1 or not temperature > 0:
         raise BadInput(f"k is {k}, temperature {temperature}: k is at least 1, the temperature above 0.")
-    train.check_finite()
-    test.check_finite()
+    train.check_finite(test)
     ks = [count for count in ks if count <= len(train.x)] or [len(train.x)]
     shown = 20 if 20 in ks else ks[0]  # whose confusion matrix is kept
     similarity, labels = neighbours(train, test.x, k=max(ks), device=device)

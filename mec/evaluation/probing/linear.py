@@ -30,8 +30,7 @@ def linear(
     them. At most `most` training rows are used, a seeded stratified draw.
 
     Raises BadInput: one class only, or features that are not finite."""
-    train.check_finite()
-    test.check_finite()
+    train.check_finite(test)
     x, y = train.x.numpy(), train.y.numpy()
     if len(np.unique(y)) < 2:
         raise BadInput(f"all {len(y)} training images are of one class ({y[0]}): a probe needs at least two.")

@@ -80,7 +80,6 @@ def _computed(appearance: Appearance, waiting: list[tuple[Tensor, Path | None]])
     maps = appearance.maps(appearance.normalised(torch.stack([frame for frame, _ in waiting])))
     for found, (_, kept) in zip(maps, waiting):
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
             with atomic(kept) as part, open(part, "wb") as file:
                 np.save(file, found.cpu().numpy())
         yield found

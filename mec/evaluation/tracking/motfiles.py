@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mec.data.decoding import MOST_PIXELS
 from mec.errors import BadInput
 from mec.evaluation.tracking.objects import Mask
-from mec.runtime.files import read_text, write_text
+from mec.runtime.files import atomic, read_text, write_text
 
 MOST_FRAMES = 1_000_000  # of a sequence: ten hours
 PERSON, IGNORED = 2, 10  # classes of MOTS
@@ -164,8 +164,7 @@ def boxes_of_rows(rows: Iterable[Sequence[float]]) -> Boxes:
 
 def write_boxes(path: Path, boxes: Boxes, truth: bool = False) -> None:
     """As results, or (with flag, class and visibility) as ground truth; numbers are read back as they were."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    with atomic(path) as part, open(part, "w") as file:
         for i in range(len(boxes)):
             box = ",".join(repr(float(v)) for v in boxes.box[i])
             last = f"{boxes.score[i]:g},{boxes.kind[i]},{float(boxes.visibility[i])!r}" if truth else "1,-1,-1,-1"
@@ -217,7 +216,6 @@ def read_masks(path: Path, frames: int | None = None, unique: bool = False, fram
 
 
 def write_masks(path: Path, rows: Iterable[MaskRow]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(f"{r.frame} {r.id} {r.kind} {r.size[0]} {r.size[1]} {r.counts}\n" for r in rows))
 
 

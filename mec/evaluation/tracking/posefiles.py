@@ -140,5 +140,4 @@ def with_tracks(content: Mapping[str, Any], ids: Sequence[Sequence[int]]) -> dic
 
 
 def write_annotations(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content))

@@ -22,7 +22,7 @@ from mec.evaluation.results import Result, labelled
 from mec.evaluation.subject import Subject
 from mec.evaluation.tracking.appearance import CELL, Appearance, appearances
 from mec.evaluation.tracking.video import chosen_names, files_fingerprint, frames_of, speed, with_boxes, write_video
-from mec.runtime.files import missing, read_json
+from mec.runtime.files import missing, read_json, write_text
 from mec.runtime.progress import say
 
 SIDE = 520  # px of a crop
@@ -295,8 +295,7 @@ def measure_sot(subject: Subject, options: Any) -> Iterator[Result]:
 
 def write_otb_boxes(path: Path, boxes: np.ndarray) -> None:
     """A result file: x,y,w,h a line and a frame, the first included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in boxes))
+    write_text(path, "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in boxes))
 
 
 def overlaps(found: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -157,7 +157,6 @@ def write_video(path: Path, frames: Iterable[Image.Image], *, rate: float = 25, 
     first = next(images, None)
     if first is None:
         raise BadInput(f"{path}: no frame to write.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
         if path.suffix == ".gif":
             # A palette for each frame, without dither: what is drawn keeps its colour, and the background is still.
