@@ -54,7 +54,7 @@ def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, m
     assert known["classifier"].classes == ("even", "odd")
     assert known["rows"].shape == known["features"].x.shape
     assert [r.metric for r in known["few"]] == ["top-1", "balanced accuracy"] * 2
-    assert known["linear"][0].value > 80  # of a digit after two epochs; 10 by chance
+    assert known["linear"][0].value > 90  # after two epochs 94.3; 86.5 where the loss has no gradient
     assert known["pixels"][0].value == pytest.approx(
         97.2, abs=0.5
     )  # 20 neighbours of colours as they are, not of grey values
