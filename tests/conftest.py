@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import re
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test runs beside others; read when torch and numba are loaded
@@ -19,9 +21,56 @@ def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: the collector need not look at them again, a twentieth of all time."""
     import torch  # not in the process that hands out the tests: it would wait for it
 
+    read_once()
+    drawn_once()
     torch.set_num_threads(1)  # small matrices; and one number of threads here and in the processes that tests start
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)  # hypothesis has a call at each collection
     gc.enable()
+
+
+def read_once() -> None:
+    """What hundreds of runs do anew and always alike: parse the digits, look for plugins of Lightning's, and write
+    through to the disk, for which nothing but a cut of the power would be a test."""
+    from lightning_fabric import fabric
+    from sklearn.datasets import _base
+
+    read = functools.cache(_base.load_gzip_compressed_csv_data)
+
+    def copied(*place, **options):
+        values, text = read(*place, **options)
+        return values.copy(), text
+
+    _base.load_gzip_compressed_csv_data = copied
+    plugins = functools.cache(fabric._load_external_callbacks)
+    fabric._load_external_callbacks = lambda group: [*plugins(group)]
+    os.fsync = lambda _: None
+
+
+def drawn_once() -> None:
+    """Of confusion matrices of the same classes, with the same odd characters in the title, the first is drawn and the
+    others get its picture: a drawing takes longer than most tests. tests/evaluation/test_accuracy.py draws its own."""
+    from mec.evaluation import results
+
+    class Drawn:
+        def __init__(self, figure):
+            self.figure, self.content = figure, b""
+
+        def savefig(self, path: Path, **options):
+            if not self.content:
+                self.figure.savefig(path, **options)
+                self.content, self.figure = path.read_bytes(), None
+            path.write_bytes(self.content)
+
+    draw, seen = results.confusion_figure, {}
+
+    def once(confusion, title: str) -> Drawn:
+        kind = confusion.classes, re.sub(r"[0-9A-Za-z]+", "", title)
+        if kind not in seen:
+            seen[kind] = Drawn(draw(confusion, title))
+        return seen[kind]
+
+    results.confusion_figure = once
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -76,3 +125,12 @@ def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mec.training.report.FEW_CLASSES", 1)
     monkeypatch.setattr("mec.training.report.MAPPED", 10**9)
     monkeypatch.setattr("mec.training.report.write_report", lambda folders, out: out)
+
+
+@pytest.fixture
+def blank_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions are zeros until weights are loaded: it takes long to draw millions of numbers that none looks at."""
+    import torch
+
+    for name in ("kaiming_normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor.detach().zero_())

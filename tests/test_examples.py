@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from helpers import digit_images
 
 from mec.cli.main import parsed
+from mec.recipes.table import DIGITS, RECIPES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -33,6 +35,8 @@ def test_the_minimal_example_learns_digits_from_python(tmp_path):
 
 @pytest.mark.usefixtures("quick_report")
 def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, monkeypatch, capsys):
+    small = replace(DIGITS, views=tuple(replace(view, size=8) for view in DIGITS.views))
+    monkeypatch.setitem(RECIPES, "digits", small)  # digits as they are, not at 16 px: a quarter of the time
     page = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     statements = [line for line in code.splitlines() if line and not line.startswith("#")]
@@ -50,7 +54,7 @@ def test_the_page_of_python_runs_as_it_stands_with_public_names_only(tmp_path, m
     assert known["classifier"].classes == ("even", "odd")
     assert known["rows"].shape == known["features"].x.shape
     assert [r.metric for r in known["few"]] == ["top-1", "balanced accuracy"] * 2
-    assert known["linear"][0].value > 80  # of a digit after two epochs; 10 by chance
+    assert known["linear"][0].value > 90  # after two epochs 94.3; 86.5 where the loss has no gradient
     assert known["pixels"][0].value == pytest.approx(
         97.2, abs=0.5
     )  # 20 neighbours of colours as they are, not of grey values

@@ -30,7 +30,7 @@ def test_a_folder_becomes_classes_by_the_commands_of_the_page(tmp_path, monkeypa
     for words in typed:
         if words[0] == "pretrain":
             at = words.index("--time-budget")
-            words[at : at + 2] = ["--epochs", "6", "--recipe", "digits"]
+            words[at : at + 2] = ["--epochs", "6", "--recipe", "digits", "--set", "views.size=8"]
         if words[0] == "label":  # a person's part: the page that asks is tested by itself
             asked = [row["path"] for row in rows(Path("picked.csv"))]
             text = "".join(f"{path},{truth[path]}\n" for path in asked)

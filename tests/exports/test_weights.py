@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,11 +31,23 @@ from mec.exports.export import export
 from mec.networks.backbones import build_encoder
 from mec.networks.encoder_file import EncoderInfo, probe, read_info, save_encoder
 
+pytestmark = pytest.mark.usefixtures("blank_networks")
+DRAWN = {name: getattr(nn.init, name) for name in ("kaiming_normal_", "kaiming_uniform_")}
 
-def run_with(folder: Path, backbone: str, size: int, small_stem: bool | None = None) -> tuple[Path, nn.Module]:
+
+def run_with(folder: Path, backbone: str, size: int) -> tuple[Path, nn.Module]:
     """A run folder whose encoder has statistics of its own, as if it had been trained."""
+    encoder, info = trained(backbone, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_encoder(folder / "encoder.safetensors", encoder, info)
+    return folder, encoder
+
+
+@functools.cache
+def trained(backbone: str, size: int) -> tuple[nn.Module, EncoderInfo]:
     torch.manual_seed(0)
-    encoder = build_encoder(backbone, size, small_stem).train()
+    with mock.patch.multiple(nn.init, **DRAWN):
+        encoder = build_encoder(backbone, size).train()
     with torch.no_grad():
         for norm in (m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.weight.uniform_(0.5, 1.5)  # the last of a block starts at 0, and would hide what is before it
@@ -42,13 +56,11 @@ def run_with(folder: Path, backbone: str, size: int, small_stem: bool | None = N
     encoder.eval()
     info = EncoderInfo(
         backbone=backbone, feature_size=encoder.num_features, image_size=size,
-        small_stem=size < 64 if small_stem is None else small_stem, interpolation="bicubic", mean=(0.5,) * 3,
+        small_stem=size < 64, interpolation="bicubic", mean=(0.5,) * 3,
         std=(0.2,) * 3, method="mec-joint", recipe="auto", data="photos", data_fingerprint="", steps=1,
         probe=probe(encoder, size),
     )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    save_encoder(folder / "encoder.safetensors", encoder, info)
-    return folder, encoder
+    return encoder, info
 
 
 def printed_lines(text: str) -> str:

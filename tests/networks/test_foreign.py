@@ -20,6 +20,8 @@ from mec.evaluation.evaluate import evaluate
 from mec.evaluation.subject import resolve
 from mec.networks.backbones import build_encoder
 
+pytestmark = pytest.mark.usefixtures("blank_networks")
+
 
 def known(name: str, size: int, small: bool = False):
     torch.manual_seed(1)

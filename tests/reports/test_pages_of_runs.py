@@ -78,7 +78,9 @@ def test_a_page_is_made_again_with_what_was_measured_since(measured, tmp_path):
         assert (run / entry).exists()
 
 
-def test_without_a_page_none_is_written_and_without_measuring_it_can_be_made(tmp_path):
+def test_without_a_page_none_is_written_and_without_measuring_it_can_be_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("mec.training.report.FEW_CLASSES", 1)
+    monkeypatch.setattr("mec.training.report.MAPPED_TEST", 40)
     run = tiny_run(tmp_path / "run", report=False, evaluate=True)
     assert not (run / "report.html").exists()
     assert (run / "shown.json").exists()

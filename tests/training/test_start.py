@@ -66,7 +66,7 @@ def test_a_run_starts_from_another_and_its_result_is_one_like_any(first, tmp_pat
     assert same(weights(third / "start.safetensors"), weights(run / "encoder.safetensors"))
 
 
-def test_the_closing_table_sets_the_run_against_the_weights_given(first, tmp_path, capsys):
+def test_the_closing_table_sets_the_run_against_the_weights_given(first, tmp_path, capsys, quick_report):
     run = tiny_run(tmp_path / "run", init=first, evaluate=True, quiet=False)
     out = capsys.readouterr().out
     assert "given weights" in out
