@@ -22,10 +22,10 @@ TINY_SERIES = ("network.predictor=[8,16]", "settings.distortion=guaranteed")  # 
 
 
 def tiny_run(out: Path, data="digits", **changes) -> Path:
-    """Six steps in two epochs on 192 digits, on a CPU, in this process, measured by nothing."""
+    """Six steps in two epochs on 96 digits, on a CPU, in this process, measured by nothing."""
     from mec.training.pretrain import pretrain
 
-    options = {"limit": 192, "batch_size": 64, "epochs": 2, "set": TINY, "device": "cpu"} | changes
+    options = {"limit": 96, "batch_size": 32, "epochs": 2, "set": TINY, "device": "cpu"} | changes
     if options.get("method") in ("mec", "mec-exact"):
         options["set"] = [*options["set"], *TINY_SERIES]
     return pretrain(data, out=out, **{"evaluate": False, "quiet": True, **options})

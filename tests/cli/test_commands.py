@@ -243,7 +243,7 @@ def test_the_timing_of_steps_leaves_no_trace_in_the_run(digit_folder, tmp_path, 
     module = importlib.import_module("mec.training.pretrain")
     timed = module.steps_within
     monkeypatch.setattr(module, "steps_within", lambda minutes, trainer: (8, timed(minutes, trainer, seconds=0.1)[1]))
-    options = {"recipe": "digits", "limit": None, "method": method}
+    options = {"recipe": "digits", "limit": None, "batch_size": 64, "method": method}
     plain = tiny_run(tmp_path / "plain", digit_folder, **options)  # eight steps
     budget = tiny_run(tmp_path / "budget", digit_folder, **options, time_budget=100)
     assert identical(weights(budget), weights(plain))

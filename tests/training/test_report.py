@@ -99,7 +99,7 @@ def test_the_row_of_the_untrained_encoder_is_that_of_its_first_weights(tmp_path,
     monkeypatch.setattr("mec.training.report.MAPPED", 10**9)  # no map: it takes seconds
     torch.manual_seed(0)
     encoder = build_encoder("resnet10-fast", 8)
-    digits = open_data("digits", limit=192)
+    digits = open_data("digits", limit=96)
     before = mec.evaluate((encoder.eval(), image_transform(info_of(8))), "knn", digits, k=20)[0].value
     out = tiny_run(tmp_path / "run", data=digits, encoder=encoder, evaluate=True)
     found = [line for line in lines(out / "results.jsonl") if line["metric"] == "top-1"]

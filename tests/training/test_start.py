@@ -75,7 +75,7 @@ def test_the_closing_table_sets_the_run_against_the_weights_given(first, tmp_pat
     told = without_gain([result, replace(result, encoder="mec-joint")], "mec-joint")
     assert "beat those of the weights given" in told
     assert without_gain([result, replace(result, encoder="mec-joint", value=51.0)], "mec-joint") == ""
-    start, given = (mec.evaluate(of, "knn", "digits", limit=192)[0] for of in (f"{run}@untrained", first))
+    start, given = (mec.evaluate(of, "knn", "digits", limit=96)[0] for of in (f"{run}@untrained", first))
     assert start.value == given.value
 
 
