@@ -18,7 +18,7 @@ CONFUSION = "confusion"  # folder beside it
 
 TELLING = (  # settings that are printed beside a figure
     *("labels_per_class", "k", "preset", "labels", "set", "stage", "head", "mode", "epoch", "lr", "part"),
-    *("detections", "motion", "crops"),
+    *("detections", "motion", "crops", "train"),
 )
 
 

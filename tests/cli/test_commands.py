@@ -296,9 +296,10 @@ def test_a_labelled_folder_ends_with_a_table_of_results_beside_raw_pixels(measur
         for protocol, count in (("fewshot", 1), ("fewshot", 5), ("knn", None), ("linear-fast", None))
         for metric in ("top-1", "balanced accuracy")
     }
+    (bank,) = {r["settings"]["train"] for r in results if "train" in r["settings"]}
     assert {path.name for path in (measured / "confusion").iterdir()} == {
         f"{name}-labelled0-{results[0]['split']}.{suffix}"
-        for name in ("knn-k-20", "linear-fast-preset-fast")
+        for name in (f"knn-k-20-train-{bank}", f"linear-fast-preset-fast-train-{bank}")
         for suffix in ("json", "png")
     }
     by_knn = [m for m in lines(measured / "metrics.jsonl") if "knn" in m]

@@ -38,7 +38,7 @@ def knn(
         scores = weighted_votes(similarity[:, :count], labels[:, :count], classes_of(train), temperature)
         best = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :5]
         right = best == test.y[:, None]
-        settings = {"k": count, "temperature": temperature}
+        settings = {"k": count, "temperature": temperature, "train": len(train.x)}
         # In float32, as ever: figures stay what they were to the last bit.
         top_1, top_5 = (100 * right[:, :most].any(1).float().mean().item() for most in (1, 5))
         found = accuracies(
