@@ -21,8 +21,11 @@ def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: the collector need not look at them again, a twentieth of all time."""
     import torch  # not in the process that hands out the tests: it would wait for it
 
+    from mec.training import report
+
     read_once()
     drawn_once()
+    report.PICTURED, report.MAPPED_TEST = 60, 60  # images of a map: it takes longer than the training before it
     torch.set_num_threads(1)  # small matrices; and one number of threads here and in the processes that tests start
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)  # hypothesis has a call at each collection

@@ -3,12 +3,12 @@
 import pytest
 import safetensors.torch
 import torch
+from helpers import tiny_run
 from torch import nn
 
 from mec.networks.backbones import build_encoder
 from mec.runtime.machine import has_bf16_units, this_machine
 from mec.training.trainer import has_small_maps
-from tests.helpers import tiny_run
 
 
 @pytest.mark.parametrize(
