@@ -58,7 +58,8 @@ class Muon(torch.optim.SGD):
     """SGD, but for groups marked `turned`: a step of rate r goes r times a tensor's norm against the matrix [out, rest]
     with all singular values alike that is nearest to the momentum, and the norm stays that of the first step.
 
-    Source: Jordan et al., "Muon" (2024), by timm's Newton-Schulz iteration; steps relative to a kept norm are ours."""
+    Source: Jordan et al., "Muon" (2024), by timm's Newton-Schulz iteration, in bf16 where the device has units for it,
+    whatever the recipe's precision; steps relative to a kept norm are ours."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
