@@ -13,9 +13,8 @@ from torch import nn
 from mec.networks.siamese import build_siamese
 from mec.objectives.methods import METHODS
 from mec.objectives.table import OBJECTIVES, setting_names
-from mec.recipes.published import PUBLISHED
 from mec.recipes.recipe import Recipe
-from mec.recipes.table import RECIPES
+from mec.recipes.table import PUBLISHED, RECIPES
 from mec.training.plan import build_objective
 
 RELATIVES = ("mmcr", "emp-ssl", "simdino", "corinfomax", "matrix-ssl", "frossl", "w-mse")  # recipes as far as stated

@@ -14,8 +14,7 @@ from mec.data.batches import ViewBatches
 from mec.data.opening import open_data
 from mec.objectives.methods import METHODS
 from mec.objectives.table import build
-from mec.recipes.published import BYOL_VIEWS
-from mec.recipes.table import AUTO, DIGITS, RECIPES
+from mec.recipes.table import AUTO, BYOL_VIEWS, DIGITS, RECIPES
 from mec.training import trainer
 from mec.training.plan import adapted
 from mec.training.trainer import captured

@@ -19,9 +19,8 @@ from mec.data.batches import ViewBatches, crops_of
 from mec.data.dataset import Split
 from mec.data.decoding import Picture
 from mec.data.images import InMemory
-from mec.recipes.published import BYOL_VIEWS
 from mec.recipes.recipe import View
-from mec.recipes.table import CIFAR_VIEW, DIGITS_VIEW
+from mec.recipes.table import BYOL_VIEWS, CIFAR_VIEW, DIGITS_VIEW
 from mec.views import augment_cpu
 from mec.views.augment_gpu import BRIGHTNESS, CONTRAST, HUE, SATURATION, Jitter, apply_jitter, gaussian_blur, turn_hue
 from mec.views.views import COLUMNS, Draw, augment, colour_on_gpu, crop_batch, crop_boxes, numbered, uniforms
