@@ -26,6 +26,7 @@ from mec.evaluation.tracking import appearance as appearances
 from mec.evaluation.tracking import sot, vos
 from mec.evaluation.tracking.appearance import Appearance, open_appearance
 from mec.networks.backbones import build_encoder
+from mec.runtime.machine import keep_freed
 
 
 def encoder(name: str) -> nn.Module:
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backbone", default="resnet18")
     asked = parser.parse_args()
+    keep_freed()
     torch.set_num_threads(1)
     ours, theirs = open_appearance(encoder(asked.backbone), 3), plain(asked.backbone)
     if asked.otb:

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mec.errors import BadInput
 from mec.evaluation.cache import state_hash
 from mec.evaluation.subject import PIXELS, Subject, resolve
+from mec.evaluation.tracking.winograd import Winograd
 from mec.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
 from mec.runtime.files import atomic, content_hash
 
@@ -169,18 +170,6 @@ def without_norms(module: Any) -> Any:
     return module
 
 
-class Winograd(nn.Conv2d):
-    """A convolution of 3 x 3 by NNPACK, which multiplies a fifth as often and takes a third of the time of torch's own
-    on a CPU; values move by some 1e-5 of the largest. Others, and those elsewhere, are torch's."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
-        fits = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and x.device.type == "cpu"
-        if not fits or not torch.backends.nnpack.is_available():  # to ask is to start it
-            return super().forward(x)
-        return torch._nnpack_spatial_convolution(x.contiguous(), self.weight, self.bias, self.padding)  # type: ignore[arg-type]
-
-
 class Reduced(nn.Module):
     """A convolutional network on frames reduced by a whole factor, by area; cells at the border cover what is there."""
 
@@ -191,7 +180,7 @@ class Reduced(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         if self.factor > 1:
             frames = F.avg_pool2d(frames, self.factor, ceil_mode=True, count_include_pad=False)
-        # On a CPU one by one: of several images at once NNPACK takes a slow way, and caches hold one.
+        # On a CPU one by one: caches hold one.
         return torch.cat([self.body(some) for some in frames.split(1 if frames.device.type == "cpu" else len(frames))])
 
 

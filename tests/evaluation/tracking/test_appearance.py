@@ -11,7 +11,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from mec.errors import BadInput
 from mec.evaluation.subject import resolve
-from mec.evaluation.tracking.appearance import Reduced, Winograd, appearances, feature_maps, open_appearance
+from mec.evaluation.tracking import winograd
+from mec.evaluation.tracking.appearance import Reduced, appearances, feature_maps, open_appearance
+from mec.evaluation.tracking.winograd import Winograd
 from mec.networks.backbones import build_encoder
 
 
@@ -179,11 +181,10 @@ def test_norms_become_part_of_the_convolutions_and_maps_stay(name):
     assert (found - expected).abs().max() < 5e-6 * expected.abs().max()
 
 
-@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="this torch has no NNPACK")
-def test_convolutions_of_3_by_3_are_nnpacks_and_others_torchs(monkeypatch):
+def test_convolutions_of_3_by_3_go_by_tiles_and_others_are_torchs(monkeypatch):
     asked = []
-    real = torch._nnpack_spatial_convolution
-    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", lambda *given: asked.append(0) or real(*given))
+    real = winograd.sum_tiles
+    monkeypatch.setattr(winograd, "sum_tiles", lambda *given: asked.append(0) or real(*given))
     kinds = [{}, {"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"padding": "same"}]
     kinds += [{"kernel_size": 5}, {"kernel_size": 1}, {"padding_mode": "reflect"}, {"bias": False}]
     for kind in kinds:
@@ -198,6 +199,21 @@ def test_convolutions_of_3_by_3_are_nnpacks_and_others_torchs(monkeypatch):
             found, expected = quick(images), plain.double()(images.double())
         assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
         assert len(asked) - before == (kind in ({}, {"bias": False})), kind
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (5, 8), (6, 12), (7, 13), (65, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_tiles_cover_maps_of_any_size_and_every_image(sides, layout):
+    torch.manual_seed(0)
+    plain, images = nn.Conv2d(19, 37, 3, padding=1), torch.randn(3, 19, *sides).to(memory_format=layout)
+    quick = Winograd(19, 37, 3, padding=1)
+    quick.load_state_dict(plain.state_dict())
+    found, expected = quick(images), plain.double()(images.double())
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 5e-5 * expected.abs().max()
+    assert quick(images.double().float()).equal(found)
+    assert not quick.to(torch.float64)(images.double()).sub(expected).any()  # torch's own, exactly
 
 
 def test_images_go_through_the_network_one_by_one_on_a_cpu():
