@@ -26,7 +26,9 @@ class Command:
 
     def run(self) -> Any:
         import mec
+        from mec.runtime.machine import keep_freed
 
+        keep_freed()
         kind = type(self)
         flags = flags_of(self, kind.__bases__[0])
         own = [getattr(self, name) for name in field_names(self) if name not in flags]

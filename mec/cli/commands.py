@@ -55,9 +55,6 @@ sees the statistics of 64 images.
 
     def run(self) -> None:
         check_data(self.data, None if self.download else self.data_root)
-        from mec.runtime.machine import keep_freed
-
-        keep_freed()
         super().run()
 
 
@@ -313,9 +310,6 @@ The folder gets a run a trial, compare.json, pace.json, results.jsonl and compar
 
     def run(self) -> None:
         check_data(self.data, self.data_root)
-        from mec.runtime.machine import keep_freed
-
-        keep_freed()
         super().run()
 
 

@@ -26,12 +26,11 @@ class Machine:
     accelerator: str  # "cpu" or "cuda"
     memory_gib: float  # of one accelerator, or of the machine
     cores: int
-    tiles: bool = False  # a CPU whose units multiply matrices of bf16 at once (AMX)
 
 
 def this_machine(accelerator: str) -> Machine:
     memory = torch.cuda.get_device_properties(0).total_memory if accelerator == "cuda" else memory_bytes()
-    return Machine(accelerator, memory / 2**30, cores(), has_bf16_units(accelerator, "amx_bf16"))
+    return Machine(accelerator, memory / 2**30, cores())
 
 
 def cores() -> int:
@@ -67,12 +66,12 @@ def limits(name: str) -> Iterator[list[str]]:
                     yield (CGROUPS / group / name).read_text().split()
 
 
-def has_bf16_units(accelerator: str, *kinds: str) -> bool:
-    """Whether bf16 is faster than fp32 here, and not emulated; on a CPU by units of these kinds, else of any."""
+def has_bf16_units(accelerator: str) -> bool:
+    """Whether bf16 is faster than fp32 here, and not emulated."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(kind) for kind in kinds or ("amx_bf16", "avx512_bf16"))
+    return any(capabilities.get(kind) for kind in ("amx_bf16", "avx512_bf16"))
 
 
 def cpu_name() -> str:

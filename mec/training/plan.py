@@ -117,10 +117,9 @@ def auto(
     asked: the backbone that will take the place of the chosen one; views fit its patches, a transformer has AdamW."""
     n, short = len(data.train), min(data.typical_size)
     gpu = machine.accelerator == "cuda"
-    slow = not gpu and not machine.tiles  # without, a step of a CPU takes some times as long, docs/log.md
     why = []
 
-    hurried = slow and (minutes is None or minutes <= SHORT)
+    hurried = not gpu and (minutes is None or minutes <= SHORT)
     if short <= 40:
         size = 16 if short <= 20 else 24 if hurried and short > 24 else 32
     elif gpu:
@@ -140,11 +139,11 @@ def auto(
     if gpu:
         backbone = "resnet18" if size <= 64 or n < 50_000 else "resnet50"
     else:
-        backbone = "resnet10-fast" if slow and size < SMALL_STEM_BELOW else "resnet10-tiny"
-    where = "a GPU" if gpu else f"{machine.cores} CPU cores" + (" without AMX" if slow else "")
+        backbone = "resnet10-fast" if size < SMALL_STEM_BELOW else "resnet10-tiny"
+    where = "a GPU" if gpu else f"{machine.cores} CPU cores"
     why.append(f"backbone {backbone}: {n:,} images on {where}")
 
-    batch = 128 if slow else 256  # the few steps that there is time for count more than the size of a batch
+    batch = 256 if gpu else 128  # the few steps that there is time for count more than the size of a batch
     while batch > 16 and n < 4 * batch:
         batch //= 2
     batch = min(batch, max(2, n))
@@ -170,8 +169,8 @@ def auto(
         sigma = (0.1, 2.0 * size / 224)
         view = replace(view, interpolation="bicubic", saturation=0.2, blur=0.5, blur_sigma=sigma)
     # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10; Muon as many again, docs/log.md.
-    optimizer = replace(AUTO.optimizer, base_lr=3.0, name="muon") if slow else AUTO.optimizer
-    why += ["kernels turn by orthogonal steps (Muon): more in as many steps"] * (slow and not patch)
+    optimizer = AUTO.optimizer if gpu else replace(AUTO.optimizer, base_lr=3.0, name="muon")
+    why += ["kernels turn by orthogonal steps (Muon): more in as many steps"] * (not gpu and not patch)
     recipe = replace(
         AUTO, views=(view,), network=replace(AUTO.network, backbone=backbone), batch_size=batch, epochs=epochs,
         micro_batch_size=micro if micro < batch else None, optimizer=SMALL_VIT.optimizer if patch else optimizer,

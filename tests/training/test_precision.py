@@ -7,23 +7,22 @@ from helpers import tiny_run
 from torch import nn
 
 from mec.networks.backbones import build_encoder
-from mec.runtime.machine import has_bf16_units, this_machine
+from mec.runtime.machine import has_bf16_units
 from mec.training.trainer import has_small_maps
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "units", "tiles"),
+    ("capabilities", "units"),
     [
-        ({"avx512_bf16": True, "amx_bf16": False}, True, False),  # AMD since Zen 4
-        ({"avx512_bf16": True, "amx_bf16": True}, True, True),  # Intel since Sapphire Rapids
-        ({"avx2": True, "avx512_f": True}, False, False),
-        ({}, False, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),  # AMD since Zen 4
+        ({"avx512_bf16": True, "amx_bf16": True}, True),  # Intel since Sapphire Rapids
+        ({"avx2": True, "avx512_f": True}, False),
+        ({}, False),
     ],
 )
-def test_units_of_vectors_are_enough_for_bf16_and_only_tiles_make_a_cpu_quick(capabilities, units, tiles, monkeypatch):
+def test_units_of_vectors_are_enough_for_bf16(capabilities, units, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert has_bf16_units("cpu") is units
-    assert this_machine("cpu").tiles is tiles
 
 
 class OfViews(nn.Sequential):
