@@ -27,6 +27,7 @@ from mec.data.listing import cache_file, pack_names, suffix_words, unpack_names
 from mec.data.values import Scale
 from mec.errors import MALFORMED, BadInput
 from mec.runtime.files import read_json, sha256, write_json
+from mec.runtime.paths import is_url
 
 INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
 FORMAT, FORMAT_OF_PARTS = "mec-pack-1", "mec-pack-2"  # the second: held-out parts have names of their own
@@ -110,10 +111,6 @@ class Shards(Images):
 def is_packed(name: str) -> bool:
     """Whether packed images are named: a folder with an index, a tar, a pattern of tars, or a URL of these."""
     return is_url(name) or (name.endswith(".tar") and not os.path.isdir(name)) or (Path(name) / INDEX).is_file()
-
-
-def is_url(name: str) -> bool:
-    return re.match(r"https?://", name) is not None
 
 
 def open_packed(name: str, root: str | Path | None = None) -> Packed:

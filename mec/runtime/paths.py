@@ -67,6 +67,14 @@ def is_path(word: str) -> bool:
     return os.sep in word or "/" in word or word.startswith(".") or word.endswith(FILES)
 
 
+def is_url(word: str) -> bool:
+    """Whether a word names a place elsewhere (https://, s3://, hf://, ...).
+
+    >>> is_url("s3://bucket/packed"), is_url("C:/photos")
+    (True, False)"""
+    return re.match(r"[A-Za-z][\w+.-]+://", word) is not None
+
+
 def check_run(run: Any) -> None:
     """Raise FileNotFoundError where a run, or a file of weights, is named and not there; other names pass."""
     word = str(run)
@@ -90,7 +98,7 @@ def check_data(data: Any, root: Any = None, *, names: bool = True) -> None:
     names: a word without separators may be the name of a data set."""
     if isinstance(data, (str, Path)) and (is_path(str(data)) or not names) and not os.path.exists(data):
         word = str(data)
-        if re.search(r"[*?\[{]|^https?://", word) is None:
+        if not is_url(word) and re.search(r"[*?\[{]", word) is None:
             parent = Path(word).absolute().parent
             beside = sorted(p.name for p in parent.iterdir() if p.is_dir())[:5] if parent.is_dir() else []
             near = f" Beside it: {', '.join(beside)}." if beside else ""

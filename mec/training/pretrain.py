@@ -15,7 +15,6 @@ from mec.data.batches import IterableBatches, ViewBatches
 from mec.data.dataset import Data
 from mec.data.decoding import Skipped, quiet, why_unreadable
 from mec.data.opening import open_data
-from mec.data.shards import is_url
 from mec.errors import BadInput, Diverged, TrainingStopped
 from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size, freeze_patches
 from mec.networks.encoder_file import EncoderInfo, save_encoder
@@ -28,7 +27,7 @@ from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_run
-from mec.runtime.paths import START
+from mec.runtime.paths import START, is_url
 from mec.runtime.progress import Console
 from mec.runtime.records import write_records
 from mec.training.health import FEW_STEPS

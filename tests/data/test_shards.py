@@ -17,6 +17,7 @@ import torch
 from helpers import crashed_run, identical, labelled_folder, lines, noise_image, tiny_run, weights, write_images
 from PIL import Image
 
+from mec.data import fetching
 from mec.data.batches import ViewBatches
 from mec.data.decoding import read_image
 from mec.data.images import InMemory
@@ -264,6 +265,7 @@ def test_what_was_cut_off_on_the_way_is_not_kept(photos, tmp_path, server, monke
     url, _ = server
     packed(photos, tmp_path / "out")
     ends = iter([5000, 0])
+    monkeypatch.setattr(fetching, "TRIES", 1)
     monkeypatch.setattr(http.client.HTTPResponse, "read1", lambda answer, _: answer.read(next(ends)))
     with pytest.raises(
         BadInput, match=r"train-000000.tar: cannot be fetched \(5,000 of [\d,]+ bytes came\). Try again"
