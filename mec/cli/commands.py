@@ -321,6 +321,7 @@ class Pack(Packing, Command):
   mec pretrain packed/                           reads them; so do a quoted pattern and a URL:
   mec pretrain 'packed/train-{000000..000007}.tar'
   mec pretrain https://example.org/packed/       fetched once, to --data-root DIR or the cache, checksums compared
+  mec pretrain s3://bucket/packed/               the same of S3 (pip install 'mec-ssl[s3]'), gs://, hf://
 
 The tars have the webdataset layout: KEY.jpg, and KEY.cls where there are labels. Each image was decoded before it was
 packed; those that cannot be read are listed in quarantine.jsonl."""

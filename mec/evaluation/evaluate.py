@@ -15,7 +15,7 @@ from mec.data.sources import open_images
 from mec.errors import BadInput, home, nearest
 from mec.evaluation.features import Features, extract
 from mec.evaluation.pictures import draw_steps
-from mec.evaluation.protocol import OnFeatures, OnImages, Protocol
+from mec.evaluation.protocol import OnFeatures, Protocol
 from mec.evaluation.protocols import PROTOCOLS, protocol_list
 from mec.evaluation.results import CONFUSION, RESULTS, Result, labelled, record
 from mec.evaluation.subject import resolve
@@ -114,9 +114,9 @@ def _of_encoder(run: Encoder, protocol: Protocol, say: Callable[[str], None]) ->
         subject.kept = kept
         for words in subject.told:
             say(words)
-        alone = not isinstance(protocol, OnImages)
+        alone = not protocol.shared
         if alone and subject.ranks.size > 1:
-            say(f"Videos are followed by one process: the other {subject.ranks.size - 1} have nothing to do.")
+            say(f"One process measures this: the other {subject.ranks.size - 1} have nothing to do.")
             subject.ranks = ALONE if subject.ranks.rank == 0 else subject.ranks
         for number, found in enumerate(() if alone and subject.ranks.rank else protocol.measure(subject)):
             if subject.ranks.rank:  # the first process tells and keeps it

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Protocol(ABC):
     """What every protocol takes."""
+
+    shared: ClassVar[bool] = False  # whether `measure` shares its work among the subject's ranks; else one measures
 
     device: Device = "auto"
     """Where the encoder runs."""
@@ -57,6 +59,7 @@ class Protocol(ABC):
 class OnImages(Protocol):
     """What protocols take that read single images."""
 
+    shared: ClassVar[bool] = True
     image_size: Annotated[Number, FROM_1] = None
     """Side of the images the encoder gets, px. Default: the size it was trained on, where that is known; else 224."""
     workers: Annotated[int, FROM_0] = 0

@@ -9,10 +9,10 @@ one process.
 import atexit
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 
 from mec.errors import BadInput
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,15 @@ class Ranks:
         line = torch.frombuffer(bytearray(json.dumps(value).encode() + b"\n"), dtype=torch.uint8)
         found = bytes(self.gather(line.to(_device())).cpu().numpy())
         return [json.loads(line) for line in found.splitlines()]
+
+    def dealt(self, items: Sequence[T]) -> Sequence[T]:
+        """Those of the items that are this rank's, dealt out in turn."""
+        return items[self.rank :: self.size]
+
+    def collected(self, found: list[Any]) -> list[Any]:
+        """What the ranks found of what they were `dealt`, in the items' order, as JSON carries it; the same on all."""
+        given = self.values(found)
+        return [given[i % self.size][i // self.size] for i in range(sum(map(len, given)))]
 
     def wait(self) -> None:
         if self.size > 1:

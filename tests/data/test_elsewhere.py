@@ -88,18 +88,7 @@ def test_a_shard_that_changed_in_the_bucket_is_refused(packed, store):
 
 @pytest.mark.slow
 def test_training_from_a_bucket_killed_three_times_is_training_from_a_folder_left_alone(packed, tmp_path):
-    words = [
-        "-m",
-        "mec",
-        "pretrain",
-        "--epochs",
-        "30",
-        "--batch-size",
-        "16",
-        "--set",
-        "views.size=8",
-        "precision=fp32",
-    ]
+    words = ["-m", "mec", "pretrain", "--epochs", "30", "--batch-size", "16", "--set", "views.size=8", "precision=fp32"]
     words += ["network.projector=[32,16]", "--save-minutes", "0.001", "--no-evaluate", "--resume"]
     done = command(*words[:3], str(packed), *words[3:], "--out", tmp_path / "left")
     assert done.returncode == 0, done.stderr

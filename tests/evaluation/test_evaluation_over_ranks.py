@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from helpers import command, environment, lines, small_subject, write_images
 from torch import nn
 from torchvision.transforms import v2
 from transfer_layouts import LAYOUTS
+from videos import squares
 
 from mec.cli.main import main
 from mec.data.dataset import Split
@@ -31,10 +33,10 @@ from mec.evaluation.features import Extraction, extract
 from mec.evaluation.probing.protocols import Knn
 from mec.evaluation.protocol import Protocol
 from mec.evaluation.results import Result
+from mec.evaluation.tracking.protocols import Vos
 from mec.evaluation.transfer.protocols import Transfer
 from mec.evaluation.transfer.sweeps import Finetuning, transfer
 from mec.networks.backbones import build_encoder
-from mec.runtime import distributed
 from mec.runtime.checkpoints import Checkpoints
 from mec.runtime.distributed import current, synchronise_batch_norm
 
@@ -242,17 +244,50 @@ class Videos(Protocol):
         return [Result("videos", "how many", 1.0)]
 
 
-def measured(folder: Path, protocol: Protocol) -> tuple[list[float], int]:
-    said: list[str] = []
-    distributed._shared.append(current())
-    found = [result.value for result in results_of("pixels", protocol, said.append)]
-    return found, sum("one process" in words for words in said)
+def measured(protocol: Protocol) -> tuple[list[float], int]:
+    found, said = ranks.measured(protocol)
+    return found, sum("One process" in words for words in said)
 
 
-def test_the_first_process_alone_follows_videos_and_writes(tmp_path):
-    first, second = ranks.run(measured, 2, tmp_path, Videos(out=tmp_path))
+def test_the_first_process_alone_measures_by_protocols_that_know_nothing_of_ranks(tmp_path):
+    first, second = ranks.run(measured, 2, Videos(out=tmp_path))
     assert (first, second) == (([1.0], 1), ([], 1))  # what another says is not shown
     assert len(lines(tmp_path / "results.jsonl")) == 1
+
+
+def copied(sequence: Path, name: str) -> None:
+    shutil.copytree(sequence, sequence.with_name(name))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Three videos with masks."""
+    root = tmp_path_factory.mktemp("clips")
+    squares(root / "davis", frames=4)
+    for name in ("b", "c"):
+        for kind in ("JPEGImages", "Annotations"):
+            copied(root / "davis" / kind / "480p" / "squares", name)
+    (root / "davis/ImageSets/2017/val.txt").write_text("squares\nb\nc\n")
+    return root
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "results.jsonl"
+    }
+
+
+@pytest.mark.parametrize("size", [2, 5])  # of five, two have no sequence
+def test_sequences_of_masks_are_shared_and_each_is_that_of_one_process(clips, tmp_path, size):
+    kind = Vos(data_root=clips / "davis")
+    expected, _ = measured(replace(kind, out=tmp_path / "one"))
+    found = ranks.run(measured, size, replace(kind, out=tmp_path / "more"))
+    assert found == [(expected, 0)] + [([], 0)] * (size - 1)
+    assert len(expected) > 2
+    assert files_below(tmp_path / "more") == files_below(tmp_path / "one")
+    assert len(lines(tmp_path / "more/results.jsonl")) == len(expected)
 
 
 def test_a_measurement_inside_another_group_does_not_wait_for_it(tmp_path):

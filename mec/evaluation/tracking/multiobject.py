@@ -88,21 +88,22 @@ def _tracked(bench: Benchmark, maps: Sequence[Appearance], subject: Subject) -> 
     options = bench.options
     given = re.sub(r"[^\w.-]+", "-", bench.detections).strip("-")  # a name, or a folder's path
     out = subject.folder / bench.task / f"{options.split}-{given}"
-    for name in bench.names:
+    for name in subject.ranks.dealt(bench.names):
         bench.write(out / "still", name, bench.still(name))
     yield from _results(bench, subject, out / "still", {"head": "still"}, {})
     for appearance in maps:
         motion = "motion" if options.motion else "womotion"
         folder = out / f"stage{appearance.stage}-{motion}-{options.mode}"
-        times = {}
-        for name in bench.names:
+        own = []
+        for name in subject.ranks.dealt(bench.names):
             began = time.perf_counter()
             tracks = bench.track(appearance, name)
-            times[name] = {"frames": bench.lengths[name], "seconds": time.perf_counter() - began}
+            own.append({"frames": bench.lengths[name], "seconds": time.perf_counter() - began})
             bench.write(folder, name, tracks)
             if options.video is not None:
                 images, rate = bench.pictures(name, tracks)
                 write_video(folder / f"{name}.{options.video}", images, rate=rate)
+        times = dict(zip(bench.names, subject.ranks.collected(own)))
         settings = {"stage": appearance.stage, "motion": options.motion, "mode": options.mode}
         total, seconds = (sum(each[key] for each in times.values()) for key in ("frames", "seconds"))
         say(speed(f"{bench.task} stage {appearance.stage}", int(total), seconds) + subject.where(folder))
@@ -112,7 +113,10 @@ def _tracked(bench: Benchmark, maps: Sequence[Appearance], subject: Subject) -> 
 def _results(
     bench: Benchmark, subject: Subject, folder: Path, settings: dict[str, Any], times: dict[str, Any]
 ) -> list[Result]:
-    """scores.json, and the results over all sequences."""
+    """scores.json, and the results over all sequences; of several processes the first has them."""
+    subject.ranks.wait()  # all files are there
+    if subject.ranks.rank:
+        return []
     scores = bench.scores(folder)
     write_json(folder / "scores.json", {"scores": scores, "seconds": times})
     if not scores:

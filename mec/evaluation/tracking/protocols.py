@@ -31,6 +31,7 @@ class Tracking(Protocol):
     `measure` reads and checks the data when it is called; what takes long comes with the results."""
 
     mark: ClassVar[str]  # what tells the benchmark's folder
+    shared: ClassVar[bool] = True  # by sequences
 
     data_root: Place
     """Folder of the benchmark, in its published layout."""
@@ -135,6 +136,7 @@ BENCHMARKS: dict[str, type[Tracking]] = {"sot": Sot, "vos": Vos, "mot": Mot, "mo
 class Videos(Protocol):
     """All of sot, vos, mot, mots and posetrack whose data is there, each with its only detections."""
 
+    shared: ClassVar[bool] = True
     data_root: Place
     """A folder with a benchmark's folders in it, each in its published layout; or one of these."""
     stage: Stages = "both"

@@ -276,17 +276,18 @@ def measure_sot(subject: Subject, options: Any) -> Iterator[Result]:
         for appearance in maps:
             for head in HEADS if options.head == "both" else (options.head,):
                 began = time.perf_counter()
-                found = track_targets(appearance, videos, head, mode=mode, batch_size=options.batch_size)
-                seconds = time.perf_counter() - began
+                own = [*subject.ranks.dealt(videos)]
+                boxes_of = track_targets(appearance, own, head, mode=mode, batch_size=options.batch_size) if own else []
                 settings = {"stage": appearance.stage, "head": head, "mode": mode}
                 folder = subject.folder / "sot" / f"stage{appearance.stage}-{head}-{mode}"
-                for boxes, each in zip(found, videos):
+                for boxes, each in zip(boxes_of, own):
                     write_otb_boxes(folder / f"{each.name}.txt", boxes)
                     if video is not None:
                         both = zip(frames_of(each.frames), np.stack([each.boxes, boxes], 1) - [1, 1, 0, 0])
                         drawn = (with_boxes(frame, pair, (0, 1)) for frame, pair in both)  # the true one is number 0
                         write_video(folder / f"{each.name}.{video}", drawn)
-                frames = sum(len(each.frames) for each in videos)
+                found = [np.array(boxes) for boxes in subject.ranks.collected([boxes.tolist() for boxes in boxes_of])]
+                seconds, frames = time.perf_counter() - began, sum(len(each.frames) for each in videos)
                 say(speed(f"sot stage {appearance.stage}, {head}", frames, seconds) + subject.where(folder))
                 yield from labelled(sot_scores(found, videos, settings), **where)
 

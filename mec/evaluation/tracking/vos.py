@@ -205,17 +205,18 @@ def measure_vos(subject: Subject, options: Any) -> Iterator[Result]:
         yield from labelled(vos_scores(stayed, {"head": "still"}), **where)
         for appearance in maps:
             folder = subject.folder / "vos" / f"stage{appearance.stage}"
-            scores, seconds = [], 0.0
-            for each, ids in zip(videos, firsts):
+            own, seconds = [], 0.0
+            for each, ids in subject.ranks.dealt([*zip(videos, firsts)]):
                 began = time.perf_counter()
                 found = [*segment(appearance, frames_of(each.frames), ids, **how)]
                 seconds += time.perf_counter() - began
                 write_masks(folder, each, found)
-                scores.append(davis_score(found, each, int(ids.max())))
+                own.append(davis_score(found, each, int(ids.max())).tolist())
                 if video is not None:
                     drawn = (with_masks(frame, ids) for frame, ids in zip(frames_of(each.frames), found))
                     write_video(folder / f"{each.name}.{video}", drawn)
-            frames = sum(len(each.frames) for each in videos)
+            scores = [np.array(of_one) for of_one in subject.ranks.collected(own)]
+            seconds, frames = max(subject.ranks.values(seconds)), sum(len(each.frames) for each in videos)
             say(speed(f"vos stage {appearance.stage}", frames, seconds) + subject.where(folder))
             yield from labelled(vos_scores(scores, {"stage": appearance.stage}), **where)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 from helpers import as_stored, small_subject, stored_in
 from PIL import Image
 
@@ -22,7 +24,7 @@ from mec.evaluation.tracking.mot import FIRST_ID, MotBenchmark, MotsBenchmark, b
 from mec.evaluation.tracking.motfiles import MaskRow
 from mec.evaluation.tracking.objects import pose_mask
 from mec.evaluation.tracking.posetrack import NOT_TRACKED, PoseTrackBenchmark
-from mec.evaluation.tracking.protocols import Association, benchmarks_in
+from mec.evaluation.tracking.protocols import Association, Mot, benchmarks_in
 
 FRAMES, HEIGHT, WIDTH = 9, 160, 256
 COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230))
@@ -140,6 +142,29 @@ def test_colours_keep_people_apart_who_cross(made, tmp_path, task, kind, split, 
     assert json.loads(settings) == {
         "stage": 0, "motion": motion, "mode": "clean", "detections": "det" if task == "mot" else "made", "sequences": 1,
     }  # fmt: skip
+
+
+def test_sequences_are_shared_among_ranks_and_each_is_that_of_one(made, tmp_path):
+    root = copied(made, tmp_path / "data") / "mot"
+    for number in (2, 3):
+        folder = root / f"images/train/MOT16-0{number}"
+        shutil.copytree(root / "images/train/MOT16-01", folder)
+        keys = (folder / "seqinfo.ini").read_text()
+        (folder / "seqinfo.ini").write_text(keys.replace("MOT16-01", f"MOT16-0{number}"))
+    kind = Mot(data_root=root, split="train")
+    expected, _ = ranks.measured(replace(kind, out=tmp_path / "one"))
+    (found, _), (none, _) = ranks.run(ranks.measured, 2, replace(kind, out=tmp_path / "two"))
+    assert (found, none) == (expected, [])
+    texts = [
+        {p.relative_to(out): p.read_text() for p in out.rglob("*.txt")} for out in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 6  # three that never move, too
+    scores = [
+        json.loads(next(out.rglob("stage*/scores.json")).read_text()) for out in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert scores[0]["scores"] == scores[1]["scores"]
+    assert scores[1]["seconds"].keys() == {"MOT16-01", "MOT16-02", "MOT16-03"}
 
 
 @pytest.mark.parametrize(("task", "kind", "split"), TASKS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from helpers import as_stored, lines, stored_in
 from PIL import Image
@@ -18,6 +20,7 @@ from mec.errors import BadInput
 from mec.evaluation.evaluate import evaluate
 from mec.evaluation.tracking import sot
 from mec.evaluation.tracking.appearance import open_appearance
+from mec.evaluation.tracking.protocols import Sot
 from mec.evaluation.tracking.sot import (
     CELLS,
     BoxVideo,
@@ -211,6 +214,20 @@ def test_videos_that_go_in_step_give_what_each_gives_alone(tmp_path):
     for video, boxes in zip(videos, together):
         assert len(boxes) == len(video.frames)
         np.testing.assert_allclose(boxes, track_targets(appearance, [video], "dcf")[0], rtol=1e-4)
+
+
+def test_videos_are_shared_among_ranks_and_each_is_that_of_one(tmp_path):
+    for name, step in (("A", (5, 3)), ("B", (-4, 2)), ("C", (0, 4))):
+        moving_square(tmp_path / "data", name, frames=3, step=step)
+    kind = Sot(data_root=tmp_path / "data", stage="3")
+    expected, _ = ranks.measured(replace(kind, out=tmp_path / "one"))
+    (found, _), (none, _) = ranks.run(ranks.measured, 2, replace(kind, out=tmp_path / "two"))
+    assert (found, none) == (expected, [])
+    texts = [
+        {p.relative_to(out): p.read_text() for p in out.rglob("*.txt")} for out in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 6  # of both heads
 
 
 def test_the_perfect_tracker_scores_20_of_21_and_invalid_rows_fail_at_every_threshold():
