@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import reference
 import torch
 from helpers import environment
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from mec.data.opening import open_data
 from mec.objectives.methods import METHODS
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import chebyshev
 import pictures
 import race
+import scale
 import search
 import small
 import stability
@@ -187,3 +190,20 @@ def test_the_stand_in_for_unitrack_gives_what_ours_gives(monkeypatch):
         head.start(first)
     found, beside = (head.responses(search) for head in heads)
     torch.testing.assert_close(found, beside, rtol=1e-4, atol=1e-4)
+
+
+def products_counted(form: str, m: int, d: int) -> int:
+    """Operations of products of matrices in a step of this rank, as torch counts them."""
+    work = scale.step(form, m, d)
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("sizes", [(64, 256), (128, 128), (512, 64)])
+@pytest.mark.parametrize("form", scale.FORMS)
+def test_the_products_of_a_step_are_as_many_as_torch_counts(form, sizes):
+    assert products_counted(form, *sizes) == scale.cost(form, *sizes, 1)[1].product
+    for size in (2, 4):
+        expected = scale.cost(form, *sizes, size)[1].product
+        assert ranks.run(products_counted, size, form, *sizes) == [expected] * size
