@@ -83,8 +83,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         line = torch.frombuffer(bytearray(json.dumps(value).encode() + b"\n"), dtype=torch.uint8)
-        found = bytes(self.gather(line.to(_device())).cpu().numpy())
-        return [json.loads(line) for line in found.splitlines()]
+        return [json.loads(line) for line in bytes(self.gather(line.to(_device())).cpu().numpy()).splitlines()]
 
     def wait(self) -> None:
         if self.size > 1:
