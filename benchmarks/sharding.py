@@ -150,6 +150,5 @@ if __name__ == "__main__":
             print(f"{name}: losses apart by {apart:.1e}, {found[0]['seconds']:.2f} s a step")
             for number, each in enumerate(found):
                 kinds = ", ".join(f"{kind} {size:.1f}" for kind, size in each["held"].items())
-                print(
-                    f"  rank {number}: MiB held: {kinds}; at most in a step {each['peak']:.0f}, to save {each['saving']:.0f}"
-                )
+                most = f"at most in a step {each['peak']:.0f}, to save {each['saving']:.0f}"
+                print(f"  rank {number}, MiB: {kinds}; {most}")
