@@ -1,4 +1,4 @@
-"""The file that calls torch.distributed (with sharding.py): what ranks exchange, with the gradient that makes W ranks equal one.
+"""All calls of torch.distributed but those of sharding.py: what ranks exchange, with the gradient that makes W one.
 
 Convention: every rank holds the same global loss; the backward of a gather or a sum, and of a kernel that splits its
 work (mec/objectives/coding.py), adds up what all ranks ask of it; the gradients of the ranks are then averaged (by DDP,
