@@ -67,12 +67,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "encoder.safetensors")
 
 
-def untrained_encoder(backbone: str) -> dict[str, torch.Tensor]:
-    """The parameters that a run of seed 0 with 8-px views starts from."""
+def untrained_encoder(backbone: str, size: int = 8) -> dict[str, torch.Tensor]:
+    """The parameters that a run of seed 0 with views of 8 px, or another size, starts from."""
     from mec.networks.backbones import build_encoder
 
     torch.manual_seed(0)
-    return dict(build_encoder(backbone, 8).named_parameters())
+    return dict(build_encoder(backbone, size).named_parameters())
 
 
 def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -206,10 +206,7 @@ def random(rows: Rows, count: int, known: np.ndarray, seed: int) -> np.ndarray:
 
 
 WAYS: dict[str, Callable[[Rows, int, np.ndarray, int], np.ndarray]] = {
-    "coding": coding_of_others,
-    "coding-chosen": coding_of_chosen,
-    "typical": typical,
-    "farthest": farthest,
+    "coding": coding_of_others, "coding-chosen": coding_of_chosen, "typical": typical, "farthest": farthest,
     "random": random,
-}
+}  # fmt: skip
 FEW = 50  # labels in all, up to which auto is typical; above it is coding

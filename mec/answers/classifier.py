@@ -103,7 +103,6 @@ def load_classifier(folder: str | Path) -> Classifier:
             f"{folder / FILE}: not a classifier that mec wrote, or damaged ({first_line(error)})."
         ) from error
     if not (folder / ENCODER).is_file() or file_hash(folder / ENCODER) != known.get("encoder"):
-        raise BadInput(
-            f"{folder / ENCODER}: not the encoder that the classifier was fitted on. Run `mec predict` again."
-        )
+        words = "not the encoder that the classifier was fitted on. Run `mec predict` again."
+        raise BadInput(f"{folder / ENCODER}: {words}")
     return Classifier(Fitted(weight, bias, temperature, doubt, unsure), classes, seen, unlike, folder)

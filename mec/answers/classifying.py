@@ -157,8 +157,7 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None
         logits = crossed(x, y, classes, strength, seed, way)
         tried.append((loss(calibrated(logits, *calibration(logits, y)), y), strength, way, logits))
     _, strength, way, logits = min(tried, key=lambda one: one[0])
-    everything = np.arange(len(y))
-    model = linear(x, y, classes, strength) if way is None else way.fit(everything, y, strength)
+    model = linear(x, y, classes, strength) if way is None else way.fit(np.arange(len(y)), y, strength)
     return with_calibration(replace(model, spread=way is not None, strength=strength), logits, y, seed)
 
 
@@ -173,9 +172,8 @@ def with_calibration(model: Fitted, logits: np.ndarray, y: np.ndarray, seed: int
     predicted, confidence = honest.argmax(-1), honest.max(-1)
     wrong = np.sort(confidence[predicted != y])
     unsure = float(wrong[min(len(wrong) - 1, int(FOUND_ERRORS * len(wrong)))]) if len(wrong) else 0.0
-    return replace(
-        model, temperature=temperature, doubt=doubt, unsure=unsure, predicted=predicted, confidence=confidence
-    )
+    about: dict[str, Any] = {"temperature": temperature, "doubt": doubt, "unsure": unsure}
+    return replace(model, predicted=predicted, confidence=confidence, **about)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:

@@ -60,8 +60,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> np.ndarray:
         """Features [n, e] float32, a row an image. Raises BadInput: one of them cannot be read."""
         check_is_fitted(self)
-        given = open_images(X, look=False).split
-        found = features(self.run_, given, device=self.device)
+        found = features(self.run_, open_images(X, look=False).split, device=self.device)
         if found.skipped:
             first = found.skipped[0]
             raise BadInput(f"{first.path} cannot be read ({first.reason}), and a row needs its image.")

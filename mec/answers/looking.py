@@ -93,8 +93,7 @@ def duplicates(run: Any, images: Any, options: Duplicates) -> list[Row]:
             each = [(pool, int(i), f"{s:.3f}") for i, s in zip(members, like)]
             groups.append((f"{number}: {len(members)} images" + f", LEAK: in {leak}" * bool(leak), each))
         words = f"{len(groups):,} groups of {len(rows):,} images, of {len(pool):,}; {leaks:,} leak between parts."
-        header = ["group", "path", "part", "similarity", "leak"]
-        return answered(out, "Duplicates", header, rows, groups, words)
+        return answered(out, "Duplicates", ["group", "path", "part", "similarity", "leak"], rows, groups, words)
 
 
 def alike(x: np.ndarray, above: float) -> list[np.ndarray]:

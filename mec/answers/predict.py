@@ -67,9 +67,8 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
             raise BadInput(f"--classifier is {folder}: a file lies there; it names a folder.")
         pool = gather(run, images, options, options.labels)
         if pool.subject.info.backbone in ("pixels", "custom"):
-            raise BadInput(
-                f"{run}: an encoder without a name cannot be saved with the classifier. Give a run or a file."
-            )
+            words = "an encoder without a name cannot be saved with the classifier. Give a run or a file."
+            raise BadInput(f"{run}: {words}")
         x, y = pool.unit().astype(np.float64), pool.y
         known = np.flatnonzero(y >= 0)
         if not len(known):
@@ -84,8 +83,7 @@ def predict(run: Any, images: Any, options: Predicting) -> list[tuple[str, str, 
             x, figures = pool.unit().astype(np.float64), quality(fitted, y[known])
             for result in figures:
                 say(f"fine-tuned: {result.line().strip()}")
-        unlike = float(np.quantile(others(x[known], 1)[0], UNLIKE))
-        classifier = Classifier(fitted, pool.classes, x[known], unlike)
+        classifier = Classifier(fitted, pool.classes, x[known], float(np.quantile(others(x[known], 1)[0], UNLIKE)))
         chance = fitted.probabilities(x)
         order = np.argsort(-chance, axis=1, kind="stable")[:, :3]
         flags = classifier.flags(x, chance.max(1))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
-from mec.runtime.flags import field_names, flags_of
+from mec.runtime.flags import field_names
 from mec.runtime.paths import check_data, check_run
 
 Run = Annotated[
@@ -30,7 +30,7 @@ class Command:
 
         keep_freed()
         kind = type(self)
-        flags = flags_of(self, kind.__bases__[0])
+        flags = {name: getattr(self, name) for name in field_names(kind.__bases__[0])}
         own = [getattr(self, name) for name in field_names(self) if name not in flags]
         alone = [each[0] if isinstance(each, tuple) and len(each) == 1 else each for each in own]
         return getattr(mec, kind.__name__.lower())(*alone, **flags)

@@ -155,8 +155,7 @@ class Recipes(Command):
             print(json.dumps(asdict(recipe), indent=1, ensure_ascii=False))
             return
         for name, recipe in RECIPES.items():
-            network = recipe.network
-            shape = f"{network.backbone}, batch {recipe.batch_size}, {recipe.epochs} epochs"
+            shape = f"{recipe.network.backbone}, batch {recipe.batch_size}, {recipe.epochs} epochs"
             print(f"{name}\n  {recipe.method}, {'sizes by data and machine' if name == 'auto' else shape}")
             if recipe.expects:
                 print("  expects " + ", ".join(f"{k} {v:g}" for k, v in recipe.expects.items()))
@@ -171,8 +170,7 @@ class Recipes(Command):
         from mec.runtime.device import chosen_device
         from mec.training.plan import planned
 
-        images = open_data(data, root=self.data_root)
-        recipe, why = planned("auto", images, Options(), chosen_device(self.device))
+        recipe, why = planned("auto", open_data(data, root=self.data_root), Options(), chosen_device(self.device))
         return recipe, [f"  {reason}" for reason in why]
 
 

@@ -37,16 +37,9 @@ class ViewBatches:
     """Batches of a run by step: `batches(start)` yields steps start, start + 1, ... as functions of the seed alone."""
 
     def __init__(
-        self,
-        split: Split,
-        views: Sequence[View],
-        batch_size: int,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int | None,
-        keep_last: bool = False,
-    ):
+        self, split: Split, views: Sequence[View], batch_size: int, *, seed: int, device: torch.device,
+        workers: int | None, keep_last: bool = False,
+    ):  # fmt: skip
         if min(len(split), batch_size) < 2 and not keep_last:
             raise BadInput(f"{len(split)} readable images, batch_size {batch_size}: both are at least 2.")
         if len(split) < batch_size and not keep_last:
@@ -88,10 +81,8 @@ class ViewBatches:
             made: list[Tensor] = []
             for view, run in itertools.groupby(self.views, key=lambda pair: pair[1]):
                 numbers = [number for number, _ in run]  # views alike are made at once: a GPU waits for launches
-                repeated = np.tile(indices, len(numbers))
-                draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, repeated)
-                crops = crop_batch(images.repeat(len(numbers), 1, 1, 1), draw)
-                made += augment(crops, draw).chunk(len(numbers))
+                draw = Draw(view, np.repeat(numbers, len(indices)), self.seed, epoch, np.tile(indices, len(numbers)))
+                made += augment(crop_batch(images.repeat(len(numbers), 1, 1, 1), draw), draw).chunk(len(numbers))
             yield Batch(made, self._labels(indices))
 
     def _decoded(self, keys: Iterator[Key]) -> Iterator[Batch]:

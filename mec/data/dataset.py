@@ -173,8 +173,7 @@ def stratified(labels: np.ndarray | None, n: int, count: int, seed: int) -> np.n
     position = np.empty(n)  # how far through its own class an image comes, in a random order
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        ranks = np.argsort(np.argsort(chance[members], kind="stable"))
-        position[members] = (ranks + chance[members]) / len(members)
+        position[members] = (np.argsort(np.argsort(chance[members], kind="stable")) + chance[members]) / len(members)
     return np.sort(np.argsort(position, kind="stable")[:count])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,8 +98,7 @@ def folder_layout(folder: Path, labels: str | Path | None = None) -> Layout:
     words = [[first_folder(name)[0] for name in part.names] for part in parts]
     if table is not None:
         names = [os.path.relpath(path, root) for part in parts for path in part.paths]
-        own_parts = [part.name for part in parts for _ in part.names]
-        part_of, word_of, more = assigned(table, names, root, own_parts, rows)
+        part_of, word_of, more = assigned(table, names, root, [part.name for part in parts for _ in part.names], rows)
         whole = Part(TRAIN, root, names, np.concatenate([part.sizes for part in parts]))
         parts = [replace(whole.take(chosen), name=name) for name, chosen in members(part_of).items()]
         words = [[word_of[i] for i in chosen] for chosen in members(part_of).values()]
@@ -197,16 +197,12 @@ def from_folder(
         if part.labels is not None and (part.labels >= 0).any():
             held_out[part.name], more = readable_part(part.take(np.flatnonzero(part.labels >= 0)))
             skipped += more
-    data = Data(
-        plain(data_name(folder.resolve())),
-        train,
-        classes=layout.classes,
-        skipped=(*skipped, *layout.closed),
-        left_out=layout.left_out,
-        told=(*layout.told, *sampled(np.concatenate([part.sizes for part in (chosen, *others)]))),
-        fingerprint=folder_fingerprint(folder, [chosen, *others], layout.stamp),
-    )
-    return data, held_out
+    told = (*layout.told, *sampled(np.concatenate([part.sizes for part in (chosen, *others)])))
+    stamp = folder_fingerprint(folder, [chosen, *others], layout.stamp)
+    about: dict[str, Any] = {"classes": layout.classes, "left_out": layout.left_out, "told": told}
+    skipped = [*skipped, *layout.closed]
+    name = plain(data_name(folder.resolve()))
+    return Data(name, train, skipped=tuple(skipped), fingerprint=stamp, **about), held_out
 
 
 def folder_fingerprint(folder: Path, parts: Sequence[Part], stamp: str = "") -> str:

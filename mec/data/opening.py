@@ -3,21 +3,12 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mec.data.dataset import (
-    ROLES,
-    TRAIN,
-    Data,
-    Split,
-    fingerprint,
-    in_memory_if_small,
-    limited,
-    one_sided,
-    with_held_out,
-    with_scale,
-)
+from mec.data import dataset
+from mec.data.dataset import ROLES, TRAIN, Data, Split, fingerprint, in_memory_if_small, limited, one_sided
 from mec.data.folders import from_folder, with_labels
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Packed, Shards, is_packed, open_packed
@@ -27,16 +18,9 @@ from mec.errors import BadInput, home
 
 
 def open_data(
-    name: str,
-    *,
-    root: str | Path | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-    split: str | None = None,
-    scale: Scale | None = None,
-    labels: str | Path | None = None,
-) -> Data:
+    name: str, *, root: str | Path | None = None, download: bool = False, limit: int | None = None, seed: int = 0,
+    split: str | None = None, scale: Scale | None = None, labels: str | Path | None = None,
+) -> Data:  # fmt: skip
     """A data set by name, a folder of images nested in any way, a list of images, or shards.
 
     Of a folder with train/<class>/... and val|test/<class>/... (or Training, Validation, Testing) only train is trained
@@ -78,7 +62,7 @@ def open_data(
     else:
         data, held_out = from_folder(Path(name), limit, seed, labels)
     if held_out is not None:
-        data = in_memory_if_small(with_scale(with_held_out(data, held_out, split or ""), scale))
+        data = in_memory_if_small(dataset.with_scale(dataset.with_held_out(data, held_out, split or ""), scale))
     if split and data.split.lower() != split.lower() and ROLES.get(data.split.lower()) != ROLES.get(split.lower()):
         raise BadInput(f"{name} has no part {split!r} to measure on. There: {data.split}.")
     data = replace(data, train=limited(data.train, limit, seed))
@@ -103,14 +87,9 @@ def from_packed(
         raise BadInput(f"{name}: holds no images to train on.")
     assert isinstance(train.images, Shards)
     state = hashlib.sha256("\n".join([*packed.checksums, *stamp]).encode() + train.images.rows.tobytes())
-    found = Data(
-        packed.name,
-        train,
-        classes=packed.classes,
-        left_out=packed.left_out,
-        told=packed.told,
-        fingerprint="-".join([state.hexdigest()[:16], *filter(None, [packed.contents])]),
-    )
+    stamp_of = "-".join([state.hexdigest()[:16], *filter(None, [packed.contents])])
+    about: dict[str, Any] = {"classes": packed.classes, "left_out": packed.left_out, "told": packed.told}
+    found = Data(packed.name, train, fingerprint=stamp_of, **about)
     return found, {name: part.labelled() for name, part in parts.items() if part.labels is not None}
 
 

@@ -75,9 +75,8 @@ def pack(images: str | Path, out: str | Path, options: Packing) -> Path:
     shards = [shard for writer in writers for shard in writer.shards]
     size = sum(shard["bytes"] for shard in shards) / 1e6
     images_in = sum(len(writer.rows) for writer in writers)
-    console.print(
-        f"{out}: {images_in:,} images in {len(shards)} shards, {size:,.1f} MB", highlight=False, soft_wrap=True
-    )
+    words = f"{out}: {images_in:,} images in {len(shards)} shards, {size:,.1f} MB"
+    console.print(words, highlight=False, soft_wrap=True)
     if skipped:
         console.print(f"{len(skipped)} images cannot be read: {out / QUARANTINE}", highlight=False, soft_wrap=True)
     return out

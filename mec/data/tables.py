@@ -120,8 +120,7 @@ def located(table: Table) -> tuple[Path, list[str], list[str]]:
             told = f"{table.file.name}: its paths lead from {place}, not from its own folder"
             return place, paths, [told] * (place != here)
     below = list_images(here).names
-    rows = matched(table, below, here)
-    found = {row: name for name, row in zip(below, rows.tolist()) if row >= 0}
+    found = {row: name for name, row in zip(below, matched(table, below, here).tolist()) if row >= 0}
     folders = sorted({os.path.dirname(name) or "." for name in found.values()})
     words = [f"{table.file.name}: its paths are taken as ends of those in {', '.join(folders[:3])}/"] * bool(found)
     return here, [found.get(i, path) for i, path in enumerate(paths)], words
@@ -184,8 +183,7 @@ def fits(table: Table, names: Sequence[str], rows: np.ndarray, *, own: bool = Fa
     if len(lost) and not own:
         some = plain(", ".join(table.paths[i] for i in lost[:3])) + ", ..." * (len(lost) > 3)
         told.append(f"{table.file.name}: {len(lost):,} of {len(table.paths):,} rows are of no image here ({some})")
-    words = table.words(rows)
-    bare = [name for name, word in zip(names, words) if word is None]
+    bare = [name for name, word in zip(names, table.words(rows)) if word is None]
     if bare and table.labels is not None:
         some = plain(", ".join(bare[:3])) + ", ..." * (len(bare) > 3)
         told.append(f"{table.file.name}: {len(bare):,} of {len(names):,} images have no label in it ({some})")

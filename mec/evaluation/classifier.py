@@ -209,8 +209,7 @@ def backward(
     total, whole = images.new_zeros(()), labels_in(targets)
     sizes = [len(images)]
     if ranks.size > 1:
-        count = torch.tensor([len(images), whole], device=images.device)
-        batch, whole = map(int, ranks.sum(count))
+        batch, whole = map(int, ranks.sum(torch.tensor([len(images), whole], device=images.device)))
         sizes = [part[ranks.part(len(part))].numel() for part in parts_of(torch.arange(batch), recipe.most(batch))]
     elif recipe.micro_batch_size:
         sizes = [len(part) for part in parts_of(images, recipe.micro_batch_size)]

@@ -95,9 +95,8 @@ class Extraction:
         if self.workers < 0:
             raise BadInput(f"--workers is {self.workers}: 0 (no processes beside this one) or more.")
         if images.pixels is None:
-            yield from prepared(
-                _Transformed(images, self.transform), self.workers, _collate, batch_size=self.batch_size
-            )
+            transformed = _Transformed(images, self.transform)
+            yield from prepared(transformed, self.workers, _collate, batch_size=self.batch_size)
             return
         for part in images.pixels.split(self.batch_size):
             yield self.transform(part), torch.ones(len(part), dtype=torch.bool)

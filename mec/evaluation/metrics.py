@@ -17,8 +17,7 @@ VOC_CLASSES = (
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     """Share (%) of rows of scores [n, c] whose label [n] is among the k best; equal scores go to the lowest class."""
     check_scores(scores, labels, many=False)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return 100 * float((best == labels[:, None]).any(1).mean())
+    return 100 * float((np.argsort(-scores, axis=1, kind="stable")[:, :k] == labels[:, None]).any(1).mean())
 
 
 def mean_per_class(scores: np.ndarray, labels: np.ndarray) -> float:

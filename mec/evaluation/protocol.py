@@ -119,10 +119,8 @@ class OnLabels(OnImages):
             for words in data.words():
                 Console(stderr=True, highlight=False).print(words, style="yellow", soft_wrap=True)
         if not data.can_be_measured:
-            needs = (
-                "folders train/CLASS/, and val/CLASS/ or test/CLASS/; or --labels CSV, with the columns path and label"
-            )
-            raise BadInput(f"{data.name} has no labels to measure with: it needs {needs}.")
+            needs = "train/CLASS/, and val/CLASS/ or test/CLASS/; or --labels CSV, with the columns path and label"
+            raise BadInput(f"{data.name} has no labels to measure with: it needs folders {needs}.")
         assert data.test is not None
         return replace(data, test=limited(data.test, self.limit, seed=0))
 

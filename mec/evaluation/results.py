@@ -33,8 +33,7 @@ class Confusion:
     def of(cls, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str] = ()) -> "Confusion":
         """Of predictions [n] and labels [n]; classes without a name go by their number."""
         size = max(int(max(predicted.max(), labels.max())) + 1, len(classes))
-        counts = np.bincount(labels * size + predicted, minlength=size * size).reshape(size, size)
-        return cls(counts, ()).named(classes)
+        return cls(np.bincount(labels * size + predicted, minlength=size * size).reshape(size, size), ()).named(classes)
 
     def named(self, classes: Sequence[str]) -> "Confusion":
         """With the classes' names, among them those that no image has."""

@@ -39,8 +39,7 @@ def card(info: EncoderInfo, results: Path, checkpoint: str, of_stem: list[str]) 
     rows = [row(line) for line in read_records(results) if line.get("checkpoint") == checkpoint]
     terms = TERMS.get(info.data, "those of its images: please write them here")
     template = jinja2.Template((HERE / "card.md").read_text("utf-8"), keep_trailing_newline=True)
-    lines = of_stem and [*of_stem, *transform_lines(info)]
-    return template.render(info=info, terms=terms, rows=rows, lines=lines)
+    return template.render(info=info, terms=terms, rows=rows, lines=of_stem and [*of_stem, *transform_lines(info)])
 
 
 def row(line: dict[str, Any]) -> list[str]:

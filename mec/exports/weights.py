@@ -55,9 +55,8 @@ def export_program(taken: Taken, out: Path) -> list[str]:
     side = taken.info.image_size
     example, any_number = torch.randn(2, 3, side, side), torch.export.Dim("m", min=1)
     with torch.no_grad(), atomic(out) as part:
-        torch.export.save(
-            torch.export.export(taken.encoder.eval(), (example,), dynamic_shapes=({0: any_number},)), part
-        )
+        program = torch.export.export(taken.encoder.eval(), (example,), dynamic_shapes=({0: any_number},))
+        torch.export.save(program, part)
     said = compared(taken, out, ["import torch", f"model = torch.export.load({str(out)!r}).module()"])
     return [line.replace("model.eval()", "model") for line in said]  # a program has no modes
 
@@ -78,9 +77,8 @@ def compared(taken: Taken, out: Path, lines: list[str]) -> list[str]:
             expected, found = taken.encoder.eval()(images), model(images)
         error = (expected - found).abs().max() / expected.abs().max()
         if not error < TOLERANCE:
-            raise RuntimeError(
-                f"{out}: the model that reads it gives features that differ by {error:.1e} of the largest."
-            )
+            words = f"the model that reads it gives features that differ by {error:.1e} of the largest."
+            raise RuntimeError(f"{out}: {words}")
     except BaseException:
         (out / WEIGHTS if out.is_dir() else out).unlink()  # no file stays that gives other features
         raise
@@ -132,12 +130,8 @@ def timm_lines(taken: Taken, out: Path) -> list[str]:
     call += "".join(f", {name}={value!r}" for name, value in arguments.items())
     if not info.small_stem or "img_size" in arguments:
         return ["import timm, torch", f"{call}, checkpoint_path={str(out)!r})"]
-    return [
-        "import timm, torch, safetensors.torch",
-        f"{call})",
-        *_stem_lines(taken.encoder),
-        f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))",
-    ]
+    loads = f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))"
+    return ["import timm, torch, safetensors.torch", f"{call})", *_stem_lines(taken.encoder), loads]
 
 
 def timm_model(info: EncoderInfo) -> dict[str, Any]:

@@ -42,8 +42,7 @@ def build_encoder(name: str, image_size: int, small_stem: bool | None = None, *,
     encoder, _ = created(name, image_size, small)
     for block in [] if zero_init else encoder.modules():
         if hasattr(block, "zero_init_last"):  # timm's blocks: their last batch norm at one, torch's own start
-            last = block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2")
-            nn.init.ones_(last.get_parameter("weight"))
+            nn.init.ones_(block.get_submodule("bn3" if hasattr(block, "bn3") else "bn2").get_parameter("weight"))
     return encoder
 
 
@@ -99,6 +98,15 @@ def freeze_patches(encoder: nn.Module, name: str) -> None:
     projection.requires_grad_(False)
 
 
+def recompute(encoder: nn.Module, name: str) -> None:
+    """Its blocks keep their inputs alone for the backward pass, in place. Raises BadInput: it has no way to do so."""
+    try:
+        encoder.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError) as error:  # of a module of the caller's own; of some of timm's
+        words = "has no set_grad_checkpointing(enable): leave it out, or take a ResNet or vision transformer of timm's"
+        raise BadInput(f"--checkpoint-activations: {name} {words}.") from error
+
+
 def timm_arguments(name: str) -> dict[str, Any]:
     """What `timm.create_model` is given for a backbone: its model name under 'model', and keywords."""
     return dict(SMALL.get(name, {"model": name}))
@@ -109,8 +117,7 @@ def use_small_stem(encoder: nn.Module, *, pooled: bool = False) -> None:
     name, first = next((n, m) for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d))
     new = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    parent = encoder.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], new)
+    setattr(encoder.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], new)
     if hasattr(encoder, "maxpool") and not pooled:
         encoder.maxpool = nn.Identity()
 

@@ -71,14 +71,15 @@ def of_fixed_image(
     return features
 
 
-def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
+def save_encoder(path: Path, encoder: nn.Module, info: Any, key: str = "mec") -> None:
+    """The weights, and a dataclass of what is known of them, by a key of the file's metadata."""
     encoder = getattr(encoder, "_orig_mod", encoder)  # what torch.compile wraps
     stored = encoder.state_dict().items()
     several = len({t.data_ptr() for _, t in stored}) < len(stored)  # a layer that is used twice has two names
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored}
     tensors = {name: t.clone() for name, t in tensors.items()} if several else tensors
     with atomic(path) as part:
-        safetensors.torch.save_file(tensors, part, metadata={"mec": json.dumps(asdict(info))})
+        safetensors.torch.save_file(tensors, part, metadata={key: json.dumps(asdict(info))})
 
 
 def read_info(run: str | Path) -> EncoderInfo:

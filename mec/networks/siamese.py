@@ -23,15 +23,9 @@ class Siamese(nn.Module):
     (released code). It sees the first views, the global ones; small crops go through the online network only."""
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        projector: nn.Module,
-        predictor: nn.Module | None = None,
-        *,
-        embedding: int,  # d, of what the projector gives
-        target: Target | None = None,
-        together: bool = False,
-    ):
+        self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module | None = None, *,
+        embedding: int, target: Target | None = None, together: bool = False,  # embedding: d, of the projector
+    ):  # fmt: skip
         super().__init__()
         self.encoder, self.projector = encoder, projector
         self.predictor = nn.Identity() if predictor is None else predictor

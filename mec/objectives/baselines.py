@@ -70,8 +70,7 @@ def info_nce(online: Tensor, target: Tensor, *, temperature: Positive = 0.2, ran
     check_pair(online, target)
     ABOVE_0.check(temperature=temperature)
     with full_precision(online):
-        keys = ranks.gather(unit_rows(target))
-        logits = unit_rows(online) @ keys.T / temperature
+        logits = unit_rows(online) @ ranks.gather(unit_rows(target)).T / temperature
         return mean_of_rows(F.cross_entropy(logits, row_numbers(online, ranks), reduction="none"), ranks)
 
 
@@ -97,8 +96,7 @@ def barlow_twins(
     with full_precision(online):
         a, b = normalised(online, normalise, ranks), normalised(target, normalise, ranks)
         d = a.shape[1]
-        m = ranks.sum(a.new_tensor(float(len(a))))
-        correlation = ranks.sum(a.T @ b) * (d / m)
+        correlation = ranks.sum(a.T @ b) * (d / ranks.sum(a.new_tensor(float(len(a)))))
         diagonal = correlation.diagonal()
         off = correlation - torch.diag(diagonal)
         return (1 - diagonal).square().sum() + off_diagonal * off.square().sum()

@@ -256,8 +256,7 @@ def solved(lu: Tensor, places: Tensor, rows: Tensor, transposed: bool) -> Tensor
     solve: Callable[..., Tensor] = functools.partial(torch.linalg.solve_triangular, left=False)
     if transposed:
         return solve(lu, solve(lu, rows.T, upper=True), upper=False, unitriangular=True).T[places]
-    half = solve(lu.T, rows[places.argsort()].T, upper=True, unitriangular=True)
-    return solve(lu.T, half, upper=False).T
+    return solve(lu.T, solve(lu.T, rows[places.argsort()].T, upper=True, unitriangular=True), upper=False).T
 
 
 class _OnRanks(torch.autograd.Function):

@@ -147,8 +147,7 @@ class SwAV(nn.Module):
         for t in range(min(len(units), GLOBAL_VIEWS)):
             rows = scores[t]
             if newest is not None and self.queue[t, -1].any():  # full: no row is still zero
-                earlier = self.queue[t, ranks.share(length)]
-                rows = torch.cat([rows, earlier @ self.prototypes.T])
+                rows = torch.cat([rows, self.queue[t, ranks.share(length)] @ self.prototypes.T])
             found.append(sinkhorn(rows / sharpness, iterations, ranks)[:m])
         if newest is not None:
             self.queue.copy_(torch.cat([newest, self.queue], 1)[:, :length])
@@ -161,8 +160,7 @@ def sinkhorn(logits: Tensor, iterations: int = 3, ranks: Ranks = ALONE) -> Tenso
     In logarithms, so that nothing overflows. Columns are summed over the rows of all ranks."""
     x = at_least_float32(logits)
     for _ in range(iterations):
-        columns = ranks.gather(torch.logsumexp(x, 0, keepdim=True)).logsumexp(0)
-        x = x - columns
+        x = x - ranks.gather(torch.logsumexp(x, 0, keepdim=True)).logsumexp(0)
         x = x - x.logsumexp(1, keepdim=True)
     return x.exp()
 

@@ -161,8 +161,7 @@ def frossl(views: Tensor, *, invariance: NotNegative = 1.0, ranks: Ranks = ALONE
     AT_LEAST_0.check(invariance=invariance)
     with full_precision(views):
         x = at_least_float32(views)
-        lengths = ranks.sum(x.square().sum(1, keepdim=True)).sqrt().clamp(min=1e-12)
-        x = x / lengths
+        x = x / ranks.sum(x.square().sum(1, keepdim=True)).sqrt().clamp(min=1e-12)
         count, (m, d) = len(x), (ranks.shares(x.shape[1]).total, x.shape[2])
         covariances = ranks.sum(x.transpose(1, 2) @ x)
         traces = covariances.diagonal(dim1=1, dim2=2).sum(1).detach()

@@ -82,12 +82,7 @@ def maps(points: Mapping[str, Sequence[Sequence[float]]], columns: Mapping[str, 
 def _figure(title: str, x: str, *, height: int = 230, x_axis: bool = True, **options: Any) -> Any:
     from bokeh.plotting import figure
 
-    look: dict[str, Any] = {
-        "sizing_mode": "stretch_width",
-        "toolbar_location": None,
-        "tools": "",
-        "x_axis_label": x or None,
-    }
-    chart: Any = figure(title=title, height=height, **look, **options)
+    look: dict[str, Any] = {"sizing_mode": "stretch_width", "toolbar_location": None, "tools": ""}
+    chart: Any = figure(title=title, height=height, x_axis_label=x or None, **look, **options)
     chart.axis.visible = chart.grid.visible = x_axis
     return chart

@@ -29,14 +29,10 @@ def write_page(path: Path, template: str, charts: Mapping[str, Any], facts: Mapp
     scripts = [text for text in (library, script, (HERE / "page.js").read_text("utf-8")) if text]
     house = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
     house.filters["count"] = "{:,}".format
-    text = house.get_template(template).render(
-        **facts,
-        chart={name: jinja2.utils.markupsafe.Markup(element) for name, element in found.items()},
-        style=jinja2.utils.markupsafe.Markup((HERE / "page.css").read_text("utf-8")),
-        policy=policy(scripts),
-        scripts=[jinja2.utils.markupsafe.Markup(text) for text in scripts],
-    )
-    write_text(path, text)
+    safe = jinja2.utils.markupsafe.Markup
+    about = {"chart": {name: safe(element) for name, element in found.items()}, "scripts": [*map(safe, scripts)]}
+    style = safe((HERE / "page.css").read_text("utf-8"))
+    write_text(path, house.get_template(template).render(**facts, **about, style=style, policy=policy(scripts)))
 
 
 def policy(scripts: list[str]) -> str:

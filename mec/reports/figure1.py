@@ -73,8 +73,7 @@ def standing(results: Sequence[Mapping[str, Any]]) -> tuple[Any, dict[str, dict[
             for name, row in PUBLISHED.items():
                 if axis.name in row:
                     values.setdefault(name, {})[axis.name] = row[axis.name]
-    frame = pandas.DataFrame(values, index=[axis.name for axis in AXES], dtype=float).T
-    return frame.dropna(how="all"), conditions
+    return pandas.DataFrame(values, index=[axis.name for axis in AXES], dtype=float).T.dropna(how="all"), conditions
 
 
 def figure_1(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:

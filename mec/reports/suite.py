@@ -166,12 +166,9 @@ def planned(options: Suite) -> list[Part]:
         raise BadInput(f"--data-root is {root}: no such folder.")
     folders = [] if root is None else folders_in(root)
     sets = [] if options.data is None else names(options.data, "--data")
-    return [
-        *(part for data in sets or ["imagenet"] for part in labelled(data, root, quick)),
-        *transferred(folders, root, quick),
-        *detected(folders, root, quick),
-        *tracked(folders, root, quick),
-    ]
+    of_labels = (part for data in sets or ["imagenet"] for part in labelled(data, root, quick))
+    others = (found for kind in (transferred, detected, tracked) for found in kind(folders, root, quick))
+    return [*of_labels, *others]
 
 
 def folders_in(root: Path) -> list[Path]:

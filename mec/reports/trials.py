@@ -189,8 +189,7 @@ def table(trials: Sequence[Trial], rates: Mapping[str, float | None], setup: Set
     budget = f"{asked.epochs} epochs" if asked.time_budget is None else f"{asked.time_budget:g} minutes"
     title = f"{setup.images.name}: {budget} a run, {asked.seeds} seed{'s' * (asked.seeds > 1)}"
     columns = [Column(name, justify="right") for name in ("base rate", *(heading for heading, *_ in ROWS.values()))]
-    caption = "rank and ratio: of the embeddings that each objective sees"
-    shown = Table("method", *columns, title=title, caption=caption)
+    shown = Table("method", *columns, title=title, caption="rank and ratio: of the embeddings that each objective sees")
     for method in asked.method_names:
         rate, found, cells = rates[method], summary(trials, method), []
         for name, (_, digits, *_) in ROWS.items():

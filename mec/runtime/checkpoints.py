@@ -44,10 +44,10 @@ class Checkpoints:
 
     def save(self, step: int, parts: Mapping[str, Any]) -> None:
         """Keep the state after `step` steps; parts are modules and optimizers, or what else has a state dict."""
+        state = {name: part.state_dict() for name, part in parts.items()}  # what lies in shards, all ranks have to ask
         if self.path is None:
             return
         file = self.path if self.path.suffix == ".pt" else self.path / f"step-{step}.pt"
-        state = {name: part.state_dict() for name, part in parts.items()}
         with atomic(file) as part:
             torch.save({**state, "found": self.found, "step": step}, part)
         for old in self.files()[:-KEPT]:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mec.errors import BadInput, TrainingStopped
 from mec.runtime.distributed import ALONE, Ranks, _shared, current, start_group
+from mec.runtime.sharding import shard
 
 HOURS = 24.0  # that processes of a measurement wait for the first, which does alone what needs no network
 
@@ -31,13 +32,13 @@ def chosen_device(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def start_fabric(device: str, *, hours: float = 0.5) -> Any:
+def start_fabric(device: str, strategy: str = "ddp", *, hours: float = 0.5) -> Any:
     """Lightning Fabric for this process: alone, or one of those that torchrun or srun started, which wait for each
-    other so many hours."""
+    other so many hours. Raises BadInput: fsdp, and there is one process."""
     device = chosen_device(device)
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 
     # It recommends products in less precision than log-determinants bear, and says what rank each process is.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -49,8 +50,12 @@ def start_fabric(device: str, *, hours: float = 0.5) -> Any:
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
     alike: Any = {buffers: False}
-    strategy: Any = DDPStrategy(**alike) if world > 1 else "auto"
-    about: Any = {"strategy": strategy, "plugins": plugins, "precision": "32-true"}
+    if world == 1 and strategy == "fsdp":
+        raise BadInput("--strategy fsdp in one process: start several (torchrun --nproc-per-node N -m mec ...).")
+    way: Any = DDPStrategy(**alike) if world > 1 else "auto"
+    if strategy == "fsdp":
+        way = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)
+    about: Any = {"strategy": way, "plugins": plugins, "precision": "32-true"}
     fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, **about)
     if world > 1:
         start_group(device, hours)

@@ -1,4 +1,4 @@
-"""The only file that calls torch.distributed: what ranks exchange, with the gradient that makes W ranks equal one.
+"""All calls of torch.distributed but those of sharding.py: what ranks exchange, with the gradient that makes W one.
 
 Convention: every rank holds the same global loss; the backward of a gather or a sum, and of a kernel that splits its
 work (mec/objectives/coding.py), adds up what all ranks ask of it; the gradients of the ranks are then averaged (by DDP,
@@ -85,8 +85,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         line = torch.frombuffer(bytearray(json.dumps(value).encode() + b"\n"), dtype=torch.uint8)
-        found = bytes(self.gather(line.to(_device())).cpu().numpy())
-        return [json.loads(line) for line in found.splitlines()]
+        return [json.loads(line) for line in bytes(self.gather(line.to(_device())).cpu().numpy()).splitlines()]
 
     def dealt(self, items: Sequence[T]) -> Sequence[T]:
         """Those of the items that are this rank's, dealt out in turn."""

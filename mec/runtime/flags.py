@@ -115,8 +115,7 @@ def takes(options: Callable[P, Options]) -> Lift[P, Options]:
             named = {name: home(value) for name, value in named.items()}
             return function(*map(home, given), **named, options=asked)
 
-        entries = "\n".join(described(options))
-        called.__doc__ = (inspect.getdoc(function) or "").replace("{options}", entries)
+        called.__doc__ = (inspect.getdoc(function) or "").replace("{options}", "\n".join(described(options)))
         return called
 
     return lifted
@@ -132,11 +131,6 @@ def refuse_unknown(function: str, flags: Iterable[str], known: Sequence[str]) ->
 
 def field_names(options: Any) -> list[str]:
     return [field.name for field in fields(options)]
-
-
-def flags_of(command: Any, options: type) -> dict[str, Any]:
-    """The options among the fields of a command that was parsed, as keywords."""
-    return {name: getattr(command, name) for name in field_names(options)}
 
 
 def described(options: Any) -> list[str]:

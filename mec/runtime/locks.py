@@ -108,16 +108,14 @@ def only_run(out: Path, ranks: Ranks) -> Iterator[None]:
     with contextlib.ExitStack() as until_end:
         refused: Exception | None = None
         if ranks.rank == 0 and (out.is_dir() or not out.exists()):  # a file is refused in words of its own
-            new = [folder for folder in (out, *out.parents) if not folder.exists()]
-            until_end.callback(_remove_empty, new)
+            until_end.callback(_remove_empty, [folder for folder in (out, *out.parents) if not folder.exists()])
             try:
                 out.mkdir(parents=True, exist_ok=True)
                 until_end.enter_context(only_one(out, out / LOCK))
             except BadInput as error:
                 refused = error
             except OSError as error:
-                words = f"{out}: cannot be written ({error}). Make room, or choose another --out."
-                refused = TrainingStopped(words)
+                refused = TrainingStopped(f"{out}: cannot be written ({error}). Make room, or choose another --out.")
         if ranks.any(refused is not None):
             raise refused or BadInput(f"{out}: refused; the first process says why.")
         yield

@@ -117,6 +117,5 @@ def peak_memory(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     with contextlib.suppress(OSError, StopIteration):
-        line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**20
+        return int(next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM")).split()[1]) / 2**20
     return math.nan

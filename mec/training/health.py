@@ -106,15 +106,12 @@ def measure(
     spectrum = torch.linalg.eigvalsh(side.double()).clamp_min(0)
     mean = first.mean(0)
     return {
-        **limits,
-        "coding_ratio": float(torch.log1p(lam * spectrum).sum()) / limit,
-        "effective_rank": effective_rank(first),
+        **limits, "coding_ratio": float(torch.log1p(lam * spectrum).sum()) / limit,
+        "effective_rank": effective_rank(first), "agreement": float((first * other).sum(1).mean()),
         "embedding_std": float(first.std(0, unbiased=False).mean()) * math.sqrt(d),
-        "agreement": float((first * other).sum(1).mean()),
         "similarity": float((m * mean.square().sum() - 1) / (m - 1)) if m > 1 else 1.0,
-        "norm_c": spectral_norm(first, other) * lam,
-        **gap,
-    }
+        "norm_c": spectral_norm(first, other) * lam, **gap,
+    }  # fmt: skip
 
 
 def effective_rank(rows: Tensor) -> float:

@@ -46,9 +46,8 @@ def build_optimizer(
     if recipe.name == "lars":
         from timm.optim.lars import Lars
 
-        return Lars(
-            groups, lr=recipe.base_lr, momentum=recipe.momentum, trust_coeff=recipe.trust, trust_clip=recipe.trust_clip
-        )
+        trust: dict[str, Any] = {"trust_coeff": recipe.trust, "trust_clip": recipe.trust_clip}
+        return Lars(groups, lr=recipe.base_lr, momentum=recipe.momentum, **trust)
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.base_lr, betas=(recipe.momentum, 0.999))
     return (Muon if recipe.name == "muon" else torch.optim.SGD)(groups, lr=recipe.base_lr, momentum=recipe.momentum)

@@ -77,6 +77,12 @@ class Options:
     """Random seed for weights, data order and augmentation. Default: 0."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto is cuda where there is a device of it, else cpu. mps is a Mac's GPU."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds: ddp, the whole network; fsdp, for networks that fill a GPU, a part of
+    parameters, gradients and optimizer state. A run may be resumed with the other (docs/clusters.md)."""
+    checkpoint_activations: bool = False
+    """Blocks of the encoder compute again in the backward pass what they would have kept: less memory, a quarter to a
+    third more time, the same result."""
     resume: bool = False
     """Continue the run in the run folder from its last checkpoint: it ends with the weights it would have had anyway.
     A stop (Ctrl-C) saves one; a crash or a power cut costs five minutes at most."""
@@ -109,8 +115,8 @@ class Options:
     """Print nothing."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        "encoder", "out", "steps", "minutes", "device", "resume", "download", "split", "workers", "save_minutes",
-        "keep_every", "evaluate", "report", "logger", "quiet",
+        "encoder", "out", "steps", "minutes", "device", "strategy", "checkpoint_activations", "resume", "download",
+        "split", "workers", "save_minutes", "keep_every", "evaluate", "report", "logger", "quiet",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

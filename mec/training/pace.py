@@ -55,8 +55,7 @@ class Pace:
         new = int(self.ranks.from_first(fit if fit - done < SLOWER * (total - done) else total))
         self.known.append(Correction(done, new, seconds))
         if self.ranks.rank == 0:
-            settings = replace(self.run.settings, corrections=tuple(self.known))
-            write_json(self.run.folder / SETTINGS, asdict(settings))
+            write_json(self.run.folder / SETTINGS, asdict(replace(self.run.settings, corrections=tuple(self.known))))
         if new < total:
             late = "" if left > 0 else " The time is over."
             self.say(

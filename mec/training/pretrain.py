@@ -16,12 +16,12 @@ from mec.data.dataset import Data
 from mec.data.decoding import Skipped, quiet, why_unreadable
 from mec.data.opening import open_data
 from mec.errors import BadInput, Diverged, TrainingStopped
-from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size, freeze_patches
+from mec.networks.backbones import SMALL_STEM_BELOW, build_encoder, feature_size, freeze_patches, recompute
 from mec.networks.encoder_file import EncoderInfo, save_encoder
 from mec.networks.siamese import Siamese, build_siamese
 from mec.objectives.methods import differs_from_paper, method_named
 from mec.recipes.recipe import Recipe
-from mec.runtime.checkpoints import checkpoints, in_run
+from mec.runtime.checkpoints import checkpoints
 from mec.runtime.device import start_fabric
 from mec.runtime.distributed import Ranks, current, synchronise_batch_norm
 from mec.runtime.files import SETTINGS, check_free, write_json
@@ -63,7 +63,7 @@ def pretrain(data: Source, options: Options) -> Path:
         TrainingStopped: the loss is not finite or has run away, or a signal asked to stop; what was saved is named."""
     # torch's random state, which training sets at each step, is the caller's again afterwards.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as until_end:
-        fabric, ranks = start_fabric(options.device), current()
+        fabric, ranks = start_fabric(options.device, options.strategy), current()
         console = Console(quiet=options.quiet or ranks.rank > 0, highlight=False)
         name, out = options.named(data), options.folder(data)
         until_end.enter_context(only_run(out, ranks))
@@ -81,13 +81,13 @@ def pretrain(data: Source, options: Options) -> Path:
             recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
         trainer, info = make_trainer(data, images, recipe, name, options, fabric, ranks, given)
         why += given.told if given and stored is None else []
-        untrained = {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
+        untrained = {} if ranks.rank else {k: v.cpu().clone() for k, v in trainer.encoder.state_dict().items()}
         if stored is None:
             settings = facts(name, data, images, options, trainer, why)
         else:
             settings = replace(prolonged(out, stored, recipe, options, trainer), **about(images))
         run = Run(out, settings, replace(info, steps=settings.steps))
-        start = 0 if stored is None else in_run(out).restore(trainer.parts(), partial(console.print, soft_wrap=True))
+        start = 0 if stored is None else trainer.restore(out, partial(console.print, soft_wrap=True))
         if start >= run.steps and (out / HEALTH).exists():
             console.print(f"{out} is finished after {start:,} steps; --resume --epochs N goes on.", soft_wrap=True)
             return out
@@ -185,14 +185,31 @@ def make_trainer(
     if recipe.micro_batch_size == 1 and norms:
         raise BadInput("micro_batch_size is 1: batch norm, which this network has, needs two images. Take 2 or more.")
     objective, settings = build_objective(recipe, network.embedding)
+    if options.checkpoint_activations:
+        recompute(network.encoder, info.backbone)
+    if options.strategy == "fsdp":
+        check_shards(recipe, network, objective)
     if ranks.size > 1:
         synchronise_batch_norm(network)
     trained = [*network.parameters(), *parameters_of(objective)]
     old = [] if options.init_lr is None else network.encoder.parameters()
     optimizer = build_optimizer(recipe.optimizer, trained, network.predictor.parameters(), old, options.init_lr or 1.0)
     # Small images: small networks, and no loader whose own work on the GPU would spoil a capture.
-    graphs = options.encoder is None and batches.in_memory
+    graphs = options.encoder is None and batches.in_memory and not options.checkpoint_activations
     return Trainer(fabric, ranks, recipe, network, objective, settings, optimizer, batches, seed, graphs), info
+
+
+def check_shards(recipe: Recipe, network: Siamese, objective: Any) -> None:
+    """Raises BadInput: something in a recipe needs whole tensors, and ranks have parts of them."""
+    average = recipe.optimizer.average
+    wrong = {
+        "optimizer.name is muon, which turns whole kernels: --set optimizer.name=sgd": recipe.optimizer.name == "muon",
+        f"optimizer.average is {average:g}: --set optimizer.average=0": average > 0,
+        f"the objective of {recipe.method} trains prototypes: take another --method": bool(parameters_of(objective)),
+        "the encoder has parameters that are single numbers": any(p.ndim == 0 for p in network.parameters()),
+    }
+    if any(wrong.values()):
+        raise BadInput(f"--strategy fsdp: {'; '.join(why for why, is_so in wrong.items() if is_so)}; or use ddp.")
 
 
 def make_batches(
@@ -310,6 +327,7 @@ def describe(console: Console, run: Run, images: Data | None, trainer: Trainer, 
         console.print(differing)
     parameters = sum(p.numel() for p in trainer.network.encoder.parameters())
     where = trainer.fabric.device.type + (f" x {trainer.ranks.size}" if trainer.ranks.size > 1 else "")
+    where += ", in shards" if trainer.sharded else ""
     console.print(
         f"{recipe.method} (recipe {settings.recipe_name}): {run.encoder.backbone}, {parameters / 1e6:.2g} M "
         f"parameters, batch {recipe.batch_size}, {run.steps:,} steps ({run.steps / settings.steps_per_epoch:.4g} "

@@ -51,7 +51,9 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
             both = {BEFORE: rows[before_name(run)][1], AFTER: rows[run.recipe.method][1]}
             draw(run, images, parts[1], both, MAPPED_TEST)
         record(out, results)
-        watch.loggers.figures({"step": run.steps, **result_figures(results)})
+        measures = [(r, column_of({**vars(r), "metric": "top-1"}) or r.protocol) for r in results]
+        figures = {tidy(f"results/{r.encoder}/{measure}/{r.metric}"): r.value for r, measure in measures}
+        watch.loggers.figures({"step": run.steps, **figures})
         console.print(closing_table(results, images))
         if words := without_gain(results, run.recipe.method):
             console.print(words, style="yellow", soft_wrap=True)
@@ -78,19 +80,12 @@ def finish_run(run: Run, encoder: nn.Module, untrained: Mapping[str, Tensor], wa
 
 def diverged(run: Run, error: Diverged, watch: Watch) -> None:
     """Note a divergence where `mec health` finds it: a line of metrics.jsonl, health.json, and the run's page."""
-    line = {"step": error.step, "loss": error.loss, "diverged": error.figures}
-    append_records(run.folder / METRICS, [line])
+    append_records(run.folder / METRICS, [{"step": error.step, "loss": error.loss, "diverged": error.figures}])
     verdict = health(run.folder)
     write_json(run.folder / HEALTH, verdict.record())
     watch.loggers.tell("words", "verdict", str(verdict), error.step)
     if watch.report:
         watch.console.print(f"Page: {write_report([run.folder], run.folder / REPORT)}", soft_wrap=True)
-
-
-def result_figures(results: Sequence[Result]) -> dict[str, float]:
-    """Values of the closing table by the names that loggers give them: results/ENCODER/MEASURE/METRIC."""
-    measures = [(r, column_of({**vars(r), "metric": "top-1"}) or r.protocol) for r in results]
-    return {tidy(f"results/{r.encoder}/{measure}/{r.metric}"): r.value for r, measure in measures}
 
 
 def next_steps(run: Run, images: Data) -> str:

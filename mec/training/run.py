@@ -89,11 +89,9 @@ def resumable(out: Path, asked: Mapping[str, Any]) -> RunSettings | None:
 def check_images(out: Path, stored: RunSettings, images: Data | None) -> None:
     # Of another number: one cannot be read now, or can be again.
     if images is not None and not (images.fits(stored.data_fingerprint) and len(images.train) == stored.images):
-        raise BadInput(
-            f"{out} was started on other images ({stored.images:,} of {stored.data}, fingerprint "
-            f"{stored.data_fingerprint}; now {len(images.train):,}, {images.fingerprint}). Restore them, or start "
-            "a new run."
-        )
+        before = f"{stored.images:,} of {stored.data}, fingerprint {stored.data_fingerprint}"
+        words = f"other images ({before}; now {len(images.train):,}, {images.fingerprint})"
+        raise BadInput(f"{out} was started on {words}. Restore them, or start a new run.")
 
 
 def resume_command(data: Any, out: Path) -> str:

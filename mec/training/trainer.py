@@ -17,17 +17,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mec.data.batches import Batch, IterableBatches, ViewBatches
 from mec.errors import Diverged, TrainingStopped
 from mec.networks import encoder_file
+from mec.networks.backbones import evaluating
 from mec.networks.siamese import Siamese
 from mec.objectives.coding import distortion_for
 from mec.objectives.methods import method_named
 from mec.recipes import schedules
 from mec.recipes.recipe import Recipe
 from mec.runtime import files
-from mec.runtime.checkpoints import checkpoints, in_run
+from mec.runtime.checkpoints import Checkpoints, checkpoints, in_run
 from mec.runtime.distributed import Ranks, average_gradients
 from mec.runtime.machine import has_bf16_units
 from mec.runtime.paths import STEPS
 from mec.runtime.progress import TrainingProgress
+from mec.runtime.sharding import Whole, follow, own, whole
 from mec.runtime.signals import signals
 from mec.training import health
 from mec.training.optimizers import clip_each, set_rates
@@ -55,13 +57,18 @@ class Trainer:
         self.trained = self.encoder = network.encoder if kept is None else kept  # what is stored and measured
         self.average: AveragedModel | None = None
         # Only where the device has units for it: elsewhere it is hundreds of times slower.
-        automatic = recipe.precision == "auto" and has_bf16_units(fabric.device.type)
-        self.bf16 = automatic or recipe.precision == "bf16"
+        self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and has_bf16_units(fabric.device.type))
         self.unseen = fabric.device.type == "cpu"  # whether maps have yet to be looked at, for bf16's sake
-        if isinstance(batches, ViewBatches):
+        self.sharded, before = hasattr(fabric.strategy, "device_mesh"), dict(network.named_parameters())
+        if self.sharded and ranks.rank == 0:
+            self.encoder = copy.deepcopy(self.trained).to(fabric.device)  # whole; see `gather_encoder`
+        if isinstance(batches, ViewBatches) and not self.sharded:  # shards are of contiguous tensors
             with contextlib.suppress(RuntimeError):  # of a convolution over three dimensions
                 network.to(memory_format=torch.channels_last)
-        self.wrapped, self.optimizer = fabric.setup(network, optimizer)
+        self.wrapped = fabric.setup_module(network)
+        if self.sharded:
+            follow(optimizer, before, network)
+        self.optimizer = fabric.setup_optimizers(optimizer)
         if isinstance(objective, nn.Module):
             objective.to(fabric.device)
         if recipe.optimizer.average:
@@ -88,7 +95,7 @@ class Trainer:
                 try:
                     batch = next(source)
                 except TrainingStopped:  # of the data: what was trained so far is kept
-                    if first and step > start and self.is_sound():
+                    if first and step > start and not self.sharded and self.is_sound():  # all ranks save shards
                         self.save(run, step)
                     raise
                 waited += time.monotonic() - before if loading else 0.0
@@ -116,15 +123,14 @@ class Trainer:
                 if due:
                     text = log.line({**at, **figures}, waited, self.recipe.batch_size)
                     waited = 0.0
-                    seen = "" if watch.accuracy is None else f"k-NN {watch.accuracy:.1f} %, "
-                    progress.step(done, seen + text)
+                    progress.step(done, ("" if watch.accuracy is None else f"k-NN {watch.accuracy:.1f} %, ") + text)
                 else:
                     progress.step(done)
-                if watch.is_due(done, pace.planned, each) and first:
-                    log.write({**at, "knn": watch.measure(self.encoder, done, progress)})
-                kept = keep_every and done % (keep_every * each) == 0
-                if kept and self.is_sound() and first:
-                    (out / STEPS).mkdir(exist_ok=True)
+                if watch.is_due(done, pace.planned, each):
+                    self.gather_encoder()
+                    if first:
+                        log.write({**at, "knn": watch.measure(self.encoder, done, progress)})
+                if keep_every and done % (keep_every * each) == 0 and self.is_sound():
                     self.save_encoder(run, done, out / STEPS / f"{done:08}.safetensors")
                 stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, done % each == 0, due)
@@ -133,8 +139,7 @@ class Trainer:
                     sound = self.is_sound()
                     if not sound or (not due and device != "cpu"):
                         self.check(run, loss, figures if sound else {"gradient_norm": math.nan}, step, now)
-                    if first:
-                        self.save(run, done)
+                    self.save(run, done)
                     saved = time.monotonic()
                 if stopping and done < steps:
                     raise TrainingStopped(
@@ -144,8 +149,9 @@ class Trainer:
                 before, step = time.monotonic(), done
 
     def is_sound(self) -> bool:
-        """Whether all weights are finite."""
-        return bool(torch.stack(torch._foreach_norm(list(self.network.parameters()))).isfinite().all())
+        """Whether all weights are finite; asked by all ranks where they lie in shards."""
+        sound = bool(torch.stack(torch._foreach_norm(own(self.network.parameters()))).isfinite().all())
+        return not self.ranks.any(not sound) if self.sharded else sound
 
     def should_save(self, seconds: float, save_minutes: float, epoch_ended: bool, due: bool) -> bool:
         """Every few minutes, and at ends of epochs unless they come thick and fast; the same answer on all ranks."""
@@ -166,7 +172,7 @@ class Trainer:
         if micro is None or micro >= m:
             online, target = self.embed_by_graph(views) if self.graphs else self.embed(views)
             loss = self.objective(online, target, **call)
-            self.fabric.backward(loss * scale)
+            self.backward(loss * scale)
             average_gradients(parameters_of(self.objective), self.ranks)
             return loss.detach(), online.detach(), target
         number_of_parts = -(-m // micro)  # of nearly one size: batch norm has no variance of a last single row
@@ -184,16 +190,26 @@ class Trainer:
         assert online.grad is not None
         for number, part in enumerate(parts):
             self.reseed(step, number)
-            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(parts)):
+            waits = number + 1 < len(parts) and not self.sharded  # whole gradients would be kept till the last part
+            with self.fabric.no_backward_sync(self.wrapped) if waits else contextlib.nullcontext():
                 again, _ = self.embed([v[part] for v in views], with_target=False)
-                self.fabric.backward(again, online.grad[:, part])
+                self.backward(again, online.grad[:, part])
         return loss.detach(), online.detach(), target
+
+    def backward(self, of: Tensor, *gradient: Tensor) -> None:
+        """Blocks that compute again here meet their rows a second time: what batch norms noted is put back."""
+        again = getattr(self.network.encoder, "grad_checkpointing", False)
+        noted = [(buffer, buffer.clone()) for buffer in self.network.encoder.buffers()] if again else []
+        self.fabric.backward(of, *gradient)
+        for buffer, before in noted:
+            buffer.copy_(before)
 
     def embed(self, views: list[Tensor], *, with_target: bool = True) -> tuple[Tensor, Tensor | None]:
         """Embeddings in float32, by bf16 arithmetic where the recipe, the device and the maps allow it."""
         if self.bf16 and self.unseen:
             self.bf16, self.unseen = not has_small_maps(self.network, views), False
-        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bf16):
+        # Its cache would hold the whole network in bf16, which shards are to spare.
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, self.bf16, cache_enabled=not self.sharded):
             online, target = self.wrapped(views, with_target=with_target)
         return online.float(), None if target is None else target.float()
 
@@ -243,7 +259,7 @@ class Trainer:
     @torch.no_grad()
     def figures(self, loss: Tensor, online: Tensor, target: Tensor | None, now: Mapping[str, Any]) -> dict[str, float]:
         """What is logged: loss, its exact bound, learning rate, gradient norm, and the health of the embeddings."""
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        gradients = own(p.grad for p in self.network.parameters() if p.grad is not None)
         m, d = online.shape[1] * self.ranks.size, online.shape[2]
         rows = -(-HEALTH_ROWS // self.ranks.size)  # of each rank; two views are enough
         settings = now["settings"]
@@ -253,6 +269,7 @@ class Trainer:
         bound = health.exact_loss_bound(method_named(self.recipe.method).objective, settings, m, d)
         bounded = {} if bound is None else {"loss_bound": bound}
         norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        norm = math.hypot(*self.ranks.values(norm)) if self.sharded else norm
         return {"loss": float(loss), **bounded, "lr": now["lr"], "gradient_norm": norm, **found}
 
     def check(self, run: Run, loss: Tensor, figures: Mapping[str, float], step: int, now: Mapping[str, Any]) -> None:
@@ -269,18 +286,40 @@ class Trainer:
         raise Diverged(f"diverged at step {step + 1}: {found}. {words} {advised}", value, step + 1, found)
 
     def save(self, run: Run, done: int) -> None:
+        """The first rank writes; called by all of them."""
         # The encoder first: a run cut off between the two repeats the steps, and with them the encoder.
         self.save_encoder(run, done, run.folder / encoder_file.ENCODER)
-        in_run(run.folder).save(done, self.parts())
+        if self.sharded or self.ranks.rank == 0:
+            (in_run(run.folder) if self.ranks.rank == 0 else Checkpoints()).save(done, self.whole_parts())
+
+    def restore(self, out: Path, say: Callable[[str], None]) -> int:
+        """The steps done by the newest checkpoint, whose state this is now."""
+        start = in_run(out).restore(self.whole_parts(), say)
+        self.gather_encoder()
+        return start
+
+    def gather_encoder(self) -> None:
+        """Where weights lie in shards, the first rank's encoder gets those of now; called by all ranks."""
+        if self.sharded and (weights := whole(self.trained.state_dict(), self.ranks)) and self.ranks.rank == 0:
+            self.encoder.load_state_dict(weights)
 
     def save_encoder(self, run: Run, done: int, path: Path) -> None:
+        self.gather_encoder()
+        if self.ranks.rank:
+            return
+        path.parent.mkdir(exist_ok=True)
         info = run.encoder
         probes = info.image_size and info.backbone != "custom"
         probed = encoder_file.probe(self.encoder, info.image_size) if probes else ()
         encoder_file.save_encoder(path, self.encoder, replace(info, steps=done, probe=probed))
 
+    def whole_parts(self) -> dict[str, Any]:
+        """What a checkpoint holds: that of one process."""
+        parts = self.parts()
+        return parts | {k: Whole(parts[k], self.ranks) for k in ("network", "optimizer")} if self.sharded else parts
+
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """What steps change."""
         own = {"objective": self.objective} if isinstance(self.objective, nn.Module) else {}
         own |= {} if self.average is None else {"average": self.average}
         return {"network": self.network, "optimizer": self.optimizer, **own}
@@ -293,12 +332,13 @@ def parameters_of(objective: Any) -> list[nn.Parameter]:
 def has_small_maps(network: Siamese, views: list[Tensor]) -> bool:
     """Whether a convolution's map is smaller than its stride: there torch's bf16 gradient on CPUs is never written,
     and holds what the memory held before."""
-    trial, found = copy.deepcopy(network).eval(), []
-    for module in trial.modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
-            module.register_forward_pre_hook(lambda m, x: found.append(min(x[0].shape[2:]) < max(m.stride)))
-    with torch.no_grad():
-        trial([view[:2] for view in views])
+    found = list[bool]()
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        found.append(isinstance(module, nn.modules.conv._ConvNd) and min(inputs[0].shape[2:]) < max(module.stride))
+
+    with torch.no_grad(), evaluating(network), nn.modules.module.register_module_forward_pre_hook(look):
+        network([view[:2] for view in views])
     return any(found)
 
 

@@ -112,8 +112,7 @@ class Annotations:
         areas = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)
         objects = [(i, self.rows(i)) for i in usable]
         medians = [np.median(areas[rows][self.trainable(rows, self.sizes[i])]) for i, rows in objects]
-        best = usable[np.argsort(medians, kind="stable")[::-1][:count]]
-        return self.take(sorted(best.tolist()))
+        return self.take(sorted(usable[np.argsort(medians, kind="stable")[::-1][:count]].tolist()))
 
 
 def read_image_at(annotations: Annotations, index: int) -> Image.Image:
@@ -242,17 +241,10 @@ def read_coco(root: Path, split: str, images: str | Path | None = None) -> Annot
         if not flaws:  # which are told each time
             save_cache(known_by, "coco", **arrays)
     folders = [root / images] if images else [root / "images" / split, root / split, file.parent, root / "images", root]
-    names = [str(name) for name in arrays["names"]]
+    classes, ids, names = (tuple(map(str, arrays.pop(key))) for key in ("classes", "ids", "names"))
     folder = next((f for f in folders if names and (f / names[0]).is_file()), folders[0])
-    return Annotations(
-        flaws=flaws,
-        classes=tuple(str(name) for name in arrays.pop("classes")),
-        ids=tuple(str(number) for number in arrays.pop("ids")),
-        paths=tuple(str(folder / str(name)) for name in arrays.pop("names")),
-        source=str(file),
-        category_ids=tuple(int(number) for number in arrays.pop("category_ids")),
-        **arrays,
-    )
+    paths, numbers = tuple(str(folder / name) for name in names), tuple(map(int, arrays.pop("category_ids")))
+    return Annotations(classes, ids, paths, flaws=flaws, source=str(file), category_ids=numbers, **arrays)
 
 
 def _coco_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
@@ -299,8 +291,5 @@ def _coco_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]
 def flat_polygons(shapes: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
     """The polygons of each object as `Annotations` keeps them."""
     points = [polygon for shape in shapes for polygon in shape]
-    return {
-        "polygon_starts": np.cumsum([0, *map(len, shapes)]),
-        "point_starts": np.cumsum([0, *map(len, points)]),
-        "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)]),
-    }
+    starts = {"polygon_starts": np.cumsum([0, *map(len, shapes)]), "point_starts": np.cumsum([0, *map(len, points)])}
+    return {**starts, "points": np.concatenate([*points, np.zeros(0, dtype=np.float32)])}

@@ -24,6 +24,7 @@ from torchvision.ops import RoIAlign
 
 from mec.errors import BadInput
 from mec.evaluation.detection.masks import mask_targets
+from mec.objectives.coding import at_least_float32
 from mec.runtime.distributed import ALONE, Ranks
 
 STRIDE = 16  # px of the image a cell of res4
@@ -106,7 +107,7 @@ class ExactHead(RPNHead):
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
-        return [at_least_single(v) for v in logits], [at_least_single(v) for v in deltas]
+        return [at_least_float32(v) for v in logits], [at_least_float32(v) for v in deltas]
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -134,13 +135,13 @@ class Heads(RoIHeads):
         if self.training:
             proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
         maps = self.box_head(self.box_roi_pool(features["0"], proposals))
-        logits, deltas = (at_least_single(v) for v in self.box_predictor(maps.mean((2, 3))))
+        logits, deltas = (at_least_float32(v) for v in self.box_predictor(maps.mean((2, 3))))
         if self.training:
             found = torch.cat(labels)
             losses = box_losses(logits, deltas, found, torch.cat(wanted), self.ranks)
             if self.has_mask():
                 foreground = found > 0
-                mask_logits = at_least_single(self.mask_predictor(maps[foreground]))
+                mask_logits = at_least_float32(self.mask_predictor(maps[foreground]))
                 drawn = mask_targets(targets, proposals, matched, labels, mask_logits.shape[-1]).to(mask_logits)
                 losses["loss_mask"] = mask_loss(mask_logits, drawn, found[foreground], self.ranks)
             return [], losses
@@ -150,7 +151,7 @@ class Heads(RoIHeads):
             counts = [r["boxes"].shape[0] for r in results]  # not len(): ONNX traces shapes
             maps = self.box_head(self.box_roi_pool(features["0"], [r["boxes"] for r in results]))
             classes = torch.cat([r["labels"] for r in results])
-            masks = at_least_single(self.mask_predictor(maps))[torch.arange(classes.shape[0]), classes].sigmoid()
+            masks = at_least_float32(self.mask_predictor(maps))[torch.arange(classes.shape[0]), classes].sigmoid()
             for result, part in zip(results, masks.split(counts)):
                 result["masks"] = part  # [n, 14, 14] probabilities inside the box
         return [result | {"labels": result["labels"] - 1} for result in results], {}
@@ -204,11 +205,9 @@ class PaddedBatch(nn.Module):
         high, wide = (max(image.shape[axis] for image in images) for axis in (1, 2))
         kind = torch.float64 if images[0].dtype == torch.float64 else torch.float32
         mean, std = (torch.tensor(v, dtype=kind, device=images[0].device).view(3, 1, 1) for v in (self.mean, self.std))
-        batch = [
-            F.pad((image.to(kind) - mean) / std, (0, wide - image.shape[2], 0, high - image.shape[1]))
-            for image in images
-        ]
-        return ImageList(torch.stack(batch), [(image.shape[1], image.shape[2]) for image in images]), targets
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        batch = [F.pad((x.to(kind) - mean) / std, (0, wide - w, 0, high - h)) for x, (h, w) in zip(images, sizes)]
+        return ImageList(torch.stack(batch), sizes), targets
 
     def postprocess(self, result, image_shapes, original_image_sizes):
         """Detections stay in px of the image as given; `saved.in_original` scales them."""
@@ -216,14 +215,9 @@ class PaddedBatch(nn.Module):
 
 
 def build_detector(
-    encoder: nn.Module,
-    classes: int,
-    *,
-    masks: bool,
-    mean: Sequence[float] = (123.675, 116.28, 103.53),
-    std: Sequence[float] = (58.395, 57.12, 57.375),
-    regions: Regions = Regions(),
-) -> Detector:
+    encoder: nn.Module, classes: int, *, masks: bool, mean: Sequence[float] = (123.675, 116.28, 103.53),
+    std: Sequence[float] = (58.395, 57.12, 57.375), regions: Regions = Regions(),
+) -> Detector:  # fmt: skip
     """The detector whose backbone and res5 are the encoder's own stages, with their weights; all of it is trained.
 
     Args:
@@ -309,10 +303,6 @@ def check_loaded(detector: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"the encoder does not fill the detector: {len(left)} of its tensors find no place "
             f"({', '.join(left[:3]) or 'none'}), {len(empty)} places stay empty ({', '.join(empty[:3]) or 'none'})."
         )
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

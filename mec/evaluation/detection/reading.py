@@ -178,9 +178,8 @@ def class_names(path: Path) -> list[str]:
 
 
 def with_flaws(annotations: Annotations, found: Flaws) -> Annotations:
-    return replace(
-        annotations, flaws={**annotations.flaws, **{words: where for words, where in found.items() if where}}
-    )
+    flaws = {**annotations.flaws, **{words: where for words, where in found.items() if where}}
+    return replace(annotations, flaws=flaws)
 
 
 def kept_rows(annotations: Annotations, kept: np.ndarray) -> Annotations:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, compress
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from mec.networks.backbones import build_encoder
 from mec.recipes.fields import from_file
 from mec.runtime.device import chosen_device
 from mec.runtime.distributed import ALONE, Ranks
-from mec.runtime.files import atomic, first_line, write_json
+from mec.runtime.files import first_line, write_json
 from mec.runtime.flags import takes
 from mec.runtime.locks import only_one
 from mec.runtime.progress import Console
 from mec.version import __version__
+
+DETECTOR_KEY = "mec-detector"  # of its file's metadata
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,6 @@ class DetectorInfo:
     regions: Regions
     data: str = ""
     version: str = __version__
-
-
-def save_detector(path: Path, detector: Detector, info: DetectorInfo) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    with atomic(path) as part:
-        safetensors.torch.save_file(tensors, part, metadata={"mec-detector": json.dumps(asdict(info))})
 
 
 def detector_file(run: str | Path) -> Path:
@@ -78,7 +74,7 @@ def load_detector(run: str | Path) -> tuple[Detector, DetectorInfo]:
     path = detector_file(run)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            known = dict(json.loads((file.metadata() or {})["mec-detector"]))
+            known = dict(json.loads((file.metadata() or {})[DETECTOR_KEY]))
         info = from_file(DetectorInfo, known, path)
         encoder = build_encoder(info.backbone, info.image_size, info.small_stem)
         shape: dict[str, Any] = {"masks": info.masks, "mean": info.mean, "std": info.std, "regions": info.regions}
@@ -150,8 +146,7 @@ def detections_of(
     for index, image in zip(mine, loader(TestImages(test, sizes), mine, workers)):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             result = detector([image.to(device)])[0]
-        seen = (image.shape[2], image.shape[1])
-        found.append(in_original(result, seen, tuple(test.sizes[index].tolist())))
+        found.append(in_original(result, (image.shape[2], image.shape[1]), tuple(test.sizes[index].tolist())))
     rows = [(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), d.masks) for d in found]
     return [
         Detections(np.array(b, np.float32).reshape(-1, 4), np.array(s, np.float32), np.array(c, np.int64), masks)
@@ -161,8 +156,7 @@ def detections_of(
 
 def in_original(result: Mapping[str, Tensor], seen: tuple[int, int], original: tuple[int, int]) -> Detections:
     """From px of the image seen (w, h) to the original's (w, h): scaled, clipped, empty ones left out, masks pasted."""
-    scale = torch.tensor([original[0] / seen[0], original[1] / seen[1]] * 2)
-    boxes = result["boxes"].float().cpu() * scale
+    boxes = result["boxes"].float().cpu() * torch.tensor([original[0] / seen[0], original[1] / seen[1]] * 2)
     boxes = boxes.clamp(min=torch.zeros(4), max=torch.tensor([*original, *original], dtype=torch.float32))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores, labels = boxes[kept], result["scores"].float().cpu()[kept], result["labels"].cpu()[kept]

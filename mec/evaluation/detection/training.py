@@ -21,8 +21,9 @@ from mec.evaluation.detection.network import build_detector, parameter_groups
 from mec.evaluation.detection.options import DETECTOR
 from mec.evaluation.detection.presets import Preset
 from mec.evaluation.detection.reading import DetectionData
-from mec.evaluation.detection.saved import DetectorInfo, detections_of, save_detector
+from mec.evaluation.detection.saved import DETECTOR_KEY, DetectorInfo, detections_of
 from mec.evaluation.subject import Subject
+from mec.networks.encoder_file import save_encoder
 from mec.runtime.checkpoints import in_run
 from mec.runtime.distributed import ALONE, Ranks, synchronise_batch_norm
 from mec.runtime.files import write_json
@@ -102,7 +103,7 @@ class DetectorRun:
             return
         shape = info.backbone, info.image_size, info.small_stem, data.train.classes, data.masks, self.mean, self.std
         about = DetectorInfo(*shape, sizes.test, sizes.most, self.preset.regions, data.name)
-        save_detector(self.out / DETECTOR, self.detector, about)
+        save_encoder(self.out / DETECTOR, self.detector, about, DETECTOR_KEY)
 
     def tested(self) -> tuple[list[Detections], dict[str, float]]:
         """What it finds on the test photographs, and how good that is, %."""
@@ -186,11 +187,9 @@ class DetectorRun:
         values = {name: float(value.detach()) for name, value in losses.items()}
         if self.ranks.any(not all(map(math.isfinite, values.values()))):
             kept = f"Kept: {self.kept.files()[-1]}. " if self.kept.files() else ""
-            raise Diverged(
-                f"diverged at iteration {iteration + 1} with learning rate {lr:.3g} "
-                f"({', '.join(f'{k} {v:.3g}' for k, v in values.items())}). {kept}Start again in another --out with "
-                f"--lr {self.lr / 3:.2g}."
-            )
+            told = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            words = f"diverged at iteration {iteration + 1} with learning rate {lr:.3g} ({told})"
+            raise Diverged(f"{words}. {kept}Start again in another --out with --lr {self.lr / 3:.2g}.")
 
     def log(self, done: int, figures: Mapping[str, float | Tensor]) -> str:
         """Write a line after `done` iterations; gives it in a few words."""

@@ -72,8 +72,7 @@ class Semi(Trained):
         part = labelled_part(everything, self.labels, self.seed)
         published = semi_recipe(self.preset, share_asked(self.labels, part, everything))
         recipe = self.changed(published)
-        train = limited(part, self.limit, self.seed)
-        found = semi(subject, data, train, recipe, labels=self.labels, seed=self.seed)
+        found = semi(subject, data, limited(part, self.limit, self.seed), recipe, labels=self.labels, seed=self.seed)
         return self.results(data, found, preset=preset_name(self.preset, published, recipe))
 
 

@@ -97,8 +97,7 @@ def share_of(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = max(1, round(share * len(members)))
-        chosen.append(members[np.argsort(chance[members], kind="stable")[:count]])
+        chosen.append(members[np.argsort(chance[members], kind="stable")[: max(1, round(share * len(members)))]])
     return np.sort(np.concatenate(chosen))
 
 

@@ -1,6 +1,7 @@
 """Few labels: logistic regression on a handful of labelled images per class, over seeded draws."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -41,8 +42,6 @@ def fewshot(
             labelled = Features(train.x[chosen], train.y[chosen])  # the bank may be mapped from disk, and large
             model = LogisticRegression(C=10, max_iter=1000).fit(labelled.unit().numpy(), labelled.y.numpy())
             predicted.append(model.predict(x_test))
-        settings = {"labels_per_class": count, "draws": number, "C": 10}
-        results += accuracies(
-            "fewshot", np.stack(predicted), test.y.numpy(), matrix=False, seed=seed, settings=settings
-        )
+        how: dict[str, Any] = {"seed": seed, "settings": {"labels_per_class": count, "draws": number, "C": 10}}
+        results += accuracies("fewshot", np.stack(predicted), test.y.numpy(), matrix=False, **how)
     return results

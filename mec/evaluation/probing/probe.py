@@ -61,10 +61,8 @@ def train_probe(subject: Subject, data: Data, recipe: Training, *, seed: int = 0
     console = Console(stderr=True)
     if reach(recipe, len(train)) < ENOUGH:
         here, there = f"{reach(recipe, len(train)):.2g}", f"{reach(recipe, 1_281_167):.0f}"
-        words = (
-            f"LARS can move the weights by about {here} times their length on {len(train):,} images; on ImageNet it "
-        )
-        words += f"is {there}. A higher --base-lr, or --preset fast, suits so few images."
+        words = f"LARS can move the weights by about {here} times their length on {len(train):,} images; on ImageNet "
+        words += f"it is {there}. A higher --base-lr, or --preset fast, suits so few images."
         console.print(words, highlight=False)
     transform = image_transform(replace(subject.info, interpolation="bilinear"))
     test = subject.features(data.test.labelled(), transform)

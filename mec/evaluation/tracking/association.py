@@ -136,11 +136,8 @@ class Tracker:
         self.lost = [t for t in self.lost if t.id not in dropped]
         self.removed |= {t.id for t in gone}
         self._drop_duplicates()
-        return [
-            Seen(t.id, t.detection, kalman.boxes_from(t.mean[None])[0], t.returned)
-            for t in sorted(self.tracked, key=lambda t: t.id)
-            if t.active
-        ]
+        shown = sorted((t for t in self.tracked if t.active), key=lambda t: t.id)
+        return [Seen(t.id, t.detection, kalman.boxes_from(t.mean[None])[0], t.returned) for t in shown]
 
     def _appearance(self, pool: list[Track], objects: Objects, measured: Floats) -> Floats:
         """Costs [tracks, objects] of the first stage, with motion if it is asked for."""

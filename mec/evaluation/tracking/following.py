@@ -98,9 +98,8 @@ def from_mask(frames: Frames, options: Following) -> Follow:
 
         def write(part: Path) -> int:
             each = [(n, now, int(i)) for n, now in enumerate(found, 1) for i in np.unique(now[now > 0])]
-            motfiles.write_masks(
-                part, [MaskRow(n, i, 1, (h, w), motfiles.encoded_mask(now == i)) for n, now, i in each]
-            )
+            rows = [MaskRow(n, i, 1, (h, w), motfiles.encoded_mask(now == i)) for n, now, i in each]
+            motfiles.write_masks(part, rows)
             return len(found)
 
         return write, (with_masks(frame, now) for frame, now in zip(frames, found))

@@ -24,8 +24,7 @@ def begin(measured: Floats) -> tuple[Floats, Floats]:
 
 def predict(mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
     """One frame later."""
-    noise = _diagonal(mean[:, 3], POSITION, ASPECT, VELOCITY)
-    return mean @ STEP.T, STEP @ covariance @ STEP.T + noise
+    return mean @ STEP.T, STEP @ covariance @ STEP.T + _diagonal(mean[:, 3], POSITION, ASPECT, VELOCITY)
 
 
 def project(mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:

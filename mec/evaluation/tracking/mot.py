@@ -125,8 +125,7 @@ class MotBenchmark(ClipBenchmark):
     def pictures(self, name: str, tracks: Boxes) -> tuple[Iterable[Image.Image], float]:
         clip = self.clips[name]
         shown = (tracks.where(tracks.frame == i) for i in range(1, len(clip.frames) + 1))
-        images = (with_boxes(f, t.box.tolist(), t.id.tolist()) for f, t in zip(frames_of(clip.frames), shown))
-        return images, clip.rate
+        return (with_boxes(f, t.box.tolist(), t.id.tolist()) for f, t in zip(frames_of(clip.frames), shown)), clip.rate
 
 
 def linked_boxes(
@@ -217,8 +216,7 @@ class MotsBenchmark(ClipBenchmark):
     def pictures(self, name: str, tracks: list[MaskRow]) -> tuple[Iterable[Image.Image], float]:
         clip, rows = self.clips[name], by_frame(tracks)
         shown = ([(row.id - FIRST_ID, row.decoded()) for row in rows[i]] for i in range(1, len(clip.frames) + 1))
-        images = (with_masks(f, id_map(masks, clip.size)) for f, masks in zip(frames_of(clip.frames), shown))
-        return images, clip.rate
+        return (with_masks(f, id_map(masks, clip.size)) for f, masks in zip(frames_of(clip.frames), shown)), clip.rate
 
 
 def by_frame(rows: Iterable[MaskRow]) -> defaultdict[int, list[MaskRow]]:

@@ -150,8 +150,7 @@ def read_boxes(path: Path, frames: int | None = None, unique: bool = False) -> B
         rows.append(values[:9])
     boxes = boxes_of_rows(rows)
     if unique:
-        pairs = zip(boxes.frame.tolist(), boxes.id.tolist())
-        _check_unique(path, zip(pairs, (number for number, _ in lines)))
+        _check_unique(path, zip(zip(boxes.frame.tolist(), boxes.id.tolist()), (number for number, _ in lines)))
     return boxes
 
 

@@ -56,9 +56,8 @@ def read_otb(root: Path, names: tuple[str, ...] = ()) -> list[BoxVideo]:
     than of frames, or an empty box to start from."""
     path = root / "OTB2015.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file. sot needs OTB-2015's layout: OTB2015.json, and SEQUENCE/img/0001.jpg and so on."
-        )
+        layout = "OTB2015.json, and SEQUENCE/img/0001.jpg and so on."
+        raise FileNotFoundError(f"{path}: no such file. sot needs OTB-2015's layout: {layout}")
     listed = read_json(path, dict)
     videos = []
     for name in chosen_names(listed, names, path):
@@ -153,8 +152,7 @@ def label(*, like: Tensor) -> Tensor:
     """[65, 65]: a Gaussian of a tenth of the target's size, its peak at index (0, 0)."""
     sigma = CELLS / CONTEXT * 0.1
     steps = torch.arange(CELLS, dtype=like.dtype, device=like.device) - CELLS // 2
-    bell = (-(steps[:, None] ** 2 + steps**2) / (2 * sigma**2)).exp()
-    return bell.roll((-(CELLS // 2), -(CELLS // 2)), (0, 1))
+    return (-(steps[:, None] ** 2 + steps**2) / (2 * sigma**2)).exp().roll((-(CELLS // 2), -(CELLS // 2)), (0, 1))
 
 
 def crop(image: Tensor, centre: np.ndarray, window: np.ndarray, side: int = SIDE, part: slice = slice(None)) -> Tensor:

@@ -84,13 +84,9 @@ def _pose_scores(counts: NDArray) -> dict[str, float]:
     # A sequence that has neither truth nor prediction of a joint leaves its IDF1 open, as in the source.
     per_joint = identity.mean(0)
     mota = 1 - errors[objects > 0] / objects[objects > 0]
-    return {
-        "IDF1": 100 * float(np.nanmean(per_joint)) if not np.isnan(per_joint).all() else float("nan"),
-        "MOTA": 100 * float(mota.mean()) if len(mota) else float("nan"),
-        SWITCHES: float(counts[..., 1].sum()),
-        "misses": float(counts[..., 2].sum()),
-        "false positives": float(counts[..., 3].sum()),
-    }
+    idf1 = float("nan") if np.isnan(per_joint).all() else 100 * float(np.nanmean(per_joint))
+    counted = dict(zip((SWITCHES, "misses", "false positives"), counts[..., 1:4].sum((0, 1)).tolist()))
+    return {"IDF1": idf1, "MOTA": 100 * float(mota.mean()) if len(mota) else float("nan"), **counted}
 
 
 def _joint_counts(name: str, truth: Sequence[PoseFrame], found: Sequence[PoseFrame]) -> NDArray:

@@ -215,10 +215,8 @@ def logistic_transfer(
     shift, scale = standard(x) if standardise else (0.0, 1.0)
     problem = prepare((x - shift) / scale, y, classes, device=device)
     start = coefficients_of(best, problem) if best is not None and best.penalty == chosen and not standardise else None
-    final = model(problem, chosen, *solve(problem, chosen, start))
-    value = metric(final.scores((x_test - shift) / scale), y_test)
-    about = {"penalty": chosen, "held_out": figures[chosen], "end_of_grid": edge, "train": len(y)}
-    return {"value": value, **about}
+    value = metric(model(problem, chosen, *solve(problem, chosen, start)).scores((x_test - shift) / scale), y_test)
+    return {"value": value, "penalty": chosen, "held_out": figures[chosen], "end_of_grid": edge, "train": len(y)}
 
 
 def standard(x: Tensor) -> tuple[Tensor, Tensor]:
