@@ -118,9 +118,9 @@ def crossed(
     return logits
 
 
-def loss(probabilities: np.ndarray, y: np.ndarray) -> float:
-    """Mean cross-entropy of [repeats, m, c], nats."""
-    return -float(np.log(np.take_along_axis(probabilities, y[None, :, None], 2)).mean())
+def losses(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Cross-entropy [m] of [repeats, m, c], nats, each the mean over repeats."""
+    return -np.log(np.take_along_axis(probabilities, y[None, :, None], 2))[..., 0].mean(0)
 
 
 def calibration(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def calibration(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     least = logits.shape[-1] / (logits.shape[-1] - 1) / (len(y) + 2)
     doubts = [min(0.9, least), *(d for d in DOUBTS if d > least)]
     pairs = [(float(t), float(d)) for t in TEMPERATURES for d in doubts]
-    return min(pairs, key=lambda pair: loss(calibrated(logits, *pair), y))
+    return min(pairs, key=lambda pair: losses(calibrated(logits, *pair), y).mean())
 
 
 def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None = None, unlabelled: str = "auto",
@@ -140,7 +140,8 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None
     Args:
         x: [m, e]; y: [m] in 0..classes-1.
         others: [n, e] rows without a label, of which `SPREAD_OVER` are used; see unlabelled.
-        unlabelled: "yes", "no", or "auto": where cross-validation gives a lower cross-entropy with them.
+        unlabelled: "yes", "no", or "auto": where cross-validation gives a cross-entropy with them that is lower by
+            more than its standard error: of few labels chance decides, and spread ones are too sure of themselves.
         seed: of the folds and of the draw of others.
 
     Raises:
@@ -155,8 +156,10 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int, *, others: np.ndarray | None
     tried = []
     for strength, way in ways:
         logits = crossed(x, y, classes, strength, seed, way)
-        tried.append((loss(calibrated(logits, *calibration(logits, y)), y), strength, way, logits))
-    _, strength, way, logits = min(tried, key=lambda one: one[0])
+        tried.append((losses(calibrated(logits, *calibration(logits, y)), y), strength, way, logits))
+    best = min([one for one in tried if one[2] is None] or tried, key=lambda one: one[0].mean())
+    gain = best[0] - tried[-1][0]  # by spreading, where that was tried; else nobody gains on the best
+    _, strength, way, logits = tried[-1] if gain.mean() > gain.std() / len(y) ** 0.5 else best
     model = linear(x, y, classes, strength) if way is None else way.fit(np.arange(len(y)), y, strength)
     return with_calibration(replace(model, spread=way is not None, strength=strength), logits, y, seed)
 

@@ -61,7 +61,7 @@ class Predicting(OnImages):
     """Folder for the classifier with its encoder; `mec.load_classifier` reads it. Default: OUT without its suffix."""
     unlabelled: Literal["auto", "yes", "no"] = "auto"
     """Whether labels are spread over neighbours to images without one, and the classifier fitted on both; auto: where
-    cross-validation finds that better."""
+    cross-validation finds that better, by more than its standard error."""
     finetune: bool = False
     """Train the encoder on the labels, too, 200 steps; six times in all, so that cross-validation stays honest. Figures
     come after those without, to be compared; labels are not spread then."""

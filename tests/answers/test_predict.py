@@ -68,6 +68,22 @@ def test_each_logit_of_cross_validation_is_of_a_classifier_that_has_not_seen_the
         assert np.allclose(logits[0, i], x[i] @ model.weight + model.bias)
 
 
+@pytest.mark.parametrize(("gains", "spreads"), [([0.05] * 40, True), ([4.0, -2.0, *[0.0] * 38], False)])
+def test_labels_are_spread_only_where_that_gains_more_than_chance_would(monkeypatch, gains, spreads):
+    """Of two gains of the same mean one is every image's, the other a large one and a loss."""
+    x, y = blobs(400, 0.3)
+
+    def of_each(x, y, classes, strength, seed, spread):
+        logits = np.zeros((4, len(y), classes))
+        logits[:, np.arange(len(y)), y] = 1.0 if spread is None else 1.0 + np.array(gains)
+        return logits
+
+    monkeypatch.setattr(classifying, "crossed", of_each)
+    monkeypatch.setattr(classifying, "calibrated", lambda logits, *_: np.exp(logits - 5))  # the gain in nats
+    for unlabelled, expected in (("auto", spreads), ("yes", True), ("no", False)):
+        assert fit(x[:40], y[:40], 3, others=x[40:], unlabelled=unlabelled).spread == expected
+
+
 def test_spreading_comes_to_its_limit_and_helps_where_neighbours_agree():
     x, y = blobs(300, 0.3, seed=1)
     spread = classifying.Spread(x, 3)
