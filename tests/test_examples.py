@@ -43,7 +43,7 @@ def examples(monkeypatch):
         ("speech", (), {"epochs": 60}, {1: 3}),
         ("time_series", ("OSULeaf",), {"epochs": 20}, {1: 8, 5: 10}),
         ("time_series", ("BasicMotions",), {"epochs": 30}, {1: 10, 5: 10}),
-        ("text", (), {"epochs": 10}, {1: 1, 5: 2}),
+        ("text", (), {}, {1: 1, 5: 2}),
     ],
     ids=["speech", "outlines", "motions", "text"],
 )
