@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         return self.norm(hidden.sum(1) / known.sum(1).clamp(min=1))
 
 
-def main(epochs: int = 20, seeds: int = 3) -> dict[str, list[float]]:
+def main(epochs: int = 14, seeds: int = 3) -> dict[str, list[float]]:
     texts = [text for subject in SUBJECTS for text in paragraphs(subject)]
     common = Counter(word for text in texts[1::3] + texts[2::3] for word in text).most_common(WORDS)
     numbers = {word: number for number, (word, _) in enumerate(common, 1)}

@@ -43,8 +43,9 @@ def examples(monkeypatch):
         ("speech", (), {"epochs": 60}, {1: 3}),
         ("time_series", ("OSULeaf",), {"epochs": 20}, {1: 8, 5: 10}),
         ("time_series", ("BasicMotions",), {"epochs": 30}, {1: 10, 5: 10}),
-        ("text", (), {"epochs": 8}, {1: 5, 5: 5}),
+        ("text", (), {}, {1: 1, 5: 2}),
     ],
+    ids=["speech", "outlines", "motions", "text"],
 )
 def test_an_encoder_of_another_modality_beats_its_raw_features(examples, name, given, settings, gain):
     accuracy = examples(name).main(*given, seeds=1, **settings)
@@ -59,6 +60,7 @@ def test_an_encoder_of_another_modality_beats_its_raw_features(examples, name, g
 def test_an_example_of_another_modality_is_short_and_its_views_keep_rows_apart(examples, name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
     module = examples(name)
+    torch.manual_seed(0)
     shapes = {"speech": (64, 12, 24), "time_series": (64, 6, module.LENGTH if name == "time_series" else 0)}
     rows = torch.arange(1, 65)[:, None].expand(64, 48) if name == "text" else None
     rows = torch.arange(64.0).mul(10).reshape(64, 1, 1).expand(shapes[name]) if rows is None else rows
@@ -68,6 +70,24 @@ def test_an_example_of_another_modality_is_short_and_its_views_keep_rows_apart(e
     mean = (first.flatten(1) * kept).sum(1) / kept.sum(1).clamp(min=1)
     assert torch.corrcoef(torch.stack([mean.float(), rows.flatten(1)[:, 0].float()]))[0, 1] > 0.9
     assert 0.7 < float(kept.float().mean()) < 0.9  # a fifth is left out
+
+
+def test_views_of_another_modality_are_parts_in_order_from_various_places(examples):
+    """Of rows that count upwards: what is left goes on counting, from another place for another row."""
+    torch.manual_seed(0)
+    words = examples("text").view(torch.arange(1, 49).expand(64, 48))
+    places = torch.where(words > 0, words - torch.arange(24), -1)
+    assert {len(set(row.tolist()) - {-1}) for row in places} == {1}
+    assert len(set(places.amax(1).tolist())) > 10
+    frames = examples("speech").view(torch.arange(24.0).expand(64, 12, 24))
+    speeds = (frames[:, :, -2] - frames[:, :, 1]).amax(1) / 21  # of the coefficients, one in five is 0
+    assert 0.2 < float(speeds.min()) < 0.7 < float(speeds.max()) < 1.8  # half to all, 0.2 louder or softer
+    module = examples("time_series")
+    around = module.view(torch.arange(float(module.LENGTH)).expand(64, 1, module.LENGTH))
+    assert len(set(around.argmin(2).flatten().tolist())) > 20
+    upwards = (around.diff(dim=2) > 0).float().mean(2)
+    assert ((upwards < 0.2) | (upwards > 0.8)).all()
+    assert 16 < int((upwards > 0.8).sum()) < 48  # about half of them are mirrored
 
 
 @pytest.mark.slow
