@@ -63,11 +63,12 @@ def small_trainer(method: str, *settings: str, group: Ranks = ALONE) -> Trainer:
         objective.double()
     optimizer = build_optimizer(recipe.optimizer, [*network.parameters(), *parameters_of(objective)])
     fabric = SimpleNamespace(
-        device=torch.device("cpu"),
-        setup=lambda network, optimizer: (network if group.size == 1 else DistributedDataParallel(network), optimizer),
+        device=torch.device("cpu"), strategy=None,
+        setup_module=lambda network: network if group.size == 1 else DistributedDataParallel(network),
+        setup_optimizers=lambda optimizer: optimizer,
         backward=lambda tensor, *rest: tensor.backward(*rest),
-        no_backward_sync=lambda wrapped, enabled: wrapped.no_sync() if enabled and group.size > 1 else nullcontext(),
-    )
+        no_backward_sync=lambda wrapped: wrapped.no_sync() if group.size > 1 else nullcontext(),
+    )  # fmt: skip
     batches = SimpleNamespace(steps_per_epoch=2)
     trainer = Trainer(fabric, group, recipe, network, objective, call, optimizer, batches, seed=0)
     trainer.embed = lambda views, with_target=True: trainer.wrapped(views, with_target=with_target)  # in float64
