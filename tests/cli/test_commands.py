@@ -72,7 +72,7 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
         "set": (), "data_root": Path("there"), "download": True, "split": None, "workers": 2, "steps": None,
         "save_minutes": 5.0, "evaluate": True, "quiet": False, "encoder": None,
         "labels": Path("l.csv"), "init": None, "init_lr": None, "freeze": None, "keep_every": None,
-        "report": True, "logger": None,
+        "report": True, "logger": None, "strategy": "ddp", "checkpoint_activations": False,
         "minutes": None,
     }  # fmt: skip
     plain = given(monkeypatch, "pretrain", "digits")
