@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 START = ROOT.parent / "shared/cluster/start-slurm.sh"
 SCRIPT = ROOT / "examples/cluster/slurm.sh"
 NEEDED = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "salloc", "scontrol", "scancel")
-TRAIN = "pretrain digits --recipe digits --backbone resnet10-tiny --limit 240 --batch-size 48 --no-evaluate --no-report"
+TRAIN = "pretrain digits --recipe digits --backbone resnet10-tiny --limit 240 --batch-size 24 --no-evaluate --no-report"
 LIBRARIES = ("Warning", "lightning", "Initializing distributed", "broadcast_buffers", "`srun` command is available")
 
 pytestmark = pytest.mark.slurm
