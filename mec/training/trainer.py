@@ -132,7 +132,7 @@ class Trainer:
                         log.write({**at, "knn": watch.measure(self.encoder, done, progress)})
                 if keep_every and done % (keep_every * each) == 0 and self.is_sound():
                     self.save_encoder(run, done, out / STEPS / f"{done:08}.safetensors")
-                stopping = stop() if self.ranks.size == 1 else due and self.ranks.any(stop())
+                stopping = stop() if self.ranks.size == 1 else (due or device == "cpu") and self.ranks.any(stop())
                 save_now = self.should_save(time.monotonic() - saved, save_minutes, done % each == 0, due)
                 if save_now or stopping or done == steps:
                     # A gradient that is not finite may have come with a finite loss: never save what it left.
