@@ -107,7 +107,7 @@ def test_without_srun_a_job_of_two_tasks_is_one_process_that_says_so(cluster):
 
 def test_a_run_that_is_signalled_requeued_and_cancelled_ends_as_one_left_alone(cluster):
     """USR1 as before a time limit, `scontrol requeue`, `scancel`: each saves its step, the next start goes on."""
-    out, epochs = cluster.folder / "disturbed", 40
+    out, epochs = cluster.folder / "disturbed", 20
     words = f"{SCRIPT} {TRAIN.removeprefix('pretrain ')} --epochs {epochs} --out {out}"
     job = cluster.submitted(words)
 
