@@ -15,6 +15,7 @@ PLAIN = {  # torchvision's RandomResizedCrop and a flip; nothing else happens to
     "rotate": 0, "shear": 0, "shift": 0, "zoom": 0,
     "jitter": 0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grey": 0,
     "blur": 0, "blur_sigma": (0.1, 2.0), "solarize": 0, "noise": 0, "copies": 1, **IMAGENET,
+    "upend": 0, "turn": 0, "erase": 0,
 }  # fmt: skip
 COLOURED = PLAIN | {"jitter": 0.8, "grey": 0.2}
 

@@ -1,6 +1,8 @@
 """What commands share: a command of a function of `mec` has the function's options as its first base."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
@@ -13,16 +15,19 @@ Run = Annotated[
     arg(metavar="RUN", help="A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."),
 ]
 
+_, *found = re.split(r"^# (\w+)\n\n", Path(__file__).with_name("help.md").read_text("utf-8"), flags=re.MULTILINE)
+HELP = dict(zip(found[::2], map(str.rstrip, found[1::2])))  # by the command's class
+
 
 class Command:
-    """Its fields are its flags, its docstring that of the options; help shows `more` below it.
+    """Its fields are its flags, its docstring that of the options; help shows `more`, of help.md, below it.
 
     `run` calls the function of `mec` that has the command's name: with its own fields, then the options as keywords."""
 
     more: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        cls.__doc__ = cls.__doc__ or cls.__bases__[0].__doc__
+        cls.__doc__, cls.more = cls.__doc__ or cls.__bases__[0].__doc__, HELP.get(cls.__name__, "")
 
     def run(self) -> Any:
         import mec

@@ -67,7 +67,7 @@ class Data:
     skipped: tuple[Skipped, ...] = ()
     fingerprint: str = ""
     typical_size: tuple[int, int] = (0, 0)  # height, width: medians
-    suits: Literal["photographs", "digits"] = "photographs"  # the kind of views that make sense
+    suits: Literal["images", "digits", "recordings", "arrays"] = "images"  # the kind of views that make sense
     split: str = TEST  # what the part is called that is measured on
     validation: Split | None = None  # another held-out part: settings are chosen by it, where they are chosen
     scale: Scale | None = None  # of the deep values of these images
@@ -100,8 +100,8 @@ class Data:
 
 def counted(number: int, things: str) -> str:
     """A number of things in words: 1 file linked twice, 1,200 files linked twice."""
-    words = re.sub(r"\b(file|folder|image)s\b", r"\1", things).replace(" are no ", " is no ") if number == 1 else things
-    return f"{number:,} {words}"
+    one = re.sub(r"\b(file|folder|image|recording|array)s\b", r"\1", things).replace(" are no ", " is no ")
+    return f"{number:,} {one if number == 1 else things}"
 
 
 def with_held_out(data: Data, held_out: Mapping[str, Split], split: str = "") -> Data:

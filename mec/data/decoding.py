@@ -9,7 +9,8 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from mec.data.sounds import ARRAYS, READ_SOUNDS, SOUND_EXTRA, SOUNDS, array_image, is_sound, spectrogram
 from mec.data.values import Scale, check_channels, is_deep, is_wide, tiff_channels, to_rgb, wide_values
+from mec.errors import BadInput
 
 # Of Pillow's decoders those that are tried, whatever a file is called: others start programs (EPS) or are rarely tried.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
@@ -27,9 +30,13 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()  # noqa: SIM905
 ) | (HEIF if importlib.util.find_spec("pillow_heif") else frozenset())
 HEIF_EXTRA = "pip install 'mec-ssl[heif]'"
+KINDS = {  # of what can be trained on, by suffix
+    **dict.fromkeys(SUFFIXES, "images"), **dict.fromkeys(SOUNDS if READ_SOUNDS else (), "recordings"),
+    **dict.fromkeys(ARRAYS, "arrays"),
+}  # fmt: skip
 MOST_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
 ORIENTATION = 0x0112  # EXIF's number for it
-JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # their first bytes
+JPEG, PNG, NPY = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"  # their first bytes
 NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG beside its pixels
 ANY_SCALE = Scale(0, 1)  # where it is only asked whether an image can be read
 T = TypeVar("T")
@@ -69,6 +76,10 @@ def open_image(file: str | Path | bytes) -> Image.Image:
     data = file if isinstance(file, bytes) else read_file(file)
     if not data:
         raise ValueError("empty file (0 bytes)")
+    if is_sound(data):
+        return spectrogram(data)
+    if data.startswith(NPY):
+        return array_image(data)
     try:
         image = Image.open(io.BytesIO(data), formats=formats())
     except Image.UnidentifiedImageError as error:
@@ -233,9 +244,30 @@ def reason(error: Exception, path: str = "") -> str:
     return ((words.replace(path, "file") if path else words).strip() or type(error).__name__)[:300]
 
 
+def kinds_of(names: Iterable[str]) -> Counter[str]:
+    """How many of the files are of each kind that can be trained on.
+
+    >>> kinds_of(["a/1.wav", "b.jpg", "c.PNG", "notes.txt"])
+    Counter({'images': 2, 'recordings': 1})"""
+    found = Counter[str]()
+    for suffix, count in Counter(name[name.rfind(".") :] for name in names).items():
+        found.update({KINDS[suffix.lower()]: count} if suffix.lower() in KINDS else {})
+    return found
+
+
+def one_kind(names: Iterable[str], where: object) -> Any:
+    """Of files that are trained on together: "images", "recordings" or "arrays". Raises BadInput: of several kinds."""
+    kinds = kinds_of(names)
+    if len(kinds) > 1:
+        words = " and ".join(f"{count:,} {kind[: len(kind) - (count == 1)]}" for kind, count in kinds.most_common())
+        raise BadInput(f"{where} holds {words}: an encoder learns from one kind. Give a folder or a list of one.")
+    return next(iter(kinds), "images")
+
+
 def nothing_in(root: Path) -> str:
     """The message about a folder without an image."""
     names = {name for _, _, files in os.walk(root) for name in files if name[0] != "."}
     others = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     inside = f"It holds files of other kinds: {', '.join(others[:8])}." if others else "It is empty."
-    return f"{root}: no image found. {inside} Looked for {', '.join(sorted(SUFFIXES))}, in any depth."
+    inside += f" Recordings: {SOUND_EXTRA} reads them." * bool(SOUNDS & {*others} - {*KINDS})
+    return f"{root}: no image found. {inside} Looked for {', '.join(sorted(KINDS))}, in any depth."

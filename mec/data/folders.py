@@ -15,7 +15,7 @@ import numpy as np
 
 from mec.data.contents import contents_hash, sampled
 from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION, Data, Split, stratified
-from mec.data.decoding import SUFFIXES, Skipped, nothing_in, quiet, why_unreadable
+from mec.data.decoding import KINDS, Skipped, nothing_in, one_kind, quiet, why_unreadable
 from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.listing import CACHE_FROM, cached_listing, load_cache, pack_names, save_cache, unpack_names
 from mec.data.named import TORCHVISION
@@ -149,7 +149,7 @@ def split_folders(folder: Path, left_out: Counter[str]) -> tuple[list[str], list
 
 
 def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    return os.path.splitext(name)[1].lower() in KINDS
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -199,7 +199,8 @@ def from_folder(
             skipped += more
     told = (*layout.told, *sampled(np.concatenate([part.sizes for part in (chosen, *others)])))
     stamp = folder_fingerprint(folder, [chosen, *others], layout.stamp)
-    about: dict[str, Any] = {"classes": layout.classes, "left_out": layout.left_out, "told": told}
+    suits = one_kind((name for part in layout.parts for name in part.names), folder)
+    about: dict[str, Any] = {"classes": layout.classes, "left_out": layout.left_out, "told": told, "suits": suits}
     skipped = [*skipped, *layout.closed]
     name = plain(data_name(folder.resolve()))
     return Data(name, train, skipped=tuple(skipped), fingerprint=stamp, **about), held_out

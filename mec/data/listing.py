@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mec.data.decoding import HEIF, HEIF_EXTRA, SUFFIXES, Skipped
+from mec.data.decoding import HEIF, HEIF_EXTRA, KINDS, Skipped, kinds_of
+from mec.data.sounds import SOUND_EXTRA, SOUNDS
 from mec.errors import BadInput
 
 CACHE_FROM = 10_000  # images
@@ -100,10 +101,14 @@ def list_images(root: Path) -> Listing:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if entry.name.startswith("."):
                     left_out["hidden files or folders"] += 1
-                elif suffix in SUFFIXES or entry.is_dir():
+                elif suffix in KINDS or entry.is_dir():
                     (links if entry.is_symlink() else waiting).append(prefix + entry.name)
                 else:
                     left_out[suffix_words(suffix)] += 1
+    if len(kinds := kinds_of(names)) > 1:  # covers beside recordings, masks as arrays beside images
+        most = max(kinds, key=lambda kind: (kinds[kind], kind == "images"))
+        left_out.update({f"{kind} among {most}": n for kind, n in kinds.items() if kind != most})
+        names = {name: size for name, size in names.items() if kinds_of([name])[most]}
     told = {reason: count for reason, count in sorted(left_out.items()) if count}
     sizes, times = (np.array([*values], np.int64) for values in (map(names.get, sorted(names)), folders.values()))
     return Listing(str(root), sorted(names), sizes, [*folders], times, tuple(closed), told)
@@ -112,6 +117,8 @@ def list_images(root: Path) -> Listing:
 def suffix_words(suffix: str) -> str:
     """Why files of a suffix are left out, with how to read them where there is a way."""
     words = f"files with the suffix {suffix.lower()}" if suffix else "files without a suffix"
+    if suffix.lower() in SOUNDS:
+        return f"{words} ({SOUND_EXTRA} reads them)"
     if suffix.lower() in HEIF:
         return f"{words} are no images that can be read here ({HEIF_EXTRA} reads them)"
     return f"{words} (give the tars themselves as the data)" if suffix.lower() == ".tar" else words

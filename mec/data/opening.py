@@ -9,6 +9,7 @@ import numpy as np
 
 from mec.data import dataset
 from mec.data.dataset import ROLES, TRAIN, Data, Split, fingerprint, in_memory_if_small, limited, one_sided
+from mec.data.decoding import one_kind
 from mec.data.folders import from_folder, with_labels
 from mec.data.named import TORCHVISION, digits, from_torchvision
 from mec.data.shards import Packed, Shards, is_packed, open_packed
@@ -89,6 +90,7 @@ def from_packed(
     state = hashlib.sha256("\n".join([*packed.checksums, *stamp]).encode() + train.images.rows.tobytes())
     stamp_of = "-".join([state.hexdigest()[:16], *filter(None, [packed.contents])])
     about: dict[str, Any] = {"classes": packed.classes, "left_out": packed.left_out, "told": packed.told}
+    about["suits"] = one_kind(packed.names, name)
     found = Data(packed.name, train, fingerprint=stamp_of, **about)
     return found, {name: part.labelled() for name, part in parts.items() if part.labels is not None}
 

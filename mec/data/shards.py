@@ -20,7 +20,7 @@ from braceexpand import braceexpand
 
 from mec.data.contents import CHUNK, contents_hash, sampled
 from mec.data.dataset import ROLES, TEST, TRAIN, Split
-from mec.data.decoding import SUFFIXES, Picture
+from mec.data.decoding import KINDS, Picture
 from mec.data.fetching import fetch
 from mec.data.images import Images
 from mec.data.listing import cache_file, pack_names, suffix_words, unpack_names
@@ -215,7 +215,7 @@ def scan_tars(tars: Sequence[str]) -> Packed:
                         continue
                     if not member.isfile() or base.startswith("."):
                         left_out["hidden files" if member.isfile() else "files that are links or no regular files"] += 1
-                    elif suffix.lower() in SUFFIXES:
+                    elif suffix.lower() in KINDS:
                         images.append((stem, member))
                     elif suffix == ".cls":
                         content = file.extractfile(member)
@@ -250,7 +250,7 @@ def scan_tars(tars: Sequence[str]) -> Packed:
             parts.append(part)
         state.append(f"{os.path.basename(tar)} {os.path.getsize(tar)}")
     if not rows:
-        raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(SUFFIXES))}.")
+        raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(KINDS))}.")
     columns: dict[str, Any] = dict(zip(COLUMNS, np.array(rows, np.int64).T))
     name = os.path.basename(os.path.dirname(os.path.abspath(tars[0])))
     of_each = np.array(parts if TRAIN in parts else [TRAIN] * len(parts))

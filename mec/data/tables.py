@@ -13,7 +13,7 @@ import numpy as np
 import pandas
 
 from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION
-from mec.data.decoding import SUFFIXES, read_file
+from mec.data.decoding import KINDS, read_file
 from mec.data.listing import list_images
 from mec.errors import BadInput, plain
 from mec.runtime.paths import LISTS
@@ -145,7 +145,7 @@ def matched(table: Table, names: Sequence[str], root: str | Path) -> np.ndarray:
             path = posix(os.path.relpath(path, os.path.abspath(root)))
         found = {name for name in (path, posix(os.path.join(from_table, path))) if name in exact}
         if not found and not os.path.isabs(written):
-            bare = path if os.path.splitext(path)[1].lower() not in SUFFIXES else ""
+            bare = path if os.path.splitext(path)[1].lower() not in KINDS else ""
             for name in ends.get(path.rpartition("/")[2], ()):
                 whole, longer = f"/{name}", f"/{path}"
                 stem = f"/{os.path.splitext(name)[0]}" if bare else whole

@@ -88,7 +88,7 @@ def preset_name(preset: str, published: Training, recipe: Training) -> str:
 
 def suited(recipe: Training, data: Data) -> Training:
     """Without flips where a mirrored image is another thing."""
-    return replace(recipe, flip=0.0) if data.suits == "digits" else recipe
+    return replace(recipe, flip=0.0) if data.suits != "images" else recipe
 
 
 def new_head(size: int, classes: int, recipe: Training, seed: int) -> nn.Module:

@@ -40,14 +40,17 @@ Setting = bool | int | Finite | Literal["guaranteed", "l2", "bn", "both"] | Line
 
 @dataclass(frozen=True)
 class View(Checked):
-    """How one view of an image is made, in this order: crop, flip, affine, colour, grey, blur, solarize, noise."""
+    """How one view of an image is made, in this order: crop, flip, upend, turn, affine, colour, grey, blur, solarize,
+    noise, erase."""
 
     key = "views"
     size: Count = 224  # px, square
     scale: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image's area that a crop covers
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of the crop
     interpolation: Interpolation = "bicubic"
-    flip: Share = 0.5  # probability, as are jitter, grey, blur and solarize
+    flip: Share = 0.5  # probability, as are upend, turn, jitter, grey, blur, solarize and erase
+    upend: Share = 0.0  # upside down
+    turn: Share = 0.0  # by a quarter; with flip and upend at 0.5 each, all eight positions are equally likely
     rotate: NotNegative = 0.0  # degrees, uniform in ±rotate
     shear: Annotated[float, Range(float, 0, 90, below=True)] = 0.0  # degrees
     shift: NotNegative = 0.0  # share of the side, uniform in ±shift
@@ -62,6 +65,7 @@ class View(Checked):
     blur_sigma: tuple[NotNegative, NotNegative] = (0.1, 2.0)  # px
     solarize: Share = 0.0
     noise: NotNegative = 0.0  # standard deviation, pixel values in [0, 1]
+    erase: Share = 0.0  # a rectangle of 2 to 33 % of the view becomes its mean colour
     mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     copies: Whole = 1  # how many views of this kind

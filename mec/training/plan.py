@@ -120,8 +120,8 @@ def auto(
     why = []
 
     hurried = not gpu and (minutes is None or minutes <= SHORT)
-    if short <= 40:
-        size = 16 if short <= 20 else 24 if hurried and short > 24 else 32
+    if short <= 40 or (data.suits == "recordings" and not gpu):
+        size = 16 if short <= 20 else 24 if hurried and 24 < short <= 40 else 32
     elif gpu:
         size = 64 if short <= 80 else 96 if short <= 120 else 160 if short <= 200 else 224
     else:
@@ -164,8 +164,16 @@ def auto(
     epochs = int(min(800, max(10 if gpu else 5, goal / n)))
     why.append(f"{epochs} epochs: {epochs * n:,} images seen; --epochs or --time-budget changes it")
 
-    view = replace(AUTO.views[0], size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, copies=2, interpolation="bilinear")
-    if size >= 64:  # photographs
+    view = AUTO.views[0]
+    if data.suits in ("recordings", "arrays"):
+        view = replace(view, flip=0.0, scale=(0.4, 1.0), saturation=0.0, hue=0.0, grey=0.0, noise=0.05, erase=0.5)
+        what = {
+            "recordings": "recordings seen as log-mel spectrograms of 64 x 64",
+            "arrays": "arrays seen as grey images",
+        }
+        why.append(f"{what[data.suits]}: neither mirrored nor coloured; louder, softer, noisy, with a part left out")
+    view = replace(view, size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, copies=2, interpolation="bilinear")
+    if size >= 64 and data.suits == "images":  # photographs
         sigma = (0.1, 2.0 * size / 224)
         view = replace(view, interpolation="bicubic", saturation=0.2, blur=0.5, blur_sigma=sigma)
     # 1.5 at batch 128: two points of k-NN above 0.5 in short runs on CIFAR-10; Muon as many again, docs/log.md.

@@ -23,6 +23,8 @@ COLUMNS = {
     "jitter": (28, 1), "factors": (29, 4), "order": (33, 4), "grey": (37, 1), "blur": (38, 1), "sigma": (39, 1),
     "solarize": (40, 1), "noise": (41, 0),  # and all columns after it
 }  # fmt: skip
+LATER = {"upend": 0, "turn": 1, "erase": 2, "erased": 3}  # beyond those of the noise; the last has four columns
+FIRST_LATER = 1 << 40
 
 
 def uniforms(
@@ -53,6 +55,10 @@ class Draw:
         self.view, self.key = view, (seed, epoch, indices, np.broadcast_to(number, indices.shape))
         self.table = uniforms(*self.key, count=COLUMNS["noise"][0])
 
+    def later(self, name: str, count: int = 1) -> np.ndarray:
+        """[m, count] numbers of what views have had since: drawn when asked for."""
+        return uniforms(*self.key, count=count, first=FIRST_LATER + LATER[name])
+
     def take(self, rows: np.ndarray) -> "Draw":
         """The numbers of some rows."""
         part = copy.copy(self)
@@ -70,7 +76,10 @@ class Draw:
 
     def is_chosen(self, name: str) -> np.ndarray:
         """[m] bool: whether a row gets the operation, by its probability."""
-        return self[name] < getattr(self.view, name)
+        share = getattr(self.view, name)
+        if name in LATER:
+            return self.later(name)[:, 0] < share if share else np.zeros(len(self.table), bool)
+        return self[name] < share
 
     def jitter(self) -> Jitter:
         """Brightness, contrast, saturation and hue, in an order of its own for each image."""
@@ -177,8 +186,12 @@ def resampling(centres: Tensor, start: Tensor, length: Tensor, size: int, kind: 
 
 
 def augment(images: Tensor, draw: Draw) -> Tensor:
-    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: affine, colour, blur, solarize, noise."""
+    """Crops [m, 3, s, s] (uint8, or float in [0, 1]) -> normalised views: turn, affine, colour, blur, solarize, noise,
+    erase."""
     view = draw.view
+    for name, moving in (("upend", lambda x: x.flip(2)), ("turn", lambda x: x.rot90(1, (2, 3)))):
+        if (rows := draw.is_chosen(name)).any():
+            images = torch.where(to_device(rows, images.device)[:, None, None, None], moving(images), images)
     moved = bool(view.rotate or view.shear or view.shift or view.zoom)
     if images.dtype == torch.uint8 and (moved or images.is_cuda):
         images = images.float().mul_(1 / 255)
@@ -189,7 +202,21 @@ def augment(images: Tensor, draw: Draw) -> Tensor:
     out = colour_on_gpu(images, draw).sub_(mean).mul_(scale) if images.is_cuda else colour_on_cpu(images, draw)
     if view.noise:
         out.add_(to_device(draw.normals(tuple(out.shape[1:])), out.device, out.dtype) * scale, alpha=view.noise)
-    return out
+    return erase(out, draw) if view.erase else out
+
+
+def erase(x: Tensor, draw: Draw) -> Tensor:
+    """Normalised views [m, 3, s, s] with a rectangle of some at 0, the mean colour: of a share from 0.02 to 0.33, its
+    height 0.3 to 3.3 times its width, anywhere inside (Zhong et al., AAAI 2020)."""
+    share, ratio, top, left = draw.later("erased", 4).T
+    area, shape = 0.02 + 0.31 * share, np.exp(np.log(0.3) + (np.log(3.3) - np.log(0.3)) * ratio)
+    inside = draw.is_chosen("erase")[:, None, None]
+    for length, first, last_axis in ((np.sqrt(area * shape), top, 2), (np.sqrt(area / shape), left, 1)):
+        length = np.minimum(length, 1)
+        start = (first * (1 - length))[:, None]
+        at = (np.arange(x.shape[2]) + 0.5) / x.shape[2]
+        inside = inside & np.expand_dims((at >= start) & (at < start + length[:, None]), last_axis)
+    return x.masked_fill(to_device(inside, x.device)[:, None], 0)
 
 
 def colour_on_cpu(images: Tensor, draw: Draw) -> Tensor:

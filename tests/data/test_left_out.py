@@ -38,7 +38,7 @@ def test_files_of_other_kinds_and_hidden_ones_are_counted_and_told_in_one_line(t
     assert line == "Left out: 2 files with the suffix .txt, 1 file without a suffix, 1 hidden file or folder"
 
 
-@pytest.mark.skipif(".heic" in listing.SUFFIXES, reason="pillow-heif is here")
+@pytest.mark.skipif(".heic" in listing.KINDS, reason="pillow-heif is here")
 def test_photographs_of_a_kind_that_is_not_read_here_are_told_with_the_extra_that_reads_them(tmp_path):
     write_images(tmp_path, 4)
     for i in range(6):

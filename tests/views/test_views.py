@@ -23,7 +23,7 @@ from mec.recipes.recipe import View
 from mec.recipes.table import BYOL_VIEWS, CIFAR_VIEW, DIGITS_VIEW
 from mec.views import augment_cpu
 from mec.views.augment_gpu import BRIGHTNESS, CONTRAST, HUE, SATURATION, Jitter, apply_jitter, gaussian_blur, turn_hue
-from mec.views.views import COLUMNS, Draw, augment, colour_on_gpu, crop_batch, crop_boxes, numbered, uniforms
+from mec.views.views import COLUMNS, LATER, Draw, augment, colour_on_gpu, crop_batch, crop_boxes, numbered, uniforms
 
 # A view that does nothing, to add one operation to.
 PLAIN = View(size=32, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0, 0, 0), std=(1, 1, 1))
@@ -346,6 +346,47 @@ def test_noise_is_normal_with_the_stated_deviation():
     noise = (augment(grey, draw) - 0.5).flatten().numpy() / 0.05
     assert stats.kstest(noise[:20_000], "norm").pvalue > 1e-3
     assert abs(noise.std() - 1) < 0.01
+
+
+def test_upside_down_and_quarter_turns_make_all_eight_positions_alike_often(photographs):
+    images = stored(photographs, 1, 32, 32).expand(4000, -1, -1, -1)
+    draw = Draw(replace(PLAIN, flip=0.5, upend=0.5, turn=0.5), 0, 0, 0, np.arange(4000))
+    found = (augment(crop_batch(images, draw), draw) * 255).round().numpy()
+    one = images[0].numpy()
+    positions = [np.rot90(mirrored, k, (1, 2)) for mirrored in (one, one[:, :, ::-1]) for k in range(4)]
+    which = np.array([[np.array_equal(x, position) for position in positions] for x in found])
+    assert (which.sum(1) == 1).all()
+    assert stats.chisquare(which.sum(0)).pvalue > 1e-3
+
+
+def test_a_rectangle_is_erased_as_torchvision_draws_it(photographs):
+    """Of so many views, in shares and shapes of torchvision's RandomErasing, inside the view; the rest is untouched."""
+    images = stored(photographs, 1, 64, 64).expand(2000, -1, -1, -1)
+    view = replace(PLAIN, size=64, mean=(-1, -1, -1))  # so that only what is erased is 0
+    draw = Draw(replace(view, erase=0.5), 0, 0, 1, np.arange(2000))
+    found, whole = augment(images, draw), augment(images, Draw(view, 1, 0, 0, np.arange(2000)))
+    gone = (found == 0).all(1).numpy()
+    kept = torch.from_numpy(~gone)[:, None].expand_as(found)
+    assert torch.equal(found[kept], whole[kept])
+    some = gone.any((1, 2))
+    assert abs(some.mean() - 0.5) < 4 * np.sqrt(0.25 / 2000)
+    high, wide = gone.any(2).sum(1)[some], gone.any(1).sum(1)[some]
+    assert (high * wide == gone.sum((1, 2))[some]).all()  # one rectangle
+    theirs = [v2.RandomErasing(p=1, scale=(0.02, 0.33), ratio=(0.3, 3.3)).make_params([images[0]]) for _ in range(2000)]
+    theirs = np.array([(each["h"], each["w"]) for each in theirs if each["v"] is not None])
+    assert stats.ks_2samp(high * wide, theirs.prod(1)).pvalue > 1e-3
+    assert abs(np.median(high / wide) / np.median(theirs[:, 0] / theirs[:, 1]) - 1) < 0.1
+    top, left = gone.any(2).argmax(1)[some], gone.any(1).argmax(1)[some]
+    assert (top == 0).any()
+    assert (left + wide == 64).any()
+
+
+def test_numbers_of_later_parameters_are_others_than_those_of_the_noise():
+    draw = Draw(PLAIN, 0, 0, 0, np.arange(50))
+    later = np.concatenate([draw.later("upend", 7), draw.table, uniforms(*draw.key, count=6 * 224**2, first=41)], 1)
+    assert len(np.unique(later)) == later.size
+    # With four columns of the rectangle, none is used twice.
+    assert sorted([*LATER.values()]) == [0, 1, 2, 3]
 
 
 def test_finish_leaves_its_input_alone_and_takes_bytes_as_shares_of_255(photographs):
