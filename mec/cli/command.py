@@ -1,12 +1,11 @@
 """What commands share: a command of a function of `mec` has the function's options as its first base."""
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
+from mec.cli.parsing import HELP
 from mec.runtime.flags import field_names
 from mec.runtime.paths import check_data, check_run
 
@@ -14,9 +13,6 @@ Run = Annotated[
     Positional[str],
     arg(metavar="RUN", help="A run folder, RUN@untrained, a file of weights or a name, as for `mec evaluate`."),
 ]
-
-_, *found = re.split(r"^# (\w+)\n\n", Path(__file__).with_name("help.md").read_text("utf-8"), flags=re.MULTILINE)
-HELP = dict(zip(found[::2], map(str.rstrip, found[1::2])))  # by the command's class
 
 
 class Command:
@@ -27,7 +23,7 @@ class Command:
     more: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        cls.__doc__, cls.more = cls.__doc__ or cls.__bases__[0].__doc__, HELP.get(cls.__name__, "")
+        cls.__doc__, cls.more = cls.__doc__ or cls.__bases__[0].__doc__, HELP.get(cls.__name__.lower(), ("", ""))[1]
 
     def run(self) -> Any:
         import mec

@@ -13,34 +13,11 @@ from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
-from mec.cli.parsing import parse, refused
+from mec.cli.parsing import HELP, parse, refused
 from mec.errors import BadInput, TrainingStopped, home, plain
 from mec.version import __version__
 
-COMMANDS = {  # the line that `mec --help` has of each: the first of its own help
-    "pretrain": "Train an encoder on images, without labels.",
-    "evaluate": "Measure an encoder by a protocol; results are added to the results.jsonl of its folder.",
-    "recipes": "List the recipes: method, backbone, batch, epochs, expected figures, source.",
-    "health": "Say in plain words whether a run trained well, with its figures over time.",
-    "embed": "Turn images into features: a file with a row for each.",
-    "detect": "Find objects in images by a detector that `mec evaluate RUN voc|coco|yolo` has trained.",
-    "track": "Follow objects through a video of your own by an encoder's features.",
-    "export": "Write the weights for other tools; outputs are compared where the tool is at hand.",
-    "pack": "Write a folder of images as tar files that train the same and are easier to move.",
-    "compare": "Train several methods on the same images, network and budget; show them side by side.",
-    "select": "Choose the images that are worth labelling first, by what the encoder sees.",
-    "label": "Label images in the browser: the most telling ones first, one key an image, each answer on disk at once.",
-    "predict": "Name the class of every image, from few labels, with how far that can be trusted told first.",
-    "search": "Find the images that are most like some given ones.",
-    "duplicates": "Find groups of images that are alike, and those that lie in more than one part: test images seen in "
-    "training.",
-    "outliers": "List the images that are least like any others, the strangest first.",
-    "mislabelled": "List the images whose label other images speak against, the likeliest mistake first (by cleanlab).",
-    "table": "The paper's tables: results of any number of runs beside the published rows; and what a suite found.",
-    "suite": "Measure encoders by all of the paper's downstream tasks for which there are data.",
-    "report": "Write a page of runs: curves, maps, neighbours and figures in one file to send on.",
-    "figure": "Make a figure of the paper from measurements taken here.",
-}  # fmt: skip
+COMMANDS = {name: line for name, (line, _) in HELP.items() if name != "mec"}
 MODULES = {  # where those are that are not in commands
     "answering": ("select", "label", "predict", "search", "duplicates", "outliers", "mislabelled"),
     "measuring": ("table", "suite", "report", "figure"),
@@ -48,17 +25,6 @@ MODULES = {  # where those are that are not in commands
 
 BAD_USE = (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError)
 TOLD = (*BAD_USE, TrainingStopped, OSError)  # in a sentence, without a traceback
-
-DESCRIPTION = """Self-supervised learning of image encoders by maximum entropy coding.
-
-Start here:
-  mec pretrain digits            train on real images that come with the package, and see what was learned
-  mec pretrain FOLDER            train on your own images; no labels needed
-  mec COMMAND --help             what a command takes, with examples
-
-Exit codes: 0 done, 1 failed (what was saved is named), 2 bad use. MEC_TRACEBACK=1 shows where an error arose;
-mec --version says which version this is.
-"""
 
 
 def kind_of(command: str) -> Any:
@@ -84,7 +50,7 @@ def parsed(arguments: list[str]):
     if not command.startswith("-"):
         refused(command, "command", COMMANDS, "mec")
     kinds = [Annotated[make_dataclass(name, []), subcommand(name, description=line)] for name, line in COMMANDS.items()]
-    return parse(functools.reduce(operator.or_, kinds), arguments, prog="mec", text=DESCRIPTION)
+    return parse(functools.reduce(operator.or_, kinds), arguments, prog="mec", text="\n\n".join(HELP["mec"]))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterable
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
@@ -16,6 +17,9 @@ from mec.errors import nearest
 CONFIG: Any = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
 MARK = "description"  # stands for it until tyro has written the rest
 WIDEST = 100  # columns of text
+_, *_parts = re.split(r"^# (\w+)\n(.+)\n", Path(__file__).with_name("help.md").read_text("utf-8"), flags=re.MULTILINE)
+# By command: the line that `mec --help` has of it, which is the first of its own help, and what that ends with.
+HELP = {name: (line, more.strip("\n")) for name, line, more in zip(_parts[::3], _parts[1::3], _parts[2::3])}
 
 
 def parse(kind: Any, words: list[str], *, prog: str, text: str) -> Any:

@@ -66,6 +66,9 @@ class Options:
     """Images a step, over all processes."""
     backbone: Annotated[Name, Changes("network.backbone")] = None
     """A timm name, or resnet10-fast, resnet10-tiny, resnet10."""
+    views: Annotated[Literal["auto"] | None, arg(metavar="auto", help_behavior_hint="")] = None
+    """auto: views that fit these images, found without labels by twelve short runs first (minutes on a CPU, of a time
+    budget, too), which lie in the folder FOLDER-views; docs/views.md says when that helps. Default: the recipe's."""
     init: Annotated[str | Path | None, arg(metavar="RUN", constructor=str, help_behavior_hint="")] = None
     """Weights to start from, all that RUN means to `mec evaluate`: a run, a file, a timm name with weights. The
     backbone is theirs; what was taken and resized is told. Default: random ones."""

@@ -75,6 +75,11 @@ def pretrain(data: Source, options: Options) -> Path:
         images = opened(data, options, ranks)
         if stored is None:
             recipe, why = planned(name, images, options, fabric.device.type, given)
+            if options.views is not None:
+                from mec.training.fitting import with_fitting_views  # which trains, by this function
+
+                recipe, options, more = with_fitting_views(recipe, images, options, pretrain, out, console.print)
+                why += more
         else:
             check_images(out, stored, images)
             recipe, why = stored.recipe, list(stored.why)

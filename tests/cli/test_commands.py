@@ -64,14 +64,14 @@ def test_every_flag_reaches_the_function_by_its_name(monkeypatch, tmp_path):
     (tmp_path / "photos").mkdir()
     words = "photos/ --recipe auto --method mec --out here --epochs 3 --time-budget 1.5 --limit 100 --batch-size 32"
     words += " --backbone resnet18 --seed 7 --device cpu --resume --data-root there --download --workers 2"
-    words += " --labels l.csv"
+    words += " --labels l.csv --views auto"
     heard = given(monkeypatch, "pretrain", *words.split())
     assert heard == {
         "data": "photos/", "recipe": "auto", "method": "mec", "out": Path("here"), "epochs": 3, "time_budget": 1.5,
         "limit": 100, "batch_size": 32, "backbone": "resnet18", "seed": 7, "device": "cpu", "resume": True,
         "set": (), "data_root": Path("there"), "download": True, "split": None, "workers": 2, "steps": None,
         "save_minutes": 5.0, "evaluate": True, "quiet": False, "encoder": None,
-        "labels": Path("l.csv"), "init": None, "init_lr": None, "freeze": None, "keep_every": None,
+        "views": "auto", "labels": Path("l.csv"), "init": None, "init_lr": None, "freeze": None, "keep_every": None,
         "report": True, "logger": None, "strategy": "ddp", "checkpoint_activations": False,
         "minutes": None,
     }  # fmt: skip

@@ -14,11 +14,12 @@ from mec.networks.siamese import build_siamese
 from mec.objectives.methods import METHODS
 from mec.objectives.table import OBJECTIVES, setting_names
 from mec.recipes.recipe import Recipe
-from mec.recipes.table import PUBLISHED, RECIPES
+from mec.recipes.table import RECIPES
 from mec.training.plan import build_objective
 
 RELATIVES = ("mmcr", "emp-ssl", "simdino", "corinfomax", "matrix-ssl", "frossl", "w-mse")  # recipes as far as stated
 BASELINES = [name for name in METHODS if not name.startswith("mec") and name not in RELATIVES]
+PUBLISHED = {name: recipe for name, recipe in RECIPES.items() if not recipe.method.startswith("mec")}
 PRINTED = {**transcribed.RECIPES, **transcribed.OURS}
 
 
