@@ -76,7 +76,7 @@ def fakes(monkeypatch, joint, turns, near=None):
 
 def test_the_views_that_most_speaks_for_are_taken(monkeypatch, digits, tmp_path):
     train, trained = fakes(monkeypatch, joint=[2, 5, 4, 1], turns=[3, 1, 4, 2])
-    recipe, options, why = with_fitting_views(DIGITS, digits, Options(), train, tmp_path / "run", said, settings=4)
+    recipe, options, _ = with_fitting_views(DIGITS, digits, Options(), train, tmp_path / "run", said, settings=4)
     expected = candidates(trained[0][1]["recipe"].views[0], 4, 0)[2]
     assert replace(recipe.views[0], blur_sigma=expected.blur_sigma) == replace(expected, size=16, copies=2)
     assert recipe == replace(DIGITS, views=recipe.views)
@@ -148,9 +148,9 @@ def test_photographs_are_made_small(photographs, tmp_path):
 def test_answers_tell_a_trained_encoder_from_an_untrained_one(digits, tmp_path):
     """Joint coding of views and turns told: more after thirty steps than before the first."""
     about = {"recipe": "digits", "evaluate": False, "report": False, "quiet": True, "device": "cpu", "keep_every": 1}
-    run = mec.pretrain(digits, steps=60, out=tmp_path / "run", **about)
+    run = mec.pretrain(digits, steps=40, out=tmp_path / "run", **about)
     common = replace(DIGITS.views[0], **fitting.COMMON)
-    held_out = digits.test.images.pixels
+    held_out = digits.test.images.pixels[:300]
     trained, early = (Answers(place, held_out, common) for place in (run, sorted((run / "encoders").iterdir())[0]))
     assert trained.joint > early.joint
     assert trained.turns > 0.5
@@ -161,19 +161,34 @@ def test_answers_tell_a_trained_encoder_from_an_untrained_one(digits, tmp_path):
 def test_the_command_trains_with_what_it_finds_and_finds_what_is_finished(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fitting.with_fitting_views, "__defaults__", (3, 2))
-    words = ["pretrain", "digits", "--views", "auto", "--steps", "2", "--device", "cpu", "--out", "run"]
+    words = [
+        "pretrain",
+        "digits",
+        "--views",
+        "auto",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+        "--limit",
+        "200",
+    ]
+    words += ["--evaluate", "False", "--report", "False"]
+
+    def state() -> tuple[list[int], dict, list]:
+        runs = sorted((tmp_path / "run-views").glob("0?/encoder.safetensors"))
+        views = json.loads((tmp_path / "run/settings.json").read_text())["recipe"]["views"]
+        return [p.stat().st_mtime_ns for p in runs], json.loads((tmp_path / "run-views/views.json").read_text()), views
+
     assert main(words) == 0
     assert "views: short run 3 of 3" in capsys.readouterr().out
     settings = json.loads((tmp_path / "run/settings.json").read_text())
     assert any(line.startswith("views by 3 short runs") for line in settings["why"])
-    chosen = json.loads((tmp_path / "run-views/views.json").read_text())
-    weights = [(p / "encoder.safetensors").stat().st_mtime_ns for p in sorted((tmp_path / "run-views").glob("0?"))]
-    assert main([*words[:-1], "other"]) == 0
-    (tmp_path / "run").rename(tmp_path / "before")
+    before = state()
+    (tmp_path / "run").rename(tmp_path / "gone")
     assert main(words) == 0
-    again = [(p / "encoder.safetensors").stat().st_mtime_ns for p in sorted((tmp_path / "run-views").glob("0?"))]
-    assert again == weights
-    assert json.loads((tmp_path / "run-views/views.json").read_text()) == chosen
-    assert main(["pretrain", "digits", "--epochs", "1", "--resume", "--device", "cpu", "--out", "run"]) == 0
-    views = [json.loads((tmp_path / n / "settings.json").read_text())["recipe"]["views"] for n in ("run", "other")]
-    assert views[0] == views[1]
+    assert state() == before
+    assert len(before[0]) == 3
+    assert main(["pretrain", "digits", "--resume", "--device", "cpu", "--out", "run"]) == 0
