@@ -175,7 +175,7 @@ def test_the_command_trains_with_what_it_finds_and_finds_what_is_finished(monkey
         "--limit",
         "200",
     ]
-    words += ["--evaluate", "False", "--report", "False"]
+    words += ["--no-evaluate", "--no-report"]
 
     def state() -> tuple[list[int], dict, list]:
         runs = sorted((tmp_path / "run-views").glob("0?/encoder.safetensors"))
