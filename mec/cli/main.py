@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 import traceback
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any
 
 from tyro.conf import subcommand
@@ -18,17 +18,23 @@ from mec.errors import BadInput, TrainingStopped, home, plain
 from mec.version import __version__
 
 COMMANDS = {name: line for name, (line, _) in HELP.items() if name != "mec"}
-MODULES = {  # where those are that are not in commands
-    "answering": ("select", "label", "predict", "search", "duplicates", "outliers", "mislabelled"),
-    "measuring": ("table", "suite", "report", "figure"),
-}
+MEASURING = ("table", "suite", "report", "figure")
+ANSWERING = {  # from images to answers: the commands that are options of mec.answers and nothing else
+    "select": "Selecting", "label": "Labelling", "predict": "Predicting", "search": "Searching",
+    "duplicates": "Duplicates", "outliers": "Outliers", "mislabelled": "Mislabelled",
+}  # fmt: skip
 
 BAD_USE = (BadInput, FileNotFoundError, FileExistsError, NotADirectoryError)
 TOLD = (*BAD_USE, TrainingStopped, OSError)  # in a sentence, without a traceback
 
 
 def kind_of(command: str) -> Any:
-    module = next((name for name, commands in MODULES.items() if command in commands), "commands")
+    if command in ANSWERING:
+        from mec.cli.command import OnRun
+
+        options = getattr(importlib.import_module("mec.answers.options"), ANSWERING[command])
+        return dataclass(frozen=True, kw_only=True)(type(command.title(), (options, OnRun), {}))
+    module = "measuring" if command in MEASURING else "commands"
     return getattr(importlib.import_module(f"mec.cli.{module}"), command.title())
 
 

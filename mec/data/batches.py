@@ -13,6 +13,7 @@ from mec.data.dataset import Split
 from mec.data.decoding import Picture, Skipped, quiet, reason
 from mec.data.images import Images
 from mec.data.loading import prepared
+from mec.data.mapped import LARGE, Shuffled
 from mec.errors import BadInput, TrainingStopped
 from mec.recipes.recipe import View
 from mec.runtime.machine import cores
@@ -57,14 +58,18 @@ class ViewBatches:
         self.steps_per_epoch, left = divmod(len(split), batch_size)
         if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image
             self.steps_per_epoch += 1
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # the last epoch asked for, and its order
+        self._order: tuple[int, np.ndarray | Shuffled] = (
+            -1,
+            np.empty(0, np.int64),
+        )  # the last epoch asked for, and its order
 
     def indices(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and the images of its global batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.split))
-            self._order = (epoch, order)
+            n = len(self.split)
+            drawn = None if n >= LARGE else np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(n)
+            self._order = (epoch, Shuffled(n, self.seed, epoch) if drawn is None else drawn)
         return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batches(self, start: int, stop: int, share: Callable[[int], slice | np.ndarray]) -> Iterator[Batch]:

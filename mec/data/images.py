@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mec.data.contents import contents_hash
 from mec.data.decoding import Picture, Skipped, open_image, quiet, read_file
+from mec.data.mapped import LARGE, Shuffled
 from mec.data.values import MORE_CHANNELS, Scale, is_deep, is_wide, sampled_values, scale_of, to_rgb
 from mec.errors import BadInput
 
@@ -168,7 +169,8 @@ def common_scale(images: Images) -> tuple[Scale | None, Counter[str]]:
     cut, looked_at, samples = Counter[str](), Counter[str](), list[np.ndarray]()
     if images.pixels is not None:
         return None, cut
-    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(images))
+    n = len(images)
+    order = Shuffled(n, 0, 0) if n >= LARGE else np.random.Generator(np.random.Philox(key=0)).permutation(n)
     with quiet():
         for i in order[:CANDIDATES].tolist():
             suffix = os.path.splitext(images.name(i))[1].lower()

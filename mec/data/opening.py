@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from mec.data import dataset
 from mec.data.dataset import ROLES, TRAIN, Data, Split, fingerprint, in_memory_if_small, limited, one_sided
 from mec.data.decoding import one_kind
 from mec.data.folders import from_folder, with_labels
+from mec.data.mapped import LARGE, chunks
 from mec.data.named import TORCHVISION, digits, from_torchvision
-from mec.data.shards import Packed, Shards, is_packed, open_packed
+from mec.data.shards import Packed, Shards, coded, is_packed, open_packed
 from mec.data.tables import Table, assigned, members, read_table
 from mec.data.values import Scale
 from mec.errors import BadInput, home
+
+MOST_NAMES = 200_000  # of very many packed images whose suffixes are looked at
 
 
 def open_data(
@@ -79,29 +83,30 @@ def from_packed(
     if labels is not None:
         table = read_table(labels, labels=True)
         packed, stamp = relabelled(packed, table), [table.stamp]
-    parts = {
-        part: packed.split(np.flatnonzero(packed.part == part))
-        for part in dict.fromkeys((TRAIN, *packed.part.tolist()))
-    }
+    parts = {part: packed.split(packed.rows_of(part)) for part in dict.fromkeys((TRAIN, *packed.parts))}
     train = limited(parts.pop(TRAIN), limit, seed)
     if not len(train):
         raise BadInput(f"{name}: holds no images to train on.")
     assert isinstance(train.images, Shards)
-    state = hashlib.sha256("\n".join([*packed.checksums, *stamp]).encode() + train.images.rows.tobytes())
+    state = hashlib.sha256("\n".join([*packed.checksums, *stamp]).encode())
+    for (rows,) in chunks(train.images.rows):
+        state.update(rows.astype(np.int64).tobytes())
     stamp_of = "-".join([state.hexdigest()[:16], *filter(None, [packed.contents])])
     about: dict[str, Any] = {"classes": packed.classes, "left_out": packed.left_out, "told": packed.told}
-    about["suits"] = one_kind(packed.names, name)
+    about["suits"] = one_kind(islice(packed.names, None if len(packed.names) < LARGE else MOST_NAMES), name)
     found = Data(packed.name, train, fingerprint=stamp_of, **about)
     return found, {name: part.labelled() for name, part in parts.items() if part.labels is not None}
 
 
 def relabelled(packed: Packed, table: Table) -> Packed:
     """Shards with the labels of a table, and its parts. Raises BadInput: they do not fit."""
-    parts, words, told = assigned(table, packed.names, Path(packed.tars[0]).parent, packed.part.tolist())
+    parts, words, told = assigned(
+        table, packed.names, Path(packed.tars[0]).parent, [packed.parts[i] for i in packed.part]
+    )
     found = members(parts)
     numbers, classes, more = with_labels([*found], [[words[i] for i in rows] for rows in found.values()])
     label = np.full(len(words), -1)
     for of_part, rows in zip(numbers, found.values()):
         label[rows] = -1 if of_part is None else of_part
-    told_too, part_of = (*packed.told, *told, *more), np.array(parts)
-    return replace(packed, label=label, part=part_of, classes=classes, told=told_too)
+    told_too, about = (*packed.told, *told, *more), coded(parts)
+    return replace(packed, **about, label=label, classes=classes, told=told_too)

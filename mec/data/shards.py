@@ -24,6 +24,8 @@ from mec.data.decoding import KINDS, Picture
 from mec.data.fetching import fetch
 from mec.data.images import Images
 from mec.data.listing import cache_file, pack_names, suffix_words, unpack_names
+from mec.data.mapped import CHUNK as ROWS
+from mec.data.mapped import LARGE, Names, chunks, mapped, piece
 from mec.data.values import Scale
 from mec.errors import MALFORMED, BadInput
 from mec.runtime.files import read_json, sha256, write_json
@@ -31,7 +33,7 @@ from mec.runtime.paths import is_url
 
 INDEX, TABLE, QUARANTINE = "index.json", "index.npz", "quarantine.jsonl"
 FORMAT, FORMAT_OF_PARTS = "mec-pack-1", "mec-pack-2"  # the second: held-out parts have names of their own
-COLUMNS = ("shard", "offset", "length", "crc", "label")
+COLUMNS = {"shard": np.int32, "offset": np.int64, "length": np.int32, "crc": np.int64, "label": np.int32}
 NO_CRC = -1
 MOST_TARS = 100_000  # that a pattern may stand for
 
@@ -43,8 +45,9 @@ class Packed:
     name: str
     classes: tuple[str, ...]
     tars: tuple[str, ...]
-    names: tuple[str, ...]
-    part: np.ndarray  # [n] of texts: the part that the image belongs to, "train" or what a held-out one is called
+    names: Sequence[str]
+    parts: tuple[str, ...]  # "train", or what held-out ones are called
+    part: np.ndarray  # [n] of small numbers, into these: the part that the image belongs to
     shard: np.ndarray  # [n] its tar, as are its first byte, length in bytes, CRC-32 (or -1) and label (or -1)
     offset: np.ndarray
     length: np.ndarray
@@ -55,10 +58,32 @@ class Packed:
     left_out: Mapping[str, int] = field(default_factory=dict)  # a reason in words -> how many
     told: tuple[str, ...] = ()
 
+    def rows_of(self, part: str) -> np.ndarray:
+        """The images of a part, by their row; of very many in half the memory."""
+        number = self.parts.index(part) if part in self.parts else -1
+        some = np.count_nonzero(self.part == number)
+        if some == len(self.part):
+            return np.arange(some, dtype=np.int64 if some < LARGE else np.int32)
+        rows, done = np.empty(some, np.int64 if len(self.names) < LARGE else np.int32), 0
+        for start in range(0, len(self.part), ROWS):
+            found = start + np.flatnonzero(self.part[start : start + ROWS] == number)
+            rows[done : done + len(found)] = found
+            done += len(found)
+        return rows
+
     def split(self, rows: np.ndarray) -> Split:
         """The images at these rows [m], with labels where any has one."""
-        label = self.label[rows]
-        return Split(Shards(self, rows), label if (label >= 0).any() else None)
+        whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)  # then without a copy
+        label = self.label[rows[0] : rows[-1] + 1] if whole else self.label[rows]
+        labelled = any((some >= 0).any() for (some,) in chunks(label))
+        return Split(Shards(self, rows), np.array(label, np.int64) if labelled else None)
+
+
+def coded(parts: Sequence[str]) -> dict[str, Any]:
+    """`Packed`'s two fields of the part [n] that each image belongs to."""
+    names = tuple(dict.fromkeys(parts))
+    number = {name: i for i, name in enumerate(names)}
+    return {"parts": names, "part": np.array([number[part] for part in parts], np.min_scalar_type(len(names)))}
 
 
 @dataclass(frozen=True)
@@ -73,20 +98,23 @@ class Shards(Images):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, index: int, column: str) -> int:
+        row = int(self.rows[index])
+        return int(piece(getattr(self.table, column), row, row + 1)[0])
+
     def name(self, index: int) -> str:
-        row = self.rows[index]
-        return f"{self.table.tars[self.table.shard[row]]}#{self.table.names[row]}"
+        return f"{self.table.tars[self.of(index, 'shard')]}#{self.table.names[int(self.rows[index])]}"
 
     def bytes(self, index: int) -> bytes:
         """The image's file, as it was packed.
         Raises OSError: the tar is gone or cut off, or the bytes are not those that were packed."""
-        table, row = self.table, self.rows[index]
-        with open(table.tars[table.shard[row]], "rb") as file:
-            file.seek(int(table.offset[row]))
-            data = file.read(int(table.length[row]))
-        if len(data) < table.length[row]:
+        shard, offset, length, crc = (self.of(index, column) for column in ("shard", "offset", "length", "crc"))
+        with open(self.table.tars[shard], "rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+        if len(data) < length:
             raise OSError("the tar file is cut off")
-        if table.crc[row] != NO_CRC and zlib.crc32(data) != table.crc[row]:
+        if crc not in (NO_CRC, zlib.crc32(data)):
             raise OSError("the bytes are not those that were packed (CRC-32 differs)")
         return data
 
@@ -148,14 +176,20 @@ def read_index(folder: Path) -> Packed:
         if index["format"] not in (FORMAT, FORMAT_OF_PARTS):
             raise BadInput(f"{folder / INDEX}: format {index['format']!r}; this version reads {FORMAT_OF_PARTS!r}.")
         shards = index["shards"]
-        with open(folder / TABLE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in COLUMNS}
+        if sum(shard.get("images", 0) for shard in shards) >= LARGE:
+            arrays = mapped(folder / TABLE)
+            names: Sequence[str] = Names(arrays["names"], len(arrays["shard"]))
+        else:
+            with open(folder / TABLE, "rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
             names = tuple(unpack_names(arrays["names"]))
+        columns = {name: arrays[name] for name in COLUMNS}
         tars = tuple(str(folder / shard["name"]) for shard in shards)
-        part = np.array([str(shard["part"]) for shard in shards])[columns["shard"]]
+        about = coded([str(shard["part"]) for shard in shards])
+        about["part"] = np.concatenate([about["part"][some] for (some,) in chunks(columns["shard"])])
         checksums = tuple(shard["sha256"] for shard in shards)
         packed = Packed(
-            folder.resolve().name, tuple(index["classes"]), tars, names, part, **columns, checksums=checksums
+            folder.resolve().name, tuple(index["classes"]), tars, names, **about, **columns, checksums=checksums
         )
         check_table(packed, shards, index["classes"])
     except BadInput:
@@ -182,11 +216,12 @@ def check_table(table: Packed, shards: Sequence[Any], classes: Sequence[Any]) ->
     sizes, columns = [shard["bytes"] for shard in shards], [getattr(table, name) for name in COLUMNS]
     if any(column.shape != (len(table.names),) or column.dtype.kind not in "iu" for column in columns):
         raise ValueError("columns of several lengths, or that are no whole numbers")
-    ends, most = table.offset + table.length, np.array(sizes, np.int64)[table.shard]
-    if (table.shard < 0).any() or min(table.offset.min(), table.length.min()) < 0 or (ends > most).any():
-        raise ValueError("an image lies outside of its shard")
-    if table.label.min() < -1 or (len(classes) and table.label.max() >= len(classes)):
-        raise ValueError("a label of no class")
+    bytes_of = np.array(sizes, np.int64)
+    for shard, offset, length, label in chunks(table.shard, table.offset, table.length, table.label):
+        if min(shard.min(), offset.min(), length.min()) < 0 or (offset + length > bytes_of[shard]).any():
+            raise ValueError("an image lies outside of its shard")
+        if label.min() < -1 or (len(classes) and label.max() >= len(classes)):
+            raise ValueError("a label of no class")
 
 
 def scan_tars(tars: Sequence[str]) -> Packed:
@@ -253,11 +288,11 @@ def scan_tars(tars: Sequence[str]) -> Packed:
         raise BadInput(f"{tars[0]}: no image in {len(tars)} tars. Looked for {', '.join(sorted(KINDS))}.")
     columns: dict[str, Any] = dict(zip(COLUMNS, np.array(rows, np.int64).T))
     name = os.path.basename(os.path.dirname(os.path.abspath(tars[0])))
-    of_each = np.array(parts if TRAIN in parts else [TRAIN] * len(parts))
     sizes = [os.path.getsize(tar) for tar in tars]
     told += sampled(sizes)
     about: dict[str, Any] = {"contents": contents_hash(tars, sizes), "left_out": dict(left_out), "told": tuple(told)}
-    return Packed(name, (), tuple(tars), tuple(names), of_each, **columns, checksums=tuple(state), **about)
+    about |= coded(parts if TRAIN in parts else [TRAIN] * len(parts))
+    return Packed(name, (), tuple(tars), tuple(names), **columns, checksums=tuple(state), **about)
 
 
 def fetch_packed(url: str, folder: Path) -> str:
@@ -333,7 +368,8 @@ def write_index(folder: Path, writers: Sequence[ShardWriter], classes: Sequence[
     table = np.concatenate(rows)
     packed_names = pack_names([name for writer in writers for name in writer.names])
     with open(folder / TABLE, "wb") as file:
-        np.savez(file, names=packed_names, **dict(zip(COLUMNS, table.T)))
+        columns = {name: column.astype(kind) for (name, kind), column in zip(COLUMNS.items(), table.T)}
+        np.savez(file, names=packed_names, **columns)
     new = {shard["part"] for shard in shards} - {TRAIN, TEST}
     index = {"format": FORMAT_OF_PARTS if new else FORMAT, "classes": list(classes), **about, "shards": shards}
     write_json(folder / INDEX, index)

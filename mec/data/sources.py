@@ -118,9 +118,7 @@ def _found(images: Any, look: bool) -> Source:
         packed = open_packed(str(images))
         split = packed.split(np.arange(len(packed.names)))
         data = Data(packed.name, split, classes=packed.classes, left_out=packed.left_out, told=packed.told)
-        kinds, of_each = np.unique(packed.part, return_inverse=True)
-        shared = kinds.tolist()  # a text a part, not one an image
-        return Source(data, packed.names, tuple(shared[i] for i in of_each))
+        return Source(data, tuple(packed.names), tuple(packed.parts[i] for i in packed.part))
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         folder = Path(images)
         listed = list_images(folder)

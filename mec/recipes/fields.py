@@ -9,6 +9,7 @@ import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mec.errors import BadInput, nearest
@@ -101,6 +102,14 @@ def in_words(hint: Any) -> str:
         return f"[{', '.join('...' if option is Ellipsis else in_words(option) for option in arguments)}]"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "None"}
     return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def from_yaml(path: Path) -> dict[str, Any]:
+    """What a table of this package holds; nothing but plain data is made of it."""
+    import yaml
+
+    found: dict[str, Any] = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return found
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], key: str = "", passed_over: list[str] | None = None) -> T:

@@ -3,16 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from mec.errors import BadInput, nearest
-from mec.recipes.fields import from_dict
+from mec.recipes.fields import from_dict, from_yaml
 from mec.recipes.recipe import Recipe
 
-FILE = Path(__file__).with_name("recipes.yaml")
 RECIPES = {
     name: from_dict(Recipe, values, name)
-    for name, values in yaml.safe_load(FILE.read_text(encoding="utf-8"))["recipes"].items()
+    for name, values in from_yaml(Path(__file__).with_name("recipes.yaml"))["recipes"].items()
 }
 AUTO, DIGITS, SMALL_VIT = RECIPES["auto"], RECIPES["digits"], RECIPES["small-vit"]
 BYOL_VIEWS, RELEASED_VIEWS = RECIPES["imagenet-100ep"].views, RECIPES["imagenet-100ep-released"].views

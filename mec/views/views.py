@@ -32,14 +32,14 @@ def uniforms(
 ) -> np.ndarray:
     """[m, count] numbers in [0, 1), each a hash (splitmix64) of seed, epoch, image index, view number and column."""
     with np.errstate(over="ignore"):
-        key = _mixed(np.asarray([seed], dtype=np.uint64))
+        key = mixed(np.asarray([seed], dtype=np.uint64))
         for part in (epoch, indices, views):
-            key = _mixed(key + np.asarray(part, dtype=np.uint64))
+            key = mixed(key + np.asarray(part, dtype=np.uint64))
         columns = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return (_mixed(key[:, None] + columns[None]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (mixed(key[:, None] + columns[None]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
+def mixed(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -17,6 +17,7 @@ from mec.data.images import Files, InMemory
 from mec.data.named import TORCHVISION, terms_of, torchvision_split
 from mec.errors import Absent, BadInput, absent, nearest
 from mec.evaluation.metrics import VOC_CLASSES
+from mec.recipes.fields import from_dict, from_yaml
 from mec.runtime.files import first_line, read_text
 from mec.runtime.flags import names
 from mec.runtime.progress import say
@@ -63,11 +64,12 @@ class TransferSet:
     title: str  # the paper's column
     metric: str
     needs: tuple[str, ...]  # below --data-root
-    get: str
     kind: str  # torchvision's class
     parts: tuple[dict[str, Any], ...]  # and its keywords for each
-    read: Callable[[Path, Choices], Official] | None = None  # where that class does not give what the protocol takes
+    get: str = "--download fetches it"
     fetched: bool = True  # whether torchvision still can
+    terms: str = ""  # where `mec.data.named` has none
+    held_out: tuple[int, int] | None = None  # to choose settings, and of how many
 
     def fetch(self, root: Path) -> None:
         """Have torchvision fetch it from its own home."""
@@ -77,11 +79,6 @@ class TransferSet:
             getattr(torchvision.datasets, self.kind)(root=str(root), download=True, **keywords)
 
 
-# Images held out to choose settings, of all training images: BYOL's sizes. No official validation set exists here.
-HELD_OUT = {
-    "food101": (7_575, 75_750), "cifar10": (5_000, 50_000), "cifar100": (5_067, 50_000), "sun397": (3_970, 19_850),
-    "cars": (1_650, 8_144), "pets": (740, 3_680), "caltech101": (510, 3_060),
-}  # fmt: skip
 CALTECH_TRAIN = 30  # images a class
 
 
@@ -89,8 +86,8 @@ def open_set(name: str, root: Path, choices: Choices) -> Parts:
     """A data set. Raises BadInput: its files cannot be understood."""
     entry = TRANSFER_SETS[name]
     try:
-        if entry.read is not None:
-            return transfer_parts(name, root, entry.read(root, choices), choices)
+        if name in READERS:
+            return transfer_parts(name, root, READERS[name](root, choices), choices)
         official = [torchvision_split(entry.kind, root, **keywords) for keywords in entry.parts]
         return transfer_parts(name, root, (official, {}), choices)
     except BadInput:
@@ -169,7 +166,7 @@ def transfer_parts(name: str, root: Path, found: Official, choices: Choices) -> 
     if val:
         held_out = val[0][0]
     else:
-        part, whole = HELD_OUT[name]
+        part, whole = TRANSFER_SETS[name].held_out or (0, 0)
         rows = stratified(fit.labels, len(fit), max(1, round(len(fit) * part / whole)), choices.seed)
         fit, held_out = fit.take(np.setdiff1d(np.arange(len(fit)), rows)), fit.take(rows)
         drawn["held_out"] = rows.tolist()
@@ -188,73 +185,12 @@ def transfer_parts(name: str, root: Path, found: Official, choices: Choices) -> 
     return Parts(name, fit, held_out, test, classes, TRANSFER_SETS[name].metric, state.hexdigest()[:16], drawn)
 
 
-TRAIN, VAL, TEST = ({"split": part} for part in ("train", "val", "test"))
-DOWNLOAD = "--download fetches it"
-
-TRANSFER_SETS: dict[str, TransferSet] = {
-    "food101": TransferSet(
-        "Food", "top-1", ("food-101/meta/train.json", "food-101/meta/test.json", "food-101/images"),
-        DOWNLOAD, "Food101", (TRAIN, TEST),
-    ),
-    "cifar10": TransferSet(
-        "C10", "top-1", ("cifar-10-batches-py",),
-        DOWNLOAD, "CIFAR10", ({"train": True}, {"train": False}),
-    ),
-    "cifar100": TransferSet(
-        "C100", "top-1", ("cifar-100-python",),
-        DOWNLOAD, "CIFAR100", ({"train": True}, {"train": False}),
-    ),
-    "sun397": TransferSet(
-        "SUN", "top-1", ("SUN397/ClassName.txt", "SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
-        "unpack SUN397.tar.gz, and put the lists of Partitions.zip, a file of its own, into SUN397/; both are on the "
-        "set's page at vision.princeton.edu/projects/2010/SUN",
-        "SUN397", (), sun397, fetched=False,
-    ),
-    "cars": TransferSet(
-        "Cars", "top-1",
-        ("stanford_cars/devkit/cars_train_annos.mat", "stanford_cars/devkit/cars_meta.mat",
-         "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_train", "stanford_cars/cars_test"),
-        "its home (ai.stanford.edu/~jkrause/cars) is gone and nothing can fetch it: copy it from somebody who has "
-        "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, and unpack them there",
-        "StanfordCars", (TRAIN, TEST), fetched=False,
-    ),
-    "aircraft": TransferSet(  # the 100 variants
-        "Aircraft", "mean per class",
-        ("fgvc-aircraft-2013b/data/images_variant_train.txt", "fgvc-aircraft-2013b/data/images_variant_val.txt",
-         "fgvc-aircraft-2013b/data/images_variant_test.txt", "fgvc-aircraft-2013b/data/images"),
-        DOWNLOAD, "FGVCAircraft", tuple({**part, "annotation_level": "variant"} for part in (TRAIN, VAL, TEST)),
-    ),
-    "voc2007": TransferSet(
-        "VOC07", "11-point mAP",
-        ("VOCdevkit/VOC2007/ImageSets/Main/train.txt", "VOCdevkit/VOC2007/ImageSets/Main/val.txt",
-         "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOCdevkit/VOC2007/Annotations", "VOCdevkit/VOC2007/JPEGImages"),
-        f"{DOWNLOAD}, where its host is up; or unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
-        "VOCDetection", tuple({"year": "2007", "image_set": part} for part in ("train", "test")), voc2007,
-    ),
-    "dtd": TransferSet(  # partition 1 of the official ten
-        "DTD", "top-1",
-        ("dtd/dtd/labels/train1.txt", "dtd/dtd/labels/val1.txt", "dtd/dtd/labels/test1.txt", "dtd/dtd/images"),
-        DOWNLOAD, "DTD", tuple({**part, "partition": 1} for part in (TRAIN, VAL, TEST)),
-    ),
-    "pets": TransferSet(
-        "Pets", "mean per class",
-        ("oxford-iiit-pet/annotations/trainval.txt", "oxford-iiit-pet/annotations/test.txt", "oxford-iiit-pet/images"),
-        DOWNLOAD, "OxfordIIITPet",
-        tuple({"split": part, "target_types": "category"} for part in ("trainval", "test")),
-    ),
-    "caltech101": TransferSet(
-        "Caltech", "mean per class", ("caltech101/101_ObjectCategories",),
-        DOWNLOAD, "Caltech101", ({},), caltech101,
-    ),
-    "flowers102": TransferSet(  # the test set is the larger part
-        "Flowers", "mean per class", ("flowers-102/imagelabels.mat", "flowers-102/setid.mat", "flowers-102/jpg"),
-        DOWNLOAD, "Flowers102", (TRAIN, VAL, TEST),
-    ),
+# Where torchvision's class does not give what the protocol takes.
+READERS: dict[str, Callable[[Path, Choices], Official]] = {
+    "sun397": sun397, "voc2007": voc2007, "caltech101": caltech101
 }  # fmt: skip
-
-OTHER_TERMS = {  # of sets that can be fetched and that mec.data does not open by name
-    "caltech101": "CC BY 4.0, as data.caltech.edu states it",
-    "voc2007": "images from Flickr, subject to its terms of use",
+TRANSFER_SETS = {
+    name: from_dict(TransferSet, row, name) for name, row in from_yaml(Path(__file__).with_name("sets.yaml")).items()
 }
 
 
@@ -275,7 +211,7 @@ def require_sets(names: Sequence[str], root: Path, *, download: bool = False) ->
     for name in names:
         entry, reason = TRANSFER_SETS[name], ""
         if download and lacking(name, root) and entry.fetched:
-            say(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else OTHER_TERMS[name]))
+            say(terms_of(name, TORCHVISION[name].terms if name in TORCHVISION else entry.terms))
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 entry.fetch(root)

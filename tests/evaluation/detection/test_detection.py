@@ -16,7 +16,7 @@ from PIL import Image
 
 from mec.cli.main import main
 from mec.errors import BadInput
-from mec.evaluation.detection import presets, runs, training
+from mec.evaluation.detection import runs, training
 from mec.evaluation.detection.batches import Sizes
 from mec.evaluation.detection.network import Regions
 from mec.evaluation.detection.presets import PRESETS, Preset, changed_preset, preset_named
@@ -287,12 +287,8 @@ PUBLISHED = {  # MoCo's detectron2 configurations and VISSL's
 
 
 def test_presets_are_the_published_ones():
-    found = {
-        "voc0712-24k": presets.VOC0712_24K,
-        "voc07": presets.VOC07,
-        "voc07-vissl": presets.VOC07_VISSL,
-        "coco-1x": presets.COCO_1X,
-    }
+    found = {name: preset for table in PRESETS.values() for name, preset in table.items() if name in PUBLISHED}
+    assert found.keys() == PUBLISHED.keys()
     for name, preset in found.items():
         assert isinstance(preset, Preset)
         numbers = (preset.iterations, preset.drops, preset.warmup, preset.batch_size, preset.sizes.train[0])

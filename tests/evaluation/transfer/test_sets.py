@@ -16,16 +16,7 @@ from mec.data.dataset import Split
 from mec.data.images import Files, InMemory
 from mec.data.named import TORCHVISION
 from mec.errors import BadInput
-from mec.evaluation.transfer.sets import (
-    OTHER_TERMS,
-    TRANSFER_SETS,
-    VOC_CLASSES,
-    Choices,
-    Parts,
-    names_of,
-    open_set,
-    require_sets,
-)
+from mec.evaluation.transfer.sets import TRANSFER_SETS, VOC_CLASSES, Choices, Parts, names_of, open_set, require_sets
 
 
 @pytest.fixture
@@ -85,14 +76,14 @@ def test_each_set_has_the_metric_of_the_table(name, metric):
      ("sun397", (15_880, 3_970)), ("cars", (6_494, 1_650)), ("pets", (2_940, 740)), ("caltech101", (2_550, 510))],
 )  # fmt: skip
 def test_held_out_parts_have_the_published_sizes_at_full_size(name, sizes):
-    from mec.evaluation.transfer.sets import HELD_OUT, TRANSFER_SETS, transfer_parts
+    from mec.evaluation.transfer.sets import TRANSFER_SETS, transfer_parts
 
     n = sum(sizes)
     labels = np.arange(n) % 102
     split = (Split(InMemory(torch.zeros(n, 3, 1, 1, dtype=torch.uint8)), labels), tuple(map(str, range(102))))
     parts = transfer_parts(name, Path("."), ([split, split], {}), Choices())
     assert (len(parts.fit), len(parts.held_out)) == sizes
-    assert n == HELD_OUT[name][1]
+    assert n == TRANSFER_SETS[name].held_out[1]
     assert name in TRANSFER_SETS
     counts = np.bincount(parts.held_out.labels)
     assert counts.max() - counts.min() <= 1 + n % 102  # in proportion
@@ -258,7 +249,7 @@ def test_one_message_says_which_sets_are_absent_where_they_belong_and_how_to_get
 
 def test_every_set_that_can_be_fetched_has_terms():
     fetched = {name for name, entry in TRANSFER_SETS.items() if entry.fetched}
-    assert fetched <= TORCHVISION.keys() | OTHER_TERMS.keys()
+    assert fetched <= TORCHVISION.keys() | {name for name, entry in TRANSFER_SETS.items() if entry.terms}
 
 
 def test_download_fetches_what_can_be_fetched_and_says_what_went_wrong(tmp_path, monkeypatch, capsys):
