@@ -121,7 +121,9 @@ class ViewBatches:
         return pixels.to(self.device) if pixels.nbytes < MOST_OF_GPU * room else pixels
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
-        return None if self.split.labels is None else to_device(self.split.labels[indices], self.device)
+        return (
+            None if self.split.labels is None else to_device(self.split.labels[indices].astype(np.int64), self.device)
+        )
 
 
 class Crops(torch.utils.data.Dataset):

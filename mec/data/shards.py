@@ -59,12 +59,12 @@ class Packed:
     told: tuple[str, ...] = ()
 
     def rows_of(self, part: str) -> np.ndarray:
-        """The images of a part, by their row; of very many in half the memory."""
+        """The images of a part, by their row."""
         number = self.parts.index(part) if part in self.parts else -1
-        some = np.count_nonzero(self.part == number)
+        some = int(np.count_nonzero(self.part == number))
         if some == len(self.part):
-            return np.arange(some, dtype=np.int64 if some < LARGE else np.int32)
-        rows, done = np.empty(some, np.int64 if len(self.names) < LARGE else np.int32), 0
+            return np.arange(some, dtype=kind_of(some))
+        rows, done = np.empty(some, kind_of(len(self.part))), 0
         for start in range(0, len(self.part), ROWS):
             found = start + np.flatnonzero(self.part[start : start + ROWS] == number)
             rows[done : done + len(found)] = found
@@ -76,7 +76,12 @@ class Packed:
         whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)  # then without a copy
         label = self.label[rows[0] : rows[-1] + 1] if whole else self.label[rows]
         labelled = any((some >= 0).any() for (some,) in chunks(label))
-        return Split(Shards(self, rows), np.array(label, np.int64) if labelled else None)
+        return Split(Shards(self, rows), np.array(label, kind_of(len(self.names))) if labelled else None)
+
+
+def kind_of(n: int) -> type[np.integer[Any]]:
+    """Of numbers for n images: of very many in half the memory."""
+    return np.int64 if n < LARGE else np.int32
 
 
 def coded(parts: Sequence[str]) -> dict[str, Any]:

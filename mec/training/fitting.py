@@ -29,7 +29,6 @@ from mec.views.views import Draw, augment, crop_batch
 
 SETTINGS, STEPS = 12, 120  # short runs, and steps of each
 TRAINED_ON, HELD_OUT, SIDE = 10_000, 1_000, 48  # images, at most; px of the side of those that are larger
-NEAREST = 20
 # Asked of every encoder, and milder than what most were trained by.
 COMMON: dict[str, Any] = dict(
     scale=(0.5, 1.0), jitter=1.0, brightness=0.2, contrast=0.2, saturation=0.1, noise=0.03,
@@ -95,7 +94,6 @@ def with_fitting_views(
             raise TrainingStopped(words) from error
         asked.append(Answers(run, held_out, replace(shown, **COMMON)))
     ranks = [rankdata(values) for values in zip(*((a.joint, a.turns) for a in asked))]
-    ranks.append(rankdata(shared_neighbours([a.near for a in asked])))
     best = int(np.argmax(np.sum(ranks, 0)))
     told = [{**differing(view, shown), "ranks": [float(r[i]) for r in ranks]} for i, view in enumerate(tried)]
     write_json(folder / "views.json", {"chosen": best, "tried": told})
@@ -140,28 +138,9 @@ class Answers:
         views = torch.stack([encoder(augment(crop_batch(images, draw), draw)) for draw in draws])
         # As long as views agree and images differ: the objective itself, of views that no run was trained by.
         self.joint = -float(joint_coding(views.float(), distortion=0.02))
-        self.near = nearest(turned[0])
         half = len(images) // 2
         x = np.stack(turned) - np.mean(turned[0], 0)
         x /= x.std() or 1
         model = LogisticRegression(C=0.1, max_iter=300).fit(np.concatenate(x[:, :half]), np.repeat(np.arange(4), half))
         # Whether it knows by which quarter an image was turned (Reed et al., CVPR 2021).
         self.turns = float(model.score(np.concatenate(x[:, half:]), np.repeat(np.arange(4), len(images) - half)))
-
-
-def nearest(x: np.ndarray) -> np.ndarray:
-    """[n, n] bool: whether an image is among the `NEAREST` of another, by the cosine of centred features."""
-    x = x - x.mean(0)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
-    cosine = x @ x.T
-    np.fill_diagonal(cosine, -2)
-    found = np.zeros(cosine.shape, bool)
-    np.put_along_axis(found, np.argpartition(-cosine, min(NEAREST, len(x) - 1) - 1, 1)[:, :NEAREST], True, 1)
-    return found
-
-
-def shared_neighbours(near: Sequence[np.ndarray]) -> list[float]:
-    """How many of its neighbours an encoder has in common with the others, on average: what is in the images all see,
-    what is an accident of its views it sees alone."""
-    total = np.sum(near, 0, dtype=np.int64)
-    return [float((total - own)[own].mean()) for own in near]
