@@ -15,7 +15,7 @@ import numpy as np
 
 from mec.data.contents import contents_hash, sampled
 from mec.data.dataset import ROLES, TEST, TRAIN, VALIDATION, Data, Split, stratified
-from mec.data.decoding import KINDS, Skipped, nothing_in, one_kind, quiet, why_unreadable
+from mec.data.decoding import KINDS, Skipped, kinds_of, nothing_in, one_kind, quiet, why_unreadable
 from mec.data.images import MOST_UNREADABLE, Files, too_many
 from mec.data.listing import CACHE_FROM, cached_listing, load_cache, pack_names, save_cache, unpack_names
 from mec.data.named import TORCHVISION
@@ -199,7 +199,9 @@ def from_folder(
             skipped += more
     told = (*layout.told, *sampled(np.concatenate([part.sizes for part in (chosen, *others)])))
     stamp = folder_fingerprint(folder, [chosen, *others], layout.stamp)
-    suits = one_kind((name for part in layout.parts for name in part.names), folder)
+    firsts = [part.names[0] for part in layout.parts if part.names]  # a listing is of one kind, a table need not be
+    whole = is_table(folder) or len(kinds_of(firsts)) > 1
+    suits = one_kind((name for part in layout.parts for name in part.names) if whole else firsts, folder)
     about: dict[str, Any] = {"classes": layout.classes, "left_out": layout.left_out, "told": told, "suits": suits}
     skipped = [*skipped, *layout.closed]
     name = plain(data_name(folder.resolve()))
