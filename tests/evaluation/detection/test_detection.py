@@ -278,6 +278,7 @@ def test_bad_flags_are_named(flags, words, tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
+AS_SHIPPED = {name: preset for table in PRESETS.values() for name, preset in table.items()}  # tests put others in
 PUBLISHED = {  # MoCo's detectron2 configurations and VISSL's
     "voc0712-24k": (24_000, (18_000, 22_000), 100, 16, 480, 5),
     "voc07": (7_266, (5_450, 6_661), 100, 16, 480, 5),
@@ -287,9 +288,9 @@ PUBLISHED = {  # MoCo's detectron2 configurations and VISSL's
 
 
 def test_presets_are_the_published_ones():
-    found = {name: preset for table in PRESETS.values() for name, preset in table.items() if name in PUBLISHED}
-    assert found.keys() == PUBLISHED.keys()
-    for name, preset in found.items():
+    assert AS_SHIPPED.keys() >= PUBLISHED.keys()
+    for name in PUBLISHED:
+        preset = AS_SHIPPED[name]
         assert isinstance(preset, Preset)
         numbers = (preset.iterations, preset.drops, preset.warmup, preset.batch_size, preset.sizes.train[0])
         assert (*numbers, len(preset.seeds)) == PUBLISHED[name]
