@@ -85,3 +85,23 @@ def test_views_have_a_size_that_the_patches_of_the_backbone_divide(side, machine
 def test_images_in_memory_are_said_to_be_there():
     stored = Data("mine", Split(InMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8)), np.zeros(100)))
     assert "kept in memory" in " ".join(auto(replace(stored, typical_size=(32, 32)), CPU)[1])
+
+
+@pytest.mark.parametrize(
+    ("machine", "minutes", "side", "least"),
+    [(CPU, None, 300, 0.5), (CPU, 30, 300, 0.5), (CPU, 31, 300, 0.2), (GPU, 5, 300, 0.2), (CPU, 5, 32, 0.2)],
+)
+def test_a_short_run_on_photographs_sees_half_of_an_image_or_more_and_says_why(machine, minutes, side, least):
+    recipe, why = auto(images(3_000, side, side), machine, minutes)
+    assert recipe.views[0].scale == (least, 1.0)
+    assert any("crops of half an image" in line for line in why) == (least == 0.5)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("recordings", 32), ("arrays", 64)])
+def test_what_is_no_photograph_is_neither_mirrored_nor_coloured(kind, size):
+    recipe, why = auto(replace(images(3_000, 64, 64), suits=kind), CPU)
+    view = recipe.views[0]
+    assert view.size == size
+    assert (view.flip, view.hue, view.saturation, view.grey, view.blur) == (0, 0, 0, 0, 0)
+    assert view.erase > 0
+    assert any(kind in line for line in why)
