@@ -6,6 +6,7 @@ import socket
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def measured(protocol: Any) -> tuple[list[float], list[str]]:
         return [result.value for result in results_of("pixels", protocol, said.append)], said
     finally:
         distributed._shared.pop()
+
+
+def same_on_two(protocol: Any, place: Path) -> dict[Path, str]:
+    """The tracks that a protocol writes on one process, after they were seen to be those of two, as its figures are."""
+    expected, _ = measured(replace(protocol, out=place / "one"))
+    (found, _), (none, _) = run(measured, 2, replace(protocol, out=place / "two"))
+    assert (found, none) == (expected, [])
+    tracks = [{p.relative_to(out): p.read_text() for p in out.rglob("*.txt")} for out in (place / "one", place / "two")]
+    assert tracks[0] == tracks[1]
+    return tracks[0]
 
 
 def commands(size: int, words: list[str], folder: Path) -> list[str]:
