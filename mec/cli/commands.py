@@ -27,8 +27,8 @@ from mec.training.options import Options
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Options, Command):
     data: DataSet
-    """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, a CSV or text with paths, or
-    what `mec pack` wrote."""
+    """digits, a data set's name (cifar10, stl10, imagenet, ...), a folder of images, recordings or arrays, a CSV or
+    text with paths, or what `mec pack` wrote."""
 
     def run(self) -> None:
         check_data(self.data, None if self.download else self.data_root)

@@ -129,7 +129,8 @@ def one_sided(data: Data) -> list[str]:
     none of their images can be read, or since a limit took none."""
     told = []
     for part, split in ((data.split, data.test), ("validation", data.validation)) if data.can_be_measured else ():
-        train, found = (Counter(x.labelled().y.tolist() if x else ()) for x in (data.train, split))
+        counts = (np.bincount(x.labelled().y).tolist() if x else [] for x in (data.train, split))
+        train, found = (Counter({label: n for label, n in enumerate(of_part) if n}) for of_part in counts)
         for words, there, lacking in (
             ("has images of classes without one to train on, which count as wrong", found, train),
             ("has no image of classes that are trained on, and not measured", train, found or train),
