@@ -94,7 +94,8 @@ def of_views(encoder: Any, images: torch.Tensor, view: View, copies: int, seed: 
 
 def run(asked: argparse.Namespace) -> None:
     data = prepared(asked)
-    assert data.test is not None and data.train.images.pixels is not None
+    assert data.test is not None
+    assert data.train.images.pixels is not None
     assert data.test.images.pixels is not None
     seen = data.train.images.pixels.shape[2]
     size = 16 if seen <= 20 else 24 if seen <= 32 else 32
@@ -111,8 +112,8 @@ def run(asked: argparse.Namespace) -> None:
         if place.exists():
             continue
         folder = asked.out / f"run-{number:02}"
-        mec.pretrain(data, recipe=replace(kind, views=(view,)), steps=asked.steps, out=folder, seed=0, evaluate=False, report=False,
-                     quiet=True, resume=folder.exists())  # fmt: skip
+        about = {"evaluate": False, "report": False, "quiet": True, "resume": folder.exists()}
+        mec.pretrain(data, recipe=replace(kind, views=(view,)), steps=asked.steps, out=folder, seed=0, **about)
         encoder = load_encoder(folder)[0].eval()
         train, test = data.train.images.pixels[:10_000], data.test.images.pixels
         found = {

@@ -58,18 +58,15 @@ class ViewBatches:
         self.steps_per_epoch, left = divmod(len(split), batch_size)
         if (keep_last and left > 1) or not self.steps_per_epoch:  # batch norm has no variance of a single image
             self.steps_per_epoch += 1
-        self._order: tuple[int, np.ndarray | Shuffled] = (
-            -1,
-            np.empty(0, np.int64),
-        )  # the last epoch asked for, and its order
+        self._order: tuple[int, Any] = (-1, ())  # the last epoch asked for, and its order
 
     def indices(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and the images of its global batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             n = len(self.split)
-            drawn = None if n >= LARGE else np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(n)
-            self._order = (epoch, Shuffled(n, self.seed, epoch) if drawn is None else drawn)
+            drawn = np.random.Generator(np.random.Philox(key=[self.seed, epoch])) if n < LARGE else None
+            self._order = (epoch, drawn.permutation(n) if drawn else Shuffled(n, self.seed, epoch))
         return epoch, self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batches(self, start: int, stop: int, share: Callable[[int], slice | np.ndarray]) -> Iterator[Batch]:
@@ -121,9 +118,8 @@ class ViewBatches:
         return pixels.to(self.device) if pixels.nbytes < MOST_OF_GPU * room else pixels
 
     def _labels(self, indices: np.ndarray) -> Tensor | None:
-        return (
-            None if self.split.labels is None else to_device(self.split.labels[indices].astype(np.int64), self.device)
-        )
+        labels = self.split.labels
+        return None if labels is None else to_device(labels[indices].astype(np.int64), self.device)
 
 
 class Crops(torch.utils.data.Dataset):

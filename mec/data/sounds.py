@@ -13,7 +13,7 @@ READ_SOUNDS = importlib.util.find_spec("soundfile") is not None
 RATE, WINDOW, HOP = 16_000, 512, 160  # Hz, samples: windows of 32 ms, each 10 ms after the last
 BANDS = 64  # of the mel scale, from 0 to 8 kHz; and columns, the recording in as many equal stretches
 RANGE = 80.0  # dB below the loudest cell of a recording; what is quieter is as quiet
-MOST_SECONDS = 600
+MOST_SECONDS, MOST_SAMPLES = 600, 100_000_000  # of all channels: some megabytes of silence unpack to gigabytes
 CHUNK = 4_096  # windows that are turned at once
 
 
@@ -35,6 +35,8 @@ def spectrogram(data: bytes) -> Image.Image:
             rate, seconds = file.samplerate, file.frames / file.samplerate
             if seconds > MOST_SECONDS:
                 raise ValueError(f"{seconds:,.0f} s long: a recording is one example; cut it into pieces of seconds")
+            if file.frames * file.channels > MOST_SAMPLES:
+                raise ValueError(f"{file.frames * file.channels:,} samples, above the limit of {MOST_SAMPLES:,}")
             wave = file.read(dtype="float32", always_2d=True).mean(1)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"cannot be read as a recording: {error.error_string}") from error

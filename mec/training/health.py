@@ -37,7 +37,7 @@ CLEAR = 0.9  # where views agreed so much more than images before training, litt
 WAIT_SHARE = 0.3  # of the time spent waiting for data: worth a word
 FAR = 10  # times the recipe's own rate, or a part of it: the rate is named before anything else
 ENOUGH_STEPS = 500  # that are advised at least to a run that hardly trained
-LOOK = "Look at the images (copies of one, or empty?) and at the views (--set views.scale='[0.3,1]' makes milder ones)"
+LOOK = "Look at the images (copies of one, or empty?) and at the views (--set views.scale='[0.7,1]' makes milder ones)"
 
 
 @dataclass(frozen=True)

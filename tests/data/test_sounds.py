@@ -121,6 +121,12 @@ def test_what_is_no_recording_is_refused_in_words(name):
         open_image(data)
 
 
+def test_silence_that_would_unpack_to_gigabytes_is_refused(monkeypatch):
+    monkeypatch.setattr(sounds, "MOST_SAMPLES", 31_999)
+    with pytest.raises(ValueError, match="32,000 samples, above the limit of 31,999"):
+        open_image(recorded(np.stack([tone(500)] * 2, 1), kind="FLAC"))
+
+
 def stored(array: np.ndarray, **more) -> bytes:
     file = io.BytesIO()
     np.save(file, array, **more)
