@@ -357,5 +357,5 @@ def test_a_batch_norm_before_the_linear_layer_needs_two_images():
 
 def test_digits_are_not_mirrored(digits):
     assert suited(Training("", 0.1), digits).flip == 0
-    photographs = dataclasses.replace(digits, suits="photographs")
+    photographs = dataclasses.replace(digits, suits="images")
     assert suited(Training("", 0.1), photographs).flip == 0.5

@@ -29,7 +29,7 @@ def test_digits_are_known_by_what_they_are_and_not_by_a_folder_s_name():
     digits = open_data("digits")
     assert Options().named("digits") == Options().named(digits) == "digits"
     assert Options().named("photos/digits") == Options().named(Path("/photos/digits")) == "auto"
-    assert Options().named(replace(digits, suits="photographs")) == "auto"
+    assert Options().named(replace(digits, suits="images")) == "auto"
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
